@@ -1,0 +1,49 @@
+# `make` alone lists the targets.
+PYTEST := .venv/bin/pytest
+# xdist workers of the test targets; 0 runs everything in one process.
+N ?= 2
+PYTEST_ARGS ?=
+# On CI the suite needs both generations of gvproxy; on a desk it skips what is not there.
+STRICT := $(if $(filter-out 0 false,$(CI)),--strict)
+# For `make stress PROCESSES=32 SECONDS=600`. "=" and unexport: SECONDS is a name shells use too.
+PROCESSES = 8
+SECONDS = 120
+unexport SECONDS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint stress bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## install what is missing: QEMU, .venv, gvproxy
+	@scripts/setup
+
+demo: setup ## run the examples with real VMs
+	$(PYTEST) examples -n 2 -v
+
+test: ## run the test suite and the examples (N=workers, PYTEST_ARGS=...)
+	@scripts/setup $(STRICT)
+	$(PYTEST) tests examples -n $(N) -m "not slow" $(PYTEST_ARGS)
+
+# pytest's exit code 5 is "no tests collected": no test is marked slow, which is no failure.
+test-slow: setup ## run the tests that boot guests for minutes
+	@$(PYTEST) tests examples -n $(N) -m slow $(PYTEST_ARGS) || { code=$$?; \
+	  if [ $$code -eq 5 ]; then echo "no slow tests"; else exit $$code; fi; }
+
+lint: setup ## check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+stress: setup ## try to get a port handed out twice (PROCESSES=8 SECONDS=120)
+	.venv/bin/python tests/lease_stress.py --processes $(PROCESSES) --seconds $(SECONDS)
+
+bench: setup ## measure what docs/performance.md quotes
+	.venv/bin/python -m pip --quiet --no-input --disable-pip-version-check install --group bench
+	@set -e; for script in benchmarks/*.py; do \
+	  case $$script in benchmarks/_*|'benchmarks/*.py') continue ;; esac; \
+	  echo "== $$script"; .venv/bin/python "$$script"; done
+
+clean: ## remove .venv and .tools
+	rm -rf .venv .tools

@@ -1,0 +1,80 @@
+"""What every test of this project may ask for, whichever folder it lives in."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TOOLS = Path(__file__).parent / ".tools"
+ON_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+if ON_CI:
+    # The plugin's own fixtures then fail too where they would have skipped. The environment is the
+    # home of the setting that xdist's workers see as well.
+    os.environ.setdefault("VMPORTS_MISSING", "error")
+
+
+@pytest.fixture(autouse=True)
+def _inner_runs_start_clean(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pytester run sees only the settings its test gives it, not those of this run."""
+    if "pytester" in request.fixturenames:
+        for name in [name for name in os.environ if name.startswith("VMPORTS_")]:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def qemu_binary() -> Path:
+    """Path of a QEMU that runs."""
+    found = shutil.which("qemu-system-x86_64")
+    if found is None or not _runs(found, "--version"):
+        _missing("qemu-system-x86_64")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def gvproxy_089() -> Path:
+    """Path of the gvproxy that takes its forwards from a configuration file."""
+    return _gvproxy("0.8.9")
+
+
+@pytest.fixture(scope="session")
+def gvproxy_081() -> Path:
+    """Path of the gvproxy that takes its forwards over its API only."""
+    return _gvproxy("0.8.1")
+
+
+@pytest.fixture(scope="session", params=["0.8.1", "0.8.9"])
+def any_gvproxy(request: pytest.FixtureRequest) -> Path:
+    """Path of a gvproxy; the test runs once with each generation."""
+    return _gvproxy(request.param)
+
+
+def _gvproxy(version: str) -> Path:
+    binary = TOOLS / f"gvproxy-{version}" / "gvproxy"
+    if not _runs(str(binary), "-version"):
+        _missing(f"gvproxy {version}")
+    return binary
+
+
+def _runs(*command: str) -> bool:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def _missing(what: str) -> NoReturn:
+    message = f"{what} is missing or does not run: run `make setup`"
+    if ON_CI:
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)

@@ -1,0 +1,27 @@
+"""Numbers and addresses that several rooms share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PORT_FORWARD_BIND_HOST: Final = "127.0.0.1"
+"""Host address that forwards bind unless told otherwise: never visible outside the machine."""
+
+MAX_EXPOSED_PORTS: Final = 10
+"""Most ports one test may ask for."""
+
+PORT_FORWARD_MIN_HOST_PORT: Final = 1024
+"""Lowest host port a forward may use; those below need privileges."""
+
+MAX_PORT: Final = 65535
+
+# One set of guest addresses for both wirings, so that one guest configuration serves both.
+# They are gvproxy's defaults; QEMU's user network is told to use the same.
+GUEST_SUBNET: Final = "192.168.127.0/24"
+GUEST_IP: Final = "192.168.127.2"
+GATEWAY_IP: Final = "192.168.127.1"
+USERNET_DNS_IP: Final = "192.168.127.3"
+HOST_ALIAS_IP: Final = "192.168.127.254"
+
+# gvproxy's DHCP server leases GUEST_IP to this address only.
+GUEST_MAC: Final = "5a:94:ef:e4:0c:ee"

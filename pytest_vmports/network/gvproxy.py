@@ -1,0 +1,274 @@
+"""gvproxy: a guest with network, and forwards by configuration file or API.
+
+Sources: gvisor-tap-vsock's README, ``cmd/gvproxy/config.go`` and ``pkg/types/configuration.go``.
+Versions from 0.8.8 on take a YAML file (JSON is YAML, so the standard library writes it); older
+ones take forwards only over HTTP on their control socket.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.constants import (
+    GATEWAY_IP,
+    GUEST_IP,
+    GUEST_MAC,
+    GUEST_SUBNET,
+    HOST_ALIAS_IP,
+)
+from pytest_vmports.errors import ForwardError, LaunchError, MachineError
+from pytest_vmports.network.usernet import NETDEV_ID, network_card
+from pytest_vmports.network.wiring import port_of
+from pytest_vmports.process import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from pytest_vmports.host import Gvproxy
+    from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.wiring import Asks
+    from pytest_vmports.process import Process
+
+_START_SECONDS = 20.0
+_CALL_SECONDS = 10.0
+# Where the guest's name for the host leads. gvproxy's default is the host's own loopback; an empty
+# map means that default too, so it leads to an address that no connection can be made to.
+_NOWHERE = "127.255.255.255"
+_LISTENING = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
+
+
+class GvproxyWiring:
+    """One gvproxy process for one guest.
+
+    Args:
+        ports: the forwards.
+        gvproxy: the program.
+        workdir: private folder for its sockets, configuration and log.
+        allocator: gives the port that versions without ``-config`` insist on forwarding to ssh.
+    """
+
+    kind = "gvproxy"
+    dns: str | None = GATEWAY_IP
+
+    def __init__(
+        self,
+        ports: tuple[ExposedPort, ...],
+        gvproxy: Gvproxy,
+        workdir: Path,
+        allocator: PortAllocator,
+    ) -> None:
+        self.ports = ports
+        self._allocator = allocator
+        self.gvproxy = gvproxy
+        self.log = workdir / "gvproxy.log"
+        self._config = workdir / "gvproxy.yaml"
+        self._qemu_socket = workdir / "net.sock"
+        self._api_socket = workdir / "api.sock"
+        self._process: Process | None = None
+        self._openings = 0
+
+    def qemu_args(self) -> list[str]:
+        """Return the stream connection to gvproxy and the guest's network card."""
+        return stream_args(self._qemu_socket)
+
+    def start(self, lease_fds: Collection[int]) -> None:
+        """Start gvproxy, and return when QEMU can connect and every forward listens.
+
+        Raises:
+            ForwardError: a host port could not be bound.
+            LaunchError: gvproxy ended or did not come up.
+        """
+        for leftover in (self._qemu_socket, self._api_socket):
+            leftover.unlink(missing_ok=True)
+        if self.gvproxy.has_config:
+            self._config.write_text(
+                json.dumps(config(self.ports, self._qemu_socket, self._api_socket), indent=1)
+            )
+            self._launch(["-config", str(self._config)], lease_fds)
+        else:
+            self._start_by_api(lease_fds)
+
+    def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:  # noqa: ARG002 - protocol
+        """Return none: gvproxy binds the ports."""
+        return ()
+
+    def refused(self, qemu_output: str) -> None:  # noqa: ARG002 - QEMU binds nothing here
+        """Return None: gvproxy refuses, and `start` raises."""
+
+    def before_probe(self) -> None:
+        """Remember how many connections the guest has accepted so far."""
+        self._openings = self._count_openings()
+
+    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:  # noqa: ARG002 - protocol
+        """Whether the guest accepted a connection since `before_probe`.
+
+        gVisor counts an active opening when the guest answers, and only forwards open actively.
+        """
+        return self._count_openings() > self._openings
+
+    def processes(self) -> Sequence[Process]:
+        """Return gvproxy's process once it was started."""
+        return () if self._process is None else (self._process,)
+
+    def stop(self) -> None:
+        """Kill gvproxy: it keeps nothing that a gentler end would save."""
+        if self._process is not None:
+            self._process.kill()
+        for leftover in (self._qemu_socket, self._api_socket):
+            leftover.unlink(missing_ok=True)
+
+    def forwards(self) -> list[dict[str, str]]:
+        """Return gvproxy's own list: ``local``, ``remote``, ``protocol`` of every forward."""
+        listed: list[dict[str, str]] = self._json("/services/forwarder/all")
+        return listed
+
+    def _start_by_api(self, lease_fds: Collection[int]) -> None:
+        # Without a configuration it forwards a port to the guest's ssh before anything else, by
+        # default 2222, where two VMs collide. It is given a leased one, and that one is withdrawn.
+        (ssh,) = self._allocator.acquire()
+        with ssh:
+            self._launch(
+                [
+                    "-listen", f"unix://{self._api_socket}",
+                    "-listen-qemu", f"unix://{self._qemu_socket}",
+                    "-ssh-port", str(ssh.port),
+                ],
+                [*lease_fds, ssh.fileno()],
+            )  # fmt: skip
+            local = {"local": f"127.0.0.1:{ssh.port}", "protocol": "tcp"}
+            status, text = self._call("POST", "/services/forwarder/unexpose", local)
+            if status != http.client.OK:
+                raise MachineError(f"gvproxy kept its forward to ssh: {status} {text.strip()}")
+        for port in self.ports:
+            self._expose(port)
+
+    def _launch(self, arguments: list[str], fds: Collection[int]) -> None:
+        command = [self.gvproxy.path, *arguments]
+        self._process = spawn("gvproxy", command, log=self.log, pass_fds=fds)
+        self._await_listening(self._process)
+
+    def _await_listening(self, process: Process) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        wanted = {str(self._qemu_socket), str(self._api_socket)}
+        while not wanted <= _listening_sockets():
+            # QEMU connects once, and gvproxy takes one connection: a trial would use it up. So
+            # look, and let gvproxy's death end the wait.
+            code = process.wait(0.004)
+            if code is not None:
+                self._raise_ended(process, code)
+            if time.monotonic() > deadline:
+                process.kill()
+                raise LaunchError(
+                    program="gvproxy", returncode=f"no socket after {_START_SECONDS:g} s",
+                    stderr=process.output, command=" ".join(process.command),
+                )  # fmt: skip
+
+    def _raise_ended(self, process: Process, code: int) -> None:
+        output = process.output
+        port = port_of(output, self.ports) if "address already in use" in output else None
+        if port is not None:
+            raise _forward_error(port, _last_line(output))
+        raise LaunchError(
+            program="gvproxy", returncode=code, stderr=output, command=" ".join(process.command)
+        )
+
+    def _expose(self, port: ExposedPort) -> None:
+        body = {
+            "local": f"{port.host}:{port.external}",
+            "remote": f"{GUEST_IP}:{port.internal}",
+            "protocol": port.protocol,
+        }
+        status, text = self._call("POST", "/services/forwarder/expose", body)
+        if status != http.client.OK:
+            raise _forward_error(port, text.strip())
+
+    def _count_openings(self) -> int:
+        return int(self._json("/stats")["TCP"]["ActiveConnectionOpenings"])
+
+    def _json(self, path: str) -> Any:
+        status, text = self._call("GET", path)
+        if status != http.client.OK:
+            raise MachineError(f"gvproxy answered {status} to {path}: {text.strip()}")
+        return json.loads(text)
+
+    def _call(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
+        connection = _UnixConnection(self._api_socket)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            reply = connection.getresponse()
+            return reply.status, reply.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+
+def config(
+    ports: Sequence[ExposedPort],
+    qemu_socket: Path | str | None = None,
+    api_socket: Path | str | None = None,
+) -> dict[str, Any]:
+    """Return gvproxy's configuration (0.8.8 and later) as a value ready to be written as YAML.
+
+    Args:
+        ports: the forwards.
+        qemu_socket: path of the socket that QEMU connects to; None leaves it out.
+        api_socket: path of the socket that serves the API without ``/connect``.
+    """
+    stack: dict[str, Any] = {
+        "subnet": GUEST_SUBNET,
+        "gatewayIP": GATEWAY_IP,
+        "dhcpStaticLeases": {GUEST_IP: GUEST_MAC},
+        "nat": {HOST_ALIAS_IP: _NOWHERE},
+        "gatewayVirtualIPs": [HOST_ALIAS_IP],
+        "forwards": {_local(port): f"{GUEST_IP}:{port.internal}" for port in ports},
+    }
+    value: dict[str, Any] = {"log-level": "info", "stack": stack}
+    if qemu_socket is not None:
+        value["interfaces"] = {"qemu": f"unix://{qemu_socket}"}
+    if api_socket is not None:
+        value["services"] = f"unix://{api_socket}"
+    return value
+
+
+def stream_args(qemu_socket: Path | str) -> list[str]:
+    """Return QEMU's arguments for a guest behind the gvproxy that listens on ``qemu_socket``."""
+    netdev = f"stream,id={NETDEV_ID},addr.type=unix,addr.path={qemu_socket}"
+    return ["-netdev", netdev, *network_card()]
+
+
+def _local(port: ExposedPort) -> str:
+    prefix = "udp:" if port.protocol == "udp" else ""
+    return f"{prefix}{port.host}:{port.external}"
+
+
+def _forward_error(port: ExposedPort, detail: str) -> ForwardError:
+    return ForwardError(
+        program="gvproxy", port=port.external, protocol=port.protocol, host=port.host,
+        detail=detail,
+    )  # fmt: skip
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _listening_sockets() -> set[str]:
+    table = Path("/proc/net/unix").read_text().splitlines()[1:]
+    rows = (line.split(maxsplit=7) for line in table)
+    return {row[7] for row in rows if len(row) > 7 and int(row[3], 16) & _LISTENING}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("gvproxy", timeout=_CALL_SECONDS)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

@@ -1,0 +1,137 @@
+"""QEMU's user-mode network: forwards with ``hostfwd``, or no network at all.
+
+Source: the invocation chapter of QEMU's documentation, ``-netdev user``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_vmports.constants import (
+    GATEWAY_IP,
+    GUEST_IP,
+    GUEST_MAC,
+    GUEST_SUBNET,
+    USERNET_DNS_IP,
+)
+from pytest_vmports.network.wiring import port_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.wiring import Asks
+    from pytest_vmports.process import Process
+
+NETDEV_ID = "n0"
+_ROW = re.compile(
+    r"^\s*(?P<proto>TCP|UDP)\[(?P<state>\w+)\]\s+\S+\s+\S+\s+(?P<host_port>\d+)"
+    r"\s+(?P<guest>\S+)\s+(?P<guest_port>\d+)"
+)
+# The states that a connection reaches only after the guest answered the first packet.
+_ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING", "LAST_ACK"}
+
+
+class Quiet:
+    """A wiring without processes of its own."""
+
+    def start(self, lease_fds: Collection[int]) -> None:
+        """Do nothing: QEMU brings this network itself."""
+
+    def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:
+        """Return all: QEMU binds the ports."""
+        return lease_fds
+
+    def before_probe(self) -> None:
+        """Do nothing: the monitor lists connections one by one."""
+
+    def processes(self) -> Sequence[Process]:
+        """Return none."""
+        return ()
+
+    def stop(self) -> None:
+        """Do nothing: the network ends with QEMU."""
+
+
+@dataclass(frozen=True)
+class NoNetwork(Quiet):
+    """A guest without a network card."""
+
+    kind: str = "none"
+    ports: tuple[ExposedPort, ...] = ()
+    dns: str | None = None
+
+    def qemu_args(self) -> list[str]:
+        """Return the argument that keeps QEMU from adding its default card."""
+        return ["-nic", "none"]
+
+    def refused(self, qemu_output: str) -> None:  # noqa: ARG002 - nothing is forwarded
+        """Return None: there is no forward."""
+
+    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:  # noqa: ARG002 - see above
+        """Return False: there is no forward."""
+        return False
+
+
+@dataclass(frozen=True)
+class UsernetWiring(Quiet):
+    """QEMU's user network. ``restrict``: the guest can reach nothing, forwards still work."""
+
+    ports: tuple[ExposedPort, ...]
+    restrict: bool = True
+    kind: str = "usernet"
+    dns: str | None = USERNET_DNS_IP
+
+    def qemu_args(self) -> list[str]:
+        """Return ``-netdev user,…`` with one hostfwd a port, and the guest's network card."""
+        return ["-netdev", netdev(self.ports, restrict=self.restrict), *network_card()]
+
+    def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
+        """Return the forward in QEMU's "Could not set up host forwarding rule"."""
+        for line in qemu_output.splitlines():
+            before, found, rule = line.partition("Could not set up host forwarding rule")
+            if found and (port := port_of(rule, self.ports)):
+                return port, (found + rule).strip()
+        return None
+
+    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:
+        """Whether ``info usernet`` shows a connection to ``port`` that the guest answered."""
+        for line in monitor.hmp("info usernet").splitlines():
+            row = _ROW.match(line)
+            if (
+                row
+                and row["proto"].lower() == port.protocol
+                and int(row["host_port"]) == port.external
+                and row["state"] in _ANSWERED
+            ):
+                return True
+        return False
+
+
+def hostfwd(port: ExposedPort) -> str:
+    """Return QEMU's forwarding rule, ``tcp:127.0.0.1:20417-192.168.127.2:8080``."""
+    return f"{port.protocol}:{port.host}:{port.external}-{GUEST_IP}:{port.internal}"
+
+
+def netdev(ports: Sequence[ExposedPort], *, restrict: bool) -> str:
+    """Return the value of ``-netdev`` for a user network with these forwards."""
+    addresses = {
+        "net": GUEST_SUBNET,
+        "host": GATEWAY_IP,
+        "dns": USERNET_DNS_IP,
+        "dhcpstart": GUEST_IP,
+    }
+    parts = [
+        f"user,id={NETDEV_ID}",
+        f"restrict={'on' if restrict else 'off'}",
+        *(f"{name}={value}" for name, value in addresses.items()),
+        *(f"hostfwd={hostfwd(port)}" for port in ports),
+    ]
+    return ",".join(parts)
+
+
+def network_card() -> list[str]:
+    """Return the ``-device`` of the guest's card: virtio, the address gvproxy knows, no boot ROM."""
+    return ["-device", f"virtio-net-pci,netdev={NETDEV_ID},mac={GUEST_MAC},romfile="]

@@ -1,0 +1,118 @@
+"""What a way of connecting a guest has to offer, and the choice between them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_vmports.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from pytest_vmports.host import Gvproxy
+    from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.process import Process
+
+
+class Asks(Protocol):
+    """Something that answers a line of QEMU's human monitor."""
+
+    def hmp(self, line: str) -> str:
+        """Return the monitor's reply to ``line``."""
+
+
+class Wiring(Protocol):
+    """How one guest is connected. Values first; only `start` and `stop` touch the machine."""
+
+    kind: str
+    """``none``, ``usernet`` or ``gvproxy``."""
+    ports: tuple[ExposedPort, ...]
+    dns: str | None
+    """The guest's name server; None when the guest has no network card."""
+
+    def qemu_args(self) -> list[str]:
+        """Return the arguments that give QEMU this network."""
+
+    def start(self, lease_fds: Collection[int]) -> None:
+        """Start what QEMU will connect to; a process that binds ports inherits ``lease_fds``."""
+
+    def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:
+        """Return those of ``lease_fds`` that QEMU has to inherit: all when QEMU binds."""
+
+    def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
+        """Return the forward that QEMU says it could not bind, and its words."""
+
+    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:
+        """Whether the guest itself took the connection that is now open to ``port``.
+
+        The forwarder accepts every connection on the host's side, guest or no guest; this asks
+        the forwarder about its other side. One probe at a time per VM.
+        """
+
+    def before_probe(self) -> None:
+        """Prepare the next `accepted`; called before the probe connects."""
+
+    def processes(self) -> Sequence[Process]:
+        """Return the processes of this wiring that must run while the VM does."""
+
+    def stop(self) -> None:
+        """End what `start` began."""
+
+
+def choose_wiring(
+    ports: Sequence[ExposedPort],
+    *,
+    allow_network: bool,
+    backend: str,
+    gvproxy: Gvproxy | None,
+    workdir: Path,
+    allocator: PortAllocator,
+) -> Wiring:
+    """Return the wiring for these ports; the only place that chooses.
+
+    ============  ==================  ==========================================
+    ports         allow_network       wiring
+    ============  ==================  ==========================================
+    none          no                  no network card
+    some          no                  QEMU user network, ``restrict=on``, hostfwd
+    some or none  yes                 gvproxy
+    ============  ==================  ==========================================
+
+    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows.
+
+    Raises:
+        SettingError: gvproxy is to be used and none was given.
+    """
+    from pytest_vmports.network.gvproxy import GvproxyWiring
+    from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
+
+    if not wants_network(ports, allow_network=allow_network, backend=backend):
+        return NoNetwork()
+    if not wants_gvproxy(allow_network=allow_network, backend=backend):
+        return UsernetWiring(tuple(ports), restrict=not allow_network)
+    if gvproxy is None:
+        raise SettingError(
+            source="choose_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
+        )
+    return GvproxyWiring(tuple(ports), gvproxy, workdir, allocator)
+
+
+def wants_network(
+    ports: Sequence[object], *, allow_network: bool, backend: str
+) -> bool:
+    """Whether the guest gets a network card at all."""
+    return bool(ports) or allow_network or backend == "gvproxy"
+
+
+def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
+    """Whether gvproxy, and not QEMU's user network, connects the guest."""
+    return backend == "gvproxy" or (backend == "auto" and allow_network)
+
+
+def port_of(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:
+    """Return the forward whose host port a message names."""
+    named = {int(number) for number in re.findall(r"(?<=:)\d{2,5}\b", text)}
+    return next((port for port in ports if port.external in named), None)

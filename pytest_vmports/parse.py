@@ -1,0 +1,225 @@
+"""How a setting's text, or a marker's value, becomes a value.
+
+Each function raises ValueError or TypeError with what is allowed. The heavy modules are imported
+only when a value needs them: this module is loaded in every pytest session.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_MIN_HOST_PORT
+
+if TYPE_CHECKING:
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.models import PortMapping
+    from pytest_vmports.vm.readiness import WaitFor
+
+SPELLINGS = '8080, "8080/udp", "3000:8080" (host:guest), PortMapping(…)'
+_WORDS = {
+    **dict.fromkeys(("yes", "true", "on", "1"), True),
+    **dict.fromkeys(("no", "false", "off", "0"), False),
+}
+_LEAST_MEMORY = 64
+
+
+def boolean(value: Any) -> bool:
+    """Read yes or no."""
+    if isinstance(value, bool):
+        return value
+    word = _WORDS.get(str(value).strip().lower())
+    if word is None:
+        raise ValueError("write yes or no (also true/false, on/off, 1/0)")
+    return word
+
+
+def choice(*allowed: str) -> Callable[[Any], str]:
+    """Return a reader of one of these words."""
+
+    def read(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"write one of {', '.join(allowed)}")
+        return str(value)
+
+    return read
+
+
+def whole(least: int, most: int) -> Callable[[Any], int]:
+    """Return a reader of a whole number between two, both included."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value).strip()):
+            raise ValueError(f"write a whole number from {least} to {most}")
+        number = int(value)
+        if not least <= number <= most:
+            raise ValueError(f"write a whole number from {least} to {most}")
+        return number
+
+    return read
+
+
+def memory(value: Any) -> int:
+    """Read MiB: ``256``, ``"256M"`` or ``"1G"``."""
+    allowed = f"write MiB as a whole number from {_LEAST_MEMORY} up, like 256, or 1G"
+    match = re.fullmatch(r"(\d+)\s*(?:([MG])i?B?)?", str(value).strip(), re.IGNORECASE)
+    if isinstance(value, bool) or match is None:
+        raise ValueError(allowed)
+    size = int(match[1]) * (1024 if (match[2] or "m").lower() == "g" else 1)
+    if size < _LEAST_MEMORY:
+        raise ValueError(allowed)
+    return size
+
+
+def seconds(value: Any) -> float:
+    """Read a positive number of seconds."""
+    allowed = "write a positive number of seconds"
+    if isinstance(value, bool):
+        raise TypeError(allowed)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(allowed) from None
+    if not 0 < number < math.inf:
+        raise ValueError(allowed)
+    return number
+
+
+def text(value: Any) -> str:
+    """Read a text."""
+    if not isinstance(value, str):
+        raise TypeError("write a text")
+    return value
+
+
+def text_or_none(value: Any) -> str | None:
+    """Read a text; empty means none."""
+    if value is None or value == "":
+        return None
+    return text(str(value) if hasattr(value, "__fspath__") else value)
+
+
+def files(value: Any) -> Mapping[str, str]:
+    """Read host path to guest path: a mapping, or ``host=guest`` words as a shell splits them."""
+    if not value:
+        return {}
+    if isinstance(value, str):
+        pairs = [word.partition("=")[::2] for word in shlex.split(value)]
+    elif isinstance(value, Mapping):
+        pairs = [(str(host), str(guest)) for host, guest in value.items()]
+    else:
+        raise TypeError('write a mapping like {"app.conf": "/etc/app.conf"}')
+    for host, guest in pairs:
+        if not host or not PurePosixPath(guest).is_absolute() or ".." in guest.split("/"):
+            raise ValueError(
+                f"{host!r} to {guest!r}: write host path and absolute guest path, "
+                'like {"app.conf": "/etc/app.conf"} or app.conf=/etc/app.conf'
+            )
+    return dict(pairs)
+
+
+def ipv4(value: Any) -> str:
+    """Read an IPv4 address of this machine; QEMU 7.2 forwards from no other kind."""
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        raise ValueError("write an IPv4 address of this machine, like 127.0.0.1") from None
+
+
+def port_range(value: Any) -> tuple[int, int] | None:
+    """Read ``"20000-30000"``, both included."""
+    if value is None:
+        return None
+    allowed = (
+        f"write first-last, like 20000-30000, within {PORT_FORWARD_MIN_HOST_PORT}-{MAX_PORT}"
+    )
+    match = re.fullmatch(r"(\d+)\s*-\s*(\d+)", str(value).strip())
+    if match is None:
+        raise ValueError(allowed)
+    first, last = int(match[1]), int(match[2])
+    if not PORT_FORWARD_MIN_HOST_PORT <= first <= last <= MAX_PORT:
+        raise ValueError(allowed)
+    return first, last
+
+
+def one_port(value: Any) -> PortMapping:
+    """Read one port in any of its spellings."""
+    from pytest_vmports.port_forward import parse_port
+
+    return parse_port(value)
+
+
+def ports(value: Any) -> tuple[PortMapping, ...]:
+    """Read several ports: a list, or a text with blanks or commas between them."""
+    if not value:
+        return ()
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    elif not isinstance(value, Sequence):
+        value = [value]
+    return tuple(one_port(port) for port in value)
+
+
+def checked_request(value: Any) -> Any:
+    """Refuse a list of mappings that can never be granted."""
+    from pytest_vmports.port_forward import check_request
+
+    check_request(value)
+    return value
+
+
+def guest(value: Any) -> str | Guest:
+    """Read ``alpine``, ``module:attribute`` or a `Guest`."""
+    allowed = "write alpine, module:attribute that names a Guest, or give a Guest"
+    if value == "alpine":
+        return "alpine"
+    from pytest_vmports.guests.guest import Guest
+
+    if isinstance(value, Guest):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[\w.]+:[\w.]+", value):
+        import pkgutil
+
+        try:
+            found = pkgutil.resolve_name(value)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{allowed}; {value} cannot be loaded: {error}") from error
+        if isinstance(found, Guest):
+            return found
+        raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
+    raise ValueError(allowed)
+
+
+def wait_for(value: Any) -> WaitFor:
+    """Read what has to answer before the VM is ready."""
+    from pytest_vmports.vm.readiness import WaitFor
+
+    if isinstance(value, WaitFor):
+        return value
+    if value is None or value in {"any", "all", "none"}:
+        return WaitFor(mode=value or "none")
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(/\S*)", value.strip())):
+        return WaitFor(mode="http", ports=(_guest_port(match[1]),), path=match[2])
+    numbers = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
+    if isinstance(numbers, int):
+        numbers = [numbers]
+    if not isinstance(numbers, list | tuple) or not numbers:
+        raise ValueError(_WAIT_FOR)
+    return WaitFor(mode="ports", ports=tuple(_guest_port(number) for number in numbers))
+
+
+_WAIT_FOR = "write any, all, none, guest ports like 80 or [80, 443], or an HTTP path like 8080/up"
+
+
+def _guest_port(value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,5}", str(value)):
+        raise ValueError(_WAIT_FOR)
+    number = int(value)
+    if not 1 <= number <= MAX_PORT:
+        raise ValueError(f"guest port {number} is not within 1 to {MAX_PORT}")
+    return number

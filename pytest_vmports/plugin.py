@@ -1,0 +1,187 @@
+"""pytest's hooks and the fixtures; wiring only."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_vmports import options, report
+from pytest_vmports.errors import HostError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.leases import FreePortFactory, LeaseInfo, PortAllocator
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.vm.machine import Machine
+
+_settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
+_FIXTURES = {"exposed_ports", "vm_with_ports"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the settings."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", options.marker_line())
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name QEMU, accelerator and gvproxy where this project has settings of ours."""
+    return _header(config) if options.configured(config) else []
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """Name them here where only markers tell that VMs are used."""
+    used = any(_settings_key in item.stash for item in items)
+    return _header(config) if used and not options.configured(config) else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Read every test's settings now, so that a mistake costs no boot."""
+    problems = []
+    for item in items:
+        if item.get_closest_marker(options.MARKER) or _FIXTURES & set(
+            getattr(item, "fixturenames", ())
+        ):
+            try:
+                item.stash[_settings_key] = options.settings_for(item)
+            except SettingError as error:
+                problems.append(str(error))
+    if problems:
+        raise pytest.UsageError(*dict.fromkeys(problems))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the evidence to a failing test's report."""
+    made = yield
+    report.add_sections(item, made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def vmports_allocator(request: pytest.FixtureRequest) -> Iterator[PortAllocator]:
+    """Return the allocator that grants this process its host ports."""
+    from pytest_vmports.leases import PortAllocator
+
+    state_dir, port_range = options.values(request.config, "state_dir", "port_range")
+    with PortAllocator(state_dir, port_range) as allocator:
+        yield allocator
+
+
+@pytest.fixture(scope="session")
+def vmports_launcher(
+    vmports_allocator: PortAllocator, request: pytest.FixtureRequest
+) -> Iterator[Launcher]:
+    """Return what starts this process's VMs."""
+    from pytest_vmports.run_dir import RunDir
+    from pytest_vmports.vm.launch import Launcher
+
+    with RunDir() as run_dir:
+        yield Launcher(vmports_allocator, run_dir.path, request.config.rootpath)
+
+
+@pytest.fixture(scope="session")
+def vmports_guest() -> Guest | None:
+    """Override this to return the `Guest` of your tests; a marker still overrules it."""
+    return None
+
+
+@pytest.fixture
+def vmports_settings(request: pytest.FixtureRequest) -> options.Settings:
+    """Return this test's settings."""
+    return request.node.stash[_settings_key]
+
+
+@pytest.fixture
+def exposed_ports(
+    vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
+) -> Iterator[ExposedPorts]:
+    """Return the test's forwards, their host ports leased until it ends; starts no VM."""
+    tell = _waiting(request.config)
+    exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, tell)
+    yield exposed
+    exposed.release()
+
+
+@pytest.fixture
+def vm_with_ports(
+    exposed_ports: ExposedPorts,
+    vmports_launcher: Launcher,
+    vmports_settings: options.Settings,
+    vmports_guest: Guest | None,
+    request: pytest.FixtureRequest,
+) -> Iterator[VM]:
+    """Return a running VM that answers on the test's ports; it is gone after the test."""
+    from pytest_vmports.vm.handle import VM
+
+    evidence = request.node.stash.setdefault(report.evidence_key, report.Evidence())
+    with _missing(vmports_settings):
+        guest = vmports_launcher.guest(vmports_settings, vmports_guest)
+        machine = vmports_launcher.launch(
+            vmports_settings.expose, exposed_ports, vmports_settings, guest,
+            evidence.machines.append,
+        )  # fmt: skip
+    yield VM(machine)
+    machine.finish()
+
+
+@pytest.fixture
+def free_port_factory(vmports_allocator: PortAllocator) -> Iterator[FreePortFactory]:
+    """Return a function that gives free host ports, leased until the test ends."""
+    from pytest_vmports.leases import FreePortFactory
+
+    with FreePortFactory(vmports_allocator) as factory:
+        yield factory
+
+
+@pytest.fixture
+def free_port(free_port_factory: FreePortFactory) -> int:
+    """Return a free host port, leased until the test ends."""
+    return free_port_factory()
+
+
+@pytest.fixture(scope="session")
+def session_free_port_factory(vmports_allocator: PortAllocator) -> Iterator[FreePortFactory]:
+    """Return a function that gives free host ports, leased until the session ends."""
+    from pytest_vmports.leases import FreePortFactory
+
+    with FreePortFactory(vmports_allocator) as factory:
+        yield factory
+
+
+@contextlib.contextmanager
+def _missing(settings: options.Settings) -> Iterator[None]:
+    try:
+        yield
+    except HostError as error:
+        if settings.missing == "skip":
+            pytest.skip(str(error))
+        raise
+
+
+def _waiting(config: pytest.Config) -> Callable[[LeaseInfo], None]:
+    def tell(holder: LeaseInfo) -> None:
+        report.say(config, f"vmports: waiting for port {holder.port}, held by {holder.describe()}")
+
+    return tell
+
+
+def _header(config: pytest.Config) -> list[str]:
+    if hasattr(config, "workerinput") or config.get_verbosity() < 0:
+        return []
+    try:
+        return report.header_lines(*options.values(config, "qemu", "accel", "gvproxy"))
+    except SettingError as error:
+        raise pytest.UsageError(str(error)) from error

@@ -1,0 +1,145 @@
+"""From settings and leased ports to a machine that is ready, with new ports where one was taken."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import ForwardError
+from pytest_vmports.guests.guest import Guest
+from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.network.exposed import ExposedPorts
+from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy, wants_network
+from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.vm.command import Hardware
+from pytest_vmports.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_vmports.leases import LeaseInfo, PortAllocator
+    from pytest_vmports.models import PortMapping
+    from pytest_vmports.options import Settings
+
+_TRIES = 5
+
+
+class Launcher:
+    """Everything that VMs of one process share.
+
+    Args:
+        allocator: grants host ports.
+        run_dir: private folder of this process.
+        root: what relative paths in settings are relative to.
+    """
+
+    def __init__(self, allocator: PortAllocator, run_dir: Path, root: Path) -> None:
+        self.allocator = allocator
+        self._run_dir = run_dir
+        self._root = root
+
+    def expose(
+        self,
+        mappings: Sequence[PortMapping],
+        settings: Settings,
+        on_wait: Callable[[LeaseInfo], None] | None = None,
+    ) -> ExposedPorts:
+        """Lease a host port for every mapping.
+
+        Raises:
+            PortError: one cannot be had.
+        """
+        granted = lease_ports(
+            mappings, self.allocator, host=settings.bind_host, wait=settings.port_wait,
+            on_wait=on_wait,
+        )  # fmt: skip
+        return ExposedPorts(granted, allow_network=settings.allow_network)
+
+    def launch(
+        self,
+        mappings: Sequence[PortMapping],
+        exposed: ExposedPorts,
+        settings: Settings,
+        guest: Guest,
+        observe: Callable[[Machine], None],
+    ) -> Machine:
+        """Return a machine that is ready.
+
+        A forward that cannot be bound, although we hold its lease, was taken by a program that
+        sets ``SO_REUSEADDR`` and listens in our range. Where the port was ours to choose,
+        ``exposed`` gets others and the start is tried again.
+
+        Args:
+            mappings: what was asked for.
+            exposed: what was granted for it.
+            settings: everything else.
+            guest: what to boot.
+            observe: told of every machine before it starts, for the evidence.
+
+        Raises:
+            HostError: QEMU or gvproxy is missing.
+            MachineError: see `Machine.start` and `Machine.wait_ready`.
+        """
+        for left in reversed(range(_TRIES)):
+            machine = self.machine(exposed, settings, guest)
+            observe(machine)
+            try:
+                machine.start(exposed.pass_fds)
+            except ForwardError as error:
+                if not left or _is_fixed(error, mappings):
+                    raise
+                fresh = lease_ports(mappings, self.allocator, host=settings.bind_host)
+                exposed.replace(fresh)
+                continue
+            exposed.release_guards()
+            try:
+                machine.wait_ready(settings.wait_for, settings.boot_timeout)
+            except BaseException:
+                machine.stop()
+                raise
+            return machine
+        raise AssertionError("unreachable: the last try raises")
+
+    def machine(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> Machine:
+        """Return the machine that the settings describe, not started.
+
+        Raises:
+            HostError: QEMU or gvproxy is missing.
+        """
+        qemu = find_qemu(settings.qemu)
+        hardware = Hardware(
+            qemu,
+            choose_accel(settings.accel, qemu.path),
+            memory=guest.memory or settings.memory,
+            cpus=guest.cpus or settings.cpus,
+        )
+        network = {"allow_network": settings.allow_network, "backend": settings.backend}
+        by_gvproxy = wants_network(exposed.ports, **network) and wants_gvproxy(**network)
+        workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
+        wiring = choose_wiring(
+            exposed.ports, **network,
+            gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
+            workdir=workdir, allocator=self.allocator,
+        )  # fmt: skip
+        return Machine(guest, hardware, wiring, workdir, self._root)
+
+    def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
+        """Return the guest that the settings, or the user's own fixture, name, with additions.
+
+        Raises:
+            GuestNotFoundError: a file of it is missing.
+        """
+        if isinstance(settings.guest, Guest):
+            guest = settings.guest
+        elif settings.kernel is not None:
+            kernel = self._root / Path(settings.kernel).expanduser()
+            initrd = settings.initrd and self._root / Path(settings.initrd).expanduser()
+            guest = Guest.kernel(kernel, initrd or None, settings.append)
+        else:
+            guest = own or Guest.alpine()
+        return guest.with_additions(files=settings.files, setup=settings.setup)
+
+
+def _is_fixed(error: ForwardError, mappings: Sequence[PortMapping]) -> bool:
+    return any(m.external == error.port and m.protocol == error.protocol for m in mappings)

@@ -1,0 +1,263 @@
+"""One QEMU: started, proved ready, stopped."""
+
+from __future__ import annotations
+
+import enum
+import select
+import shlex
+import shutil
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import (
+    BootTimeoutError,
+    ForwardError,
+    LaunchError,
+    MachineDiedError,
+    MonitorError,
+    SetupError,
+)
+from pytest_vmports.process import Process, spawn
+from pytest_vmports.vm.command import Channels, Hardware, build_command
+from pytest_vmports.vm.monitor import Monitor
+from pytest_vmports.vm.readiness import Probe, WaitFor
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.network.wiring import Wiring
+
+_GREETING_SECONDS = 30.0
+_TAIL_LINES = 25
+_READY = b"vmports-ready "
+
+
+class State(enum.Enum):
+    """Where a machine is in its life; it only moves forward."""
+
+    NEW = "new"
+    STARTED = "started"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+class Machine:
+    """A QEMU process with its wiring.
+
+    Args:
+        guest: what to boot.
+        hardware: on what.
+        wiring: its network.
+        workdir: private folder for its console, logs and sockets.
+        root: what relative paths of the guest's files are relative to.
+
+    Attributes:
+        state: see `State`.
+        command: QEMU's argv, empty before the start.
+        monitor: the QMP connection; usable from the start to the stop.
+        times: what happened when, `time.monotonic` seconds by name.
+    """
+
+    monitor: Monitor
+
+    def __init__(
+        self, guest: Guest, hardware: Hardware, wiring: Wiring, workdir: Path, root: Path
+    ) -> None:
+        self.guest = guest
+        self.hardware = hardware
+        self.wiring = wiring
+        self.state = State.NEW
+        self.command: list[str] = []
+        self.times: dict[str, float] = {}
+        self._workdir = workdir
+        self._root = root
+        self._console = workdir / "console.log"
+        self._qemu: Process | None = None
+        self._control: socket.socket | None = None
+        self._control_text = b""
+        self._kept_console: str | None = None
+
+    def start(self, lease_fds: Collection[int] = ()) -> None:
+        """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
+
+        Args:
+            lease_fds: descriptors of port leases; inherited by whoever binds the ports, so that
+                the leases live as long as that process.
+
+        Raises:
+            ForwardError: a host port could not be bound.
+            LaunchError: QEMU or gvproxy ended.
+        """
+        self.times["start"] = time.monotonic()
+        try:
+            self.wiring.start(lease_fds)
+            self._start_qemu(lease_fds)
+        except BaseException:
+            self.stop()
+            raise
+        self.state = State.STARTED
+
+    def wait_ready(self, wait_for: WaitFor, timeout: float) -> None:
+        """Return when the guest's setup has ended well and ``wait_for`` was answered by the guest.
+
+        Args:
+            wait_for: what has to answer.
+            timeout: seconds from the start.
+
+        Raises:
+            SetupError: the setup failed.
+            BootTimeoutError: not ready in time.
+            MachineDiedError: QEMU or gvproxy ended.
+        """
+        deadline = self.times["start"] + timeout
+        probe = Probe(wait_for, self.wiring, self.monitor)
+        try:
+            if self.guest.prepared and not self._await_setup(deadline):
+                raise self._timeout("its setup has not ended", timeout, probe)
+            self.times["setup"] = time.monotonic()
+            while not probe.done:
+                if time.monotonic() >= deadline:
+                    raise self._timeout(f"waited for {wait_for}", timeout, probe)
+                probe.step(deadline, self.check_alive)
+        except MonitorError:
+            # The monitor hangs up a moment before the process is seen to have ended.
+            assert self._qemu is not None
+            self._qemu.wait(1.0)
+            self.check_alive()
+            raise
+        self.times["ready"] = time.monotonic()
+        self.state = State.READY
+
+    def check_alive(self) -> None:
+        """Raise when a process of this VM has ended.
+
+        Raises:
+            MachineDiedError: with what it said and the console's tail.
+        """
+        for process in self.processes():
+            if not process.running:
+                raise self._died(process)
+
+    def processes(self) -> list[Process]:
+        """Return QEMU and the wiring's processes, those that were started."""
+        return [p for p in (self._qemu, *self.wiring.processes()) if p is not None]
+
+    def console(self) -> str:
+        """Return all that the guest wrote to its console."""
+        if self._kept_console is not None:
+            return self._kept_console
+        try:
+            return self._console.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def console_tail(self, lines: int = _TAIL_LINES) -> str:
+        """Return the last lines of the console, control characters removed."""
+        text = "".join(c for c in self.console().replace("\r", "") if c.isprintable() or c in "\n\t")
+        return "\n".join(text.splitlines()[-lines:]) or "(the console is empty)"
+
+    def command_line(self) -> str:
+        """Return QEMU's command line as a shell would take it."""
+        return shlex.join(self.command)
+
+    def stop(self) -> None:
+        """Kill QEMU, then the wiring. Nothing of value is in either. Safe to call again."""
+        if self._qemu is not None:
+            self._qemu.kill()
+            self.monitor.close()
+        self.wiring.stop()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self.times.setdefault("stopped", time.monotonic())
+        self.state = State.STOPPED
+
+    def finish(self) -> None:
+        """Stop, keep in memory what a report may need, and remove the private folder.
+
+        Raises:
+            MachineDiedError: QEMU or gvproxy had failed before. A guest that powered off has not.
+        """
+        failed = [p for p in self.processes() if p.returncode]
+        self.stop()
+        self._kept_console = self.console()
+        for process in self.processes():
+            process.keep_output()
+        shutil.rmtree(self._workdir)
+        for process in failed:
+            raise self._died(process)
+
+    def _start_qemu(self, lease_fds: Collection[int]) -> None:
+        monitor, monitor_of_qemu = socket.socketpair()
+        self._control, control_of_qemu = socket.socketpair()
+        self.monitor = Monitor(monitor)
+        kernel, initrd = self.guest.boot_files(self._workdir.parent, self._root)
+        with monitor_of_qemu, control_of_qemu:
+            fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
+            self.command = build_command(
+                self.hardware, self.wiring, Channels(*fds, self._console),
+                kernel=kernel, initrd=initrd,
+                kernel_words=self.guest.kernel_words(self.wiring.dns),
+            )  # fmt: skip
+            self._qemu = spawn(
+                "QEMU", self.command, log=self._workdir / "qemu.log",
+                pass_fds=[*fds, *self.wiring.qemu_fds(lease_fds)],
+            )  # fmt: skip
+        if not self.monitor.connect(_GREETING_SECONDS):
+            self._raise_not_started(self._qemu)
+
+    def _raise_not_started(self, qemu: Process) -> None:
+        code = qemu.wait(_GREETING_SECONDS)
+        refused = self.wiring.refused(qemu.output)
+        if refused is not None:
+            port, detail = refused
+            raise ForwardError(
+                program="QEMU", port=port.external, protocol=port.protocol, host=port.host,
+                detail=detail,
+            )  # fmt: skip
+        raise LaunchError(
+            program="QEMU", returncode=_exit_words(qemu) if code is not None else "no monitor",
+            stderr=qemu.output.strip() or "(nothing)", command=self.command_line(),
+        )  # fmt: skip
+
+    def _await_setup(self, deadline: float) -> bool:
+        """Wait for the guest's report on its control channel; False at the deadline."""
+        assert self._control is not None
+        watched: list[socket.socket | int] = [self._control]
+        watched += [p.death for p in self.processes() if p.death is not None]
+        while (left := deadline - time.monotonic()) > 0:
+            # Bounded, for platforms whose processes have no descriptor to wait on.
+            ready, _, _ = select.select(watched, [], [], min(left, 1.0))
+            self.check_alive()
+            if self._control in ready:
+                self._control_text += self._control.recv(4096)
+                _, found, rest = self._control_text.partition(_READY)
+                if found and b"\n" in rest:
+                    code = int(rest.split()[0])
+                    if code:
+                        raise SetupError(returncode=code, console=self.console_tail())
+                    return True
+        return False
+
+    def _died(self, process: Process) -> MachineDiedError:
+        return MachineDiedError(
+            program=process.name, returncode=_exit_words(process),
+            stderr=process.output.strip() or "(nothing)", console=self.console_tail(),
+        )  # fmt: skip
+
+    def _timeout(self, what: str, timeout: float, probe: Probe) -> BootTimeoutError:
+        said = [f"  port {port}: {answer}" for port, answer in probe.answers.items()]
+        return BootTimeoutError(
+            timeout=timeout, waited_for=what, console=self.console_tail(),
+            ports="\n".join(said) or "  no port was to be asked",
+        )  # fmt: skip
+
+
+def _exit_words(process: Process) -> str:
+    code = process.returncode
+    if code == 0 and process.name == "QEMU":
+        return "0 (the guest powered off, or was reset by a panic)"
+    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"

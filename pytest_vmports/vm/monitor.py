@@ -1,0 +1,116 @@
+"""What we say to QEMU over QMP, on top of ``qemu.qmp``.
+
+``qemu.qmp`` is asynchronous and tests are not, or have a loop of their own; so its loop runs in
+one thread of this process. Source of the commands: QEMU's QMP reference manual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from pytest_vmports.errors import MonitorError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Coroutine
+
+_T = TypeVar("_T")
+_CALL_SECONDS = 30.0
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_loops_lock = threading.Lock()
+
+
+class Monitor:
+    """A QMP connection over one end of a socket pair.
+
+    Args:
+        connection: our end; QEMU has inherited the other.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._client: QMPClient | None = None
+
+    def connect(self, timeout: float) -> bool:
+        """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
+
+        QEMU answers the negotiation from its main loop, so afterwards everything on its command
+        line has been carried out, forwards included.
+
+        Raises:
+            TimeoutError: QEMU said nothing for ``timeout`` seconds.
+        """
+        try:
+            _run(self._connect(), timeout)
+        except (QMPError, EOFError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            return False
+        return True
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Return QEMU's answer to a QMP command.
+
+        Raises:
+            MonitorError: QEMU refused it or hung up.
+        """
+        if self._client is None:
+            raise MonitorError(command=command, reply="the monitor is not connected")
+        try:
+            return _run(self._client.execute(command, arguments or None), _CALL_SECONDS)
+        except ExecuteError as error:
+            raise MonitorError(command=command, reply=str(error)) from error
+        except (QMPError, EOFError, OSError) as error:
+            reply = f"QEMU is gone or does not answer ({type(error).__name__})"
+            raise MonitorError(command=command, reply=reply) from error
+
+    def hmp(self, line: str) -> str:
+        """Return the human monitor's reply to ``line``; a refusal is text too.
+
+        Raises:
+            MonitorError: QEMU hung up.
+        """
+        return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    def close(self) -> None:
+        """Hang up. Safe to call again."""
+        client, self._client = self._client, None
+        if client is not None:
+            # QEMU may have been killed with an answer under way, which is no news here.
+            with contextlib.suppress(QMPError, EOFError, OSError):
+                _run(client.disconnect(), _CALL_SECONDS)
+        self._connection.close()
+
+    async def _connect(self) -> None:
+        client = QMPClient("vmports")
+        # Death is found out and told in full by the machine; the library would log it as critical.
+        client.logger.setLevel("CRITICAL")
+        await client.connect(self._connection)
+        self._client = client
+
+
+def _run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:
+    async def bounded() -> _T:
+        return await asyncio.wait_for(coroutine, timeout)
+
+    try:
+        return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
+    except asyncio.TimeoutError as error:  # noqa: UP041 - another class before Python 3.11
+        raise TimeoutError(f"no answer from QEMU within {timeout:g} s") from error
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    with _loops_lock:
+        pid = os.getpid()  # a forked child has none of its parent's threads
+        if pid not in _loops:
+            _loops.clear()
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="vmports-monitor", daemon=True).start()
+            _loops[pid] = loop
+        return _loops[pid]

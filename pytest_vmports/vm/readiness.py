@@ -1,0 +1,172 @@
+"""Proofs that the guest answered.
+
+A TCP connect proves nothing: the forwarder completes it on the host's side whether or not there is
+a guest. So a probe connects, and then asks the forwarder what became of the other side; or it
+receives a byte, which only the guest can have sent.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.wiring import Asks, Wiring
+
+# A guest that was not up when the connection's first packet came answers a repeated one seconds
+# later; a new connection asks at once.
+_ONE_TRY_SECONDS = 0.5
+_LOOK_SECONDS = 0.02
+_HTTP_GOOD = range(200, 400)
+
+
+@dataclass(frozen=True)
+class WaitFor:
+    """What has to answer before a VM is ready.
+
+    Attributes:
+        mode: ``any`` one TCP port, ``all`` TCP ports, these ``ports``, an ``http`` path, ``none``.
+        ports: guest ports, for ``ports`` and ``http``.
+        path: for ``http``; begins with a slash.
+    """
+
+    mode: str = "any"
+    ports: tuple[int, ...] = ()
+    path: str = ""
+
+    def candidates(self, exposed: Sequence[ExposedPort]) -> list[ExposedPort]:
+        """Return the forwards that are to be asked."""
+        tcp = [port for port in exposed if port.protocol == "tcp"]
+        if self.mode == "none":
+            return []
+        if self.mode in {"any", "all"}:
+            return tcp
+        return [port for port in tcp if port.internal in self.ports]
+
+    def __str__(self) -> str:
+        if self.mode == "http":
+            return f"an answer to GET {self.path} on port {self.ports[0]}"
+        return {
+            "any": "any one forwarded TCP port",
+            "all": "all forwarded TCP ports",
+            "none": "nothing",
+        }.get(self.mode, "port " + ", ".join(map(str, self.ports)))
+
+
+class Probe:
+    """Asks the forwards in turn until enough of the guest has answered.
+
+    Attributes:
+        answers: guest port to what it last said, in words.
+    """
+
+    def __init__(self, wait_for: WaitFor, wiring: Wiring, monitor: Asks) -> None:
+        self.wait_for = wait_for
+        self.answers: dict[int, str] = {}
+        self._wiring = wiring
+        self._monitor = monitor
+        self._pending = wait_for.candidates(wiring.ports)
+        self.answers = {port.internal: "not asked yet" for port in self._pending}
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return not self._pending
+
+    def step(self, deadline: float, check: Callable[[], None]) -> None:
+        """Ask each pending port once.
+
+        Args:
+            deadline: `time.monotonic` value at which to return anyway.
+            check: called often; raises when waiting has become pointless.
+        """
+        for port in list(self._pending):
+            if self._ask(port, deadline, check):
+                self.answers[port.internal] = "answered"
+                self._pending.remove(port)
+                if self.wait_for.mode == "any":
+                    self._pending.clear()
+                    return
+            if time.monotonic() >= deadline:
+                return
+
+    def _ask(self, port: ExposedPort, deadline: float, check: Callable[[], None]) -> bool:
+        check()
+        self._wiring.before_probe()
+        until = min(deadline, time.monotonic() + _ONE_TRY_SECONDS)
+        try:
+            with socket.create_connection(port.address, timeout=_ONE_TRY_SECONDS) as connection:
+                if self.wait_for.mode == "http":
+                    return self._http(connection, port, until, check)
+                return self._tcp(connection, port, until, check)
+        except OSError as error:
+            self.answers[port.internal] = f"the forward itself failed: {error}"
+            _pause(until, check)
+            return False
+
+    def _tcp(
+        self, connection: socket.socket, port: ExposedPort, until: float, check: Callable[[], None]
+    ) -> bool:
+        said = "the guest has not answered (no network yet, or packets are dropped)"
+        while time.monotonic() < until:
+            if self._wiring.accepted(port, self._monitor):
+                return True
+            readable, _, _ = select.select([connection], [], [], _LOOK_SECONDS)
+            check()
+            if readable:
+                if _first_byte(connection):
+                    return True
+                # Accepted and closed at once also ends here; the forwarder still knows.
+                if self._wiring.accepted(port, self._monitor):
+                    return True
+                said = "the guest refused: nothing listens on this port"
+                _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
+                break
+        self.answers[port.internal] = said
+        return False
+
+    def _http(
+        self, connection: socket.socket, port: ExposedPort, until: float, check: Callable[[], None]
+    ) -> bool:
+        request = f"GET {self.wait_for.path} HTTP/1.0\r\nHost: {port.host}:{port.external}\r\n\r\n"
+        connection.sendall(request.encode())
+        received = b""
+        # A slow answer is an answer: only silence makes us ask again.
+        until = max(until, time.monotonic() + 4 * _ONE_TRY_SECONDS)
+        while b"\n" not in received and time.monotonic() < until:
+            check()
+            if select.select([connection], [], [], _LOOK_SECONDS)[0]:
+                chunk = connection.recv(1024)
+                if not chunk:
+                    break
+                received += chunk
+        line = received.partition(b"\n")[0].decode(errors="replace").strip()
+        words = line.split()
+        if words[:1] and words[0].startswith("HTTP/") and words[1:2] and words[1].isdigit():
+            self.answers[port.internal] = f"answered {line!r}, not a 2xx or 3xx"
+            if int(words[1]) in _HTTP_GOOD:
+                return True
+        else:
+            self.answers[port.internal] = f"no HTTP answer, got {line!r}"
+        _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
+        return False
+
+
+def _first_byte(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except ConnectionResetError:
+        return False
+
+
+def _pause(until: float, check: Callable[[], None]) -> None:
+    """Let the guest get on before it is asked again: its next state raises no event here."""
+    while (left := until - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, _LOOK_SECONDS))
