@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Most important first.
-__all__ = (
+__all__ = (  # noqa: RUF022 - most important first
     "PortMapping",
     "ExposedPort",
     "VM",

@@ -107,7 +107,9 @@ class QemuNotFoundError(HostError):
 class GvproxyNotFoundError(HostError):
     """No gvproxy runs here. Fields: ``tried`` (text), ``remedy``."""
 
-    template = "no working gvproxy found, which a guest with network needs; tried:\n{tried}\n{remedy}"
+    template = (
+        "no working gvproxy found, which a guest with network needs; tried:\n{tried}\n{remedy}"
+    )
 
 
 class GuestNotFoundError(HostError):
@@ -147,13 +149,14 @@ class ForwardError(LaunchError):
 class SetupError(MachineError):
     """The guest's setup failed. Fields: ``returncode``, ``console``."""
 
-    template = (
-        "the guest's setup ended with {returncode}; the end of its console:\n{console}"
-    )
+    template = "the guest's setup ended with {returncode}; the end of its console:\n{console}"
 
 
 class BootTimeoutError(MachineError):
-    """The guest was not ready in time. Fields: ``timeout``, ``waited_for``, ``ports``, ``console``."""
+    """The guest was not ready in time.
+
+    Fields: ``timeout``, ``waited_for``, ``ports``, ``console``.
+    """
 
     template = (
         "the guest was not ready within {timeout:g} s: {waited_for}\n{ports}\n"

@@ -170,7 +170,7 @@ def find_gvproxy(wanted: str | None = None) -> Gvproxy:
         match = re.search(r"version v?(\S+)", text)
         if code == 0 and match:
             # Builds of distributions carry odd version strings; the help text does not lie.
-            has_config = bool(re.search(r"^\s+-config\b", _run([path, "-help"])[1], re.M))
+            has_config = bool(re.search(r"^\s+-config\b", _run([path, "-help"])[1], re.MULTILINE))
             return Gvproxy(path, match.group(1), has_config)
         tried.append(f"  {path}: does not run: {_first_line(text) or f'exit code {code}'}")
     raise GvproxyNotFoundError(

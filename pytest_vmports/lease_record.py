@@ -154,30 +154,36 @@ def read_live(directory: Path, name: str, locks: set[tuple[int, int]]) -> LeaseI
     except FileNotFoundError:
         return None
     try:
-        inode = os.fstat(fd).st_ino
-        for _ in range(3):
-            line = _first_line(fd)
-            if not line:
-                return None
-            info = _parse(name, line)
-            if info and (inode, info.pid) in locks:
-                info = _as_of_now(info, line)
-                if not info.by_child:
-                    return info
-                # Ended since the list was read, or a child holds the lease: the lock tells.
-                return info if _is_locked(fd) else None
-            if not _is_locked(fd):
-                return None
-            # Locked, and not by the pid that is written there, as far as that list knows: a new
-            # holder that is about to write, a list read too early, or a lock that the list does
-            # not show (a pid namespace). Look again.
-            locks = locked_files()
-        others = {pid for ino, pid in locks if ino == inode}
-        if info is None or others:
-            return _unknown(name, min(others, default=0))
-        return _as_of_now(info, line)
+        return _read_live(fd, name, locks)
     finally:
         os.close(fd)
+
+
+def _read_live(fd: int, name: str, locks: set[tuple[int, int]]) -> LeaseInfo | None:
+    inode = os.fstat(fd).st_ino
+    info: LeaseInfo | None = None
+    line = b""
+    for _ in range(3):
+        line = _first_line(fd)
+        info = _parse(name, line)
+        listed = info is not None and (inode, info.pid) in locks
+        if info and listed:
+            info = _as_of_now(info, line)
+            if not info.by_child:
+                return info
+        # Not listed, or its process has ended: the lock itself tells.
+        if not line or not _is_locked(fd):
+            return None
+        if listed:
+            return info
+        # Locked, and not by the pid that is written there, as far as that list knows: a new
+        # holder that is about to write, a list read too early, or a lock that the list does
+        # not show (a pid namespace). Look again.
+        locks = locked_files()
+    others = {pid for ino, pid in locks if ino == inode}
+    if info is None or others:
+        return _unknown(name, min(others, default=0))
+    return _as_of_now(info, line)
 
 
 def _first_line(fd: int) -> bytes:

@@ -126,7 +126,7 @@ def files(value: Any) -> Mapping[str, str]:
 def ipv4(value: Any) -> str:
     """Read an IPv4 address of this machine; QEMU 7.2 forwards from no other kind."""
     try:
-        return str(ipaddress.IPv4Address(value))
+        return str(ipaddress.IPv4Address(str(value)))
     except ValueError:
         raise ValueError("write an IPv4 address of this machine, like 127.0.0.1") from None
 
@@ -135,9 +135,7 @@ def port_range(value: Any) -> tuple[int, int] | None:
     """Read ``"20000-30000"``, both included."""
     if value is None:
         return None
-    allowed = (
-        f"write first-last, like 20000-30000, within {PORT_FORWARD_MIN_HOST_PORT}-{MAX_PORT}"
-    )
+    allowed = f"write first-last, like 20000-30000, within {PORT_FORWARD_MIN_HOST_PORT}-{MAX_PORT}"
     match = re.fullmatch(r"(\d+)\s*-\s*(\d+)", str(value).strip())
     if match is None:
         raise ValueError(allowed)
@@ -156,7 +154,7 @@ def one_port(value: Any) -> PortMapping:
 
 def ports(value: Any) -> tuple[PortMapping, ...]:
     """Read several ports: a list, or a text with blanks or commas between them."""
-    if not value:
+    if value is None:
         return ()
     if isinstance(value, str):
         value = value.replace(",", " ").split()
@@ -201,8 +199,10 @@ def wait_for(value: Any) -> WaitFor:
 
     if isinstance(value, WaitFor):
         return value
-    if value is None or value in {"any", "all", "none"}:
-        return WaitFor(mode=value or "none")
+    if value is None:
+        return WaitFor(mode="none")
+    if isinstance(value, str) and value.strip() in {"any", "all", "none"}:
+        return WaitFor(mode=value.strip())
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(/\S*)", value.strip())):
         return WaitFor(mode="http", ports=(_guest_port(match[1]),), path=match[2])
     numbers = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
-    from pytest_vmports.vm.machine import Machine
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
-_FIXTURES = {"exposed_ports", "vm_with_ports"}
+_PROBLEMS = "vmports_problems"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,25 +38,36 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return _header(config) if options.configured(config) else []
 
 
-def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+def pytest_report_collectionfinish(
+    config: pytest.Config, items: Sequence[pytest.Item]
+) -> list[str]:
     """Name them here where only markers tell that VMs are used."""
     used = any(_settings_key in item.stash for item in items)
     return _header(config) if used and not options.configured(config) else []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Read every test's settings now, so that a mistake costs no boot."""
-    problems = []
+    problems: dict[str, None] = {}  # in order, each once
     for item in items:
-        if item.get_closest_marker(options.MARKER) or _FIXTURES & set(
-            getattr(item, "fixturenames", ())
-        ):
+        asks = "vmports_settings" in getattr(item, "fixturenames", ())
+        if asks or item.get_closest_marker(options.MARKER):
             try:
                 item.stash[_settings_key] = options.settings_for(item)
             except SettingError as error:
-                problems.append(str(error))
+                problems[str(error)] = None
     if problems:
-        raise pytest.UsageError(*dict.fromkeys(problems))
+        if hasattr(config, "workeroutput"):
+            config.workeroutput[_PROBLEMS] = list(problems)
+        raise pytest.UsageError(*problems)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Raise in xdist's controller what a worker found: nobody sees the error of a worker."""
+    problems = getattr(node, "workeroutput", {}).get(_PROBLEMS)
+    if problems:
+        raise pytest.UsageError(*problems)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -101,7 +111,9 @@ def vmports_guest() -> Guest | None:
 @pytest.fixture
 def vmports_settings(request: pytest.FixtureRequest) -> options.Settings:
     """Return this test's settings."""
-    return request.node.stash[_settings_key]
+    settings: options.Settings | None = request.node.stash.get(_settings_key, None)
+    # `getfixturevalue` may ask for a VM in a test that did not look like it at collection.
+    return settings or options.settings_for(request.node)
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from pytest_vmports.leases import LeaseInfo, PortLease
 
-_SPELLING = re.compile(r"(?:(?P<host>\d+):)?(?P<guest>\d+)(?:/(?P<protocol>tcp|udp))?", re.I)
-
+_SPELLING = re.compile(
+    r"(?:(?P<host>\d+):)?(?P<guest>\d+)(?:/(?P<protocol>tcp|udp))?", re.IGNORECASE
+)
 
 
 def parse_port(port: int | str | PortMapping) -> PortMapping:
@@ -47,7 +48,7 @@ def parse_port(port: int | str | PortMapping) -> PortMapping:
             f"host port {host} in {port!r} is not within {PORT_FORWARD_MIN_HOST_PORT} to {MAX_PORT}"
         )
     protocol: Protocol = "udp" if (match["protocol"] or "tcp").lower() == "udp" else "tcp"
-    return PortMapping(internal=guest, external=host and int(host) or None, protocol=protocol)
+    return PortMapping(internal=guest, external=int(host) if host else None, protocol=protocol)
 
 
 def normalize_port_mappings(
@@ -138,10 +139,7 @@ def allocate_ephemeral_port(host: str = PORT_FORWARD_BIND_HOST) -> int:
     Raises:
         PortError: none is left.
     """
-    (lease,) = _process_allocator().acquire(1, host=host)
-    # The caller binds it, perhaps without SO_REUSEADDR; the lease stays.
-    lease.release_guard()
-    return lease.port
+    return _allocate("tcp", host)
 
 
 def resolve_port_mappings(
@@ -162,16 +160,23 @@ def resolve_port_mappings(
     taken = {(m.external, m.protocol) for m in wanted}
     for mapping in wanted:
         external = mapping.external
-        while external is None or (mapping.external is None and (external, mapping.protocol) in taken):
-            (lease,) = _process_allocator().acquire(1, protocol=mapping.protocol, host=host)
-            lease.release_guard()
-            external = lease.port
+        if external is None:
+            external = _allocate(mapping.protocol, host)
+            while (external, mapping.protocol) in taken:
+                external = _allocate(mapping.protocol, host)
         exposed.append(
             ExposedPort(
                 internal=mapping.internal, external=external, host=host, protocol=mapping.protocol
             )
         )
     return exposed
+
+
+def _allocate(protocol: Protocol, host: str) -> int:
+    (lease,) = _process_allocator().acquire(1, protocol=protocol, host=host)
+    # The caller binds it, perhaps without SO_REUSEADDR; the lease stays.
+    lease.release_guard()
+    return lease.port
 
 
 @lru_cache(maxsize=1)

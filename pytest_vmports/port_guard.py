@@ -153,7 +153,7 @@ def _has_socket(process: Path, wanted: set[str]) -> bool:
 
 def _link(path: str) -> str:
     try:
-        return os.readlink(path)
+        return os.readlink(path)  # noqa: PTH115 - thousands of them
     except OSError:
         # The descriptor was closed while we looked.
         return ""

@@ -15,11 +15,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
 _STOP_SECONDS = 5.0
 # If our parent is no longer the one that started us, it died before the signal was set.
@@ -136,29 +136,19 @@ def spawn(
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
     wrapped = [*_launcher(), program, *command[1:]]
-    return _starter().submit(_popen, name, command, wrapped, log, tuple(pass_fds), cwd).result()
-
-
-def _popen(
-    name: str,
-    command: Sequence[str],
-    wrapped: list[str],
-    log: Path,
-    pass_fds: tuple[int, ...],
-    cwd: Path | None,
-) -> Process:
     with log.open("ab") as out:
-        popen = subprocess.Popen(
+        starting = _starter().submit(
+            subprocess.Popen,
             wrapped,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            pass_fds=pass_fds,
+            pass_fds=tuple(pass_fds),
             cwd=cwd,
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,
         )
-    return Process(name, command, popen, log)
+        return Process(name, command, starting.result(), log)
 
 
 def _launcher() -> list[str]:
@@ -186,4 +176,3 @@ def _starter() -> ThreadPoolExecutor:
         _threads.clear()
         _threads[pid] = ThreadPoolExecutor(1, thread_name_prefix="vmports-start")
     return _threads[pid]
-

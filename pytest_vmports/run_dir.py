@@ -11,8 +11,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import lock_descriptor
 
 from pytest_vmports.errors import StateDirError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Longest path of a Unix socket is 107 bytes on Linux, 103 on macOS; ours add about 45.
 _LONGEST_BASE = 55
@@ -28,18 +34,19 @@ class RunDir:
         StateDirError: the folder cannot be made.
     """
 
+    _lock: int | None
+
     def __init__(self, base: Path | None = None) -> None:
         parent = base or _default_base()
         try:
             _make_private(parent)
-            self.path = Path(tempfile.mkdtemp(prefix="r", dir=parent))
+            self.path, self._lock = _make_locked(parent)
         except OSError as error:
             raise StateDirError(
                 path=str(parent), reason=error.strerror or str(error),
                 remedy="make it writable, free some space, or set TMPDIR",
             ) from error  # fmt: skip
         self._pid = os.getpid()
-        self._lock = _lock(self.path)
         _sweep(parent)
 
     def close(self) -> None:
@@ -49,7 +56,7 @@ class RunDir:
             os.close(self._lock)
             self._lock = None
 
-    def __enter__(self) -> RunDir:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,15 +81,25 @@ def _make_private(folder: Path) -> None:
         )  # fmt: skip
 
 
-def _lock(folder: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock, or None when somebody has it."""
-    from filelock import lock_descriptor
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    """Return a new folder and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="r", dir=parent))
+        fd = _lock(folder, blocking=True)
+        # Until it was locked it looked like a dead process's, and may have been swept.
+        if fd is not None and folder.exists():
+            return folder, fd
+        if fd is not None:
+            os.close(fd)
 
+
+def _lock(folder: Path, *, blocking: bool) -> int | None:
+    """Return a descriptor that holds the folder's lock; None when it is gone or somebody's."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:  # swept by somebody else at this moment
+    except FileNotFoundError:
         return None
-    if lock_descriptor(fd, blocking=False):
+    if lock_descriptor(fd, blocking=blocking):
         return fd
     os.close(fd)
     return None
@@ -90,11 +107,7 @@ def _lock(folder: Path) -> int | None:
 
 def _sweep(parent: Path) -> None:
     for folder in parent.iterdir():
-        fd = _lock(folder) if folder.is_dir() else None
-        if fd is None:
-            continue
-        # One that was made and not yet locked would look like a dead one's; it is empty, and its
-        # maker is about to lock it. So only what has content is removed.
-        if any(folder.iterdir()):
+        fd = _lock(folder, blocking=False) if folder.is_dir() else None
+        if fd is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        os.close(fd)
+            os.close(fd)

@@ -23,8 +23,11 @@ NETNS: Final = Path("/proc/self/ns/net")
 
 # Their flock is missing, or seen by one machine only, or emulated with other locks.
 NETWORK_FILE_SYSTEMS: Final = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs afs 9p ceph lustre glusterfs gpfs ocfs2 beegfs "
-    "fuse.sshfs fuse.glusterfs fuse.s3fs fuse.rclone".split()
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "lustre"),
+        *("glusterfs", "gpfs", "ocfs2", "beegfs"),
+        *("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone"),
+    }
 )
 
 _ELSEWHERE: Final = f"set {STATE_DIR_VARIABLE} to a directory of your own on a local file system"

@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError
-from pytest_vmports.guests import initramfs
+from pytest_vmports.guests import alpine, initramfs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,9 +62,7 @@ class Guest:
         Raises:
             GuestNotFoundError: the package with its kernel is not installed.
         """
-        from pytest_vmports.guests.alpine import find_images
-
-        kernel, initrd = find_images()
+        kernel, initrd = alpine.find_images()
         return cls(
             name="alpine", kernel_path=kernel, initrd_path=initrd,
             files=files or {}, setup=_texts(setup), memory=memory, cpus=cpus,
@@ -94,7 +93,8 @@ class Guest:
         assert kernel_path is not None
         return cls(
             name=kernel_path.name, kernel_path=kernel_path, initrd_path=initrd_path, append=append,
-            files=files or {}, setup=_texts(setup), prepared=setup is not None, memory=memory, cpus=cpus,
+            files=files or {}, setup=_texts(setup), prepared=setup is not None,
+            memory=memory, cpus=cpus,
         )  # fmt: skip
 
     def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
@@ -135,8 +135,6 @@ class Guest:
 
     def kernel_words(self, dns: str | None) -> str:
         """Return the kernel's command line; ``dns`` None means there is no network card."""
-        from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
-
         words = ["console=ttyS0", "panic=-1", "quiet"]
         if self.prepared and dns is not None:
             words += [

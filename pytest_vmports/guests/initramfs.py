@@ -35,11 +35,8 @@ def file_entry(path: str, data: bytes, permissions: int = 0o644) -> Entry:
 
 def archive(entries: Iterable[Entry]) -> bytes:
     """Return the entries, and the folders that lead to them, as one newc archive."""
-    seen: set[str] = set()
     out = bytearray()
-    number = 0
-    for entry in _with_parents(entries, seen):
-        number += 1
+    for number, entry in enumerate(_with_parents(entries), 1):
         out += _record(number, entry)
     out += _record(0, Entry("TRAILER!!!", 0))
     return bytes(out)
@@ -96,7 +93,8 @@ def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
         yield Entry(str(target), info.st_mode, source.read_bytes())
 
 
-def _with_parents(entries: Iterable[Entry], seen: set[str]) -> Iterator[Entry]:
+def _with_parents(entries: Iterable[Entry]) -> Iterator[Entry]:
+    seen: set[str] = set()
     for entry in entries:
         path = entry.path.strip("/")
         for parent in reversed(PurePosixPath(path).parents):

@@ -55,8 +55,10 @@ class ExposedPorts:
         return gvproxy.config(self.ports, qemu_socket, api_socket)
 
     def release_guards(self) -> None:
-        """Let go of the guards once the forwards listen; or before, for a server that binds
-        without ``SO_REUSEADDR``. The leases stay.
+        """Let go of the guards; the leases stay.
+
+        Do so once the forwards listen; or before, for a server that binds without
+        ``SO_REUSEADDR``.
         """
         for _, lease in self._granted:
             lease.release_guard()

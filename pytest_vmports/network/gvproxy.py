@@ -40,7 +40,9 @@ _CALL_SECONDS = 10.0
 # Where the guest's name for the host leads. gvproxy's default is the host's own loopback; an empty
 # map means that default too, so it leads to an address that no connection can be made to.
 _NOWHERE = "127.255.255.255"
-_LISTENING = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
+# /proc/net/unix: the flag __SO_ACCEPTCON in column 3, the path in column 7 where there is one.
+_LISTENING = 0x10000
+_PATH_COLUMN = 7
 
 
 class GvproxyWiring:
@@ -98,7 +100,7 @@ class GvproxyWiring:
         """Return none: gvproxy binds the ports."""
         return ()
 
-    def refused(self, qemu_output: str) -> None:  # noqa: ARG002 - QEMU binds nothing here
+    def refused(self, qemu_output: str) -> None:
         """Return None: gvproxy refuses, and `start` raises."""
 
     def before_probe(self) -> None:
@@ -259,8 +261,12 @@ def _last_line(text: str) -> str:
 
 def _listening_sockets() -> set[str]:
     table = Path("/proc/net/unix").read_text().splitlines()[1:]
-    rows = (line.split(maxsplit=7) for line in table)
-    return {row[7] for row in rows if len(row) > 7 and int(row[3], 16) & _LISTENING}
+    rows = (line.split(maxsplit=_PATH_COLUMN) for line in table)
+    return {
+        row[_PATH_COLUMN]
+        for row in rows
+        if len(row) > _PATH_COLUMN and int(row[3], 16) & _LISTENING
+    }
 
 
 class _UnixConnection(http.client.HTTPConnection):

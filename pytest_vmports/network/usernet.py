@@ -67,7 +67,7 @@ class NoNetwork(Quiet):
         """Return the argument that keeps QEMU from adding its default card."""
         return ["-nic", "none"]
 
-    def refused(self, qemu_output: str) -> None:  # noqa: ARG002 - nothing is forwarded
+    def refused(self, qemu_output: str) -> None:
         """Return None: there is no forward."""
 
     def accepted(self, port: ExposedPort, monitor: Asks) -> bool:  # noqa: ARG002 - see above
@@ -91,7 +91,7 @@ class UsernetWiring(Quiet):
     def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
         """Return the forward in QEMU's "Could not set up host forwarding rule"."""
         for line in qemu_output.splitlines():
-            before, found, rule = line.partition("Could not set up host forwarding rule")
+            _, found, rule = line.partition("Could not set up host forwarding rule")
             if found and (port := port_of(rule, self.ports)):
                 return port, (found + rule).strip()
         return None
@@ -133,5 +133,5 @@ def netdev(ports: Sequence[ExposedPort], *, restrict: bool) -> str:
 
 
 def network_card() -> list[str]:
-    """Return the ``-device`` of the guest's card: virtio, the address gvproxy knows, no boot ROM."""
+    """Return the guest's card: virtio, the address that gvproxy knows, no boot ROM."""
     return ["-device", f"virtio-net-pci,netdev={NETDEV_ID},mac={GUEST_MAC},romfile="]

@@ -27,11 +27,17 @@ class Asks(Protocol):
 class Wiring(Protocol):
     """How one guest is connected. Values first; only `start` and `stop` touch the machine."""
 
-    kind: str
-    """``none``, ``usernet`` or ``gvproxy``."""
-    ports: tuple[ExposedPort, ...]
-    dns: str | None
-    """The guest's name server; None when the guest has no network card."""
+    @property
+    def kind(self) -> str:
+        """``none``, ``usernet`` or ``gvproxy``."""
+
+    @property
+    def ports(self) -> tuple[ExposedPort, ...]:
+        """The forwards, in the order they were asked for."""
+
+    @property
+    def dns(self) -> str | None:
+        """The guest's name server; None when the guest has no network card."""
 
     def qemu_args(self) -> list[str]:
         """Return the arguments that give QEMU this network."""
@@ -86,8 +92,9 @@ def choose_wiring(
     Raises:
         SettingError: gvproxy is to be used and none was given.
     """
-    from pytest_vmports.network.gvproxy import GvproxyWiring
-    from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
+    # Both import this module.
+    from pytest_vmports.network.gvproxy import GvproxyWiring  # noqa: PLC0415
+    from pytest_vmports.network.usernet import NoNetwork, UsernetWiring  # noqa: PLC0415
 
     if not wants_network(ports, allow_network=allow_network, backend=backend):
         return NoNetwork()
@@ -100,9 +107,7 @@ def choose_wiring(
     return GvproxyWiring(tuple(ports), gvproxy, workdir, allocator)
 
 
-def wants_network(
-    ports: Sequence[object], *, allow_network: bool, backend: str
-) -> bool:
+def wants_network(ports: Sequence[object], *, allow_network: bool, backend: str) -> bool:
     """Whether the guest gets a network card at all."""
     return bool(ports) or allow_network or backend == "gvproxy"
 

@@ -10,7 +10,7 @@ from pytest_vmports.errors import ForwardError
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
-from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy, wants_network
+from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.vm.command import Hardware
 from pytest_vmports.vm.machine import Machine
@@ -114,11 +114,11 @@ class Launcher:
             memory=guest.memory or settings.memory,
             cpus=guest.cpus or settings.cpus,
         )
-        network = {"allow_network": settings.allow_network, "backend": settings.backend}
-        by_gvproxy = wants_network(exposed.ports, **network) and wants_gvproxy(**network)
+        allow_network, backend = settings.allow_network, settings.backend
+        by_gvproxy = wants_gvproxy(allow_network=allow_network, backend=backend)
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
         wiring = choose_wiring(
-            exposed.ports, **network,
+            exposed.ports, allow_network=allow_network, backend=backend,
             gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
             workdir=workdir, allocator=self.allocator,
         )  # fmt: skip

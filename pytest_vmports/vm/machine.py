@@ -156,7 +156,9 @@ class Machine:
 
     def console_tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines of the console, control characters removed."""
-        text = "".join(c for c in self.console().replace("\r", "") if c.isprintable() or c in "\n\t")
+        text = "".join(
+            c for c in self.console().replace("\r", "") if c.isprintable() or c in "\n\t"
+        )
         return "\n".join(text.splitlines()[-lines:]) or "(the console is empty)"
 
     def command_line(self) -> str:

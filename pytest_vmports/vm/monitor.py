@@ -101,7 +101,7 @@ def _run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:
 
     try:
         return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
-    except asyncio.TimeoutError as error:  # noqa: UP041 - another class before Python 3.11
+    except asyncio.TimeoutError as error:
         raise TimeoutError(f"no answer from QEMU within {timeout:g} s") from error
 
 
