@@ -17,6 +17,7 @@
         │   └── ForwardError             ... because a host port could not be bound
         ├── SetupError                   the guest's setup script failed
         ├── BootTimeoutError             the guest was not ready in time
+        ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
         └── MonitorError                 a monitor command was refused
 
@@ -162,6 +163,15 @@ class BootTimeoutError(MachineError):
         "the guest was not ready within {timeout:g} s: {waited_for}\n{ports}\n"
         "the end of its console:\n{console}\n"
         "raise boot_timeout, or change wait_for if the test does not need this"
+    )
+
+
+class TemplateBusyError(MachineError):
+    """A template was not built in time by the process that does. Fields: ``name``, ``timeout``."""
+
+    template = (
+        "waited {timeout:g} s for another process that builds the template of {name} and holds "
+        "{lock}; end that process, raise boot_timeout, or set template = no"
     )
 
 

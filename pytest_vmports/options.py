@@ -45,6 +45,10 @@ class Settings:
     accel: str
     boot_timeout: float
     wait_for: WaitFor
+    template: bool
+    fresh_boot: bool
+    cache_size: int
+    cache_dir: str | None
     port_range: tuple[int, int] | None
     port_wait: float
     bind_host: str
@@ -100,6 +104,15 @@ OPTIONS = (
         "wait_for", "any", parse.wait_for,
         "what must answer: any, all, none, guest ports ('80 443') or an HTTP path ('8080/health')",
     ),
+    Option(
+        "template", "yes", parse.boolean,
+        "boot once and start each test's VM from its saved state: yes or no",
+    ),
+    Option("fresh_boot", "no", parse.boolean, "boot this test's VM from cold: yes or no"),
+    Option(
+        "cache_size", "4G", parse.memory, "MiB on disk for saved states, or as 4G", marker=False
+    ),
+    Option("cache_dir", None, parse.text_or_none, "folder of the saved states", marker=False),
     Option(
         "port_range", None, parse.port_range,
         "host ports to choose from, e.g. 20000-30000", marker=False,

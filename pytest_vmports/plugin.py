@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,10 +97,15 @@ def vmports_launcher(
 ) -> Iterator[Launcher]:
     """Return what starts this process's VMs."""
     from pytest_vmports.run_dir import RunDir
+    from pytest_vmports.vm.clone import Templates
     from pytest_vmports.vm.launch import Launcher
 
+    config = request.config
+    cache, limit = options.values(config, "cache_dir", "cache_size")
     with RunDir() as run_dir:
-        yield Launcher(vmports_allocator, run_dir.path, request.config.rootpath)
+        templates = Templates(cache and Path(cache), limit, lambda line: report.say(config, line))
+        yield Launcher(vmports_allocator, run_dir.path, config.rootpath, templates)
+        templates.close()
 
 
 @pytest.fixture(scope="session")

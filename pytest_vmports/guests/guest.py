@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LONGEST_PATH = 1024
-# Run by busybox init: our boot script once, then nothing but reaping.
-_INITTAB = b"::sysinit:/vmports/boot\n"
+# Read by busybox init: our boot script once, then the agent on the control channel.
+_INITTAB = b"::sysinit:/vmports/boot\nttyS1::respawn:/vmports/agent\n"
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,15 @@ class Guest:
             part.replace(target)
         return self.kernel_path, target
 
+    def digest(self, root: Path) -> dict[str, str]:
+        """Return what tells this guest's content from another's, for the key of a template."""
+        return {
+            "kernel": _file_digest(self.kernel_path),
+            "initrd": _file_digest(self.initrd_path) if self.initrd_path else "",
+            "added": hashlib.sha256(initramfs.archive(self._entries(root))).hexdigest(),
+            "append": self.append,
+        }
+
     def kernel_words(self, dns: str | None) -> str:
         """Return the kernel's command line; ``dns`` None means there is no network card."""
         words = ["console=ttyS0", "panic=-1", "quiet"]
@@ -149,6 +159,7 @@ class Guest:
             entries += [
                 initramfs.file_entry("init", (ours / "init.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
+                initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
                 initramfs.file_entry("etc/inittab", _INITTAB),
             ]
         entries += initramfs.entries_from_host(self.files, root)
@@ -156,6 +167,20 @@ class Guest:
             script = _script(setup, root).encode()
             entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))
         return entries
+
+
+def _file_digest(path: Path) -> str:
+    facts = path.stat()
+    return _digest_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - part of the key
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _texts(setup: str | None) -> tuple[str, ...]:

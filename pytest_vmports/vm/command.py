@@ -35,6 +35,20 @@ class Channels:
     console: Path
 
 
+@dataclass(frozen=True)
+class Ram:
+    """A file that is the guest's memory.
+
+    Attributes:
+        path: the file.
+        share: what the guest writes goes into the file; False keeps it private to this QEMU,
+            page by page as it writes (copy on write).
+    """
+
+    path: Path
+    share: bool
+
+
 def build_command(
     hardware: Hardware,
     wiring: Wiring,
@@ -43,23 +57,42 @@ def build_command(
     kernel: Path,
     initrd: Path | None,
     kernel_words: str,
+    ram: Ram | None = None,
+    restore: bool = False,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
 
     Serial port 1 is the console, written to a file; serial port 2 is the control channel of a
     guest we prepared. Nothing listens on a TCP port but the forwards.
+
+    Args:
+        hardware: the machine.
+        wiring: its network.
+        channels: where its monitor and serial ports lead.
+        kernel: the kernel to boot.
+        initrd: the initrd, or None.
+        kernel_words: the kernel's command line.
+        ram: the file that is its memory; None for anonymous memory.
+        restore: wait for a saved state on the monitor instead of booting.
     """
+    machine = "pc" if hardware.qemu.is_x86 else "virt"
+    backend: tuple[str, ...] = ()
+    if ram is not None:
+        machine += ",memory-backend=ram"
+        mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
+        backend = ("-object", f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}")
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *("-machine", "pc" if hardware.qemu.is_x86 else "virt"),
+        *backend,
+        *("-machine", machine),
         *("-accel", hardware.accelerator.name),
         *("-cpu", "max" if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
-        *("-kernel", str(kernel)),
-        *(("-initrd", str(initrd)) if initrd is not None else ()),
-        *("-append", kernel_words),
+        *(_boot(kernel, initrd, kernel_words) if not restore else ("-incoming", "defer", "-S")),
+        # Tells Linux that it was restored, so that no two clones draw the same random numbers.
+        *(("-device", "vmgenid,guid=auto") if hardware.qemu.is_x86 else ()),
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
         *("-mon", "chardev=monitor,mode=control"),
         *("-chardev", f"file,id=console,path={_comma(channels.console)}"),
@@ -71,6 +104,11 @@ def build_command(
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
     return command
+
+
+def _boot(kernel: Path, initrd: Path | None, kernel_words: str) -> tuple[str, ...]:
+    given = ("-initrd", str(initrd)) if initrd is not None else ()
+    return ("-kernel", str(kernel), *given, "-append", kernel_words)
 
 
 def _comma(path: Path) -> str:

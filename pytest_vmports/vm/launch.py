@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import ForwardError
+from pytest_vmports.errors import ForwardError, LaunchError, MonitorError
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import LeaseInfo, PortAllocator
     from pytest_vmports.models import PortMapping
     from pytest_vmports.options import Settings
+    from pytest_vmports.vm.clone import Templates
+    from pytest_vmports.vm.command import Ram
+    from pytest_vmports.vm.template import Template
 
 _TRIES = 5
 
@@ -32,12 +35,16 @@ class Launcher:
         allocator: grants host ports.
         run_dir: private folder of this process.
         root: what relative paths in settings are relative to.
+        templates: the saved states to start from.
     """
 
-    def __init__(self, allocator: PortAllocator, run_dir: Path, root: Path) -> None:
+    def __init__(
+        self, allocator: PortAllocator, run_dir: Path, root: Path, templates: Templates
+    ) -> None:
         self.allocator = allocator
+        self.root = root
         self._run_dir = run_dir
-        self._root = root
+        self._templates = templates
 
     def expose(
         self,
@@ -81,8 +88,9 @@ class Launcher:
             HostError: QEMU or gvproxy is missing.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
+        template = self._templates.find(self, settings, guest, observe)
         for left in reversed(range(_TRIES)):
-            machine = self.machine(exposed, settings, guest)
+            machine = self.machine(exposed, settings, guest, template=template)
             observe(machine)
             try:
                 machine.start(exposed.pass_fds)
@@ -91,6 +99,13 @@ class Launcher:
                     raise
                 fresh = lease_ports(mappings, self.allocator, host=settings.bind_host)
                 exposed.replace(fresh)
+                continue
+            except (LaunchError, MonitorError) as error:
+                if template is None or not left:
+                    raise
+                # Found sound, and still not to be restored.
+                self._templates.discard(template, error)
+                template = self._templates.find(self, settings, guest, observe)
                 continue
             exposed.release_guards()
             try:
@@ -101,7 +116,15 @@ class Launcher:
             return machine
         raise AssertionError("unreachable: the last try raises")
 
-    def machine(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> Machine:
+    def machine(
+        self,
+        exposed: ExposedPorts,
+        settings: Settings,
+        guest: Guest,
+        *,
+        template: Template | None = None,
+        ram: Ram | None = None,
+    ) -> Machine:
         """Return the machine that the settings describe, not started.
 
         Raises:
@@ -122,7 +145,7 @@ class Launcher:
             gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
             workdir=workdir, allocator=self.allocator,
         )  # fmt: skip
-        return Machine(guest, hardware, wiring, workdir, self._root)
+        return Machine(guest, hardware, wiring, workdir, self.root, template=template, ram=ram)
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
         """Return the guest that the settings, or the user's own fixture, name, with additions.
@@ -133,8 +156,8 @@ class Launcher:
         if isinstance(settings.guest, Guest):
             guest = settings.guest
         elif settings.kernel is not None:
-            kernel = self._root / Path(settings.kernel).expanduser()
-            initrd = settings.initrd and self._root / Path(settings.initrd).expanduser()
+            kernel = self.root / Path(settings.kernel).expanduser()
+            initrd = settings.initrd and self.root / Path(settings.initrd).expanduser()
             guest = Guest.kernel(kernel, initrd or None, settings.append)
         else:
             guest = own or Guest.alpine()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import select
 import shlex
 import shutil
 import socket
@@ -19,7 +18,8 @@ from pytest_vmports.errors import (
     SetupError,
 )
 from pytest_vmports.process import Process, spawn
-from pytest_vmports.vm.command import Channels, Hardware, build_command
+from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
+from pytest_vmports.vm.control import Control
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.vm.template import Template
 
 _GREETING_SECONDS = 30.0
 _TAIL_LINES = 25
-_READY = b"vmports-ready "
 
 
 class State(enum.Enum):
@@ -53,6 +53,8 @@ class Machine:
         wiring: its network.
         workdir: private folder for its console, logs and sockets.
         root: what relative paths of the guest's files are relative to.
+        template: restore this instead of booting.
+        ram: the file that becomes its memory, for a machine that will be saved as a template.
 
     Attributes:
         state: see `State`.
@@ -64,7 +66,15 @@ class Machine:
     monitor: Monitor
 
     def __init__(
-        self, guest: Guest, hardware: Hardware, wiring: Wiring, workdir: Path, root: Path
+        self,
+        guest: Guest,
+        hardware: Hardware,
+        wiring: Wiring,
+        workdir: Path,
+        root: Path,
+        *,
+        template: Template | None = None,
+        ram: Ram | None = None,
     ) -> None:
         self.guest = guest
         self.hardware = hardware
@@ -76,8 +86,9 @@ class Machine:
         self._root = root
         self._console = workdir / "console.log"
         self._qemu: Process | None = None
-        self._control: socket.socket | None = None
-        self._control_text = b""
+        self._control: Control | None = None
+        self._template = template
+        self._ram = ram if template is None else Ram(template.ram, share=False)
         self._kept_console: str | None = None
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
@@ -95,6 +106,8 @@ class Machine:
         try:
             self.wiring.start(lease_fds)
             self._start_qemu(lease_fds)
+            if self._template is not None:
+                self._restore(self._template)
         except BaseException:
             self.stop()
             raise
@@ -115,8 +128,8 @@ class Machine:
         deadline = self.times["start"] + timeout
         probe = Probe(wait_for, self.wiring, self.monitor)
         try:
-            if self.guest.prepared and not self._await_setup(deadline):
-                raise self._timeout("its setup has not ended", timeout, probe)
+            if self.guest.prepared:
+                self._await_guest(deadline, timeout, probe)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
@@ -169,13 +182,24 @@ class Machine:
         """Kill QEMU, then the wiring. Nothing of value is in either. Safe to call again."""
         if self._qemu is not None:
             self._qemu.kill()
+        if hasattr(self, "monitor"):
             self.monitor.close()
         self.wiring.stop()
         if self._control is not None:
             self._control.close()
-            self._control = None
         self.times.setdefault("stopped", time.monotonic())
         self.state = State.STOPPED
+
+    def save(self, state: Path) -> None:
+        """Stop the guest and write its state, without its memory, to ``state``.
+
+        Raises:
+            MonitorError: QEMU cannot save it.
+            OSError: the file cannot be written.
+        """
+        self.monitor.execute("stop")
+        with state.open("xb") as file:
+            self.monitor.save(file.fileno())
 
     def finish(self) -> None:
         """Stop, keep in memory what a report may need, and remove the private folder.
@@ -188,21 +212,29 @@ class Machine:
         self._kept_console = self.console()
         for process in self.processes():
             process.keep_output()
-        shutil.rmtree(self._workdir)
+        self.discard()
         for process in failed:
             raise self._died(process)
 
+    def discard(self) -> None:
+        """Remove the private folder of a machine that does not run."""
+        shutil.rmtree(self._workdir)
+
     def _start_qemu(self, lease_fds: Collection[int]) -> None:
         monitor, monitor_of_qemu = socket.socketpair()
-        self._control, control_of_qemu = socket.socketpair()
+        control, control_of_qemu = socket.socketpair()
+        self._control = Control(control)
         self.monitor = Monitor(monitor)
-        kernel, initrd = self.guest.boot_files(self._workdir.parent, self._root)
+        kernel, initrd = self.guest.kernel_path, None
+        if self._template is None:
+            kernel, initrd = self.guest.boot_files(self._workdir.parent, self._root)
         with monitor_of_qemu, control_of_qemu:
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
             self.command = build_command(
                 self.hardware, self.wiring, Channels(*fds, self._console),
                 kernel=kernel, initrd=initrd,
                 kernel_words=self.guest.kernel_words(self.wiring.dns),
+                ram=self._ram, restore=self._template is not None,
             )  # fmt: skip
             self._qemu = spawn(
                 "QEMU", self.command, log=self._workdir / "qemu.log",
@@ -225,24 +257,26 @@ class Machine:
             stderr=qemu.output.strip() or "(nothing)", command=self.command_line(),
         )  # fmt: skip
 
-    def _await_setup(self, deadline: float) -> bool:
-        """Wait for the guest's report on its control channel; False at the deadline."""
+    def _restore(self, template: Template) -> None:
+        with template.state.open("rb") as file:
+            self.monitor.load(file.fileno())
+        if self._control is not None:
+            self._control.send(f"clock {time.time() + 0.5:.0f}")
+        self.monitor.execute("cont")
+
+    def _await_guest(self, deadline: float, timeout: float, probe: Probe) -> None:
+        """Wait for the agent: the end of the setup, or of setting the clock of a restored guest."""
         assert self._control is not None
-        watched: list[socket.socket | int] = [self._control]
-        watched += [p.death for p in self.processes() if p.death is not None]
-        while (left := deadline - time.monotonic()) > 0:
-            # Bounded, for platforms whose processes have no descriptor to wait on.
-            ready, _, _ = select.select(watched, [], [], min(left, 1.0))
-            self.check_alive()
-            if self._control in ready:
-                self._control_text += self._control.recv(4096)
-                _, found, rest = self._control_text.partition(_READY)
-                if found and b"\n" in rest:
-                    code = int(rest.split()[0])
-                    if code:
-                        raise SetupError(returncode=code, console=self.console_tail())
-                    return True
-        return False
+        restored = self._template is not None
+        code = self._control.await_answer(
+            "vmports-clock" if restored else "vmports-ready", deadline,
+            [p.death for p in self.processes() if p.death is not None], self.check_alive,
+        )  # fmt: skip
+        if code is None:
+            what = "it did not set its clock" if restored else "its setup has not ended"
+            raise self._timeout(what, timeout, probe)
+        if code:
+            raise SetupError(returncode=code, console=self.console_tail())
 
     def _died(self, process: Process) -> MachineDiedError:
         return MachineDiedError(

@@ -1,0 +1,131 @@
+"""Which template a VM starts from, and how it comes to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_vmports.errors import MonitorError, VmPortsError
+from pytest_vmports.vm.command import Ram
+from pytest_vmports.vm.template import Template, TemplateStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.models import PortMapping
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.options import Settings
+    from pytest_vmports.vm.machine import Machine
+
+_MIB = 1 << 20
+# A builder boots and then saves; who waits for it allows for both.
+_SAVE_SECONDS = 60.0
+
+
+class Makes(Protocol):
+    """What building a template needs of the launcher."""
+
+    root: Path
+
+    def expose(self, mappings: Sequence[PortMapping], settings: Settings) -> ExposedPorts:
+        """Lease ports."""
+
+    def machine(
+        self, exposed: ExposedPorts, settings: Settings, guest: Guest, *, ram: Ram | None = None
+    ) -> Machine:
+        """Return a machine, not started."""
+
+
+class Templates:
+    """The templates that this process uses.
+
+    Args:
+        cache: the folder; None means the user's cache folder.
+        limit: MiB on disk that all templates may take.
+        tell: writes a line to the terminal.
+    """
+
+    def __init__(self, cache: Path | None, limit: int, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._store = TemplateStore(cache, limit * _MIB, tell)
+        self._without: set[str] = set()
+
+    def find(
+        self, maker: Makes, settings: Settings, guest: Guest, observe: Callable[[Machine], None]
+    ) -> Template | None:
+        """Return the template for these settings, built when need be; None means: boot.
+
+        Args:
+            maker: makes the machine that is saved.
+            settings: of the test that needs it first.
+            guest: what it boots.
+            observe: told of the machine before it starts.
+
+        Raises:
+            MachineError: the guest does not get ready.
+            PortError: no port for the proof of that.
+        """
+        if not settings.template or settings.fresh_boot or guest.name in self._without:
+            return None
+        if not guest.prepared:
+            self.give_up(guest, "its init is not ours, so nothing would set a restored clock")
+            return None
+        # Ports of its own: those of the test are for the test's VM.
+        inner = [m.model_copy(update={"external": None}) for m in settings.expose]
+        exposed = maker.expose(inner, settings)
+        try:
+            trial = maker.machine(exposed, settings, guest)
+            facts = _facts(trial, settings, maker.root)
+            trial.discard()
+
+            def build(folder: Path) -> None:
+                ram = Ram(folder / "ram", share=True)
+                machine = maker.machine(exposed, settings, guest, ram=ram)
+                observe(machine)
+                try:
+                    machine.start(exposed.pass_fds)
+                    machine.wait_ready(settings.wait_for, settings.boot_timeout)
+                    machine.save(folder / "state")
+                finally:
+                    machine.stop()
+
+            return self._store.get(facts, build, settings.boot_timeout + _SAVE_SECONDS)
+        except MonitorError as error:
+            self.give_up(guest, str(error))
+            return None
+        finally:
+            exposed.release()
+
+    def give_up(self, guest: Guest, why: str) -> None:
+        """Boot this guest from cold from now on, and say so once."""
+        self._without.add(guest.name)
+        self._tell(f"vmports: every VM of {guest.name} boots from cold: {why}")
+
+    def discard(self, template: Template, error: VmPortsError) -> None:
+        """Give up a template that was sound and could not be restored all the same."""
+        self._tell(f"vmports: a saved state could not be restored and is built anew: {error}")
+        self._store.discard(template)
+
+    def close(self) -> None:
+        """Let go of the templates in use."""
+        self._store.close()
+
+
+def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
+    """Return everything that shapes a template, for its key and for people to read."""
+    hardware, guest = machine.hardware, machine.guest
+    binary = Path(hardware.qemu.path).stat()
+    wait_for = settings.wait_for
+    asked = sorted({port.internal for port in wait_for.candidates(machine.wiring.ports)})
+    return {
+        "name": guest.name,
+        "qemu": [str(hardware.qemu), binary.st_size, binary.st_mtime_ns],
+        "accelerator": hardware.accelerator.name,
+        "memory": hardware.memory,
+        "cpus": hardware.cpus,
+        "wiring": machine.wiring.kind,
+        "kernel_words": guest.kernel_words(machine.wiring.dns),
+        "ready": f"{wait_for}: {asked}",
+        "guest": guest.digest(root),
+    }

@@ -1,0 +1,59 @@
+"""Fixtures of the tests with real VMs: `boot` makes machines that several tests can share."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_vmports import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.vm.launch import Launcher
+
+    Boot = Callable[..., AbstractContextManager[VM]]
+
+
+@pytest.fixture(scope="session")
+def boot(
+    vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary: Path
+) -> Boot:
+    """Return a function that boots a VM for a ``with`` block, in tests and fixtures of any scope.
+
+    It takes ports and settings as the marker does, and ``meanwhile``: a function that is given
+    the leased ports before the VM is started.
+    """
+
+    @contextlib.contextmanager
+    def booted(
+        *ports: Any, meanwhile: Callable[[ExposedPorts], None] | None = None, **keywords: Any
+    ) -> Iterator[VM]:
+        from pytest_vmports.vm.handle import VM
+
+        settings = options.resolve(request.config, {**keywords, "expose": ports}, "the test")
+        exposed = vmports_launcher.expose(settings.expose, settings)
+        try:
+            if meanwhile is not None:
+                meanwhile(exposed)
+            machine = vmports_launcher.launch(
+                settings.expose, exposed, settings, vmports_launcher.guest(settings), _no_evidence
+            )
+            try:
+                yield VM(machine)
+            finally:
+                machine.finish()
+        finally:
+            exposed.release()
+
+    return booted
+
+
+def _no_evidence(machine: object) -> None:
+    pass

@@ -1,0 +1,125 @@
+"""What the tests with real VMs share: servers for the guest, clients, and looking at processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from pytest_vmports.errors import PortError
+from pytest_vmports.leases import PortAllocator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.vm.handle import VM
+
+# A shell loop: busybox's nc serves one UDP peer, so each datagram gets an nc of its own. A server
+# that reads byte by byte, as the shell's `read` does, would lose the rest of a datagram.
+_UDP_ECHO = "while :; do nc -u -l -p {port} -e dd bs=2048 count=1; done 2>/dev/null &"
+_TCP_ECHO = "nc -lk -p {port} -e cat &"
+
+
+def own_port(base: int) -> int:
+    """Return a fixed host port that no other xdist worker of this run has."""
+    return base + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def serve(*ports: int | str) -> str:
+    """Return shell text that echoes on these guest ports."""
+    texts = []
+    for port in ports:
+        number, _, protocol = str(port).partition("/")
+        texts.append((_UDP_ECHO if protocol == "udp" else _TCP_ECHO).format(port=number))
+    return "\n".join([*texts, ""])
+
+
+def ask_tcp(vm: VM, port: int | str, data: bytes) -> bytes:
+    """Return the guest's answer on the first connection made: nothing is tried twice."""
+    with vm.connect(port) as connection:
+        connection.sendall(data)
+        return connection.recv(len(data))
+
+
+def ask_udp(vm: VM, port: int, data: bytes) -> bytes:
+    """Return the guest's answer; a datagram without one is sent again, as UDP demands."""
+    with vm.connect(port, protocol="udp", timeout=1) as connection:
+        for _ in range(10):
+            with contextlib.suppress(TimeoutError):
+                connection.send(data)
+                return connection.recv(4096)
+    pytest.fail(f"no answer from {vm[f'{port}/udp']}")
+
+
+def listening(pid: int) -> set[tuple[str, str, int]]:
+    """Return protocol, address and port of every socket by which strangers reach a process."""
+    return {
+        ("tcp" if s.type == socket.SOCK_STREAM else "udp", s.laddr.ip, s.laddr.port)
+        for s in psutil.net_connections("inet")
+        if s.pid == pid and (s.type == socket.SOCK_DGRAM or s.status == psutil.CONN_LISTEN)
+    }
+
+
+def addresses(ports: Iterable[ExposedPort]) -> set[tuple[str, str, int]]:
+    """Return what `listening` should show for these forwards."""
+    return {(port.protocol, port.host, port.external) for port in ports}
+
+
+def until(condition: Callable[[], Any], seconds: float, what: Callable[[], str] | str) -> None:
+    """Wait for something that another process does, and fail at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def stranger(port: ExposedPort) -> Iterator[None]:
+    """Take a forward's host port as only a program that sets ``SO_REUSEADDR`` can."""
+    tcp = port.protocol == "tcp"
+    with socket.socket(type=socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as taker:
+        if tcp:
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taker.bind(port.address)
+        if tcp:
+            taker.listen()
+        yield
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs; a zombie that its parent has not reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def remains(pids: Iterable[int], ports: Iterable[tuple[str, int]]) -> list[str]:
+    """Return what is left of a VM: processes that run, and ports that cannot be had."""
+    left = [f"process {pid}" for pid in pids if alive(pid)]
+    for protocol, port in ports:
+        try:
+            with PortAllocator() as allocator:
+                allocator.acquire_fixed(port, protocol=protocol, timeout=0)
+        except PortError as error:
+            left.append(str(error))
+    return left
+
+
+def assert_gone(story: dict[str, Any], seconds: float) -> None:
+    """Fail when something of the VM in ``story`` is there ``seconds`` from now."""
+    pids = story["pids"].values()
+    ports = [(protocol, port) for protocol, port in story["ports"]]
+    try:
+        until(lambda: not remains(pids, ports), seconds, lambda: str(remains(pids, ports)))
+    finally:
+        for pid in filter(alive, pids):  # a failing test must not leave them to the machine
+            os.kill(pid, signal.SIGKILL)
