@@ -22,13 +22,17 @@ setup: ## install what is missing: QEMU, .venv, gvproxy
 demo: setup ## run the examples with real VMs
 	$(PYTEST) examples -n 2 -v
 
+# Two runs: examples/ has a pytest.ini of its own, as a user's project would.
 test: ## run the test suite and the examples (N=workers, PYTEST_ARGS=...)
 	@scripts/setup $(STRICT)
-	$(PYTEST) tests examples -n $(N) -m "not slow" $(PYTEST_ARGS)
+	@failed=0; set -x; \
+	$(PYTEST) tests -n $(N) -m "not slow" $(PYTEST_ARGS) || failed=1; \
+	$(if $(STRICT),VMPORTS_MISSING=error) $(PYTEST) examples -n $(N) || failed=1; \
+	exit $$failed
 
 # pytest's exit code 5 is "no tests collected": no test is marked slow, which is no failure.
 test-slow: setup ## run the tests that boot guests for minutes
-	@$(PYTEST) tests examples -n $(N) -m slow $(PYTEST_ARGS) || { code=$$?; \
+	@$(PYTEST) tests -n $(N) -m slow $(PYTEST_ARGS) || { code=$$?; \
 	  if [ $$code -eq 5 ]; then echo "no slow tests"; else exit $$code; fi; }
 
 lint: setup ## check style and types

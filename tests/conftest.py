@@ -27,8 +27,8 @@ def boot(
 ) -> Boot:
     """Return a function that boots a VM for a ``with`` block, in tests and fixtures of any scope.
 
-    It takes ports and settings as the marker does, and ``meanwhile``: a function that is given
-    the leased ports before the VM is started.
+    It takes ports and settings as the marker does, boots from cold unless told otherwise, and
+    takes ``meanwhile``: a function that is given the leased ports before the VM is started.
     """
 
     @contextlib.contextmanager
@@ -37,7 +37,8 @@ def boot(
     ) -> Iterator[VM]:
         from pytest_vmports.vm.handle import VM
 
-        settings = options.resolve(request.config, {**keywords, "expose": ports}, "the test")
+        keywords = {"fresh_boot": True, **keywords, "expose": ports}
+        settings = options.resolve(request.config, keywords, "the test")
         exposed = vmports_launcher.expose(settings.expose, settings)
         try:
             if meanwhile is not None:

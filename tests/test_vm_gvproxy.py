@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from vm_helpers import addresses, ask_tcp, ask_udp, listening, own_port, serve, stranger
+from vm_helpers import addresses, ask_tcp, ask_udp, fixed_port, listening, serve, stranger
 
 from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.errors import ForwardError
@@ -21,8 +21,10 @@ def gvproxy(any_gvproxy):
 def vm(boot, gvproxy):
     """Return a VM with every kind of forward."""
     setup = serve(8080, "5353/udp") + "nc -lk -p 9090 -e echo 9090 &\nnc -lk -p 7000 -e echo 7000 &"
-    ports = (8080, 9090, "5353/udp", f"{own_port(15732)}:7000")
+    fixed = fixed_port()
+    ports = (8080, 9090, "5353/udp", f"{fixed}:7000")
     with boot(*ports, **gvproxy, setup=setup, wait_for="all") as vm:
+        assert vm[7000].external == fixed
         yield vm
 
 
@@ -50,10 +52,6 @@ def test_udp_is_answered(vm):
 def test_each_port_leads_to_its_own_server(vm, port):
     with vm.connect(port) as connection:
         assert connection.recv(16) == b"%d\n" % port
-
-
-def test_a_fixed_port_is_kept(vm):
-    assert vm[7000].external == own_port(15732)
 
 
 def test_gvproxy_forwards_the_asked_ports_and_no_other(vm):
@@ -97,7 +95,7 @@ def test_a_port_that_a_stranger_takes_is_replaced(boot, gvproxy):
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_fixed_port_that_a_stranger_takes_is_an_error_that_names_it(boot, gvproxy, protocol):
-    port = own_port(15832)
+    port = fixed_port()
     with contextlib.ExitStack() as stack:
         vm = boot(
             f"{port}:8080/{protocol}", 9090, "5353/udp", **gvproxy,

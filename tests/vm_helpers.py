@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import time
@@ -27,9 +28,17 @@ _UDP_ECHO = "while :; do nc -u -l -p {port} -e dd bs=2048 count=1; done 2>/dev/n
 _TCP_ECHO = "nc -lk -p {port} -e cat &"
 
 
-def own_port(base: int) -> int:
-    """Return a fixed host port that no other xdist worker of this run has."""
-    return base + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+def fixed_port() -> int:
+    """Return a host port to ask for by number, which no test of another process asks for.
+
+    It lies below those that leases are chosen from. Not from `random`, whose seed is shared by all
+    workers of a run.
+    """
+    while True:
+        port = 15000 + secrets.randbelow(4000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def serve(*ports: int | str) -> str:

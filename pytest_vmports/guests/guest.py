@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError
-from pytest_vmports.guests import alpine, initramfs
+from pytest_vmports.guests import alpine, initramfs, setclock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,6 +160,7 @@ class Guest:
                 initramfs.file_entry("init", (ours / "init.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
+                initramfs.file_entry("vmports/setclock", setclock.program(), 0o755),
                 initramfs.file_entry("etc/inittab", _INITTAB),
             ]
         entries += initramfs.entries_from_host(self.files, root)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import MonitorError, VmPortsError
+from pytest_vmports.host import machine
 from pytest_vmports.vm.command import Ram
 from pytest_vmports.vm.template import Template, TemplateStore
 
@@ -71,6 +72,9 @@ class Templates:
         if not guest.prepared:
             self.give_up(guest, "its init is not ours, so nothing would set a restored clock")
             return None
+        if machine() != "x86_64":
+            self.give_up(guest, "a restored clock is set on x86-64 only")
+            return None
         # Ports of its own: those of the test are for the test's VM.
         inner = [m.model_copy(update={"external": None}) for m in settings.expose]
         exposed = maker.expose(inner, settings)
@@ -81,14 +85,14 @@ class Templates:
 
             def build(folder: Path) -> None:
                 ram = Ram(folder / "ram", share=True)
-                machine = maker.machine(exposed, settings, guest, ram=ram)
-                observe(machine)
+                booted = maker.machine(exposed, settings, guest, ram=ram)
+                observe(booted)
                 try:
-                    machine.start(exposed.pass_fds)
-                    machine.wait_ready(settings.wait_for, settings.boot_timeout)
-                    machine.save(folder / "state")
+                    booted.start(exposed.pass_fds)
+                    booted.wait_ready(settings.wait_for, settings.boot_timeout)
+                    booted.save(folder / "state")
                 finally:
-                    machine.stop()
+                    booted.stop()
 
             return self._store.get(facts, build, settings.boot_timeout + _SAVE_SECONDS)
         except MonitorError as error:

@@ -17,6 +17,7 @@ from pytest_vmports.errors import (
     MonitorError,
     SetupError,
 )
+from pytest_vmports.guests import setclock
 from pytest_vmports.process import Process, spawn
 from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
 from pytest_vmports.vm.control import Control
@@ -128,13 +129,18 @@ class Machine:
         deadline = self.times["start"] + timeout
         probe = Probe(wait_for, self.wiring, self.monitor)
         try:
-            if self.guest.prepared:
-                self._await_guest(deadline, timeout, probe)
+            # A booted guest answers after its setup, a restored one at once: its clock is set
+            # while it answers.
+            restored = self._template is not None
+            if self.guest.prepared and not restored:
+                self._await_guest("vmports-ready", deadline, timeout, probe)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
                     raise self._timeout(f"waited for {wait_for}", timeout, probe)
                 probe.step(deadline, self.check_alive)
+            if restored:
+                self._await_guest("vmports-clock", deadline, timeout, probe)
         except MonitorError:
             # The monitor hangs up a moment before the process is seen to have ended.
             assert self._qemu is not None
@@ -261,19 +267,16 @@ class Machine:
         with template.state.open("rb") as file:
             self.monitor.load(file.fileno())
         if self._control is not None:
-            self._control.send(f"clock {time.time() + 0.5:.0f}")
+            self._control.send(setclock.line(time.time()))
         self.monitor.execute("cont")
 
-    def _await_guest(self, deadline: float, timeout: float, probe: Probe) -> None:
+    def _await_guest(self, word: str, deadline: float, timeout: float, probe: Probe) -> None:
         """Wait for the agent: the end of the setup, or of setting the clock of a restored guest."""
         assert self._control is not None
-        restored = self._template is not None
-        code = self._control.await_answer(
-            "vmports-clock" if restored else "vmports-ready", deadline,
-            [p.death for p in self.processes() if p.death is not None], self.check_alive,
-        )  # fmt: skip
+        deaths = [p.death for p in self.processes() if p.death is not None]
+        code = self._control.await_answer(word, deadline, deaths, self.check_alive)
         if code is None:
-            what = "it did not set its clock" if restored else "its setup has not ended"
+            what = "its setup has not ended" if word == "vmports-ready" else "its clock is not set"
             raise self._timeout(what, timeout, probe)
         if code:
             raise SetupError(returncode=code, console=self.console_tail())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # A guest that was not up when the connection's first packet came answers a repeated one seconds
 # later; a new connection asks at once.
 _ONE_TRY_SECONDS = 0.5
+_FIRST_LOOK_SECONDS = 0.002
 _LOOK_SECONDS = 0.02
 _HTTP_GOOD = range(200, 400)
 
@@ -114,10 +115,13 @@ class Probe:
         self, connection: socket.socket, port: ExposedPort, until: float, check: Callable[[], None]
     ) -> bool:
         said = "the guest has not answered (no network yet, or packets are dropped)"
+        look = _FIRST_LOOK_SECONDS
         while time.monotonic() < until:
             if self._wiring.accepted(port, self._monitor):
                 return True
-            readable, _, _ = select.select([connection], [], [], _LOOK_SECONDS)
+            # A restored guest answers within milliseconds, a booting one within seconds.
+            readable, _, _ = select.select([connection], [], [], look)
+            look = min(2 * look, _LOOK_SECONDS)
             check()
             if readable:
                 if _first_byte(connection):
