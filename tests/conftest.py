@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def boot(
-    vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary: Path
-) -> Boot:
+def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary: Path) -> Boot:
     """Return a function that boots a VM for a ``with`` block, in tests and fixtures of any scope.
 
     It takes ports and settings as the marker does, boots from cold unless told otherwise, and

@@ -31,8 +31,9 @@ def vm(boot, gvproxy):
 @pytest.fixture(scope="module")
 def second(boot, gvproxy, vm):
     """Return a VM without forwards that runs while ``vm`` does."""
-    with boot(**gvproxy, setup="ping -c 1 -w 5 192.168.127.1 && echo the network is there") as vm:
-        yield vm
+    setup = "ping -c 1 -w 5 192.168.127.1 && echo the network is there"
+    with boot(**gvproxy, setup=setup) as second:
+        yield second
 
 
 def test_gvproxy_wires_it(vm):

@@ -113,14 +113,17 @@ def alive(pid: int) -> bool:
 
 def remains(pids: Iterable[int], ports: Iterable[tuple[str, int]]) -> list[str]:
     """Return what is left of a VM: processes that run, and ports that cannot be had."""
-    left = [f"process {pid}" for pid in pids if alive(pid)]
-    for protocol, port in ports:
-        try:
-            with PortAllocator() as allocator:
-                allocator.acquire_fixed(port, protocol=protocol, timeout=0)
-        except PortError as error:
-            left.append(str(error))
-    return left
+    processes = [f"process {pid}" for pid in pids if alive(pid)]
+    return processes + [trouble for port in ports if (trouble := _trouble_with(*port))]
+
+
+def _trouble_with(protocol: str, port: int) -> str:
+    try:
+        with PortAllocator() as allocator:
+            allocator.acquire_fixed(port, protocol=protocol, timeout=0)
+    except PortError as error:
+        return str(error)
+    return ""
 
 
 def assert_gone(story: dict[str, Any], seconds: float) -> None:

@@ -5,7 +5,8 @@ quarter of a second under emulation, more than all the rest of the restoring; a 
 already running and only waits costs next to nothing. There is no compiler where this package is
 installed, so here are its instructions::
 
-    again:  read(0, buffer, 16)             leave unless 16 bytes came: a struct timespec
+    again:  read(0, buffer, 16), until 16 bytes came: a struct timespec
+            (the shell's printf writes in pieces where a byte is a newline)
             clock_settime(CLOCK_REALTIME, buffer)       leave unless it returned 0
             write(1, "vmports-clock 0\n", 16)
             go to again
@@ -21,12 +22,13 @@ MESSAGE: Final = b"vmports-clock 0\n"
 _BASE: Final = 0x400000
 _X86_64: Final = bytes.fromhex(
     "4883ec10"  # sub rsp, 16
-    "31c0" "31ff" "4889e6" "6a10" "5a" "0f05"  # again: read(0, rsp, 16)
-    "83f810" "7524"  # cmp eax, 16; jne leave
+    "31db"  # again: xor ebx, ebx
+    "31c0" "31ff" "488d341c" "6a10" "5a" "29da" "0f05"  # more: read(0, rsp + rbx, 16 - ebx)
+    "85c0" "7e2b" "01c3" "83fb10" "75e6"  # jle leave; add ebx, eax; cmp ebx, 16; jne more
     "b8e3000000" "31ff" "4889e6" "0f05"  # clock_settime(0, rsp)
     "85c0" "7514"  # test eax, eax; jne leave
     "6a01" "58" "6a01" "5f"  # write(1, message, 16)
-    "488d350f000000" "6a10" "5a" "0f05" "ebcb"  # ...; jmp again
+    "488d350f000000" "6a10" "5a" "0f05" "ebc0"  # ...; jmp again
     "6a3c" "58" "6a01" "5f" "0f05"  # leave: exit(1)
 )  # fmt: skip
 

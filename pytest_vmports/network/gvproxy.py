@@ -22,12 +22,14 @@ from pytest_vmports.constants import (
     HOST_ALIAS_IP,
 )
 from pytest_vmports.errors import ForwardError, LaunchError, MachineError
+from pytest_vmports.network import handshake
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.network.wiring import port_of
 from pytest_vmports.process import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_vmports.host import Gvproxy
     from pytest_vmports.leases import PortAllocator
@@ -72,8 +74,8 @@ class GvproxyWiring:
         self._config = workdir / "gvproxy.yaml"
         self._qemu_socket = workdir / "net.sock"
         self._api_socket = workdir / "api.sock"
+        self._capture = workdir / "handshake.pcap"
         self._process: Process | None = None
-        self._openings = 0
 
     def qemu_args(self) -> list[str]:
         """Return the stream connection to gvproxy and the guest's network card."""
@@ -103,16 +105,9 @@ class GvproxyWiring:
     def refused(self, qemu_output: str) -> None:
         """Return None: gvproxy refuses, and `start` raises."""
 
-    def before_probe(self) -> None:
-        """Remember how many connections the guest has accepted so far."""
-        self._openings = self._count_openings()
-
-    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:  # noqa: ARG002 - protocol
-        """Whether the guest accepted a connection since `before_probe`.
-
-        gVisor counts an active opening when the guest answers, and only forwards open actively.
-        """
-        return self._count_openings() > self._openings
+    def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
+        """Watch the guest's side of the wire: gvproxy does not tell one connection's fate."""
+        return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
 
     def processes(self) -> Sequence[Process]:
         """Return gvproxy's process once it was started."""
@@ -189,9 +184,6 @@ class GvproxyWiring:
         status, text = self._call("POST", "/services/forwarder/expose", body)
         if status != http.client.OK:
             raise _forward_error(port, text.strip())
-
-    def _count_openings(self) -> int:
-        return int(self._json("/stats")["TCP"]["ActiveConnectionOpenings"])
 
     def _json(self, path: str) -> Any:
         status, text = self._call("GET", path)

@@ -5,6 +5,7 @@ Source: the invocation chapter of QEMU's documentation, ``-netdev user``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ from pytest_vmports.constants import (
 from pytest_vmports.network.wiring import port_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Asks
@@ -44,9 +46,6 @@ class Quiet:
         """Return all: QEMU binds the ports."""
         return lease_fds
 
-    def before_probe(self) -> None:
-        """Do nothing: the monitor lists connections one by one."""
-
     def processes(self) -> Sequence[Process]:
         """Return none."""
         return ()
@@ -70,9 +69,9 @@ class NoNetwork(Quiet):
     def refused(self, qemu_output: str) -> None:
         """Return None: there is no forward."""
 
-    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:  # noqa: ARG002 - see above
-        """Return False: there is no forward."""
-        return False
+    def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
+        """Refuse: there is no forward."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,12 @@ class UsernetWiring(Quiet):
                 return port, (found + rule).strip()
         return None
 
-    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:
-        """Whether ``info usernet`` shows a connection to ``port`` that the guest answered."""
+    @contextlib.contextmanager
+    def watch(self, port: ExposedPort, monitor: Asks) -> Iterator[Callable[[], bool]]:
+        """Yield whether ``info usernet`` shows a connection to ``port`` that the guest answered."""
+        yield lambda: self._accepted(port, monitor)
+
+    def _accepted(self, port: ExposedPort, monitor: Asks) -> bool:
         for line in monitor.hmp("info usernet").splitlines():
             row = _ROW.match(line)
             if (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pytest_vmports.host import Gvproxy
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class Asks(Protocol):
-    """Something that answers a line of QEMU's human monitor."""
+    """Something that QEMU's monitor answers."""
 
     def hmp(self, line: str) -> str:
-        """Return the monitor's reply to ``line``."""
+        """Return the human monitor's reply to ``line``."""
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Return the answer to a QMP command."""
 
 
 class Wiring(Protocol):
@@ -51,15 +55,15 @@ class Wiring(Protocol):
     def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
         """Return the forward that QEMU says it could not bind, and its words."""
 
-    def accepted(self, port: ExposedPort, monitor: Asks) -> bool:
-        """Whether the guest itself took the connection that is now open to ``port``.
+    def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
+        """Yield a function: whether the guest itself took a connection made to ``port`` meanwhile.
 
-        The forwarder accepts every connection on the host's side, guest or no guest; this asks
-        the forwarder about its other side. One probe at a time per VM.
+        The forwarder accepts every connection on the host's side, guest or no guest; this looks
+        at its other side. One watch at a time per VM.
+
+        Raises:
+            MonitorError: QEMU hung up.
         """
-
-    def before_probe(self) -> None:
-        """Prepare the next `accepted`; called before the probe connects."""
 
     def processes(self) -> Sequence[Process]:
         """Return the processes of this wiring that must run while the VM does."""

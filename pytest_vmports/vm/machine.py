@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import shlex
 import shutil
 import socket
@@ -283,7 +284,7 @@ class Machine:
 
     def _died(self, process: Process) -> MachineDiedError:
         return MachineDiedError(
-            program=process.name, returncode=_exit_words(process),
+            program=process.name, returncode=_exit_words(process, self.console()),
             stderr=process.output.strip() or "(nothing)", console=self.console_tail(),
         )  # fmt: skip
 
@@ -295,8 +296,10 @@ class Machine:
         )  # fmt: skip
 
 
-def _exit_words(process: Process) -> str:
+def _exit_words(process: Process, console: str = "") -> str:
     code = process.returncode
     if code == 0 and process.name == "QEMU":
-        return "0 (the guest powered off, or was reset by a panic)"
+        # The line itself is followed by a trace that may fill the whole tail.
+        panic = re.search(r"Kernel panic - not syncing: ([^\r\n]*)", console)
+        return f"0 (kernel panic: {panic[1]})" if panic else "0 (the guest powered off or rebooted)"
     return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"

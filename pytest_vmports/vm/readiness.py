@@ -1,8 +1,8 @@
 """Proofs that the guest answered.
 
 A TCP connect proves nothing: the forwarder completes it on the host's side whether or not there is
-a guest. So a probe connects, and then asks the forwarder what became of the other side; or it
-receives a byte, which only the guest can have sent.
+a guest. So a probe connects, and then asks the wiring what became of the other side; or it receives
+a byte, which only the guest can have sent.
 """
 
 from __future__ import annotations
@@ -99,25 +99,30 @@ class Probe:
 
     def _ask(self, port: ExposedPort, deadline: float, check: Callable[[], None]) -> bool:
         check()
-        self._wiring.before_probe()
         until = min(deadline, time.monotonic() + _ONE_TRY_SECONDS)
         try:
-            with socket.create_connection(port.address, timeout=_ONE_TRY_SECONDS) as connection:
-                if self.wait_for.mode == "http":
+            if self.wait_for.mode == "http":
+                with _connect(port) as connection:
                     return self._http(connection, port, until, check)
-                return self._tcp(connection, port, until, check)
+            with self._wiring.watch(port, self._monitor) as accepted, _connect(port) as connection:
+                return self._tcp(connection, accepted, port, until, check)
         except OSError as error:
             self.answers[port.internal] = f"the forward itself failed: {error}"
             _pause(until, check)
             return False
 
     def _tcp(
-        self, connection: socket.socket, port: ExposedPort, until: float, check: Callable[[], None]
+        self,
+        connection: socket.socket,
+        accepted: Callable[[], bool],
+        port: ExposedPort,
+        until: float,
+        check: Callable[[], None],
     ) -> bool:
         said = "the guest has not answered (no network yet, or packets are dropped)"
         look = _FIRST_LOOK_SECONDS
         while time.monotonic() < until:
-            if self._wiring.accepted(port, self._monitor):
+            if accepted():
                 return True
             # A restored guest answers within milliseconds, a booting one within seconds.
             readable, _, _ = select.select([connection], [], [], look)
@@ -126,8 +131,8 @@ class Probe:
             if readable:
                 if _first_byte(connection):
                     return True
-                # Accepted and closed at once also ends here; the forwarder still knows.
-                if self._wiring.accepted(port, self._monitor):
+                # Accepted and closed at once also ends here; the wiring still knows.
+                if accepted():
                     return True
                 said = "the guest refused: nothing listens on this port"
                 _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
@@ -160,6 +165,10 @@ class Probe:
             self.answers[port.internal] = f"no HTTP answer, got {line!r}"
         _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
         return False
+
+
+def _connect(port: ExposedPort) -> socket.socket:
+    return socket.create_connection(port.address, timeout=_ONE_TRY_SECONDS)
 
 
 def _first_byte(connection: socket.socket) -> bool:

@@ -1,0 +1,83 @@
+"""The guest's answers to connections, seen on its side of the wire.
+
+What a forwarder says of its other side is not always there to be asked for: gvproxy's counter of
+openings moves when it dials, answer or not. So QEMU writes what passes the guest's network card to
+a file while a connection is tried (source: ``filter-dump`` in QEMU's manual), in pcap's format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from pytest_vmports.constants import GUEST_IP
+from pytest_vmports.errors import MonitorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pytest_vmports.network.wiring import Asks
+
+_FILTER = "handshake"
+# Ethernet, the longest IP header and TCP's up to the flags: no data of the guest's is written.
+_BYTES_A_PACKET = 96
+_FILE_HEADER, _PACKET_HEADER, _ETHERNET_HEADER = 24, 16, 14
+_IPV4, _TCP = b"\x08\x00", 6
+_SYN_ACK = 0x12
+_GUEST = socket.inet_aton(GUEST_IP)
+
+
+@contextlib.contextmanager
+def watch(monitor: Asks, netdev: str, file: Path, guest_port: int) -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether the guest has accepted a connection since.
+
+    Args:
+        monitor: of the guest's QEMU.
+        netdev: what the guest's network card is connected to.
+        file: where to write the packets; must not exist, and is removed.
+        guest_port: where the connection leads.
+
+    Raises:
+        MonitorError: QEMU refused to write them, or hung up.
+    """
+    monitor.execute(
+        "object-add", id=_FILTER, netdev=netdev, file=str(file), maxlen=_BYTES_A_PACKET,
+        **{"qom-type": "filter-dump"},
+    )  # fmt: skip
+    try:
+        yield lambda: accepted(file.read_bytes(), guest_port)
+    finally:
+        # When QEMU has died meanwhile, whoever waits for the guest finds out and says so.
+        with contextlib.suppress(MonitorError):
+            monitor.execute("object-del", id=_FILTER)
+        file.unlink(missing_ok=True)
+
+
+def accepted(capture: bytes, guest_port: int) -> bool:
+    """Whether a pcap file shows the guest accepting a TCP connection to ``guest_port``."""
+    return any(_accepts(packet, guest_port) for packet in _packets(capture))
+
+
+def _packets(capture: bytes) -> Iterator[bytes]:
+    at = _FILE_HEADER
+    while at + _PACKET_HEADER <= len(capture):
+        (size,) = struct.unpack_from("=I", capture, at + 8)
+        at += _PACKET_HEADER
+        yield capture[at : at + size]
+        at += size
+
+
+def _accepts(packet: bytes, guest_port: int) -> bool:
+    ip = packet[_ETHERNET_HEADER:]
+    tcp = ip[(ip[0] & 0xF) * 4 :] if ip else b""
+    return (
+        len(tcp) > 13  # noqa: PLR2004 - the flags' place
+        and packet[12:14] == _IPV4
+        and ip[9] == _TCP
+        and ip[12:16] == _GUEST
+        and int.from_bytes(tcp[:2], "big") == guest_port
+        and tcp[13] & _SYN_ACK == _SYN_ACK
+    )
