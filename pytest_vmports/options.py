@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports import parse
@@ -47,6 +47,7 @@ class Settings:
     wait_for: WaitFor
     template: bool
     fresh_boot: bool
+    prewarm: int
     cache_size: int
     cache_dir: str | None
     port_range: tuple[int, int] | None
@@ -57,7 +58,7 @@ class Settings:
     missing: str
     state_dir: str | None
 
-    sources: Mapping[str, str]
+    sources: Mapping[str, str] = field(compare=False)
     """Where each value came from, by name."""
 
 
@@ -109,6 +110,10 @@ OPTIONS = (
         "boot once and start each test's VM from its saved state: yes or no",
     ),
     Option("fresh_boot", "no", parse.boolean, "boot this test's VM from cold: yes or no"),
+    Option(
+        "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", parse.whole(0, 1),
+        "VMs that are kept ready for the next test while one runs: 0 or 1",
+    ),
     Option(
         "cache_size", "4G", parse.memory, "MiB on disk for saved states, or as 4G", marker=False
     ),

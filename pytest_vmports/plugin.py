@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.launch import Launcher
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
+_next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
 
 
@@ -71,6 +72,13 @@ def pytest_testnodedown(node: Any) -> None:
         raise pytest.UsageError(*problems)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Remember what the next test needs, so that its VM can be made ready meanwhile."""
+    if nextitem is not None and "vm_with_ports" in getattr(nextitem, "fixturenames", ()):
+        item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -104,8 +112,9 @@ def vmports_launcher(
     cache, limit = options.values(config, "cache_dir", "cache_size")
     with RunDir() as run_dir:
         templates = Templates(cache and Path(cache), limit, lambda line: report.say(config, line))
-        yield Launcher(vmports_allocator, run_dir.path, config.rootpath, templates)
-        templates.close()
+        launcher = Launcher(vmports_allocator, run_dir.path, config.rootpath, templates)
+        yield launcher
+        launcher.close()
 
 
 @pytest.fixture(scope="session")
@@ -148,8 +157,8 @@ def vm_with_ports(
     with _missing(vmports_settings):
         guest = vmports_launcher.guest(vmports_settings, vmports_guest)
         machine = vmports_launcher.launch(
-            vmports_settings.expose, exposed_ports, vmports_settings, guest,
-            evidence.machines.append,
+            exposed_ports, vmports_settings, guest,
+            evidence.machines.append, following=request.node.stash.get(_next_key, None),
         )  # fmt: skip
     yield VM(machine)
     machine.finish()

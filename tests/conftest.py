@@ -42,7 +42,7 @@ def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary
             if meanwhile is not None:
                 meanwhile(exposed)
             machine = vmports_launcher.launch(
-                settings.expose, exposed, settings, vmports_launcher.guest(settings), _no_evidence
+                exposed, settings, vmports_launcher.guest(settings), _no_evidence
             )
             try:
                 yield VM(machine)

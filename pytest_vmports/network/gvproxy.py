@@ -105,6 +105,24 @@ class GvproxyWiring:
     def refused(self, qemu_output: str) -> None:
         """Return None: gvproxy refuses, and `start` raises."""
 
+    def expose(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
+        """Add a forward over the API.
+
+        Raises:
+            ForwardError: the host port could not be bound.
+        """
+        self._expose(port)
+        self.ports += (port,)
+
+    def hide(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
+        """Take a forward away over the API.
+
+        Raises:
+            MachineError: there is no such forward.
+        """
+        self._unexpose(f"{port.host}:{port.external}", port.protocol)
+        self.ports = tuple(p for p in self.ports if p != port)
+
     def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
         """Watch the guest's side of the wire: gvproxy does not tell one connection's fate."""
         return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
@@ -138,10 +156,7 @@ class GvproxyWiring:
                 ],
                 [*lease_fds, ssh.fileno()],
             )  # fmt: skip
-            local = {"local": f"127.0.0.1:{ssh.port}", "protocol": "tcp"}
-            status, text = self._call("POST", "/services/forwarder/unexpose", local)
-            if status != http.client.OK:
-                raise MachineError(f"gvproxy kept its forward to ssh: {status} {text.strip()}")
+            self._unexpose(f"127.0.0.1:{ssh.port}", "tcp")
         for port in self.ports:
             self._expose(port)
 
@@ -184,6 +199,12 @@ class GvproxyWiring:
         status, text = self._call("POST", "/services/forwarder/expose", body)
         if status != http.client.OK:
             raise _forward_error(port, text.strip())
+
+    def _unexpose(self, local: str, protocol: str) -> None:
+        body = {"local": local, "protocol": protocol}
+        status, text = self._call("POST", "/services/forwarder/unexpose", body)
+        if status != http.client.OK:
+            raise MachineError(f"gvproxy kept its forward of {local}: {status} {text.strip()}")
 
     def _json(self, path: str) -> Any:
         status, text = self._call("GET", path)

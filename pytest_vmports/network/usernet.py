@@ -17,6 +17,7 @@ from pytest_vmports.constants import (
     GUEST_SUBNET,
     USERNET_DNS_IP,
 )
+from pytest_vmports.errors import ForwardError, MachineError
 from pytest_vmports.network.wiring import port_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ class NoNetwork(Quiet):
         """Return the argument that keeps QEMU from adding its default card."""
         return ["-nic", "none"]
 
+    def expose(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
+        """Refuse: the guest has no network card.
+
+        Raises:
+            MachineError: always.
+        """
+        raise MachineError(f"{port} cannot be forwarded: the guest has no network card")
+
+    hide = expose
+
     def refused(self, qemu_output: str) -> None:
         """Return None: there is no forward."""
 
@@ -74,7 +85,7 @@ class NoNetwork(Quiet):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass
 class UsernetWiring(Quiet):
     """QEMU's user network. ``restrict``: the guest can reach nothing, forwards still work."""
 
@@ -86,6 +97,33 @@ class UsernetWiring(Quiet):
     def qemu_args(self) -> list[str]:
         """Return ``-netdev user,…`` with one hostfwd a port, and the guest's network card."""
         return ["-netdev", netdev(self.ports, restrict=self.restrict), *network_card()]
+
+    def expose(self, port: ExposedPort, monitor: Asks) -> None:
+        """Add a forward with ``hostfwd_add``.
+
+        Raises:
+            ForwardError: the host port could not be bound.
+        """
+        # QMP reports success whatever came of it; the human monitor's text is the truth.
+        reply = monitor.hmp(f"hostfwd_add {NETDEV_ID} {hostfwd(port)}").strip()
+        if reply:
+            raise ForwardError(
+                program="QEMU", port=port.external, protocol=port.protocol, host=port.host,
+                detail=reply,
+            )  # fmt: skip
+        self.ports += (port,)
+
+    def hide(self, port: ExposedPort, monitor: Asks) -> None:
+        """Take a forward away with ``hostfwd_remove``.
+
+        Raises:
+            MachineError: there is no such forward.
+        """
+        rule = f"{port.protocol}:{port.host}:{port.external}"
+        reply = monitor.hmp(f"hostfwd_remove {NETDEV_ID} {rule}").strip()
+        if not reply.endswith("removed"):
+            raise MachineError(f"QEMU did not remove the forward {rule}: {reply}")
+        self.ports = tuple(p for p in self.ports if p != port)
 
     def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
         """Return the forward in QEMU's "Could not set up host forwarding rule"."""

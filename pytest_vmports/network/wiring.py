@@ -65,6 +65,20 @@ class Wiring(Protocol):
             MonitorError: QEMU hung up.
         """
 
+    def expose(self, port: ExposedPort, monitor: Asks) -> None:
+        """Add a forward while the guest runs.
+
+        Raises:
+            ForwardError: the host port could not be bound.
+        """
+
+    def hide(self, port: ExposedPort, monitor: Asks) -> None:
+        """Take a forward away while the guest runs.
+
+        Raises:
+            MachineError: there is no such forward.
+        """
+
     def processes(self) -> Sequence[Process]:
         """Return the processes of this wiring that must run while the VM does."""
 

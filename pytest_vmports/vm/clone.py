@@ -48,7 +48,7 @@ class Templates:
     """
 
     def __init__(self, cache: Path | None, limit: int, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+        self.tell = tell
         self._store = TemplateStore(cache, limit * _MIB, tell)
         self._without: set[str] = set()
 
@@ -104,11 +104,11 @@ class Templates:
     def give_up(self, guest: Guest, why: str) -> None:
         """Boot this guest from cold from now on, and say so once."""
         self._without.add(guest.name)
-        self._tell(f"vmports: every VM of {guest.name} boots from cold: {why}")
+        self.tell(f"vmports: every VM of {guest.name} boots from cold: {why}")
 
     def discard(self, template: Template, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""
-        self._tell(f"vmports: a saved state could not be restored and is built anew: {error}")
+        self.tell(f"vmports: a saved state could not be restored and is built anew: {error}")
         self._store.discard(template)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import ForwardError, LaunchError, MonitorError
+from pytest_vmports.errors import ForwardError, LaunchError, MachineDiedError, MonitorError
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
@@ -14,9 +14,10 @@ from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.vm.command import Hardware
 from pytest_vmports.vm.machine import Machine
+from pytest_vmports.vm.standby import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from pytest_vmports.leases import LeaseInfo, PortAllocator
     from pytest_vmports.models import PortMapping
@@ -45,6 +46,7 @@ class Launcher:
         self.root = root
         self._run_dir = run_dir
         self._templates = templates
+        self._standby = Standby(templates.tell)
 
     def expose(
         self,
@@ -65,39 +67,105 @@ class Launcher:
 
     def launch(
         self,
-        mappings: Sequence[PortMapping],
         exposed: ExposedPorts,
         settings: Settings,
         guest: Guest,
         observe: Callable[[Machine], None],
+        *,
+        following: Settings | None = None,
     ) -> Machine:
-        """Return a machine that is ready.
-
-        A forward that cannot be bound, although we hold its lease, was taken by a program that
-        sets ``SO_REUSEADDR`` and listens in our range. Where the port was ours to choose,
-        ``exposed`` gets others and the start is tried again.
+        """Return a machine that is ready, and begin to make the next one where it is of the kind.
 
         Args:
-            mappings: what was asked for.
-            exposed: what was granted for it.
-            settings: everything else.
+            exposed: the ports that were granted.
+            settings: what was asked for.
             guest: what to boot.
             observe: told of every machine before it starts, for the evidence.
+            following: the settings of the next test, when that is known.
 
         Raises:
             HostError: QEMU or gvproxy is missing.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
         template = self._templates.find(self, settings, guest, observe)
+        machine = template and self._from_standby(template, exposed, settings, observe)
+        if not machine:
+            machine = self._start(exposed, settings, guest, observe, template)
+        if template is not None and settings.prewarm and following == settings:
+            self._standby.prepare(
+                (template.folder, _shape(settings)), machine.hardware.memory,
+                lambda: self._make_standby(template, settings, guest),
+            )  # fmt: skip
+        return machine
+
+    def close(self) -> None:
+        """End what waits for a next test, and let go of the templates."""
+        self._standby.drop()
+        self._templates.close()
+
+    def _from_standby(
+        self,
+        template: Template,
+        exposed: ExposedPorts,
+        settings: Settings,
+        observe: Callable[[Machine], None],
+    ) -> Machine | None:
+        """Return the machine that was kept ready, with this test's forwards; or None."""
+        machine = self._standby.take((template.folder, _shape(settings)))
+        if machine is None:
+            return None
+        try:
+            machine.hand_over(exposed.ports, exposed.pass_fds)
+            machine.wait_ready(settings.wait_for, settings.boot_timeout)
+        except (ForwardError, MonitorError, MachineDiedError):
+            # A fresh clone tries other ports, and tells what is wrong when that is in vain too.
+            machine.stop()
+            machine.discard()
+            return None
+        exposed.release_guards()
+        observe(machine)
+        return machine
+
+    def _make_standby(self, template: Template, settings: Settings, guest: Guest) -> Machine:
+        inner = [m.model_copy(update={"external": None}) for m in settings.expose]
+        exposed = self.expose(inner, settings)
+        try:
+            machine = self.machine(exposed, settings, guest, template=template)
+            machine.start(exposed.pass_fds)
+            exposed.release_guards()
+            try:
+                machine.wait_ready(settings.wait_for, settings.boot_timeout)
+                machine.hide_all()
+            except BaseException:
+                machine.stop()
+                raise
+        finally:
+            exposed.release()
+        return machine
+
+    def _start(
+        self,
+        exposed: ExposedPorts,
+        settings: Settings,
+        guest: Guest,
+        observe: Callable[[Machine], None],
+        template: Template | None,
+    ) -> Machine:
+        """Return a machine that is ready, cloned or booted.
+
+        A forward that cannot be bound, although we hold its lease, was taken by a program that
+        sets ``SO_REUSEADDR`` and listens in our range. Where the port was ours to choose,
+        ``exposed`` gets others and the start is tried again.
+        """
         for left in reversed(range(_TRIES)):
             machine = self.machine(exposed, settings, guest, template=template)
             observe(machine)
             try:
                 machine.start(exposed.pass_fds)
             except ForwardError as error:
-                if not left or _is_fixed(error, mappings):
+                if not left or _is_fixed(error, settings.expose):
                     raise
-                fresh = lease_ports(mappings, self.allocator, host=settings.bind_host)
+                fresh = lease_ports(settings.expose, self.allocator, host=settings.bind_host)
                 exposed.replace(fresh)
                 continue
             except (LaunchError, MonitorError) as error:
@@ -162,6 +230,11 @@ class Launcher:
         else:
             guest = own or Guest.alpine()
         return guest.with_additions(files=settings.files, setup=settings.setup)
+
+
+def _shape(settings: Settings) -> Hashable:
+    """Return what a template does not tell of a machine that is kept ready."""
+    return settings.accel, settings.qemu, settings.gvproxy, settings.bind_host, settings.backend
 
 
 def _is_fixed(error: ForwardError, mappings: Sequence[PortMapping]) -> bool:

@@ -26,10 +26,11 @@ from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
     from pytest_vmports.vm.template import Template
 
@@ -140,7 +141,7 @@ class Machine:
                 if time.monotonic() >= deadline:
                     raise self._timeout(f"waited for {wait_for}", timeout, probe)
                 probe.step(deadline, self.check_alive)
-            if restored:
+            if restored and self.state is State.STARTED:
                 self._await_guest("vmports-clock", deadline, timeout, probe)
         except MonitorError:
             # The monitor hangs up a moment before the process is seen to have ended.
@@ -150,6 +151,32 @@ class Machine:
             raise
         self.times["ready"] = time.monotonic()
         self.state = State.READY
+
+    def hand_over(self, ports: Sequence[ExposedPort], lease_fds: Sequence[int]) -> None:
+        """Forward these ports to a guest that is already ready, instead of those it had.
+
+        Args:
+            ports: the forwards.
+            lease_fds: their leases' descriptors, in the same order.
+
+        Raises:
+            ForwardError: a host port could not be bound.
+            MonitorError: QEMU hung up.
+        """
+        self.times["start"] = time.monotonic()
+        for port, lease in zip(ports, lease_fds, strict=True):
+            if lease in self.wiring.qemu_fds([lease]):
+                self.monitor.give(lease, f"lease-{port.protocol}-{port.external}")
+            self.wiring.expose(port, self.monitor)
+
+    def hide_all(self) -> None:
+        """Take all forwards away.
+
+        Raises:
+            MachineError: one could not be removed.
+        """
+        for port in self.wiring.ports:
+            self.wiring.hide(port, self.monitor)
 
     def check_alive(self) -> None:
         """Raise when a process of this VM has ended.

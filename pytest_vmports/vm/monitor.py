@@ -98,7 +98,7 @@ class Monitor:
         wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
         self.execute("migrate-set-capabilities", capabilities=wanted)
         # A descriptor, because QEMU's sandbox forbids exec: and 7.2 has no file: yet.
-        self._send_file(file)
+        self.give(file, "state")
         try:
             status = _run(self._migration(command), _CALL_SECONDS)
         except ExecuteError as error:
@@ -109,11 +109,17 @@ class Monitor:
         if status != "completed":
             raise MonitorError(command=command, reply=f"it ended as {status!r}")
 
-    def _send_file(self, file: int) -> None:
+    def give(self, descriptor: int, name: str) -> None:
+        """Give QEMU a copy of an open descriptor, which it keeps under ``name``.
+
+        Raises:
+            MonitorError: QEMU hung up.
+        """
+
         async def send() -> None:
             assert self._client is not None
-            self._client.send_fd_scm(file)
-            await self._client.execute("getfd", {"fdname": "state"})
+            self._client.send_fd_scm(descriptor)
+            await self._client.execute("getfd", {"fdname": name})
 
         try:
             _run(send(), _CALL_SECONDS)

@@ -1,0 +1,94 @@
+"""The next clone, restored while a test runs, so that the next test only waits for its forwards.
+
+A standby has answered on forwards of its own, which are gone again: its first page faults and first
+translations of guest code, most of what a fresh clone waits for, are behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import VmPortsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from pytest_vmports.vm.machine import Machine
+
+_MIB = 1 << 20
+# A clone writes to a fraction of its memory; what it may write in all has to be there twice over.
+_MEMORY_FACTOR = 2
+
+
+class Standby:
+    """At most one machine that waits to be handed over.
+
+    Args:
+        tell: writes a line to the terminal.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._thread: threading.Thread | None = None
+        self._kind: Hashable = None
+        self._machine: Machine | None = None
+        self._off = False
+
+    def prepare(self, kind: Hashable, memory: int, make: Callable[[], Machine]) -> None:
+        """Begin to make a machine in the background, unless memory is short.
+
+        Args:
+            kind: what it can be taken for.
+            memory: of one guest, in MiB.
+            make: returns it, restored and without forwards.
+        """
+        self.drop()
+        if self._off or not _memory_for(memory):
+            return
+        self._kind = kind
+
+        def run() -> None:
+            try:
+                self._machine = make()
+            except (VmPortsError, OSError) as error:
+                # Tests go on without: each restores its own clone and tells its own errors.
+                self._off = True
+                self._tell(f"vmports: no VMs are kept ready any more: {error}")
+
+        self._thread = threading.Thread(target=run, name="vmports-standby", daemon=True)
+        self._thread.start()
+
+    def take(self, kind: Hashable) -> Machine | None:
+        """Return the machine when it is of this kind; waits for one that is being made."""
+        self._join()
+        machine, self._machine = self._machine, None
+        if machine is None or kind == self._kind:
+            return machine
+        machine.finish()
+        return None
+
+    def drop(self) -> None:
+        """End the machine, if there is one. Safe to call again."""
+        self._join()
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.finish()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+def _memory_for(memory: int) -> bool:
+    """Whether this worker's share of the free memory has room for its VM and the next."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except FileNotFoundError:  # not Linux
+        return True
+    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return free * 1024 / workers > _MEMORY_FACTOR * memory * _MIB
