@@ -21,7 +21,10 @@ GUEST_SUBNET: Final = "192.168.127.0/24"
 GUEST_IP: Final = "192.168.127.2"
 GATEWAY_IP: Final = "192.168.127.1"
 USERNET_DNS_IP: Final = "192.168.127.3"
+UDP_RELAY_IP: Final = "192.168.127.253"
 HOST_ALIAS_IP: Final = "192.168.127.254"
 
 # gvproxy's DHCP server leases GUEST_IP to this address only.
 GUEST_MAC: Final = "5a:94:ef:e4:0c:ee"
+# Fixed, because a restored guest remembers it.
+UDP_RELAY_MAC: Final = "5a:94:ef:e4:0c:fd"

@@ -50,7 +50,9 @@ def test_a_misspelt_field_is_refused():
         ExposedPort(internal=80, external=20000, bind="::")
 
 
-@pytest.mark.parametrize("port", [PortMapping(internal=80), ExposedPort(internal=80, external=2000)])
+@pytest.mark.parametrize(
+    "port", [PortMapping(internal=80), ExposedPort(internal=80, external=2000)]
+)
 def test_a_port_is_a_value_that_cannot_change(port):
     with pytest.raises(ValidationError, match="frozen"):
         port.internal = 81

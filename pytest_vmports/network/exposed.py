@@ -39,7 +39,12 @@ class ExposedPorts:
         return tuple(lease.fileno() for _, lease in self._granted)
 
     def qemu_args(self) -> list[str]:
-        """Return QEMU's arguments for a user network with these forwards."""
+        """Return QEMU's arguments for a user network with these forwards.
+
+        Without ``allow_network`` the network is restricted, and QEMU then drops whatever the guest
+        sends by UDP, answers included: a UDP forward brings datagrams to the guest, and nothing
+        comes back.
+        """
         wiring = usernet.UsernetWiring(self.ports, restrict=not self._allow_network)
         return wiring.qemu_args()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 # A builder boots and then saves; who waits for it allows for both.
 _SAVE_SECONDS = 60.0
+_CONSOLE_CHARACTERS = 1 << 16
 
 
 class Makes(Protocol):
@@ -91,6 +92,7 @@ class Templates:
                     booted.start(exposed.pass_fds)
                     booted.wait_ready(settings.wait_for, settings.boot_timeout)
                     booted.save(folder / "state")
+                    (folder / "console").write_text(booted.console()[-_CONSOLE_CHARACTERS:])
                 finally:
                     booted.stop()
 

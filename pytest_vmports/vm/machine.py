@@ -93,6 +93,7 @@ class Machine:
         self._template = template
         self._ram = ram if template is None else Ram(template.ram, share=False)
         self._kept_console: str | None = None
+        self._console_before = ""
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
         """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
@@ -196,10 +197,11 @@ class Machine:
         """Return all that the guest wrote to its console."""
         if self._kept_console is not None:
             return self._kept_console
+        before = self._console_before
         try:
-            return self._console.read_text(errors="replace")
+            return before + self._console.read_text(errors="replace")
         except FileNotFoundError:
-            return ""
+            return before
 
     def console_tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines of the console, control characters removed."""
@@ -292,6 +294,7 @@ class Machine:
         )  # fmt: skip
 
     def _restore(self, template: Template) -> None:
+        self._console_before = template.console
         with template.state.open("rb") as file:
             self.monitor.load(file.fileno())
         if self._control is not None:

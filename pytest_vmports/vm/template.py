@@ -1,9 +1,10 @@
 """Templates: the saved state of a guest that was booted once, from which clones start.
 
-A template is a folder with ``ram`` (the guest's memory, sparse), ``state`` (its devices) and
-``manifest.json``. It is named by a key of everything that shapes it, built by one process under a
-lock, published by a rename, and checked before it is believed. Sources: QEMU's documentation of
-``x-ignore-shared`` and ``memory-backend-file``.
+A template is a folder with ``ram`` (the guest's memory, sparse), ``state`` (its devices),
+``console`` (what it wrote there until then) and ``manifest.json``. It is named by a key of
+everything that shapes it, built by one process under a lock, published by a rename, and checked
+before it is believed. Sources: QEMU's documentation of ``x-ignore-shared`` and
+``memory-backend-file``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pytest_vmports.errors import StateDirError, TemplateBusyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _LOCK_POLL_SECONDS = 0.02
 
@@ -47,6 +48,11 @@ class Template:
     def state(self) -> Path:
         """The state of its devices."""
         return self.folder / "state"
+
+    @property
+    def console(self) -> str:
+        """What the guest wrote to its console before it was saved."""
+        return (self.folder / "console").read_text(errors="replace")
 
 
 class TemplateStore:
