@@ -1,0 +1,67 @@
+"""Errors hold their facts, say them, and survive the way between xdist's processes."""
+
+import pickle
+import re
+
+import pytest
+
+from pytest_vmports import errors
+from pytest_vmports.errors import VmPortsError
+
+FACTS = {
+    "source": "pytest.ini", "name": "memory", "value": "lots", "allowed": "write MiB",
+    "port": 3000, "protocol": "tcp", "host": "127.0.0.1", "holder": "pid 7",
+    "wanted": 2, "range": "20000-20001", "held": 2, "holders": "pid 7",
+    "path": "/run/x", "reason": "it is a link", "remedy": "remove it",
+    "tried": "  qemu: not there", "what": "no kernel", "program": "QEMU", "returncode": 1,
+    "stderr": "oops", "command": "qemu -x", "detail": "in use", "console": "panic",
+    "timeout": 3.5, "waited_for": "any port", "ports": "port 80: refused", "reply": "no",
+    "lock": "/run/x.lock",
+}  # fmt: skip
+
+
+def all_errors(kind: type[VmPortsError] = VmPortsError) -> list[type[VmPortsError]]:
+    return [kind, *(e for sub in kind.__subclasses__() for e in all_errors(sub))]
+
+
+def made(kind: type[VmPortsError]) -> VmPortsError:
+    return kind("it is broken") if "{message}" in kind.template else kind(**FACTS)
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_an_error_is_the_same_after_the_way_between_processes(kind):
+    error = made(kind)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error) and again.fields == error.fields
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_a_message_says_every_fact_that_its_template_names(kind):
+    text = str(made(kind))
+    for name in re.findall(r"{(\w+)", kind.template):
+        assert str({"message": "it is broken", **FACTS}[name]) in text
+
+
+def test_facts_read_as_attributes_and_others_do_not():
+    error = errors.PortInUseError(port=3000, protocol="tcp", host="127.0.0.1", holder="pid 7")
+    assert error.port == 3000
+    with pytest.raises(AttributeError, match="no field 'colour'"):
+        _ = error.colour
+
+
+def test_a_plain_message_is_kept_as_it_is():
+    error = pickle.loads(pickle.dumps(errors.HostError("no {braces} are read")))
+    assert str(error) == "no {braces} are read"
+
+
+def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
+    drawn = re.findall(r"^ *[│ ]*(?:[├└]── )?(\w+Error)\b", errors.__doc__, re.MULTILINE)
+    assert sorted(drawn) == sorted(kind.__name__ for kind in all_errors())
+    for line in errors.__doc__.splitlines():
+        if match := re.match(r"    ([│ ]*)[├└]── (\w+Error)", line):
+            kind = getattr(errors, match[2])
+            assert (
+                len(kind.__mro__) - len(VmPortsError.__mro__) - issubclass(kind, ValueError)
+                == len(match[1]) // 4 + 1
+            ), line

@@ -1,0 +1,131 @@
+"""The layout: which way imports point, what is loaded when, how long a module may be."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytest_vmports
+
+PACKAGE = Path(pytest_vmports.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# A module may import from its own layer and from those before it.
+LAYERS = [
+    {"constants", "errors", "models", "parse"},
+    {
+        "lease_record", "port_guard", "port_range", "state_dir", "port_lease", "port_allocator",
+        "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
+    },
+    {"network", "guests"},
+    {"vm"},
+    {"report", "options"},
+    {"plugin", "cli"},
+]  # fmt: skip
+# What a text becomes is known to the layer of the value; these import it when they need it.
+LAZY = {"parse", "options"}
+HEAVY = ["pydantic", "filelock", "qemu.qmp"]
+
+
+def name_of(module: Path) -> str:
+    return ".".join(module.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def layer_of(name: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if name.split(".", maxsplit=1)[0] in layer)
+
+
+def imports(module: Path, *, whole: bool) -> set[str]:
+    """Return what a module imports when it is loaded, or at any time, but not for types only."""
+    tree = ast.parse(module.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    nodes = ast.walk(tree) if whole else iter(tree.body)
+    found = set()
+    for node in nodes:
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(found: set[str]) -> set[str]:
+    names = {name.removeprefix("pytest_vmports.") for name in found if "pytest_vmports." in name}
+    rooms = {room for layer in LAYERS for room in layer}
+    return {name for name in names if name.split(".")[0] in rooms}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_imports_point_towards_the_foundations(module):
+    name = name_of(module)
+    if name == "__init__":
+        return
+    used = ours(imports(module, whole=name not in LAZY))
+    assert {other for other in used if layer_of(other) > layer_of(name)} == set()
+
+
+def test_only_hooks_reports_and_options_know_pytest():
+    users = {name_of(m) for m in MODULES if "pytest" in imports(m, whole=True)}
+    assert users <= {"plugin", "report", "options"}
+
+
+def test_leases_know_nothing_of_qemu():
+    program = "import sys, pytest_vmports.leases; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "filelock" in loaded
+    for name in loaded:
+        assert not name.startswith(
+            ("qemu", "pydantic", "pytest_vmports.vm", "pytest_vmports.network")
+        )
+
+
+def test_installed_and_unused_it_loads_nothing_heavy(pytester):
+    pytester.makepyfile("def test_plain(): pass")
+    pytester.makeconftest(
+        f"""
+        import sys
+        def pytest_unconfigure(config):
+            assert config.pluginmanager.has_plugin("vmports")
+            print("LOADED", [m for m in {HEAVY} if m in sys.modules])
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:hypothesispytest", "-s")
+    result.stdout.fnmatch_lines(["*LOADED []*"])
+
+
+@pytest.mark.parametrize("name", pytest_vmports.__all__)
+def test_every_public_name_is_there(name):
+    module = importlib.import_module("pytest_vmports")
+    assert getattr(module, name) is not None and name in dir(module)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Vm'"):
+        _ = pytest_vmports.Vm
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_no_module_grows_beyond_reading(module):
+    assert module.read_text().count("\n") <= 400
+
+
+def test_the_readme_shows_the_settings_of_the_code():
+    script = PACKAGE.parent / "scripts" / "settings_table.py"
+    done = subprocess.run([sys.executable, script, "--check"], check=False)
+    assert done.returncode == 0, "run scripts/settings_table.py"

@@ -1,0 +1,132 @@
+"""Children that never outlive the process that started them."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_vmports import process
+from pytest_vmports.process import spawn
+
+START = """
+import sys
+from pathlib import Path
+from pytest_vmports import process
+if sys.argv[2] == "launcher":
+    process._has_setpriv = lambda: False
+child = process.spawn("sleeper", ["sleep", "600"], log=Path(sys.argv[1]))
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def has_ended(pid):
+    """Whether a process that is not our child ends within two seconds."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([fd], [], [], 2.0)[0])
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize("way", ["setpriv", "launcher"])
+def test_a_child_dies_with_its_killed_parent(log, way):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", START, str(log), way],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with parent:
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        parent.send_signal(signal.SIGKILL)
+    assert has_ended(pid)
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(log):
+    started = []
+    thread = threading.Thread(target=lambda: started.append(spawn("s", ["sleep", "60"], log=log)))
+    thread.start()
+    thread.join()
+    (child,) = started
+    assert child.wait(0.3) is None and child.running
+    child.kill()
+
+
+def test_a_child_whose_parent_is_already_gone_never_starts(log, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1 << 22)  # a parent that is not there
+    child = spawn("orphan", ["sh", "-c", "echo started"], log=log)
+    assert child.wait(10) == 125
+    assert child.output == ""
+    child.kill()
+
+
+def test_output_is_kept_even_when_its_file_is_gone(log):
+    child = spawn("echo", ["sh", "-c", "echo out; echo err >&2"], log=log)
+    assert child.wait(10) == 0
+    assert child.output == "out\nerr\n"
+    child.keep_output()
+    log.unlink()
+    assert child.output == "out\nerr\n"
+    child.kill()
+
+
+def test_descriptors_are_inherited_under_their_numbers(log):
+    read, write = os.pipe()
+    program = f"import os; os.write({write}, b'hello')"
+    child = spawn("writer", [sys.executable, "-c", program], log=log, pass_fds=[write])
+    assert child.wait(10) == 0
+    assert os.read(read, 100) == b"hello"
+    child.kill()
+    os.close(read)
+    os.close(write)
+
+
+def test_its_death_can_be_waited_for(log):
+    child = spawn("s", ["sleep", "60"], log=log)
+    assert select.select([child.death], [], [], 0)[0] == []
+    os.kill(child.pid, signal.SIGKILL)
+    assert select.select([child.death], [], [], 10)[0]
+    assert child.wait(10) == -signal.SIGKILL
+    child.kill()
+    assert child.death is None
+
+
+def test_stop_asks_first_and_kills_who_does_not_listen(log):
+    polite = spawn("p", ["sleep", "60"], log=log)
+    polite.stop()
+    assert polite.returncode == -signal.SIGTERM
+    deaf = spawn("d", ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"], log=log)
+    deadline = time.monotonic() + 10
+    while "ready" not in deaf.output:
+        assert deaf.wait(0.01) is None and time.monotonic() < deadline
+    deaf.stop(timeout=0.2)
+    assert deaf.returncode == -signal.SIGKILL
+
+
+def test_a_program_that_is_not_there_is_named(log):
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        spawn("x", ["no-such-program"], log=log)
+
+
+def test_no_helper_is_taken_for_setpriv_that_cannot_set_the_signal(monkeypatch, tmp_path):
+    fake = tmp_path / "setpriv"
+    fake.write_text("#!/bin/sh\necho 'busybox: usage'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    process._has_setpriv.cache_clear()
+    assert not process._has_setpriv()
+    process._has_setpriv.cache_clear()
