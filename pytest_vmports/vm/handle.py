@@ -31,6 +31,11 @@ class VM:
         return self._machine.wiring.kind
 
     @property
+    def origin(self) -> str:
+        """``booted``, ``cloned`` from a template, or ``standby``: cloned before the test began."""
+        return self._machine.origin
+
+    @property
     def pids(self) -> dict[str, int]:
         """Process ids by program name."""
         return {process.name: process.pid for process in self._machine.processes()}

@@ -61,6 +61,7 @@ class Machine:
 
     Attributes:
         state: see `State`.
+        origin: ``booted``, ``cloned``, or ``standby`` for a clone that waited for its test.
         command: QEMU's argv, empty before the start.
         monitor: the QMP connection; usable from the start to the stop.
         times: what happened when, `time.monotonic` seconds by name.
@@ -83,6 +84,7 @@ class Machine:
         self.hardware = hardware
         self.wiring = wiring
         self.state = State.NEW
+        self.origin = "booted" if template is None else "cloned"
         self.command: list[str] = []
         self.times: dict[str, float] = {}
         self._workdir = workdir
@@ -165,6 +167,7 @@ class Machine:
             MonitorError: QEMU hung up.
         """
         self.times["start"] = time.monotonic()
+        self.origin = "standby"
         for port, lease in zip(ports, lease_fds, strict=True):
             if lease in self.wiring.qemu_fds([lease]):
                 self.monitor.give(lease, f"lease-{port.protocol}-{port.external}")

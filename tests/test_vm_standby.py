@@ -1,0 +1,90 @@
+"""The next test's VM, kept ready while a test runs."""
+
+import textwrap
+
+import psutil
+import pytest
+
+SUITE = """
+    import psutil, pytest
+
+    pytestmark = pytest.mark.vmports({ports}, setup="nc -lk -p 8080 -e cat &", {settings})
+
+    def listening(vm):
+        found = set()
+        for pid in vm.pids.values():
+            for row in psutil.Process(pid).net_connections("inet"):
+                if row.status == psutil.CONN_LISTEN or row.type == 2:
+                    found.add(row.laddr.port)
+        return found
+
+    @pytest.mark.parametrize("number", range(4))
+    def test_echo(vm_with_ports, number):
+        vm = vm_with_ports
+        with vm.connect(8080) as s:
+            s.sendall(b"hi\\n")
+            assert s.recv(16) == b"hi\\n"
+        print("ORIGIN", vm.origin)
+        print("EXACT", {{p.external for p in vm if p.protocol == "tcp"}} == listening(vm))
+        for pid in vm.pids.values():
+            print("PID", pid)
+"""
+
+
+@pytest.fixture
+def run(pytester, qemu_binary):
+    def run(*, ports="8080", settings="", arguments=()):
+        suite = SUITE.format(ports=ports, settings=settings)
+        pytester.makepyfile(textwrap.dedent(suite))
+        result = pytester.runpytest_subprocess(
+            "-s", "-p", "no:randomly", "-p", "no:xdist", *arguments
+        )
+        result.assert_outcomes(passed=4)
+        said = [line.split()[-2:] for line in result.outlines if " " in line]
+        return {
+            key: [value for word, value in said if word.endswith(key)]
+            for key in ("ORIGIN", "EXACT", "PID")
+        }
+
+    return run
+
+
+@pytest.mark.parametrize("network", ["False", "True"])
+def test_the_next_test_gets_the_vm_that_waited_with_its_own_ports_and_nothing_stays(run, network):
+    said = run(settings=f"allow_network={network}")
+    assert said["ORIGIN"] == ["cloned", "standby", "standby", "standby"]
+    assert said["EXACT"] == ["True"] * 4
+    assert len(set(said["PID"])) == len(said["PID"])  # never the same VM twice
+    assert not any(psutil.pid_exists(int(pid)) for pid in said["PID"])
+
+
+def test_a_fixed_port_goes_from_vm_to_vm(run, worker_id):
+    port = 17300 + int(worker_id.removeprefix("gw") or 0) if worker_id != "master" else 17299
+    said = run(ports=f"'{port}:8080'")
+    assert said["ORIGIN"][1:] == ["standby"] * 3
+    assert said["EXACT"] == ["True"] * 4
+
+
+def test_it_can_be_switched_off(run):
+    assert run(arguments=["--vmports-prewarm", "0"])["ORIGIN"] == ["cloned"] * 4
+
+
+def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vmports(8080, setup="nc -lk -p 8080 -e cat &")
+        def test_one(vm_with_ports):
+            assert vm_with_ports.origin == "cloned"
+
+        @pytest.mark.vmports(9090, setup="nc -lk -p 9090 -e cat &")
+        def test_two(vm_with_ports):
+            assert vm_with_ports.origin == "cloned"
+            with vm_with_ports.connect(9090) as s:
+                s.sendall(b"hi\\n")
+                assert s.recv(16) == b"hi\\n"
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:xdist")
+    result.assert_outcomes(passed=2)
