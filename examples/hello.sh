@@ -4,6 +4,8 @@ mkdir -p /srv
 cat >/srv/answer <<'EOF'
 #!/bin/sh
 read -r request
+# All of it, to the empty line: what is left unread when a connection is closed resets it.
+while read -r line && [ "$line" != "$(printf '\r')" ]; do :; done
 body="you asked: $request"
 printf 'HTTP/1.0 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\n\r\n%s' ${#body} "$body"
 EOF
@@ -14,4 +16,4 @@ dd bs=2048 count=1 2>/dev/null | tr a-z A-Z
 EOF
 chmod +x /srv/answer /srv/shout
 nc -lk -p 8080 -e /srv/answer &
-nc -u -l -p 5353 -e /srv/shout &
+while :; do nc -u -l -p 5353 -e /srv/shout; done &

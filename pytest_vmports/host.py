@@ -48,7 +48,8 @@ class Qemu:
     @property
     def is_x86(self) -> bool:
         """Whether it emulates a PC."""
-        return self.path.endswith(("x86_64", "i386")) or machine() == "x86_64"
+        _, told, target = Path(self.path).name.partition("qemu-system-")
+        return (target if told else machine()).startswith(("x86_64", "i386"))
 
     def __str__(self) -> str:
         return f"QEMU {'.'.join(map(str, self.version))} ({self.path}, {self.found})"

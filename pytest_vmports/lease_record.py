@@ -24,8 +24,10 @@ LOCKS: Final = Path("/proc/locks")
 FORMAT_VERSION: Final = 1
 BLANK: Final = b"\n"
 _MAX_RECORD: Final = 4096
-# A parametrised test's id can be arbitrarily long; the record stays within one page.
-_MAX_TEXT: Final = 800
+# A parametrised test's id can be arbitrarily long. At JSON's worst, six bytes a character, the
+# record still stays within one page.
+_MAX_TEXT: Final = 500
+_MAX_WORKER: Final = 60
 # Inode of the first pid namespace; in any other the kernel hides locks of ended processes.
 _FIRST_PIDNS: Final = 0xEFFFFFFC
 
@@ -83,10 +85,10 @@ def _prefix(pid: int, raw_test: str, worker: str, label: str | None, host: str) 
         "start": process_start(pid),
         "pidns": pid_namespace(),
         "host": host,
-        "worker": worker[:_MAX_TEXT],
+        "worker": worker[:_MAX_WORKER],
         "test": test,
     }
-    return json.dumps(head)[:-1].encode("ascii") + b', "since": '
+    return json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8", "replace") + b', "since": '
 
 
 def make_record(host: str, label: str | None) -> bytes:

@@ -168,7 +168,7 @@ def settings_for(item: pytest.Item) -> Settings:
     Raises:
         SettingError: a value, an unknown keyword or a marker's port is wrong; names the test.
     """
-    marks = list(item.iter_markers(MARKER))  # closest first
+    marks = _marks(item)
     where = f"{item.nodeid}: marker {MARKER}"
     keywords: dict[str, Any] = {}
     for mark in marks:
@@ -224,6 +224,14 @@ def values(config: pytest.Config, *names: str) -> list[Any]:
 def configured(config: pytest.Config) -> bool:
     """Whether this project says anything about VMs outside its markers."""
     return any(_find(option, config, {}, "")[1] != "default" for option in OPTIONS)
+
+
+def _marks(item: pytest.Item) -> list[pytest.Mark]:
+    """Return the test's markers, the closest first."""
+    # pytest lists what `pytest.param(…, marks=…)` brings after the function's own.
+    brought = list(getattr(getattr(item, "callspec", None), "marks", ()))
+    marks = list(item.iter_markers(MARKER))
+    return sorted(marks, key=lambda mark: not any(mark is one for one in brought))
 
 
 def _find(

@@ -7,7 +7,6 @@ leases, so it is private, and anything odd about it is an error, never a fallbac
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import sys
@@ -73,20 +72,13 @@ def make_state_dir(override: Path | str | None = None) -> Path:
             to others, or lies on a network file system.
     """
     path = state_dir_path(override)
-    try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _refusal(path.parent, error) from error
-    for folder in (path.parent, path):
-        # FileExistsError also stands for a symbolic link or a file; _verify tells which.
-        with contextlib.suppress(FileExistsError):
-            try:
-                folder.mkdir(mode=0o700)
-            except FileExistsError:
-                raise
-            except OSError as error:
-                raise _refusal(folder, error) from error
+    missing = [folder for folder in path.parent.parents if not folder.exists()]
+    for folder in reversed(missing):
+        _make(folder)
+    # One after the other: what is made inside a symbolic link is made somewhere else.
+    _make(path.parent)
     _verify(path.parent, forbidden=0o022)
+    _make(path)
     _verify(path, forbidden=0o077)
     _verify_surroundings(path.parent)
     kind = network_file_system(path)
@@ -116,6 +108,16 @@ def network_file_system(path: Path, mountinfo: Path = MOUNTINFO) -> str:
         if inside and len(point) >= longest:
             longest, kind = len(point), right.split()[0]
     return kind if kind in NETWORK_FILE_SYSTEMS else ""
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        # Also a symbolic link or a file; _verify tells which.
+        return
+    except OSError as error:
+        raise _refusal(folder, error) from error
 
 
 def _verify(folder: Path, forbidden: int) -> None:

@@ -24,12 +24,13 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import PortsExhaustedError
-from pytest_vmports.leases import PortAllocator
+from pytest_vmports.leases import LeaseTamperedWarning, PortAllocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,19 +69,30 @@ class Ours:
         handle.release()
 
 
-class GuardOnly(Ours):
-    """Broken on purpose: the guard is there, the lock is not."""
+class Lockless(Ours):
+    """Broken on purpose: looks whether a port is free and locks nothing."""
 
     def __init__(self, state_dir: Path, ports: tuple[int, int] | None) -> None:
         super().__init__(state_dir, ports)
         self.allocator._lock = lambda _name: os.open(os.devnull, os.O_RDWR)
+        warnings.simplefilter("ignore", LeaseTamperedWarning)
+
+    def take(self, count: int) -> list[Any]:
+        handles = super().take(count)
+        for handle in handles:
+            handle.release_guard()
+        return handles
 
 
 class Unlinking(Ours):
-    """Broken on purpose: removes the lock file after giving the port back."""
+    """Broken on purpose: removes the lock file as it gives the port back."""
 
-    def give(self, handle: Any) -> None:
-        handle.release()
+    def __init__(self, state_dir: Path, ports: tuple[int, int] | None) -> None:
+        super().__init__(state_dir, ports)
+        warnings.simplefilter("ignore", LeaseTamperedWarning)
+
+    def listening(self, handle: Any) -> None:
+        handle.release_guard()
         with contextlib.suppress(FileNotFoundError):
             Path(handle._path()).unlink()
 
@@ -219,11 +231,11 @@ def work(shared: Shared, plan: Plan, lane: int, serial: int) -> None:
         for handle in handles:
             contender.listening(handle)
         os.sched_yield()  # the others' turn, while we hold
+        for server in servers:
+            server.close()
         for port in ports:
             if not shared.end(port, serial):
                 shared.add(lane, "doubles")
-        for server in servers:
-            server.close()
         for handle in handles:
             contender.give(handle)
 
@@ -374,7 +386,8 @@ class Run:
         result = self.result
         if self.plan.kills:  # nobody ends in order
             for lane in list(self.lanes):
-                pid, _ = self.lanes.pop(lane)
+                pid, serial = self.lanes.pop(lane)
+                self.shared.marked[serial] = 1
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 result.kills += 1
@@ -399,7 +412,7 @@ def temporary_dir(given: str | None) -> Iterator[Path]:
             yield Path(folder)
 
 
-VARIANTS = {"ours": Ours, "guard-only": GuardOnly, "unlinking": Unlinking}
+VARIANTS = {"ours": Ours, "lockless": Lockless, "unlinking": Unlinking}
 STRANGERS = {
     "plain": plain_stranger,
     "reusing": reusing_stranger,

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ LAYERS = [
 ]  # fmt: skip
 # What a text becomes is known to the layer of the value; these import it when they need it.
 LAZY = {"parse", "options"}
-HEAVY = ["pydantic", "filelock", "qemu.qmp"]
+HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
 
 
 def name_of(module: Path) -> str:
@@ -91,18 +92,21 @@ def test_leases_know_nothing_of_qemu():
         )
 
 
-def test_installed_and_unused_it_loads_nothing_heavy(pytester):
+def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
+    # Other plugins of this environment load some of these themselves.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile("def test_plain(): pass")
     pytester.makeconftest(
         f"""
         import sys
         def pytest_unconfigure(config):
-            assert config.pluginmanager.has_plugin("vmports")
             print("LOADED", [m for m in {HEAVY} if m in sys.modules])
+            print("OURS", "pytest_vmports.options" in sys.modules)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:hypothesispytest", "-s")
-    result.stdout.fnmatch_lines(["*LOADED []*"])
+    result = pytester.runpytest_subprocess("-p", "pytest_vmports.plugin", "-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*LOADED []", "OURS True"])
 
 
 @pytest.mark.parametrize("name", pytest_vmports.__all__)
@@ -114,6 +118,21 @@ def test_every_public_name_is_there(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Vm'"):
         _ = pytest_vmports.Vm
+
+
+def test_all_public_names_can_be_imported_at_once():
+    names = {}
+    exec("from pytest_vmports import *", names)
+    assert set(pytest_vmports.__all__) <= set(names)
+
+
+def test_installing_it_pulls_in_these_packages_and_no_more():
+    if not (PACKAGE.parent / "pyproject.toml").exists():
+        pytest.skip("not a checkout")
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in project["dependencies"]}
+    assert names == {"pytest", "pydantic", "filelock", "qemu.qmp", "platformdirs"}
 
 
 def test_types_are_shipped():

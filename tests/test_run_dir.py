@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from pytest_vmports import run_dir
 from pytest_vmports.errors import StateDirError
 from pytest_vmports.run_dir import RunDir
 
@@ -60,6 +61,8 @@ def test_the_folder_of_a_living_process_is_left_alone(base):
         child.stdin.close()
 
 
+# Python 3.12 warns of a fork beside threads, which a worker of xdist has.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_does_not_remove_its_parents_folder(base):
     with RunDir(base) as made:
         pid = os.fork()
@@ -68,6 +71,44 @@ def test_a_forked_child_does_not_remove_its_parents_folder(base):
             os._exit(0)
         os.waitpid(pid, 0)
         assert made.path.exists()
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(base, monkeypatch, moment):
+    swept = []
+
+    def lock(folder, *, blocking):
+        if swept:
+            return locked(folder, blocking=blocking)
+        swept.append(folder)
+        if moment == "before it is opened":
+            folder.rmdir()
+            return locked(folder, blocking=blocking)
+        fd = locked(folder, blocking=blocking)
+        folder.rmdir()
+        return fd
+
+    locked = run_dir._lock
+    monkeypatch.setattr(run_dir, "_lock", lock)
+    with RunDir(base) as made:
+        assert made.path.exists()
+        assert swept == [base / swept[0].name]
+        assert made.path != swept[0]
+
+
+def test_an_empty_folder_of_a_dead_process_is_swept_too(base):
+    with RunDir(base):
+        pass
+    (base / "r_empty").mkdir(mode=0o700)
+    with RunDir(base) as made:
+        assert list(base.iterdir()) == [made.path]
+
+
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StateDirError, match="set TMPDIR") as caught:
+        RunDir(tmp_path / "file" / "runs")
+    assert caught.value.path == str(tmp_path / "file" / "runs")
 
 
 def test_a_folder_that_others_may_write_to_is_refused(base):

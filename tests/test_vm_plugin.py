@@ -99,7 +99,7 @@ def pytest_sessionfinish(session):
 """
 
 
-@pytest.mark.parametrize("dist", ["load", "loadscope", "worksteal"])
+@pytest.mark.parametrize("dist", ["load", "worksteal"])
 def test_workers_start_the_vms_and_the_controller_none(inner, dist):
     inner.makeconftest(CONTROLLER)
     inner.makepyfile(DISTRIBUTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 from pytest_vmports.errors import GuestNotFoundError
@@ -25,11 +26,15 @@ def find_images() -> tuple[Path, Path]:
         raise GuestNotFoundError(what="the package of the bundled guest is missing", remedy=remedy)
     images = Path(next(iter(spec.submodule_search_locations))) / "images"
     architecture = _ARCHITECTURES.get(machine(), machine())
-    kernels = sorted(images.glob(f"alpine-*-{architecture}.kernel"))
-    for kernel in reversed(kernels):
+    kernels = sorted(images.glob(f"alpine-*-{architecture}.kernel"), key=_version, reverse=True)
+    for kernel in kernels:
         initrd = kernel.with_suffix(".initrd")
         if initrd.exists():
             return kernel, initrd
     raise GuestNotFoundError(
         what=f"{images} holds no alpine kernel with initrd for {architecture}", remedy=remedy
     )
+
+
+def _version(kernel: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", kernel.name.split("-")[1])]

@@ -66,7 +66,7 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
         root: what relative host paths are relative to.
 
     Raises:
-        GuestNotFoundError: a host path does not exist.
+        GuestNotFoundError: a host path does not exist, or is a pipe, socket or device.
     """
     entries: list[Entry] = []
     for host, guest in files.items():
@@ -77,20 +77,26 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
                 remedy="name a file or folder on the host, relative to pytest's rootdir",
             )
         target = PurePosixPath(guest) / source.name if guest.endswith("/") else PurePosixPath(guest)
-        entries.extend(_walk(source, target))
+        # A link that is named itself stands for what it leads to; those below a folder stay links.
+        entries.extend(_walk(source.resolve(), target))
     return entries
 
 
 def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
-    info = source.lstat() if source.is_symlink() and source.parent != source else source.stat()
+    info = source.lstat()
     if stat.S_ISLNK(info.st_mode):
         yield Entry(str(target), info.st_mode, str(source.readlink()).encode())
     elif stat.S_ISDIR(info.st_mode):
         yield Entry(str(target), info.st_mode)
         for child in sorted(source.iterdir()):
             yield from _walk(child, target / child.name)
-    else:
+    elif stat.S_ISREG(info.st_mode):
         yield Entry(str(target), info.st_mode, source.read_bytes())
+    else:
+        raise GuestNotFoundError(
+            what=f"files leads to {source}, and {source.name} is neither a file nor a folder",
+            remedy="leave it out",
+        )
 
 
 def _with_parents(entries: Iterable[Entry]) -> Iterator[Entry]:

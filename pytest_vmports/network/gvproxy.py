@@ -252,7 +252,8 @@ def config(
 
 def stream_args(qemu_socket: Path | str) -> list[str]:
     """Return QEMU's arguments for a guest behind the gvproxy that listens on ``qemu_socket``."""
-    netdev = f"stream,id={NETDEV_ID},addr.type=unix,addr.path={qemu_socket}"
+    path = str(qemu_socket).replace(",", ",,")  # a single comma would end the value
+    netdev = f"stream,id={NETDEV_ID},addr.type=unix,addr.path={path}"
     return ["-netdev", netdev, *network_card()]
 
 

@@ -120,8 +120,7 @@ class Receiver:
         # The guest's kernel sums what it fragments itself, so a wrong sum is a mix of two
         # datagrams with one number. A sum of zero says that there is none.
         if whole is None or (
-            whole[6:8] != b"\x00\x00"
-            and checksum(_pseudo_header(_GUEST, _IP, len(whole)) + whole)
+            whole[6:8] != b"\x00\x00" and checksum(_pseudo_header(_GUEST, _IP, len(whole)) + whole)
         ):
             return None
         return whole

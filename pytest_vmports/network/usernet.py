@@ -1,4 +1,4 @@
-"""QEMU's user-mode network: forwards with ``hostfwd``, UDP by a relay, or no network at all.
+"""QEMU's user-mode network: forwards with ``hostfwd``, or no network at all.
 
 Source: the invocation chapter of QEMU's documentation, ``-netdev user``.
 """
@@ -18,8 +18,6 @@ from pytest_vmports.constants import (
     USERNET_DNS_IP,
 )
 from pytest_vmports.errors import ForwardError, MachineError
-from pytest_vmports.network.udp_relay import UdpRelay
-from pytest_vmports.network.wiring import port_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from pytest_vmports.process import Process
 
 NETDEV_ID = "n0"
-_RELAY_ID, _CARD_PORT_ID = "u0", "h2"
 _ROW = re.compile(
     r"^\s*(?P<proto>TCP|UDP)\[(?P<state>\w+)\]\s+\S+\s+\S+\s+(?P<host_port>\d+)"
     r"\s+(?P<guest>\S+)\s+(?P<guest_port>\d+)"
@@ -89,7 +86,10 @@ class NoNetwork(Quiet):
 
 @dataclass
 class UsernetWiring(Quiet):
-    """QEMU's user network. ``restrict``: the guest can reach nothing, forwards still work."""
+    """QEMU's user network. ``restrict``: the guest can reach nothing, TCP forwards still work.
+
+    UDP forwards of a restricted guest are one way; see `RelayedUsernetWiring`.
+    """
 
     ports: tuple[ExposedPort, ...]
     restrict: bool = True
@@ -105,7 +105,13 @@ class UsernetWiring(Quiet):
 
         Raises:
             ForwardError: the host port could not be bound.
+            MachineError: the guest's answers would be dropped.
         """
+        if port.protocol == "udp" and self.restrict:
+            raise MachineError(
+                f"{port} cannot be forwarded: a guest without network needs a UDP port from its "
+                "start on to be given any later"
+            )
         # QMP reports success whatever came of it; the human monitor's text is the truth.
         reply = monitor.hmp(f"hostfwd_add {NETDEV_ID} {hostfwd(port)}").strip()
         if reply:
@@ -131,8 +137,9 @@ class UsernetWiring(Quiet):
         """Return the forward in QEMU's "Could not set up host forwarding rule"."""
         for line in qemu_output.splitlines():
             _, found, rule = line.partition("Could not set up host forwarding rule")
-            if found and (port := port_of(rule, self.ports)):
-                return port, (found + rule).strip()
+            for port in self.ports:
+                if found and hostfwd(port) in rule:
+                    return port, (found + rule).strip()
         return None
 
     @contextlib.contextmanager
@@ -151,77 +158,6 @@ class UsernetWiring(Quiet):
             ):
                 return True
         return False
-
-
-class RelayedUsernetWiring:
-    """A restricted user network for TCP and, on a hub with it, a relay for UDP.
-
-    QEMU's user network would deliver UDP to a restricted guest and drop the answers; see
-    `udp_relay`. The guest's card is the same as without the hub, so a saved guest can be restored
-    with either.
-
-    Args:
-        ports: the forwards.
-    """
-
-    kind = "usernet"
-    dns: str | None = USERNET_DNS_IP
-
-    def __init__(self, ports: tuple[ExposedPort, ...]) -> None:
-        self.ports = ports
-        self._tcp = UsernetWiring(tuple(port for port in ports if port.protocol == "tcp"))
-        self._relay: UdpRelay | None = None
-
-    def qemu_args(self) -> list[str]:
-        """Return both networks, the hub and the guest's network card; needs `start` first."""
-        assert self._relay is not None
-        relay = f"dgram,id={_RELAY_ID},local.type=fd,local.str={self._relay.qemu_fd}"
-        return [
-            *("-netdev", netdev(self._tcp.ports, restrict=True)),
-            *("-netdev", relay),
-            *("-netdev", f"hubport,id=h0,hubid=0,netdev={NETDEV_ID}"),
-            *("-netdev", f"hubport,id=h1,hubid=0,netdev={_RELAY_ID}"),
-            *("-netdev", f"hubport,id={_CARD_PORT_ID},hubid=0"),
-            *network_card(_CARD_PORT_ID),
-        ]
-
-    def start(self, lease_fds: Collection[int]) -> None:  # noqa: ARG002 - protocol
-        """Start the relay and bind the UDP ports.
-
-        Raises:
-            ForwardError: a host port could not be bound.
-        """
-        self._relay = UdpRelay()
-        try:
-            for port in self.ports:
-                if port.protocol == "udp":
-                    self._relay.forward(port)
-        except BaseException:
-            self.stop()
-            raise
-
-    def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:
-        """Return all, for the TCP ports that QEMU binds, and the relay's."""
-        assert self._relay is not None
-        return [*lease_fds, self._relay.qemu_fd]
-
-    def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
-        """Return the TCP forward that QEMU could not bind; the relay's refusals raise in `start`."""
-        return self._tcp.refused(qemu_output)
-
-    def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
-        """Yield whether the guest answered a connection to ``port``."""
-        return self._tcp.watch(port, monitor)
-
-    def processes(self) -> Sequence[Process]:
-        """Return none: the relay is a thread of ours."""
-        return ()
-
-    def stop(self) -> None:
-        """Close the relay and its ports."""
-        if self._relay is not None:
-            self._relay.close()
-            self._relay = None
 
 
 def hostfwd(port: ExposedPort) -> str:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_vmports.errors import SettingError
+from pytest_vmports.errors import HostError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from pytest_vmports.host import Gvproxy
+    from pytest_vmports.host import Gvproxy, Qemu
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.process import Process
+
+
+# The QEMU that brought ``-netdev dgram``, which connects the relay.
+_FIRST_WITH_DGRAM = (7, 2, 0)
 
 
 class Asks(Protocol):
@@ -91,6 +95,7 @@ def choose_wiring(
     *,
     allow_network: bool,
     backend: str,
+    qemu: Qemu,
     gvproxy: Gvproxy | None,
     workdir: Path,
     allocator: PortAllocator,
@@ -101,23 +106,33 @@ def choose_wiring(
     ports         allow_network       wiring
     ============  ==================  ==========================================
     none          no                  no network card
-    some          no                  QEMU user network, ``restrict=on``, hostfwd
+    some          no                  QEMU user network, ``restrict=on``, hostfwd;
+                                      with UDP ports also a relay of our own
     some or none  yes                 gvproxy
     ============  ==================  ==========================================
 
     ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows.
 
     Raises:
+        HostError: UDP needs the relay, and this QEMU is too old for it.
         SettingError: gvproxy is to be used and none was given.
     """
-    # Both import this module.
+    # They import this module.
     from pytest_vmports.network.gvproxy import GvproxyWiring  # noqa: PLC0415
+    from pytest_vmports.network.relayed import RelayedUsernetWiring  # noqa: PLC0415
     from pytest_vmports.network.usernet import NoNetwork, UsernetWiring  # noqa: PLC0415
 
     if not wants_network(ports, allow_network=allow_network, backend=backend):
         return NoNetwork()
     if not wants_gvproxy(allow_network=allow_network, backend=backend):
-        return UsernetWiring(tuple(ports), restrict=not allow_network)
+        if allow_network or all(port.protocol == "tcp" for port in ports):
+            return UsernetWiring(tuple(ports), restrict=not allow_network)
+        if qemu.version < _FIRST_WITH_DGRAM:
+            raise HostError(
+                f"UDP ports of a guest without network need QEMU 7.2 or later, and this is {qemu}; "
+                "use a later one, or allow_network = yes"
+            )
+        return RelayedUsernetWiring(tuple(ports))
     if gvproxy is None:
         raise SettingError(
             source="choose_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
@@ -136,6 +151,9 @@ def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
 
 
 def port_of(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:
-    """Return the forward whose host port a message names."""
+    """Return the forward whose host port a message names, and protocol where it names one."""
     named = {int(number) for number in re.findall(r"(?<=:)\d{2,5}\b", text)}
-    return next((port for port in ports if port.external in named), None)
+    found = [port for port in ports if port.external in named]
+    # Go writes "listen udp 127.0.0.1:5353: bind: address already in use".
+    exact = [port for port in found if re.search(rf"\b{port.protocol}\b", text)]
+    return next(iter(exact or found), None)

@@ -209,7 +209,7 @@ class Launcher:
         by_gvproxy = wants_gvproxy(allow_network=allow_network, backend=backend)
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
         wiring = choose_wiring(
-            exposed.ports, allow_network=allow_network, backend=backend,
+            exposed.ports, allow_network=allow_network, backend=backend, qemu=qemu,
             gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
             workdir=workdir, allocator=self.allocator,
         )  # fmt: skip

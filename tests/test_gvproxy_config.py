@@ -1,0 +1,180 @@
+"""gvproxy's configuration as a value, and what both generations of the real program make of it."""
+
+import contextlib
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from test_wiring import DNS, WEB
+
+from pytest_vmports import ExposedPort, PortAllocator
+from pytest_vmports.errors import ForwardError, LaunchError, MachineError
+from pytest_vmports.host import Gvproxy, find_gvproxy
+from pytest_vmports.network.exposed import ExposedPorts
+from pytest_vmports.network.gvproxy import GvproxyWiring, config, stream_args
+from pytest_vmports.run_dir import RunDir
+
+
+def test_forwards_lead_from_the_hosts_address_to_the_guests():
+    assert config([WEB, DNS])["stack"]["forwards"] == {
+        "127.0.0.1:20417": "192.168.127.2:8080",
+        "udp:127.0.0.1:20418": "192.168.127.2:53",
+    }
+
+
+def test_one_number_for_tcp_and_udp_is_two_forwards():
+    both = [DNS.model_copy(update={"protocol": protocol}) for protocol in ("tcp", "udp")]
+    assert len(config(both)["stack"]["forwards"]) == 2
+
+
+def test_the_guests_address_belongs_to_its_card():
+    stack = config([])["stack"]
+    (card,) = stack["dhcpStaticLeases"].values()
+    assert stack["dhcpStaticLeases"] == {"192.168.127.2": card}
+    assert f"mac={card}," in stream_args("/run/net.sock")[-1]
+
+
+def test_the_guest_does_not_reach_the_hosts_loopback():
+    stack = config([WEB])["stack"]
+    assert stack["gatewayVirtualIPs"] == list(stack["nat"])
+    assert "127.0.0.1" not in stack["nat"].values()
+
+
+def test_nothing_forwards_to_ssh():
+    assert "2222" not in json.dumps(config([WEB]))
+
+
+def test_sockets_are_named_only_when_given():
+    assert not {"interfaces", "services"} & set(config([]))
+    named = config([], Path("/run/net.sock"), "/run/api.sock")
+    assert named["interfaces"] == {"qemu": "unix:///run/net.sock"}
+    assert named["services"] == "unix:///run/api.sock"
+
+
+def test_the_value_is_the_same_as_json_and_as_yaml():
+    value = config([WEB, DNS], "/run/net.sock", "/run/api.sock")
+    assert json.loads(json.dumps(value)) == value
+    assert yaml.safe_load(json.dumps(value)) == value
+    assert yaml.safe_load(yaml.safe_dump(value)) == value
+
+
+def test_a_test_of_its_own_launcher_gets_the_same_value():
+    exposed = ExposedPorts([(WEB, None), (DNS, None)])
+    assert exposed.gvproxy_config("/q", "/a") == config([WEB, DNS], "/q", "/a")
+
+
+def test_qemu_connects_to_the_socket_even_with_a_comma_in_its_path():
+    option, network, *card = stream_args("/run/a,b/net.sock")
+    assert option == "-netdev"
+    assert network == "stream,id=n0,addr.type=unix,addr.path=/run/a,,b/net.sock"
+    assert card[0] == "-device"
+
+
+@pytest.fixture
+def folder():
+    """Return a private folder with a path short enough for sockets."""
+    with RunDir() as run_dir:
+        yield run_dir.path
+
+
+@pytest.fixture
+def allocator():
+    with PortAllocator() as allocator:
+        yield allocator
+
+
+@pytest.fixture
+def ports(allocator):
+    """Return a TCP and a UDP forward on leased host ports."""
+    (tcp,) = allocator.acquire()
+    (udp,) = allocator.acquire(protocol="udp")
+    return (
+        ExposedPort(internal=8080, external=tcp.port),
+        ExposedPort(internal=53, external=udp.port, protocol="udp"),
+    )
+
+
+@pytest.fixture
+def start(any_gvproxy, folder, allocator):
+    """Return a function that starts the real gvproxy with some forwards."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*ports):
+            wiring = GvproxyWiring(ports, find_gvproxy(str(any_gvproxy)), folder, allocator)
+            stack.callback(wiring.stop)
+            wiring.start([])
+            return wiring
+
+        yield start
+
+
+def listed(wiring):
+    return {(f["local"], f["remote"], f["protocol"]) for f in wiring.forwards()}
+
+
+def expected(ports):
+    return {(f"127.0.0.1:{p.external}", f"192.168.127.2:{p.internal}", p.protocol) for p in ports}
+
+
+def test_gvproxy_forwards_what_was_asked_and_nothing_else(start, ports):
+    assert listed(start(*ports)) == expected(ports)
+
+
+def test_gvproxy_without_forwards_has_none(start):
+    assert listed(start()) == set()
+
+
+def test_forwards_come_and_go_while_it_runs(start, ports):
+    wiring = start()
+    for port in ports:
+        wiring.expose(port, None)
+    assert listed(wiring) == expected(ports)
+    wiring.hide(ports[0], None)
+    assert listed(wiring) == expected(ports[1:])
+    assert wiring.ports == ports[1:]
+    with pytest.raises(MachineError, match="kept its forward"):
+        wiring.hide(ports[0], None)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["tcp", "udp"])
+def test_a_host_port_that_is_taken_is_named_with_its_protocol(start, ports, which):
+    taken = ports[which]
+    # The other protocol's forward has the same number and comes first.
+    other = taken.model_copy(update={"protocol": ports[1 - which].protocol})
+    kind = socket.SOCK_STREAM if taken.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(type=kind) as stranger:
+        if kind == socket.SOCK_STREAM:
+            # Beside our own guard, which waits for whoever the port was leased for.
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(taken.address)
+        if kind == socket.SOCK_STREAM:
+            stranger.listen()
+        with pytest.raises(ForwardError) as caught:
+            start(other, taken)
+    assert (caught.value.port, caught.value.protocol) == (taken.external, taken.protocol)
+    assert "in use" in caught.value.detail
+    assert "gvproxy could not bind host port" in str(caught.value)
+
+
+def test_gvproxy_is_gone_after_the_stop_and_so_are_its_sockets(start, ports, folder):
+    wiring = start(*ports)
+    (process,) = wiring.processes()
+    assert process.running
+    wiring.stop()
+    assert not process.running
+    assert not list(folder.glob("*.sock"))
+    wiring.stop()  # again is no error
+
+
+def test_a_gvproxy_that_ends_says_why_at_once(folder, allocator):
+    fake = folder / "gvproxy"
+    fake.write_text("#!/bin/sh\necho 'it is broken'\nexit 3\n")
+    fake.chmod(0o755)
+    wiring = GvproxyWiring((), Gvproxy(str(fake), "0", has_config=True), folder, allocator)
+    with pytest.raises(LaunchError) as caught:
+        wiring.start([])
+    assert (caught.value.program, caught.value.returncode) == ("gvproxy", 3)
+    assert "it is broken" in str(caught.value)
+    assert "-config" in caught.value.command
