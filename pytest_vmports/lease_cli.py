@@ -79,6 +79,7 @@ def run(command: Sequence[str], names: Sequence[str], *, udp: bool, guard: bool)
         if not guard:
             for lease in leases:
                 lease.release_guard()
+        signals = _Forwarder()
         try:
             child = _start(command, ports)
         except FileNotFoundError as error:
@@ -86,7 +87,7 @@ def run(command: Sequence[str], names: Sequence[str], *, udp: bool, guard: bool)
         except OSError as error:
             return _not_started(error, _NOT_STARTED)
         with child:
-            _forward_signals(child)
+            signals.aim_at(child)
             code = child.wait()
     return code if code >= 0 else _SIGNALLED - code
 
@@ -107,13 +108,28 @@ def _start(command: Sequence[str], ports: dict[str, PortLease]) -> subprocess.Po
     )
 
 
-def _forward_signals(child: subprocess.Popen[bytes]) -> None:
-    def forward(number: int, _frame: Any) -> None:
-        if number not in _FROM_TERMINAL or not _in_foreground():
-            child.send_signal(number)
+class _Forwarder:
+    """Passes signals on to the command; those that come before it runs, as soon as it does."""
 
-    for number in _FORWARDED:
-        signal.signal(number, forward)
+    def __init__(self) -> None:
+        # Before the command is started: one that came between would end us and not the command.
+        self._child: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        for number in _FORWARDED:
+            signal.signal(number, self._arrived)
+
+    def aim_at(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        while self._early:
+            child.send_signal(self._early.pop(0))
+
+    def _arrived(self, number: int, _frame: Any) -> None:
+        if number in _FROM_TERMINAL and _in_foreground():
+            return
+        if self._child is None:
+            self._early.append(number)
+        else:
+            self._child.send_signal(number)
 
 
 def _in_foreground() -> bool:

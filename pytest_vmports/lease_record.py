@@ -183,6 +183,10 @@ def _read_live(fd: int, name: str, locks: set[tuple[int, int]]) -> LeaseInfo | N
         # not show (a pid namespace). Look again.
         locks = locked_files()
     others = {pid for ino, pid in locks if ino == inode}
+    if info and _foreign(line):
+        # A container's: its number there means nothing here, what it says about the test does.
+        pid = min(others, default=info.pid)
+        return replace(info, pid=pid, process_start=process_start(pid) if others else 0)
     if info is None or others:
         return _unknown(name, min(others, default=0))
     return _as_of_now(info, line)
@@ -216,9 +220,13 @@ def _unknown(name: str, pid: int) -> LeaseInfo:
     return LeaseInfo(int(port), protocol, "", pid, process_start(pid), "", "", 0.0)
 
 
+def _foreign(line: bytes) -> bool:
+    return bool(json.loads(line).get("pidns") != pid_namespace())
+
+
 def _as_of_now(info: LeaseInfo, line: bytes) -> LeaseInfo:
-    if not info.process_start or json.loads(line).get("pidns") != pid_namespace():
-        # Its number means nothing here: another container, or no /proc.
+    if not info.process_start or _foreign(line):
+        # Nothing to compare with: no /proc, or a number of another pid namespace.
         return info
     return replace(info, by_child=process_start(info.pid) != info.process_start)
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import random
-import resource
 import threading
 import time
 import weakref
-from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from filelock import lock_descriptor
 
-from pytest_vmports import port_guard
+from pytest_vmports import lease_refusal, port_guard
 from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_BIND_HOST
-from pytest_vmports.errors import (
-    PortError,
-    PortInUseError,
-    PortsExhaustedError,
-    SettingError,
-    StateDirError,
-)
+from pytest_vmports.errors import PortInUseError, SettingError
 from pytest_vmports.lease_record import LeaseInfo, locked_files, make_record, read_live
 from pytest_vmports.port_lease import Ledger, PortLease, give_back
 from pytest_vmports.port_range import candidate_ports
@@ -51,19 +42,7 @@ _POLL: Final = 0.01
 # How long a fixed port without a visible owner may take to come free: a process that is just
 # ending has dropped its lock and not yet its sockets.
 _GRACE: Final = 1.0
-
-_NAMED: Final = 5
 _SOMEBODY: Final = "a program that cannot be named from here (another user's, or not listening)"
-_REMEDIES: Final = {
-    errno.ENOSPC: "make room on that file system, or set VMPORTS_STATE_DIR to another",
-    errno.EDQUOT: "free some of your quota, or set VMPORTS_STATE_DIR to another file system",
-    errno.EROFS: "set VMPORTS_STATE_DIR to a directory on a writable file system",
-    errno.EACCES: "see who owns the files in it, or set VMPORTS_STATE_DIR to a directory of yours",
-    errno.ENOENT: "it was removed while in use: exclude it from whatever cleans it",
-    errno.ELOOP: "a lease file was replaced by a symbolic link: remove the link",
-    errno.ENOLCK: "its file system refuses locks: set VMPORTS_STATE_DIR to a local one",
-    errno.ENOSYS: "its file system has no locks: set VMPORTS_STATE_DIR to a local one",
-}
 
 # Held while leases are taken, and by fork: a child forked between opening a lock file and
 # noting its descriptor would keep a copy that it knows nothing of.
@@ -356,21 +335,9 @@ class PortAllocator:
             time.sleep(_POLL)
 
     def _exhausted(self, count: int, protocol: str) -> NoReturn:
-        inside = set(self._ports)
         wanted = _protocols(protocol)
-        held = [info for info in self.leases() if info.port in inside and info.protocol in wanted]
-        by_holder = Counter(f"pid {info.pid} {info.test}".strip() for info in held)
-        named = [f"{who} ({number})" for who, number in by_holder.most_common(_NAMED)]
-        if len(by_holder) > _NAMED:
-            named.append(f"{len(by_holder) - _NAMED} more")
-        others = f"other programs have some of the {len(inside)} ports, or they are just closing"
-        raise PortsExhaustedError(
-            wanted=count,
-            protocol=protocol,
-            range=f"{self._ports[0]}-{self._ports[-1]}",
-            held=len(held),
-            holders=", ".join(named) or f"nobody ({others})",
-        )
+        held = [info for info in self.leases() if info.protocol in wanted]
+        raise lease_refusal.exhausted(count, protocol, self._ports, held)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -378,7 +345,7 @@ class PortAllocator:
         try:
             yield
         except OSError as error:
-            raise _explain(error, self.directory, len(self._ledger.held)) from error
+            raise lease_refusal.explain(error, self.directory, len(self._ledger.held)) from error
 
     def _forget_after_fork(self) -> None:
         for lease in self._ledger.held:
@@ -400,17 +367,6 @@ def _protocols(protocol: str) -> tuple[str, ...]:
     raise SettingError(
         source="acquire", name="protocol", value=protocol, allowed="tcp, udp or both"
     )
-
-
-def _explain(error: OSError, directory: Path, held: int) -> PortError:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return PortError(
-            f"no file descriptor left to lease a port: this process holds {held} leases of up to 2"
-            f" descriptors each, its limit is {limit}; raise it (ulimit -n) or release leases"
-        )
-    remedy = _REMEDIES.get(error.errno or 0, "see the system's log")
-    return StateDirError(path=str(directory), reason=error.strerror or str(error), remedy=remedy)
 
 
 def _before_fork() -> None:

@@ -347,7 +347,7 @@ class Run:
             code = 0
         except KeyboardInterrupt:
             code = 130
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a forked worker must end here
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)

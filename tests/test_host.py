@@ -106,6 +106,7 @@ def test_a_qemu_that_is_there_and_does_not_run_is_not_believed(program, monkeypa
 BROKEN = {
     "fails": ("echo; echo 'cannot open shared object'; exit 127", "cannot open shared object"),
     "says nothing": ("exit 3", "exit code 3"),
+    "fails with its version": ("echo 'QEMU emulator version 8.2.1'; exit 1", "QEMU emulator"),
     "is something else": ("echo 'some other program 1.0'", "some other program 1.0"),
 }
 

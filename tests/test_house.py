@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"constants", "errors", "models", "parse"},
     {
-        "lease_record", "port_guard", "port_range", "state_dir", "port_lease", "port_allocator",
+        "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease", "port_allocator",
         "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
     },
     {"network", "guests"},

@@ -36,6 +36,7 @@ def read_newc(data):
         assert (uid, gid) == (0, 0)
         assert inode not in inodes, "two files of one inode are hard links"
         inodes.add(inode)
+        assert name[:-1].decode() not in found
         found[name[:-1].decode()] = mode, content
 
 

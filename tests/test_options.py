@@ -116,6 +116,14 @@ def test_the_nearest_home_wins(settings, monkeypatch, name, marker, cli, env, in
     assert sources[4] == "default"
 
 
+def test_an_empty_value_is_a_value_that_overrules_farther_homes(settings, monkeypatch):
+    ini = "vmports_setup = of the ini"
+    monkeypatch.setenv("VMPORTS_SETUP", "of the environment")
+    assert settings(PLAIN_TEST, "--vmports-setup=", ini=ini).setup is None
+    monkeypatch.setenv("VMPORTS_SETUP", "")
+    assert settings(PLAIN_TEST, ini=ini).setup is None
+
+
 THREE_LEVELS = """
 pytestmark = pytest.mark.vmports(80, memory=100, cpus=2, allow_network=True)
 

@@ -47,7 +47,7 @@ def test_the_largest_rest_is_taken_where_little_is_left(kernel):
 
 def test_a_kernel_that_hands_out_everything_leaves_an_error(kernel):
     kernel("1024 65535")
-    with pytest.raises(PortError, match="narrow net.ipv4.ip_local_port_range"):
+    with pytest.raises(PortError, match="narrow net"):
         candidate_ports()
 
 

@@ -15,12 +15,15 @@ from pytest_vmports import process
 from pytest_vmports.process import spawn
 
 START = """
-import sys
+import os, sys
 from pathlib import Path
 from pytest_vmports import process
 if sys.argv[2] == "launcher":
     process._has_setpriv = lambda: False
-child = process.spawn("sleeper", ["sleep", "600"], log=Path(sys.argv[1]))
+heard, told = os.pipe()
+command = ["sh", "-c", f"echo up >&{told}; exec sleep 600"]
+child = process.spawn("sleeper", command, log=Path(sys.argv[1]), pass_fds=[told])
+os.read(heard, 1)  # it runs: whatever ends it now is no check at its start
 print(child.pid, flush=True)
 sys.stdin.read()
 """

@@ -8,15 +8,12 @@ import threading
 
 import pytest
 
-from pytest_vmports.errors import ForwardError, HostError, MachineError
-from pytest_vmports.host import Qemu
+from pytest_vmports.errors import ForwardError, MachineError
 from pytest_vmports.models import ExposedPort
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.relayed import RelayedUsernetWiring
 from pytest_vmports.network.usernet import UsernetWiring
-from pytest_vmports.network.wiring import choose_wiring
 
-QEMU = Qemu("qemu-system-x86_64", (7, 2, 0), "made up")
 TCP = ExposedPort(internal=80, external=20080)
 
 
@@ -31,39 +28,19 @@ def taken():
         yield holder.getsockname()[1]
 
 
-def choose(*ports, allow_network=False, qemu=QEMU, backend="usernet"):
-    return choose_wiring(
-        ports, allow_network=allow_network, backend=backend, qemu=qemu,
-        gvproxy=None, workdir=None, allocator=None,
-    )  # fmt: skip
-
-
 def started():
     """What a wiring may leave behind in this process."""
     return set(threading.enumerate()), sorted(os.listdir("/proc/self/fd"))
 
 
-def test_only_a_restricted_guest_with_udp_ports_gets_the_relay():
-    assert isinstance(choose(TCP, udp()), RelayedUsernetWiring)
-    assert isinstance(choose(TCP), UsernetWiring)
-    assert isinstance(choose(udp(), allow_network=True), UsernetWiring)
-
-
 def test_tcp_alone_goes_without_a_hub():
-    args = " ".join(choose(TCP).qemu_args())
+    args = " ".join(UsernetWiring((TCP,)).qemu_args())
     assert "hub" not in args
     assert args.count("-netdev") == 1
 
 
-def test_a_qemu_too_old_for_the_relay_is_an_error_that_says_so():
-    old = Qemu("qemu-system-x86_64", (6, 2, 0), "made up")
-    assert isinstance(choose(TCP, qemu=old), UsernetWiring)
-    with pytest.raises(HostError, match=r"need QEMU 7\.2 or later, and this is QEMU 6\.2\.0"):
-        choose(udp(), qemu=old)
-
-
 def test_qemu_forwards_tcp_only_and_inherits_the_relays_end_of_the_link():
-    wiring = choose(TCP, udp())
+    wiring = RelayedUsernetWiring((TCP, udp()))
     wiring.start([7])
     try:
         lease, link = wiring.qemu_fds([7])
@@ -79,7 +56,7 @@ def test_qemu_forwards_tcp_only_and_inherits_the_relays_end_of_the_link():
 
 def test_the_guests_card_is_the_same_with_and_without_the_relay():
     """Else a guest saved with one could not be restored with the other."""
-    with_relay, without = choose(udp()), choose(TCP)
+    with_relay, without = RelayedUsernetWiring((udp(),)), UsernetWiring((TCP,))
     with_relay.start([])
     try:
         cards = [wiring.qemu_args()[-2:] for wiring in (with_relay, without)]
@@ -91,7 +68,7 @@ def test_the_guests_card_is_the_same_with_and_without_the_relay():
 
 def test_a_start_that_fails_leaves_nothing(taken):
     before = started()
-    wiring = choose(udp(), udp(taken))
+    wiring = RelayedUsernetWiring((udp(), udp(taken)))
     with pytest.raises(ForwardError) as caught:
         wiring.start([])
     assert caught.value.port == taken
@@ -101,7 +78,7 @@ def test_a_start_that_fails_leaves_nothing(taken):
 
 def test_a_stop_leaves_nothing_and_may_come_twice_or_alone():
     before = started()
-    wiring = choose(udp())
+    wiring = RelayedUsernetWiring((udp(),))
     wiring.stop()
     wiring.start([])
     assert started() != before
@@ -111,7 +88,7 @@ def test_a_stop_leaves_nothing_and_may_come_twice_or_alone():
 
 
 def test_a_forward_that_is_not_there_cannot_be_hidden():
-    wiring = choose(udp())
+    wiring = RelayedUsernetWiring((udp(),))
     with pytest.raises(MachineError, match="is not forwarded"):
         wiring.hide(udp(20054), None)
 

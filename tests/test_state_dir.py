@@ -39,7 +39,9 @@ def test_it_is_private_and_one_per_network_namespace(tmp_path):
 
 @needs_root
 def test_another_network_namespace_has_a_directory_of_its_own(tmp_path):
-    program = "import sys; from pytest_vmports.state_dir import *; print(state_dir_path(sys.argv[1]))"
+    program = (
+        "import sys; from pytest_vmports.state_dir import *; print(state_dir_path(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", program, tmp_path]
     inside = subprocess.run(
         ["unshare", "--net", *command], capture_output=True, text=True, check=False
@@ -116,7 +118,7 @@ def test_a_directory_open_to_others_is_refused(tmp_path):
 def test_a_directory_of_another_user_is_refused(tmp_path):
     make_state_dir(tmp_path / "base")
     os.chown(tmp_path / "base", 12345, -1)
-    with pytest.raises(StateDirError, match="belongs to user 12345.*VMPORTS_STATE_DIR"):
+    with pytest.raises(StateDirError, match=r"belongs to user 12345.*VMPORTS_STATE_DIR"):
         make_state_dir(tmp_path / "base")
 
 
@@ -163,7 +165,6 @@ def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(StateDirError, match="cannot keep port leases in /proc/none"):
         make_state_dir("/proc/none/such")
-
 
 
 @needs_root

@@ -108,16 +108,19 @@ def test_without_ports_and_network_there_is_no_card(boot):
 
 
 def test_a_port_that_a_stranger_takes_is_replaced(boot):
+    first = []
     with contextlib.ExitStack() as takers:
-        first = []
 
         def meanwhile(exposed):
-            first.append(exposed[8080].external)
-            takers.enter_context(stranger(exposed[8080]))
+            first.extend(exposed.ports)
+            for port in exposed:
+                takers.enter_context(stranger(port))
 
-        with boot(8080, 9090, meanwhile=meanwhile, setup=serve(8080, 9090)) as vm:
-            assert vm[8080].external not in first
+        setup = serve(8080, "5353/udp")
+        with boot(8080, "5353/udp", meanwhile=meanwhile, setup=setup) as vm:
+            assert addresses(vm.ports).isdisjoint(addresses(first))
             assert ask_tcp(vm, 8080, b"here now") == b"here now"
+            assert ask_udp(vm, 5353, b"here too") == b"here too"
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

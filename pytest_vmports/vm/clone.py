@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_vmports.errors import MonitorError, VmPortsError
 from pytest_vmports.host import machine
 from pytest_vmports.vm.command import Ram
-from pytest_vmports.vm.template import Template, TemplateStore
+from pytest_vmports.vm.template_store import TemplateStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.options import Settings
     from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.template import Template
 
 _MIB = 1 << 20
 # A builder boots and then saves; who waits for it allows for both.
@@ -52,6 +53,7 @@ class Templates:
         self.tell = tell
         self._store = TemplateStore(cache, limit * _MIB, tell)
         self._without: set[str] = set()
+        self._failed: set[str] = set()
 
     def find(
         self, maker: Makes, settings: Settings, guest: Guest, observe: Callable[[Machine], None]
@@ -108,10 +110,14 @@ class Templates:
         self._without.add(guest.name)
         self.tell(f"vmports: every VM of {guest.name} boots from cold: {why}")
 
-    def discard(self, template: Template, error: VmPortsError) -> None:
+    def discard(self, template: Template, guest: Guest, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""
-        self.tell(f"vmports: a saved state could not be restored and is built anew: {error}")
         self._store.discard(template)
+        if template.folder.name in self._failed:
+            self.give_up(guest, f"its saved state cannot be restored: {error}")
+        else:
+            self._failed.add(template.folder.name)
+            self.tell(f"vmports: a saved state could not be restored and is built anew: {error}")
 
     def close(self) -> None:
         """Let go of the templates in use."""
@@ -131,6 +137,7 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
         "memory": hardware.memory,
         "cpus": hardware.cpus,
         "wiring": machine.wiring.kind,
+        "network": settings.allow_network,  # what the setup could reach
         "kernel_words": guest.kernel_words(machine.wiring.dns),
         "ready": f"{wait_for}: {asked}",
         "guest": guest.digest(root),

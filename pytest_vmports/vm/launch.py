@@ -162,22 +162,22 @@ class Launcher:
             observe(machine)
             try:
                 machine.start(exposed.pass_fds)
+                exposed.release_guards()
+                machine.wait_ready(settings.wait_for, settings.boot_timeout)
             except ForwardError as error:
                 if not left or _is_fixed(error, settings.expose):
                     raise
                 fresh = lease_ports(settings.expose, self.allocator, host=settings.bind_host)
                 exposed.replace(fresh)
                 continue
-            except (LaunchError, MonitorError) as error:
+            except (LaunchError, MonitorError, MachineDiedError) as error:
+                machine.stop()
                 if template is None or not left:
                     raise
-                # Found sound, and still not to be restored.
-                self._templates.discard(template, error)
+                # Found sound, and still not to be restored, or restored and dead at once.
+                self._templates.discard(template, guest, error)
                 template = self._templates.find(self, settings, guest, observe)
                 continue
-            exposed.release_guards()
-            try:
-                machine.wait_ready(settings.wait_for, settings.boot_timeout)
             except BaseException:
                 machine.stop()
                 raise

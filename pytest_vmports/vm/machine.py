@@ -298,7 +298,7 @@ class Machine:
 
     def _restore(self, template: Template) -> None:
         self._console_before = template.console
-        with template.state.open("rb") as file:
+        with template.open_state() as file:
             self.monitor.load(file.fileno())
         if self._control is not None:
             self._control.send(setclock.line(time.time()))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ONE_TRY_SECONDS = 0.5
 _FIRST_LOOK_SECONDS = 0.002
 _LOOK_SECONDS = 0.02
+_NOT_ASKED = "not asked yet"
 _HTTP_GOOD = range(200, 400)
 
 
@@ -73,7 +74,7 @@ class Probe:
         self._wiring = wiring
         self._monitor = monitor
         self._pending = wait_for.candidates(wiring.ports)
-        self.answers = {port.internal: "not asked yet" for port in self._pending}
+        self.answers = {port.internal: _NOT_ASKED for port in self._pending}
 
     @property
     def done(self) -> bool:
@@ -119,7 +120,6 @@ class Probe:
         until: float,
         check: Callable[[], None],
     ) -> bool:
-        said = "the guest has not answered (no network yet, or packets are dropped)"
         look = _FIRST_LOOK_SECONDS
         while time.monotonic() < until:
             if accepted():
@@ -134,10 +134,14 @@ class Probe:
                 # Accepted and closed at once also ends here; the wiring still knows.
                 if accepted():
                     return True
-                said = "the guest refused: nothing listens on this port"
+                self.answers[port.internal] = "the guest refused: nothing listens on this port"
                 _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
-                break
-        self.answers[port.internal] = said
+                return False
+        # Silence does not take back what was said: the last try is often cut short by the deadline.
+        if self.answers[port.internal] == _NOT_ASKED:
+            self.answers[port.internal] = (
+                "the guest has not answered (no network yet, or packets are dropped)"
+            )
         return False
 
     def _http(
