@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"constants", "errors", "models", "parse"},
     {
-        "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease", "port_allocator",
-        "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
+        "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease",
+        "port_allocator", "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
     },
     {"network", "guests"},
     {"vm"},

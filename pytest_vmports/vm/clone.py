@@ -100,7 +100,7 @@ class Templates:
 
             return self._store.get(facts, build, settings.boot_timeout + _SAVE_SECONDS)
         except MonitorError as error:
-            self.give_up(guest, str(error))
+            self.give_up(guest, _brief(error))
             return None
         finally:
             exposed.release()
@@ -114,14 +114,21 @@ class Templates:
         """Give up a template that was sound and could not be restored all the same."""
         self._store.discard(template)
         if template.folder.name in self._failed:
-            self.give_up(guest, f"its saved state cannot be restored: {error}")
+            self.give_up(guest, f"its saved state cannot be restored: {_brief(error)}")
         else:
             self._failed.add(template.folder.name)
-            self.tell(f"vmports: a saved state could not be restored and is built anew: {error}")
+            said = "a saved state could not be restored and is built anew"
+            self.tell(f"vmports: {said}: {_brief(error)}")
 
     def close(self) -> None:
         """Let go of the templates in use."""
         self._store.close()
+
+
+def _brief(error: VmPortsError) -> str:
+    """Return what went wrong in one line, without the evidence."""
+    text = str(error).partition("\nthe end of the guest's console")[0].partition("\ncommand:")[0]
+    return " ".join(text.split())
 
 
 def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
