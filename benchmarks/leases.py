@@ -13,15 +13,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import fcntl
+import json
 import os
 import platform
 import random
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +38,17 @@ import ephemeral_port_reserve  # noqa: E402
 import port_for  # noqa: E402
 import portpicker  # noqa: E402
 from filelock import FileLock  # noqa: E402
-from lease_stress import BindClose, Ours, Plan, Run, locks_left, plain_stranger  # noqa: E402
+from lease_stress import BindClose, Ours, Plan, Result, Run, locks_left, plain_stranger  # noqa: E402
 
 from pytest_vmports.leases import PortAllocator  # noqa: E402
 from pytest_vmports.port_range import candidate_ports, ephemeral_range  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
 
 PROCESSES = (2, 8, 32)
 CONDITIONS = ("quiet", "strangers", "kills")
@@ -143,18 +152,51 @@ def leaks_in(folder: Path) -> int:
     return locks_left(folder) + sum(1 for _ in folder.glob("*.port"))
 
 
-def one(
-    name: str,
-    processes: int,
-    condition: str,
-    seconds: float,
-    until: int = 0,
-    folder: str = "",
-    *,
-    cold: bool = False,
-) -> Any:
-    """Run one contender under one condition."""
-    own = Path(folder or tempfile.mkdtemp(dir=MEMORY))
+def own_network() -> bool:
+    """Move into a new network namespace with a loopback device; root only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        return False
+    with socket.socket() as any_socket:
+        up = struct.pack("16sh", b"lo", IFF_UP)
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, up.ljust(40, b"\0"))
+    return True
+
+
+def one(name: str, processes: int, condition: str, seconds: float, **more: Any) -> Result:
+    """Run one contender under one condition, in a process and network of its own.
+
+    A contender may leave the kernel's table of ports full of closing connections for a minute,
+    which would be counted against the next one.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(reader)
+            isolated = own_network()
+            facts = asdict(_one(name, processes, condition, seconds, **more))
+            os.write(writer, json.dumps([isolated, facts]).encode())
+            code = 0
+        except BaseException:  # noqa: BLE001 - a forked process must end here
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader) as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    isolated, facts = json.loads(text)
+    if not isolated:
+        print("  not isolated: only root may have a network namespace for each row")
+    return Result(**facts)
+
+
+def _one(
+    name: str, processes: int, condition: str, seconds: float, until: int = 0, cold: bool = False
+) -> Result:
+    own = Path(tempfile.mkdtemp(dir=MEMORY))
     try:
         if name == "pytest-vmports" and not cold:
             warm(own)
@@ -173,8 +215,7 @@ def one(
             )
         ).go()
     finally:
-        if not folder:
-            shutil.rmtree(own)
+        shutil.rmtree(own)
 
 
 def reuse_after_kill(times: int) -> list[float]:
@@ -209,11 +250,10 @@ def million(wanted: int) -> dict[str, Any]:
     total: dict[str, Any] = dict.fromkeys(
         ("hand_outs", "doubles", "failed_binds", "leaks", "kills", "seconds"), 0
     )
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        for third, condition in enumerate(CONDITIONS, 1):
-            left = wanted * third // 3 - total["hand_outs"]
-            result = one("pytest-vmports", 8, condition, 600, left, folder)
-            total = {key: round(n + getattr(result, key), 1) for key, n in total.items()}
+    for third, condition in enumerate(CONDITIONS, 1):
+        left = wanted * third // 3 - total["hand_outs"]
+        result = one("pytest-vmports", 8, condition, 600, until=left)
+        total = {key: round(n + getattr(result, key), 1) for key, n in total.items()}
     return total
 
 
@@ -242,14 +282,20 @@ PAGE = """# Leases: how safe, how fast
 Written by `python benchmarks/leases.py --write docs/performance-leases.md`,
 {seconds:g} s a row.
 
-Machine: {machine}. Times are per port, a request being for {count}. With more processes than cores
-they contain waiting for a core: compare rows of one run.
+Machine: {machine}.
+Times are per port, a request being for {count}. With more processes than cores they contain waiting
+for a core, also for whatever else the machine did (load average at the start: {load:.0f}): compare
+rows of one run. Each row has a network namespace of its own, so none inherits another's ports.
 
-Contenders: {versions}; *bind-close* lets the kernel choose and closes the socket; the ways of
-pytest-postgresql and pytest_container are rebuilt from how they work. *Strangers* are two more
+Contenders: {versions};
+*bind-close* lets the kernel choose and closes the socket; the ways of pytest-postgresql and
+pytest_container are rebuilt from how they work. *Strangers* are two more
 processes that bind ports without `SO_REUSEADDR`, half of them in the contender's own range.
 *Kills* is SIGKILL for a random process every 20 ms, and for all at the end. Times above 1 ms are
 rounded to 0.1 ms, those above 100 ms are shown as 100,900. Lock files are on tmpfs.
+
+Bind-close is one socket and a system call or two. A lease also opens, locks and checks a file,
+binds for both address families and writes down its holder; that is the difference in time.
 
 {long_run}After SIGKILL of its holder a port was leased again within {median:.1f} ms (median),
 {longest:.1f} ms (longest of {kills}). The very first use of a port makes its lock file; in a
@@ -292,6 +338,7 @@ def markdown(
     reuse: list[float],
     total: dict[str, Any],
     cold: float,
+    load: float,
     seconds: float,
 ) -> str:
     """Return the page."""
@@ -302,6 +349,7 @@ def markdown(
     return PAGE.format(
         seconds=seconds,
         machine=machine(),
+        load=load,
         count=COUNT,
         versions=versions,
         long_run=long_run,
@@ -320,6 +368,7 @@ def main() -> int:
     parser.add_argument("--hand-outs", type=int, default=0, help="of ours, in one long run more")
     parser.add_argument("--write", type=Path, help="a markdown file")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     print(machine())
     print("  ".join(f"{cell:>12}" for cell in HEAD))
     rows = table(options.seconds)
@@ -330,7 +379,7 @@ def main() -> int:
         print(total)
     cold = one("pytest-vmports", 8, "quiet", min(options.seconds, 0.3), cold=True).p50
     if options.write:
-        options.write.write_text(markdown(rows, reuse, total, cold, options.seconds))
+        options.write.write_text(markdown(rows, reuse, total, cold, load, options.seconds))
     return 0
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LeaseProtocol = Literal["tcp", "udp", "both"]
 
-_OPEN_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_OPEN_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 # Two requests that each hold half of the last ports would both fail: they back off and retry.
 _ROUNDS: Final = 6
@@ -250,7 +250,11 @@ class PortAllocator:
 
     def _lock(self, name: str) -> int:
         """Return a locked descriptor of the lease file, or -1 when another has the lock."""
-        fd = os.open(name, _OPEN_FLAGS, 0o600, dir_fd=self._dir_fd)
+        try:
+            # Not at once with O_CREAT: kernels before 6.12 then lock the whole directory.
+            fd = os.open(name, _OPEN_FLAGS, dir_fd=self._dir_fd)
+        except FileNotFoundError:
+            fd = os.open(name, _OPEN_FLAGS | os.O_CREAT, 0o600, dir_fd=self._dir_fd)
         try:
             # A cleaner may have removed the file between opening and locking: then the lock is
             # on a file that nobody else will find.

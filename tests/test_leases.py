@@ -484,8 +484,9 @@ def test_run_forwards_signals():
     with command("run", "--port", "web", "--", "sh", "-c", script) as run:
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGTERM)
+        assert select.select([run.stdout], [], [], 30)[0]
+        run.stdin.close()
         assert run.stdout.readline() == "got it\n"
-        run.communicate()
     assert run.returncode == 3
 
 

@@ -287,6 +287,14 @@ class TestBelieving:
         new_store().get(FACTS, build, 1)
         assert build.built == 2
 
+    def test_one_that_was_replaced_while_it_was_looked_at_is_not_believed(self, new_store, build):
+        one, two = new_store(), new_store()
+        old = two.get(FACTS, build, 1)
+        assert old.sound(old.folder.name)
+        one.discard(one.get(FACTS, build, 1))
+        one.get(FACTS, build, 1)  # sound, and by the same name
+        assert not old.sound(old.folder.name)
+
     @pytest.mark.parametrize("replaced", [False, True])
     def test_memory_and_state_of_two_builds_are_never_mixed(self, new_store, build, replaced):
         one, two = new_store(), new_store()

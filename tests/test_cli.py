@@ -1,0 +1,172 @@
+"""``pytest-vmports``: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pytest_vmports import cli, host
+from pytest_vmports.errors import GvproxyNotFoundError
+from pytest_vmports.leases import PortAllocator
+from pytest_vmports.vm.template_store import TemplateStore
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs a command: exit status, lines on stdout and on stderr."""
+
+    def run(*arguments):
+        status = cli.main(arguments)
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [[], ["cache"], ["cache", "burn"], ["cook"]], ids=str)
+def test_a_wrong_command_exits_2_and_shows_the_usage(run, capsys, arguments):
+    with pytest.raises(SystemExit) as info:
+        run(*arguments)
+    assert info.value.code == 2
+    assert "usage: pytest-vmports" in capsys.readouterr().err
+
+
+def test_it_is_installed_as_a_program():
+    program = "from importlib.metadata import entry_points as e; import sys; sys.exit("
+    program += "e(group='console_scripts')['pytest-vmports'].load()(['ports']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class TestPorts:
+    @pytest.fixture(autouse=True)
+    def _own_state(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("VMPORTS_STATE_DIR", str(tmp_path / "state"))
+
+    def test_it_lists_each_port_with_its_holder(self, run):
+        with PortAllocator() as allocator:
+            (lease,) = allocator.acquire()
+            status, lines, _ = run("ports")
+            (line,) = lines
+            assert (status, line.split()[0]) == (0, f"127.0.0.1:{lease.port}/tcp")
+            assert f"{os.getpid()}" in line
+        assert run("ports") == (0, [], [])
+
+    def test_a_folder_that_cannot_be_used_exits_1_and_says_why(self, run, monkeypatch, tmp_path):
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        shared.chmod(0o777)
+        monkeypatch.setenv("VMPORTS_STATE_DIR", str(shared))
+        status, lines, errors = run("ports")
+        assert (status, lines) == (1, [])
+        assert errors[0].startswith(f"pytest-vmports: cannot keep port leases in {shared}")
+
+
+class TestDoctor:
+    def test_where_all_is_there_it_names_each_part_and_exits_0(self, run, qemu_binary, gvproxy_089):
+        status, lines, _ = run("doctor")
+        assert status == 0
+        assert [line.partition(":")[0] for line in lines] == [
+            "QEMU", "accelerator", "gvproxy", "bundled guest",
+        ]  # fmt: skip
+        assert re.match(r"QEMU: QEMU \d+\.\d+\.\d+ \(", lines[0])
+
+    def test_what_is_missing_is_named_with_its_remedy_and_exits_1(self, run, monkeypatch):
+        def missing():
+            raise GvproxyNotFoundError(tried="  gvproxy: not there", remedy="install it")
+
+        monkeypatch.setattr(host, "find_gvproxy", missing)
+        status, lines, _ = run("doctor")
+        assert status == 1
+        assert any(line.startswith("gvproxy: no working gvproxy found") for line in lines)
+        assert "install it" in lines
+        assert lines[-1].startswith("bundled guest: ")  # it goes on
+
+
+def build(folder):
+    (folder / "ram").write_bytes(os.urandom(3 * MIB))
+    (folder / "state").write_bytes(b"state")
+    (folder / "console").write_text("")
+
+
+def facts(name):
+    qemu = ["QEMU 7.2.9 (/usr/bin/qemu-system-x86_64, from PATH)", 1, 2]
+    return {"name": name, "qemu": qemu, "wiring": "usernet", "memory": 256}
+
+
+class TestCache:
+    @pytest.fixture
+    def two(self, tmp_path):
+        """Return the folder of two templates, one of them in use."""
+        base = tmp_path / "cache"
+        unused, using = TemplateStore(base, 1 << 30), TemplateStore(base, 1 << 30)
+        folder = unused.get(facts("db"), build, 1).folder
+        unused.close()
+        using.get(facts("web"), build, 1)
+        hour_ago = time.time() - 3600
+        os.utime(folder / "manifest.json", (hour_ago, hour_ago))
+        yield base
+        using.close()
+
+    def test_list_shows_the_latest_used_first_with_size_and_total(self, run, two):
+        status, lines, _ = run("cache", "list", "--cache-dir", str(two))
+        assert status == 0
+        header, *rows, total = [re.split(r"\s{2,}", line) for line in lines]
+        assert header == list(cli._COLUMNS)
+        assert [row[1] for row in rows] == ["web", "db"]
+        assert {row[0] for row in rows} == {p.name for p in two.iterdir() if p.is_dir()}
+        for row in rows:
+            assert row[2:5] == ["usernet", "256 MiB", "3 MiB"]
+            assert row[6] == "QEMU 7.2.9"
+        hours = [time.strptime(row[5], "%Y-%m-%d %H:%M") for row in rows]
+        assert time.mktime(hours[0]) - time.mktime(hours[1]) >= 3540
+        assert total == [f"2 templates in {two}, 6 MiB"]
+
+    def test_clear_removes_what_nobody_uses_and_says_how_many_were_kept(self, run, two):
+        at = ("--cache-dir", str(two))
+        assert run("cache", "clear", *at) == (0, ["removed 1 template, kept 1 in use"], [])
+        assert run("cache", "clear", *at) == (0, ["removed no templates, kept 1 in use"], [])
+        assert [entry["facts"]["name"] for entry, _, _ in TemplateStore(two, 0).entries()] == [
+            "web"
+        ]
+
+    @pytest.mark.parametrize("there", [True, False])
+    @pytest.mark.parametrize(
+        ("action", "said"),
+        [("list", "no templates in {}"), ("clear", "removed no templates")],
+    )
+    def test_an_empty_folder_and_none_are_the_same(self, run, tmp_path, action, said, there):
+        base = tmp_path / "cache"
+        if there:
+            base.mkdir(mode=0o700)
+        else:
+            said = "no templates in {}"
+        status, lines, _ = run("cache", action, "--cache-dir", str(base))
+        assert (status, lines) == (0, [said.format(base)])
+        assert base.exists() == there
+
+    def test_the_environment_names_the_folder_too(self, run, two, monkeypatch):
+        monkeypatch.setenv("VMPORTS_CACHE_DIR", str(two))
+        assert run("cache", "list")[1][-1] == f"2 templates in {two}, 6 MiB"
+
+    def test_a_foreign_manifest_is_shown_as_far_as_it_goes(self, run, tmp_path):
+        key = "0" * 24
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "manifest.json").write_text(f'{{"key": "{key}", "facts": 1}}')
+        row = run("cache", "list", "--cache-dir", str(tmp_path))[1][1].split()
+        assert row[:4] == [key, "?", "?", "?"]
+
+    def test_a_folder_that_others_may_write_to_exits_1(self, run, tmp_path):
+        tmp_path.chmod(0o777)
+        status, _, errors = run("cache", "list", "--cache-dir", str(tmp_path))
+        assert status == 1
+        assert "others may write to it" in errors[0]
