@@ -146,8 +146,3 @@ def _run(command: list[str], what: str) -> str:
         last = (done.stderr or done.stdout).strip().splitlines() or ["(nothing)"]
         raise RuntimeError(f"{what}: {last[-1].strip()[:120]}")
     return done.stdout
-
-
-def growth(counts: list[int]) -> dict[int, float]:
-    """Return the seconds of our suite by its number of tests."""
-    return {count: ours(count) for count in counts}

@@ -116,7 +116,6 @@ class Launcher:
             return None
         try:
             machine.hand_over(exposed.ports, exposed.pass_fds)
-            machine.wait_ready(settings.wait_for, settings.boot_timeout)
         except (ForwardError, MonitorError, MachineDiedError):
             # A fresh clone tries other ports, and tells what is wrong when that is in vain too.
             machine.stop()

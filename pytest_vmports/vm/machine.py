@@ -158,12 +158,17 @@ class Machine:
     def hand_over(self, ports: Sequence[ExposedPort], lease_fds: Sequence[int]) -> None:
         """Forward these ports to a guest that is already ready, instead of those it had.
 
+        It has answered once and is not asked again: a third connection, beside the test's own and
+        the first, would overrun the queue of a server that listens with a backlog of one, and the
+        forwarder repeats a connection's first packet only after six seconds.
+
         Args:
             ports: the forwards.
             lease_fds: their leases' descriptors, in the same order.
 
         Raises:
             ForwardError: a host port could not be bound.
+            MachineDiedError: QEMU or gvproxy has ended meanwhile.
             MonitorError: QEMU hung up.
         """
         self.times["start"] = time.monotonic()
@@ -172,6 +177,8 @@ class Machine:
             if lease in self.wiring.qemu_fds([lease]):
                 self.monitor.give(lease, f"lease-{port.protocol}-{port.external}")
             self.wiring.expose(port, self.monitor)
+        self.check_alive()
+        self.times["ready"] = time.monotonic()
 
     def hide_all(self) -> None:
         """Take all forwards away.
