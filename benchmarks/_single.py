@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import echo_server
+
 from pytest_vmports import options
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.run_dir import RunDir
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from pytest_vmports.vm.machine import Machine
 
-SETUP = "nc -lk -p 8080 -e cat &"
 MEMORY = 256
 CLONES = 10
 
@@ -38,17 +39,30 @@ class NoConfig:
     getini = getoption
 
 
-def settings(**keywords: Any) -> options.Settings:
-    """Return settings as a marker with these keywords would make them."""
-    wanted = {"expose": [8080], "setup": SETUP, "memory": MEMORY, "cache_size": "4G", **keywords}
+def settings(folder: Path, **keywords: Any) -> options.Settings:
+    """Return settings as a marker with these keywords would make them.
+
+    Args:
+        folder: where the guest's server is put on the host.
+        keywords: settings.
+    """
+    wanted = {
+        "expose": [echo_server.PORT], "setup": echo_server.SETUP,
+        "files": echo_server.files(folder), "memory": MEMORY, "cache_size": "4G", **keywords,
+    }  # fmt: skip
     return options.resolve(NoConfig(), wanted, "the benchmark")  # type: ignore[arg-type]
 
 
 class Bench:
-    """A launcher with a cache of its own, and a stopwatch."""
+    """A launcher with a cache of its own, and a stopwatch.
 
-    def __init__(self, launcher: Launcher) -> None:
+    Attributes:
+        folder: for what is put into guests.
+    """
+
+    def __init__(self, launcher: Launcher, folder: Path) -> None:
         self.launcher = launcher
+        self.folder = folder
 
     def start(
         self, wanted: options.Settings, following: options.Settings | None = None
@@ -58,7 +72,7 @@ class Bench:
         exposed = self.launcher.expose(wanted.expose, wanted)
         guest = self.launcher.guest(wanted)
         machine = self.launcher.launch(exposed, wanted, guest, lambda _: None, following=following)
-        first_byte(exposed[8080].address)
+        first_byte(exposed[echo_server.PORT].address)
         return time.perf_counter() - began, machine, exposed
 
     def stop(self, machine: Machine, exposed: Any) -> float:
@@ -96,7 +110,7 @@ def bench() -> Iterator[Bench]:
         templates = Templates(Path(cache, "cache"), 4096, print)
         launcher = Launcher(allocator, run_dir.path, Path(cache), templates)
         try:
-            yield Bench(launcher)
+            yield Bench(launcher, Path(cache))
         finally:
             launcher.close()
 
@@ -125,13 +139,13 @@ def floor(qemu: str, accelerator: str) -> float:
 
 def times(rounds: int, accelerator: str, qemu: str) -> dict[str, list[float]]:
     """Return the seconds of each kind of start, taken in turns so that all see the same machine."""
-    cold = settings(accel=accelerator, template=False)
-    clone = settings(accel=accelerator, prewarm=0)
-    standby = settings(accel=accelerator, prewarm=1)
     found: dict[str, list[float]] = {
         name: [] for name in ("floor", "cold", "clone", "standby", "teardown")
     }
     with bench() as measured:
+        cold = settings(measured.folder, accel=accelerator, template=False)
+        clone = settings(measured.folder, accel=accelerator, prewarm=0)
+        standby = settings(measured.folder, accel=accelerator, prewarm=1)
         measured.once(clone, "cloned")  # builds the template
         for _ in range(rounds):
             found["floor"].append(floor(qemu, accelerator))
@@ -146,8 +160,8 @@ def times(rounds: int, accelerator: str, qemu: str) -> dict[str, list[float]]:
 def memory(groups: int, accelerator: str) -> list[float]:
     """Return the MiB (PSS) of the tenth of ten clones that have all answered, per group."""
     found = []
-    wanted = settings(accel=accelerator, prewarm=0)
     with bench() as measured:
+        wanted = settings(measured.folder, accel=accelerator, prewarm=0)
         for _ in range(groups):
             running = [measured.start(wanted)[1:] for _ in range(CLONES)]
             found.append(pss(running[-1][0].processes()[0].pid))

@@ -14,7 +14,8 @@ import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from _single import MEMORY, SETUP
+import echo_server
+from _single import MEMORY
 
 from pytest_vmports.guests.guest import Guest
 
@@ -27,7 +28,7 @@ SUITE = f"""
 import pytest
 
 @pytest.mark.parametrize("number", range({{tests}}))
-@pytest.mark.vmports(8080, setup="{SETUP}", memory={MEMORY})
+@pytest.mark.vmports(8080, setup="{echo_server.SETUP}", files={{files}}, memory={MEMORY})
 def test_echo(vm_with_ports, number):
     with vm_with_ports.connect(8080) as s:
         s.sendall(b"x")
@@ -50,7 +51,8 @@ asyncio.run(main())
 def ours(tests: int, *, template: bool = True) -> float:
     """Return the seconds that pytest takes, start, collection and an empty cache included."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "test_suite.py").write_text(SUITE.format(tests=tests))
+        suite = SUITE.format(tests=tests, files=echo_server.files(Path(folder)))
+        Path(folder, "test_suite.py").write_text(suite)
         command = [
             sys.executable, "-m", "pytest", "-q", "-n", str(AT_ONCE), "-p", "no:cacheprovider",
             "--vmports-cache-dir", "cache", "--vmports-template", "yes" if template else "no",
@@ -73,7 +75,7 @@ def plain(tests: int, qemu: str, accelerator: str) -> float:
     boot too, and connects until the guest answers.
     """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
-        guest = Guest.alpine(setup=SETUP)
+        guest = Guest.alpine(setup=echo_server.SETUP, files=echo_server.files(Path(folder)))
         kernel, initrd = guest.boot_files(Path(folder), Path(folder))
         command = [
             qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import _single
 import _suites
@@ -191,7 +192,8 @@ and each of its parts, named in the last column, can be had alone with
 - Times are medians, with the 90th percentile and how often it was measured. *First byte*: from
   before a port is leased until the guest has echoed a byte through the forward, on the first
   connection made. *Stop*: until the process is gone and the port is given back.
-- The guest is the bundled one: {memory} MiB, one processor, `{setup}`.
+- The guest is the bundled one: {memory} MiB, one processor, and a server of one process that runs
+  before the template is saved (`tests/echo_server.py`).
 - A *suite* is that many tests with a VM and one assert each, run by `pytest -n {at_once}` with an
   empty cache: pytest's start, two workers' imports and the template's boot are in it. VMs a minute
   of shorter suites are as measured, not extrapolated; the targets compare rates.
@@ -212,8 +214,7 @@ def page(measured: Measured, qemu: Qemu, arguments: list[str]) -> str:
         del shown[shown.index("--only") :]
     return PAGE.format(
         machine=machine(qemu), arguments="".join(f" {a}" for a in shown),
-        head=" | ".join(HEAD), memory=_single.MEMORY, setup=_single.SETUP,
-        at_once=_suites.AT_ONCE,
+        head=" | ".join(HEAD), memory=_single.MEMORY, at_once=_suites.AT_ONCE,
         rows="\n".join("| " + " | ".join(row) + " |" for row in measured.rows),
     )  # fmt: skip
 

@@ -15,11 +15,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
 _STOP_SECONDS = 5.0
 # If our parent is no longer the one that started us, it died before the signal was set.
@@ -70,6 +70,17 @@ class Process:
     def running(self) -> bool:
         """Whether the child still runs."""
         return self.returncode is None
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """The processor time that the child has used; None where that cannot be told."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text("ascii", "replace")
+        except OSError:  # not Linux, or it has ended and was reaped
+            return None
+        # The command's name, in brackets, may hold anything: count from the last bracket.
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     @property
     def output(self) -> str:

@@ -62,6 +62,18 @@ def test_the_folders_that_lead_to_a_file_come_before_it_and_once():
     assert found["a/b"] == (stat.S_IFDIR | 0o755, b"")
 
 
+@pytest.mark.parametrize("folder", ["bin", "sbin", "lib", "lib32", "lib64"])
+def test_a_folder_that_may_be_a_link_in_the_initrd_is_left_as_it_is(folder, tmp_path):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "whole").touch()
+    files = {f"{folder}/whole": f"/{folder}/deep/one", folder: "/"}
+    entries = entries_from_host(files, tmp_path)
+    assert list(read_newc(archive(entries))) == [
+        f"{folder}/deep", f"{folder}/deep/one", f"{folder}/whole",
+    ]  # fmt: skip
+    assert folder in read_newc(archive(entries[:1], alone=True))
+
+
 def test_everybody_may_still_write_to_tmp():
     found = read_newc(archive([file_entry("/tmp/a", b""), file_entry("/var/tmp/b", b"")]))
     assert {path: oct(mode & 0o7777) for path, (mode, _) in found.items()} == {

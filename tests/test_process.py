@@ -133,3 +133,15 @@ def test_no_helper_is_taken_for_setpriv_that_cannot_set_the_signal(monkeypatch, 
     process._has_setpriv.cache_clear()
     assert not process._has_setpriv()
     process._has_setpriv.cache_clear()
+
+
+def test_the_processor_time_of_a_child_that_works_grows(log):
+    child = spawn("busy", ["sh", "-c", "while :; do :; done"], log=log)
+    try:
+        before = child.cpu_seconds
+        deadline = time.monotonic() + 30
+        while child.cpu_seconds <= before + 0.05:
+            assert time.monotonic() < deadline
+    finally:
+        child.kill()
+    assert child.cpu_seconds is None

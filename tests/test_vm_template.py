@@ -149,6 +149,17 @@ def test_a_clones_clock_is_the_hosts(clone):
     assert began - 2 <= now <= time.time() + 2
 
 
+BUSY = """
+(end=$(($(date +%s) + 2)); while [ $(date +%s) -lt $end ]; do :; done; touch /root/rests) &
+"""
+
+
+def test_a_guest_is_saved_when_it_rests(own):
+    with own().vm(8080, setup=BUSY + SHELL) as vm:
+        assert vm.origin == "cloned"
+        assert shell(vm, "ls /root") == "rests"
+
+
 def test_a_clone_has_its_own_ports_whatever_its_template_was_built_with(clone):
     chosen = fixed_port()
     with clone() as one, clone(f"{chosen}:8080", "5353/udp") as two:

@@ -124,7 +124,7 @@ class Guest:
         entries = self._entries(root)
         if not entries:
             return self.kernel_path, self.initrd_path
-        content = initramfs.archive(entries)
+        content = initramfs.archive(entries, alone=self.initrd_path is None)
         base = str(self.initrd_path).encode()
         target = cache / f"{hashlib.sha256(base + content).hexdigest()[:20]}.initrd"
         if not target.exists():

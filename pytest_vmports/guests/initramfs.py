@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 _BLOCK = 512
+# Links into /usr in most distributions. A folder's entry would replace the link, and with it all
+# programs; one of them is the init.
+_OFTEN_LINKS = frozenset({"bin", "sbin", "lib", "lib32", "lib64"})
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,16 @@ def file_entry(path: str, data: bytes, permissions: int = 0o644) -> Entry:
     return Entry(path, stat.S_IFREG | permissions, data)
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
-    """Return the entries, and the folders that lead to them, as one newc archive."""
+def archive(entries: Iterable[Entry], *, alone: bool = False) -> bytes:
+    """Return the entries, and the folders that lead to them, as one newc archive.
+
+    Args:
+        entries: what is to be in it.
+        alone: no initrd goes before it, so folders as ``/bin`` have to be made too.
+    """
     out = bytearray()
-    for number, entry in enumerate(_with_parents(entries), 1):
+    there = frozenset() if alone else _OFTEN_LINKS
+    for number, entry in enumerate(_with_parents(entries, there), 1):
         out += _record(number, entry)
     out += _record(0, Entry("TRAILER!!!", 0))
     return bytes(out)
@@ -99,10 +108,12 @@ def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
         )
 
 
-def _with_parents(entries: Iterable[Entry]) -> Iterator[Entry]:
-    seen: set[str] = set()
+def _with_parents(entries: Iterable[Entry], there: frozenset[str]) -> Iterator[Entry]:
+    seen: set[str] = set(there)
     for entry in entries:
         path = entry.path.strip("/")
+        if path in there and stat.S_ISDIR(entry.mode):
+            continue
         for parent in reversed(PurePosixPath(path).parents):
             name = str(parent)
             if name != "." and name not in seen:

@@ -93,6 +93,7 @@ class Templates:
                 try:
                     booted.start(exposed.pass_fds)
                     booted.wait_ready(settings.wait_for, settings.boot_timeout)
+                    booted.settle(settings.boot_timeout)
                     booted.save(folder / "state")
                     (folder / "console").write_text(booted.console()[-_CONSOLE_CHARACTERS:])
                 finally:

@@ -1,4 +1,4 @@
-"""The control channel: lines between us and the agent in a guest we prepared.
+"""The control channel: between us and the agent in a guest we prepared, which answers in lines.
 
 It is the guest's second serial port, so that no kernel message can tear a line.
 """
@@ -50,13 +50,13 @@ class Control:
                     return int(words[1])
         return None
 
-    def send(self, line: str) -> None:
-        """Send a line to the agent.
+    def send(self, message: bytes) -> None:
+        """Send the agent a message.
 
         Raises:
             OSError: QEMU hung up.
         """
-        self._connection.sendall(f"{line}\n".encode())
+        self._connection.sendall(message)
 
     def close(self) -> None:
         """Hang up. Safe to call again."""

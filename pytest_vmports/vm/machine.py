@@ -26,7 +26,7 @@ from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from pytest_vmports.guests.guest import Guest
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 _GREETING_SECONDS = 30.0
 _TAIL_LINES = 25
+# A guest rests when, for so many seconds, it uses less than this share of a processor; one that
+# never does is not waited for any longer.
+_REST, _RESTING, _LONGEST_REST = 0.2, 0.2, 3.0
 
 
 class State(enum.Enum):
@@ -138,14 +141,14 @@ class Machine:
             # while it answers.
             restored = self._template is not None
             if self.guest.prepared and not restored:
-                self._await_guest("vmports-ready", deadline, timeout, probe)
+                self._await_guest("vmports-ready", deadline, timeout, probe.answers)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
-                    raise self._timeout(f"waited for {wait_for}", timeout, probe)
+                    raise self._timeout(f"waited for {wait_for}", timeout, probe.answers)
                 probe.step(deadline, self.check_alive)
             if restored and self.state is State.STARTED:
-                self._await_guest("vmports-clock", deadline, timeout, probe)
+                self._await_guest("vmports-clock", deadline, timeout, probe.answers)
         except MonitorError:
             # The monitor hangs up a moment before the process is seen to have ended.
             assert self._qemu is not None
@@ -236,6 +239,34 @@ class Machine:
         self.times.setdefault("stopped", time.monotonic())
         self.state = State.STOPPED
 
+    def settle(self, timeout: float) -> None:
+        """Return when the guest can have its clock set, and rests; at most seconds later.
+
+        The proof's connection is closed, and the guest has to have noticed before it is saved: in
+        a clone it would never end, and a server that serves one after the other would hang. A
+        service that is still starting would go on starting in each clone.
+
+        Args:
+            timeout: seconds for setting the clock.
+
+        Raises:
+            BootTimeoutError: the clock cannot be set.
+            MachineDiedError: QEMU or gvproxy ended.
+        """
+        assert self._control is not None
+        assert self._qemu is not None
+        # The answer comes by QEMU's main loop, which has then seen the connection's end too.
+        self._control.send(setclock.message(time.time()))
+        self._await_guest("vmports-clock", time.monotonic() + timeout, timeout, {})
+        latest = time.monotonic() + _LONGEST_REST
+        used = self._qemu.cpu_seconds
+        while time.monotonic() < latest:
+            time.sleep(_REST)  # there is no event for having nothing to do
+            self.check_alive()
+            before, used = used, self._qemu.cpu_seconds
+            if before is None or used is None or used - before < _REST * _RESTING:
+                return
+
     def save(self, state: Path) -> None:
         """Stop the guest and write its state, without its memory, to ``state``.
 
@@ -308,17 +339,19 @@ class Machine:
         with template.open_state() as file:
             self.monitor.load(file.fileno())
         if self._control is not None:
-            self._control.send(setclock.line(time.time()))
+            self._control.send(setclock.message(time.time()))
         self.monitor.execute("cont")
 
-    def _await_guest(self, word: str, deadline: float, timeout: float, probe: Probe) -> None:
+    def _await_guest(
+        self, word: str, deadline: float, timeout: float, answers: Mapping[int, str]
+    ) -> None:
         """Wait for the agent: the end of the setup, or of setting the clock of a restored guest."""
         assert self._control is not None
         deaths = [p.death for p in self.processes() if p.death is not None]
         code = self._control.await_answer(word, deadline, deaths, self.check_alive)
         if code is None:
             what = "its setup has not ended" if word == "vmports-ready" else "its clock is not set"
-            raise self._timeout(what, timeout, probe)
+            raise self._timeout(what, timeout, answers)
         if code:
             raise SetupError(returncode=code, console=self.console_tail())
 
@@ -328,8 +361,8 @@ class Machine:
             stderr=process.output.strip() or "(nothing)", console=self.console_tail(),
         )  # fmt: skip
 
-    def _timeout(self, what: str, timeout: float, probe: Probe) -> BootTimeoutError:
-        said = [f"  port {port}: {answer}" for port, answer in probe.answers.items()]
+    def _timeout(self, what: str, timeout: float, answers: Mapping[int, str]) -> BootTimeoutError:
+        said = [f"  port {port}: {answer}" for port, answer in answers.items()]
         return BootTimeoutError(
             timeout=timeout, waited_for=what, console=self.console_tail(),
             ports="\n".join(said) or "  no port was to be asked",
