@@ -24,6 +24,9 @@ _LISTEN: Final = "0A"
 _COVERED_BY_WILDCARD: Final = frozenset({"127.0.0.1", "0.0.0.0", "::", "::1", "localhost"})  # noqa: S104
 _IN_USE: Final = frozenset({errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)})
 
+# Without what `socket.socket` adds in Python: leases are taken by the thousand.
+_Guard = socket.SocketType
+
 # Bound once: looked up for every candidate otherwise.
 _AF_INET: Final = socket.AF_INET
 _AF_INET6: Final = socket.AF_INET6
@@ -53,7 +56,7 @@ def dual_stack() -> bool:
 
 def bind_guard(
     protocol: str, port: int, host: str, *, reuse: bool = False, wide: bool = True
-) -> socket.socket | None:
+) -> _Guard | None:
     """Bind ``port`` without listening; return the socket, or None when somebody has the port.
 
     Args:
@@ -71,7 +74,7 @@ def bind_guard(
     everywhere = wide and host in _COVERED_BY_WILDCARD and dual_stack()
     family = _AF_INET6 if everywhere or ":" in host else _AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    guard = socket.socket(family, kind)
+    guard = _Guard(family, kind)
     try:
         if family == _AF_INET6:
             guard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if everywhere else 1)

@@ -59,7 +59,7 @@ class PortLease:
         self.protocol = protocol
         self.host = host
         self._fd = fd
-        self._guard: socket.socket | None = None
+        self._guard: socket.SocketType | None = None
         self._handed = False
 
     @property
@@ -80,7 +80,7 @@ class PortLease:
         self._handed = True
         return self._fd
 
-    def guard_with(self, guard: socket.socket) -> None:
+    def guard_with(self, guard: socket.SocketType) -> None:
         """Take over a bound socket, to be closed by `release_guard`."""
         self._guard = guard
 
