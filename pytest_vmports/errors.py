@@ -19,7 +19,11 @@
         ├── BootTimeoutError             the guest was not ready in time
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
-        └── MonitorError                 a monitor command was refused
+        ├── MonitorError                 a monitor command was refused
+        ├── CommandFailedError           a command in the guest ended with another status than 0
+        ├── CommandTimeoutError          a command in the guest did not end in time
+        ├── GuestFileError               a file could not be copied into or out of the guest
+        └── NoShellError                 nothing in this guest runs commands
 
 Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors
 between processes), and says what was tried, what was found and what to do.
@@ -27,6 +31,7 @@ between processes), and says what was tried, what was found and what to do.
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any, ClassVar
 
 
@@ -41,7 +46,9 @@ class VmPortsError(Exception):
 
     def __init__(self, message: str | None = None, **fields: Any) -> None:
         self.fields = fields if message is None else {"message": message, **fields}
-        super().__init__(self.template.format_map(self.fields) if message is None else message)
+        text = self.template.format_map(self.fields) if message is None else message
+        # Not super(): some are also errors of subprocess, which are made from other arguments.
+        Exception.__init__(self, text)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached when normal lookup failed: an error's facts read as attributes.
@@ -188,3 +195,39 @@ class MonitorError(MachineError):
     """QEMU's monitor refused a command. Fields: ``command``, ``reply``."""
 
     template = "QEMU's monitor refused {command!r}: {reply}"
+
+
+class CommandFailedError(MachineError, subprocess.CalledProcessError):
+    """A command in the guest failed.
+
+    Fields: ``cmd``, ``returncode`` (negative for a signal), ``output`` (also read as ``stdout``),
+    ``stderr``, ``said``.
+    """
+
+    template = "{cmd!r} ended with {returncode} in the guest; it said:\n{said}"
+    __str__ = Exception.__str__
+
+
+class CommandTimeoutError(MachineError, subprocess.TimeoutExpired):
+    """A command in the guest did not end in time.
+
+    Fields: ``cmd``, ``timeout`` (seconds), ``output`` and ``stderr``: what it had written.
+    """
+
+    template = "{cmd!r} had not ended in the guest after {timeout:g} s and was killed"
+    __str__ = Exception.__str__
+
+
+class GuestFileError(MachineError):
+    """A file could not be copied. Fields: ``what``, ``remedy``."""
+
+    template = "{what}; {remedy}"
+
+
+class NoShellError(MachineError):
+    """Nothing in this guest runs commands. Fields: ``guest``."""
+
+    template = (
+        "no command can be run in {guest}: its init is its own; give Guest.kernel a setup (even "
+        "setup=''), or Guest.disk ssh=True or agent=True"
+    )

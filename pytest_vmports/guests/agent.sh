@@ -1,9 +1,8 @@
 #!/bin/busybox sh
 # Kept running on the control channel by busybox init, from the end of the setup on.
 stty raw -echo
-echo "vmports-ready $(cat /vmports/code)"
-# A guest restored from a template has the template's time. This program is there already when its
-# clock is to be set: to start one, or to have a shell read the line, would take longer than all
-# the rest of the restoring.
-[ "$(uname -m)" != x86_64 ] || exec /vmports/setclock
+code=$(cat /vmports/code)
+[ "$(uname -m)" != x86_64 ] || exec /vmports/agent.x86_64 "$code"
+# The agent is there for x86-64 only: elsewhere the guest says that it is ready, and no more.
+printf "V\\$(printf %03o ${#code})\\000\\000%s" "$code"
 exec cat >/dev/null

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError
-from pytest_vmports.guests import alpine, initramfs, setclock
+from pytest_vmports.guests import alpine, initramfs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,11 +155,12 @@ class Guest:
         entries = []
         if self.prepared:
             ours = resources.files("pytest_vmports.guests")
+            program = (ours / "agent.x86_64").read_bytes()
             entries += [
                 initramfs.file_entry("init", (ours / "init.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
-                initramfs.file_entry("vmports/setclock", setclock.program(), 0o755),
+                initramfs.file_entry("vmports/agent.x86_64", program, 0o755),
                 initramfs.file_entry("etc/inittab", _INITTAB),
             ]
         entries += initramfs.entries_from_host(self.files, root)

@@ -1,11 +1,13 @@
-"""The control channel: between us and the agent in a guest we prepared, which answers in lines.
+"""The control channel: frames between us and the agent in a guest we prepared.
 
-It is the guest's second serial port, so that no kernel message can tear a line.
+It is the guest's second serial port, so that no kernel message can tear a frame. What the frames
+mean is written in ``guests/agent.c``.
 """
 
 from __future__ import annotations
 
 import select
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -13,51 +15,89 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+READY, CLOCK = "V", "C"
+LARGEST = 4096
+_HEAD = 4
+
 
 class Control:
     """One end of the channel.
 
     Args:
         connection: our end of the socket pair; closed by `close`.
+
+    Attributes:
+        deaths: descriptors that become readable when a process of this VM ends.
     """
 
     def __init__(self, connection: socket.socket) -> None:
+        self.deaths: Sequence[int] = ()
         self._connection = connection
         self._unread = b""
 
-    def await_answer(
-        self, word: str, deadline: float, deaths: Sequence[int], check: Callable[[], None]
-    ) -> int | None:
-        """Return the number that the agent sends after ``word``; None at the deadline.
+    def await_number(self, kind: str, deadline: float, check: Callable[[], None]) -> int | None:
+        """Return the number in the next frame of ``kind``; None at the deadline.
 
         Args:
-            word: the first word of the awaited line.
+            kind: the frame's type; others before it are passed over.
             deadline: `time.monotonic` value.
-            deaths: descriptors that become readable when a process of this VM ends.
-            check: raises when one has ended.
+            check: raises when a process of this VM has ended.
         """
-        watched: list[socket.socket | int] = [self._connection, *deaths]
-        while (left := deadline - time.monotonic()) > 0:
+        while (frame := self.receive(deadline, check)) is not None:
+            if frame[0] == kind:
+                return int(frame[1])
+        return None
+
+    def receive(
+        self, deadline: float | None, check: Callable[[], None]
+    ) -> tuple[str, bytes] | None:
+        """Return the next frame's type and payload; None at the deadline.
+
+        Args:
+            deadline: `time.monotonic` value; None waits for ever.
+            check: as for `await_number`.
+        """
+        while (frame := self._next()) is None:
+            left = 1.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return None
             # Bounded, for platforms whose processes have no descriptor to wait on.
+            watched: list[socket.socket | int] = [self._connection, *self.deaths]
             ready, _, _ = select.select(watched, [], [], min(left, 1.0))
             check()
             if self._connection in ready:
-                self._unread += self._connection.recv(4096)
-            *lines, self._unread = self._unread.split(b"\n")
-            for line in lines:
-                words = line.split()
-                if words[:1] == [word.encode()] and words[1:]:
-                    return int(words[1])
-        return None
+                self._unread += self._connection.recv(1 << 16)
+        return frame
 
-    def send(self, message: bytes) -> None:
-        """Send the agent a message.
+    def send(self, kind: str, payload: bytes = b"") -> None:
+        """Send a frame.
 
         Raises:
             OSError: QEMU hung up.
         """
-        self._connection.sendall(message)
+        head = kind.encode() + len(payload).to_bytes(_HEAD - 1, "little")
+        self._connection.sendall(head + payload)
+
+    def send_clock(self, now: float) -> None:
+        """Ask for the guest's clock to be set; the answer is a frame of type `CLOCK`.
+
+        Args:
+            now: seconds since the epoch.
+
+        Raises:
+            OSError: QEMU hung up.
+        """
+        whole = int(now)
+        self.send(CLOCK, struct.pack("<qq", whole, int((now - whole) * 1e9)))
 
     def close(self) -> None:
         """Hang up. Safe to call again."""
         self._connection.close()
+
+    def _next(self) -> tuple[str, bytes] | None:
+        size = int.from_bytes(self._unread[1:_HEAD], "little")
+        if len(self._unread) < _HEAD + size:
+            return None
+        kind, payload = self._unread[:1], self._unread[_HEAD : _HEAD + size]
+        self._unread = self._unread[_HEAD + size :]
+        return kind.decode("latin-1"), payload

@@ -16,14 +16,15 @@ from pytest_vmports.errors import (
     LaunchError,
     MachineDiedError,
     MonitorError,
+    NoShellError,
     SetupError,
 )
-from pytest_vmports.guests import setclock
 from pytest_vmports.process import Process, spawn
 from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
-from pytest_vmports.vm.control import Control
+from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
+from pytest_vmports.vm.shell import AgentShell
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.vm.shell import Shell
     from pytest_vmports.vm.template import Template
 
 _GREETING_SECONDS = 30.0
@@ -97,6 +99,7 @@ class Machine:
         self._control: Control | None = None
         self._template = template
         self._ram = ram if template is None else Ram(template.ram, share=False)
+        self._shell: Shell | None = None
         self._kept_console: str | None = None
         self._console_before = ""
 
@@ -141,14 +144,14 @@ class Machine:
             # while it answers.
             restored = self._template is not None
             if self.guest.prepared and not restored:
-                self._await_guest("vmports-ready", deadline, timeout, probe.answers)
+                self._await_guest(READY, deadline, timeout, probe.answers)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
                     raise self._timeout(f"waited for {wait_for}", timeout, probe.answers)
                 probe.step(deadline, self.check_alive)
             if restored and self.state is State.STARTED:
-                self._await_guest("vmports-clock", deadline, timeout, probe.answers)
+                self._await_guest(CLOCK, deadline, timeout, probe.answers)
         except MonitorError:
             # The monitor hangs up a moment before the process is seen to have ended.
             assert self._qemu is not None
@@ -206,6 +209,21 @@ class Machine:
         """Return QEMU and the wiring's processes, those that were started."""
         return [p for p in (self._qemu, *self.wiring.processes()) if p is not None]
 
+    @property
+    def shell(self) -> Shell:
+        """The way by which commands are run in the guest.
+
+        Raises:
+            MachineDiedError: the VM is gone.
+            NoShellError: there is none.
+        """
+        self.check_alive()
+        if self._shell is None:
+            if self._control is None or not self.guest.prepared or not self.hardware.qemu.is_x86:
+                raise NoShellError(guest=self.guest.name)
+            self._shell = AgentShell(self._control, self.check_alive)
+        return self._shell
+
     def console(self) -> str:
         """Return all that the guest wrote to its console."""
         if self._kept_console is not None:
@@ -256,8 +274,8 @@ class Machine:
         assert self._control is not None
         assert self._qemu is not None
         # The answer comes by QEMU's main loop, which has then seen the connection's end too.
-        self._control.send(setclock.message(time.time()))
-        self._await_guest("vmports-clock", time.monotonic() + timeout, timeout, {})
+        self._control.send_clock(time.time())
+        self._await_guest(CLOCK, time.monotonic() + timeout, timeout, {})
         latest = time.monotonic() + _LONGEST_REST
         used = self._qemu.cpu_seconds
         while time.monotonic() < latest:
@@ -339,19 +357,19 @@ class Machine:
         with template.open_state() as file:
             self.monitor.load(file.fileno())
         if self._control is not None:
-            self._control.send(setclock.message(time.time()))
+            self._control.send_clock(time.time())
         self.monitor.execute("cont")
 
     def _await_guest(
-        self, word: str, deadline: float, timeout: float, answers: Mapping[int, str]
+        self, what: str, deadline: float, timeout: float, answers: Mapping[int, str]
     ) -> None:
         """Wait for the agent: the end of the setup, or of setting the clock of a restored guest."""
         assert self._control is not None
-        deaths = [p.death for p in self.processes() if p.death is not None]
-        code = self._control.await_answer(word, deadline, deaths, self.check_alive)
+        self._control.deaths = [p.death for p in self.processes() if p.death is not None]
+        code = self._control.await_number(what, deadline, self.check_alive)
         if code is None:
-            what = "its setup has not ended" if word == "vmports-ready" else "its clock is not set"
-            raise self._timeout(what, timeout, answers)
+            said = "its setup has not ended" if what == READY else "its clock is not set"
+            raise self._timeout(said, timeout, answers)
         if code:
             raise SetupError(returncode=code, console=self.console_tail())
 

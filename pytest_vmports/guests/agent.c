@@ -1,0 +1,301 @@
+/* The agent: what runs in a guest that pytest-vmports prepared, on the control channel.
+ *
+ * It sets the clock of a guest restored from a template, and runs commands for the test. It is a
+ * program and not a script because a restored guest under emulation takes a quarter of a second to
+ * start any program, and this one is running when the template is saved. It uses no C library, so
+ * that it fits any Linux guest; scripts/build-agent makes the executable that the package carries.
+ *
+ * Frames, both ways: one byte of type, three bytes of length (little endian), the payload.
+ *
+ *   from the host                           from the guest
+ *   C  set the clock: struct timespec       V  ready; the setup's exit status, decimal
+ *   S  begin a command's text               C  the clock is set; errno, decimal
+ *   s  more of it                           A  an S, s or I frame was consumed
+ *   X  run it                               O  the command's output
+ *   I  the command's input                  E  its error output
+ *   i  end of the input                     X  it ended; its wait status, decimal
+ *   K  kill it and what it started
+ *
+ * The text is: directory NUL variable=value NUL ... NUL NUL argument NUL argument NUL ...
+ * The host sends the next S, s or I only after an A: a serial port has no flow control that QEMU
+ * honours, and the kernel drops what it has no room for. One command runs at a time.
+ */
+
+typedef unsigned char u8;
+typedef unsigned long u64;
+typedef long i64;
+
+enum { READ, WRITE, CLOSE = 3, POLL = 7, SIGACTION = 13, DUP2 = 33, FORK = 57, EXECVE = 59, EXIT = 60, WAIT4,
+       KILL, FCNTL = 72, CHDIR = 80, SETSID = 112, CLOCK_SETTIME = 227, PIPE2 = 293, PIDFD_OPEN = 434 };
+enum { WNOHANG = 1, POLLIN = 1, POLLOUT = 4, POLLERR = 8 };
+enum { SET_FLAGS = 4, EAGAIN = 11, NONBLOCK = 04000, CLOEXEC = 02000000 };
+enum { FRAME = 4096, TEXT = 1 << 18, ARGS = 4096, LEFT = 64, SIGKILL = 9, SIGPIPE = 13, CANNOT_RUN = 127 };
+
+struct pollfd { int fd; short events, got; };
+
+static i64 sys(i64 n, i64 a, i64 b, i64 c, i64 d)
+{
+	i64 got;
+	register i64 r10 __asm__("r10") = d;
+	__asm__ volatile("syscall" : "=a"(got) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
+			 : "rcx", "r11", "memory");
+	return got;
+}
+
+static u64 length(const char *text)
+{
+	u64 n = 0;
+	while (text[n])
+		n++;
+	return n;
+}
+
+static void write_all(int fd, const u8 *data, u64 size)
+{
+	while (size) {
+		i64 done = sys(WRITE, fd, (i64)data, size, 0);
+		if (done <= 0)
+			sys(EXIT, 1, 0, 0, 0);
+		data += done, size -= done;
+	}
+}
+
+static void read_all(u8 *data, u64 size)
+{
+	while (size) {
+		i64 done = sys(READ, 0, (i64)data, size, 0);
+		if (done <= 0)
+			sys(EXIT, 1, 0, 0, 0);
+		data += done, size -= done;
+	}
+}
+
+static void say(u8 type, const void *data, u64 size)
+{
+	static u8 out[4 + FRAME];
+	const u8 *from = data;
+	out[0] = type, out[1] = size, out[2] = size >> 8, out[3] = size >> 16;
+	for (u64 i = 0; i < size; i++)
+		out[4 + i] = from[i];
+	write_all(1, out, 4 + size);
+}
+
+static void say_number(u8 type, u64 number)
+{
+	char digits[20];
+	int at = sizeof digits;
+	do
+		digits[--at] = '0' + number % 10;
+	while (number /= 10);
+	say(type, digits + at, sizeof digits - at);
+}
+
+/* A command that reads no more must not end us; it itself begins with the usual ending. */
+static void on_broken_pipe(i64 handler)
+{
+	i64 action[4] = { handler, 0, 0, 0 };
+	sys(SIGACTION, SIGPIPE, (i64)action, 0, 8);
+}
+
+static char text[TEXT];
+static u64 text_size;
+static i64 child = -1;
+static int pidfd = -1, in = -1, out = -1, err = -1;
+/* Pipes that something a command left behind still writes to: closing them would kill it. */
+static int left[LEFT];
+static u8 input[FRAME];
+static u64 input_at, input_size;
+
+static void shut(int *fd)
+{
+	if (*fd >= 0)
+		sys(CLOSE, *fd, 0, 0, 0);
+	*fd = -1;
+}
+
+static void leave(int *fd)
+{
+	for (int i = 0; i < LEFT && *fd >= 0; i++)
+		if (left[i] < 0)
+			left[i] = *fd, *fd = -1;
+	shut(fd);
+}
+
+static void become_command(int *pipes)
+{
+	static char *words[ARGS];
+	char *at = text, *end = text + text_size;
+	char **environment = words + 1, **arguments;
+	int n = 1;
+
+	on_broken_pipe(0 /* SIG_DFL */);
+	sys(SETSID, 0, 0, 0, 0);
+	sys(DUP2, pipes[0], 0, 0, 0);
+	sys(DUP2, pipes[3], 1, 0, 0);
+	sys(DUP2, pipes[5], 2, 0, 0);
+	for (at += length(at) + 1; at < end && *at && n < ARGS / 2; at += length(at) + 1)
+		words[n++] = at;
+	arguments = words + ++n;
+	for (at++; at < end && n < ARGS - 1; at += length(at) + 1)
+		words[n++] = at;
+	if (sys(CHDIR, (i64)text, 0, 0, 0) < 0) {
+		static const char cannot[] = "vmports: no such directory: ";
+		sys(WRITE, 2, (i64)cannot, sizeof cannot - 1, 0);
+		sys(WRITE, 2, (i64)text, length(text), 0);
+		sys(WRITE, 2, (i64)"\n", 1, 0);
+		sys(EXIT, CANNOT_RUN, 0, 0, 0);
+	}
+	sys(EXECVE, (i64)*arguments, (i64)arguments, (i64)environment, 0);
+	sys(EXIT, CANNOT_RUN, 0, 0, 0);
+}
+
+static void run(void)
+{
+	int pipes[6];
+	for (int i = 0; i < 6; i += 2)
+		if (sys(PIPE2, (i64)(pipes + i), CLOEXEC, 0, 0) < 0)
+			sys(EXIT, 1, 0, 0, 0);
+	child = sys(FORK, 0, 0, 0, 0);
+	if (child == 0)
+		become_command(pipes);
+	sys(CLOSE, pipes[0], 0, 0, 0);
+	sys(CLOSE, pipes[3], 0, 0, 0);
+	sys(CLOSE, pipes[5], 0, 0, 0);
+	in = pipes[1], out = pipes[2], err = pipes[4];
+	sys(FCNTL, in, SET_FLAGS, NONBLOCK, 0);
+	pidfd = child > 0 ? sys(PIDFD_OPEN, child, 0, 0, 0) : -1;
+	text_size = 0;
+}
+
+static void feed(void)
+{
+	i64 done = in < 0 ? (i64)(input_size - input_at)
+			  : sys(WRITE, in, (i64)(input + input_at), input_size - input_at, 0);
+	if (done == -EAGAIN)
+		return;
+	if (done < 0) { /* it reads no more: what is sent for it is thrown away */
+		shut(&in);
+		done = input_size - input_at;
+	}
+	input_at += done;
+	if (input_at == input_size) {
+		input_size = 0;
+		say('A', 0, 0);
+	}
+}
+
+/* Pass on what is there; false at the end of it. */
+static int pass(u8 type, int *fd)
+{
+	static u8 data[FRAME];
+	i64 got = *fd < 0 ? 0 : sys(READ, *fd, (i64)data, sizeof data, 0);
+	if (got > 0 && type)
+		say(type, data, got);
+	if (got <= 0)
+		shut(fd);
+	return got > 0;
+}
+
+static int readable(int fd)
+{
+	struct pollfd one = { fd, POLLIN, 0 };
+	return fd >= 0 && sys(POLL, (i64)&one, 1, 0, 0) > 0;
+}
+
+static void ended(void)
+{
+	int status = 0;
+	if (child > 0 && sys(WAIT4, child, (i64)&status, WNOHANG, 0) == 0)
+		return;
+	/* What it wrote before it ended; what it left running may write on for ever. */
+	for (int i = 0; i < 1024 && readable(out) && pass('O', &out); i++)
+		;
+	for (int i = 0; i < 1024 && readable(err) && pass('E', &err); i++)
+		;
+	leave(&out);
+	leave(&err);
+	shut(&in);
+	shut(&pidfd);
+	if (input_size)
+		feed();
+	say_number('X', child > 0 ? status : CANNOT_RUN << 8);
+	child = -1;
+}
+
+static void frame(void)
+{
+	u8 head[4];
+	static u8 data[FRAME];
+	u64 size;
+	read_all(head, 4);
+	size = head[1] | head[2] << 8 | head[3] << 16;
+	if (size > FRAME)
+		sys(EXIT, 1, 0, 0, 0);
+	read_all(data, size);
+	switch (head[0]) {
+	case 'C':
+		say_number('C', -sys(CLOCK_SETTIME, 0, (i64)data, 0, 0));
+		break;
+	case 'S':
+		text_size = 0;
+		/* fall through */
+	case 's':
+		for (u64 i = 0; i < size && text_size < TEXT - 1; i++)
+			text[text_size++] = data[i];
+		say('A', 0, 0);
+		break;
+	case 'X':
+		run();
+		break;
+	case 'I':
+		for (u64 i = 0; i < size; i++)
+			input[i] = data[i];
+		input_at = 0, input_size = size;
+		feed();
+		break;
+	case 'i':
+		shut(&in);
+		break;
+	case 'K':
+		if (child > 0)
+			sys(KILL, -child, SIGKILL, 0, 0);
+		break;
+	}
+}
+
+__attribute__((used)) static void work(u64 *stack)
+{
+	const char *code = (const char *)stack[2];
+	for (int i = 0; i < LEFT; i++)
+		left[i] = -1;
+	on_broken_pipe(1 /* SIG_IGN */);
+	say('V', code, length(code));
+	for (;;) {
+		struct pollfd all[5 + LEFT] = {
+			{ 0, POLLIN, 0 },
+			{ input_size ? in : -1, POLLOUT, 0 },
+			{ out, POLLIN, 0 },
+			{ err, POLLIN, 0 },
+			{ pidfd, POLLIN, 0 },
+		};
+		for (int i = 0; i < LEFT; i++)
+			all[5 + i] = (struct pollfd){ left[i], POLLIN, 0 };
+		/* Kernels before 5.3 have no pidfd: there we look now and then. */
+		sys(POLL, (i64)all, 5 + LEFT, child >= 0 && pidfd < 0 ? 50 : -1, 0);
+		if (all[0].got)
+			frame();
+		if (all[1].got && input_size)
+			feed();
+		if (all[2].got)
+			pass('O', &out);
+		if (all[3].got)
+			pass('E', &err);
+		if (child < -1 || (child > 0 && (all[4].got || pidfd < 0)))
+			ended();
+		for (int i = 0; i < LEFT; i++)
+			if (all[5 + i].got)
+				pass(0, left + i);
+	}
+}
+
+__asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call work\n");
