@@ -22,6 +22,7 @@
         ├── MonitorError                 a monitor command was refused
         ├── CommandFailedError           a command in the guest ended with another status than 0
         ├── CommandTimeoutError          a command in the guest did not end in time
+        ├── ShutdownTimeoutError         the guest did not power off in time
         ├── GuestFileError               a file could not be copied into or out of the guest
         └── NoShellError                 nothing in this guest runs commands
 
@@ -216,6 +217,15 @@ class CommandTimeoutError(MachineError, subprocess.TimeoutExpired):
 
     template = "{cmd!r} had not ended in the guest after {timeout:g} s and was killed"
     __str__ = Exception.__str__
+
+
+class ShutdownTimeoutError(MachineError):
+    """The guest did not power off in time. Fields: ``timeout`` (seconds), ``console``."""
+
+    template = (
+        "the guest had not powered off after {timeout:g} s; the end of its console:\n{console}\n"
+        "raise the timeout, or leave the VM to the end of the test, which kills it"
+    )
 
 
 class GuestFileError(MachineError):

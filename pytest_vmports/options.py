@@ -186,6 +186,18 @@ def settings_for(item: pytest.Item) -> Settings:
     return _with_ports(settings, tuple(wanted), where)
 
 
+def settings_of_call(config: pytest.Config, keywords: Mapping[str, Any], where: str) -> Settings:
+    """Return the settings for keywords as a marker takes them, ``expose`` among them.
+
+    Raises:
+        SettingError: a value or a keyword is wrong.
+    """
+    for name, value in keywords.items():
+        _check_keyword(name, value, where)
+    settings = resolve(config, keywords, where)
+    return _with_ports(settings, settings.expose, where)
+
+
 def resolve(
     config: pytest.Config, keywords: Mapping[str, Any], where: str, *, user: str = ""
 ) -> Settings:

@@ -14,14 +14,17 @@ from pytest_vmports.errors import HostError, SettingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from pytest_vmports.factory import VmFactory
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.leases import FreePortFactory, LeaseInfo, PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.vm.machine import Machine
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
 _next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
+_running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
 
 
@@ -74,7 +77,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Remember what the next test needs, so that its VM can be made ready meanwhile."""
+    """Remember the test, and what the next one needs: its VM can be made ready meanwhile."""
+    item.session.stash[_running_key] = item
     if nextitem is not None and "vm_with_ports" in getattr(nextitem, "fixturenames", ()):
         item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
 
@@ -151,17 +155,31 @@ def vm_with_ports(
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    from pytest_vmports.vm.handle import VM
-
     evidence = request.node.stash.setdefault(report.evidence_key, report.Evidence())
-    with _missing(vmports_settings):
-        guest = vmports_launcher.guest(vmports_settings, vmports_guest)
-        machine = vmports_launcher.launch(
-            exposed_ports, vmports_settings, guest,
-            evidence.machines.append, following=request.node.stash.get(_next_key, None),
-        )  # fmt: skip
-    yield VM(machine)
-    machine.finish()
+    with contextlib.ExitStack() as stack:
+        with _missing(vmports_settings):
+            guest = vmports_launcher.guest(vmports_settings, vmports_guest)
+            running = vmports_launcher.running(
+                exposed_ports, vmports_settings, guest,
+                evidence.machines.append, following=request.node.stash.get(_next_key, None),
+            )  # fmt: skip
+            vm = stack.enter_context(running)
+        yield vm
+
+
+@pytest.fixture(scope="session")
+def vm_factory(
+    vmports_launcher: Launcher, vmports_guest: Guest | None, request: pytest.FixtureRequest
+) -> VmFactory:
+    """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
+    from pytest_vmports.factory import VmFactory
+
+    def observe(machine: Machine) -> None:
+        item = request.session.stash.get(_running_key, None)
+        if item is not None:
+            item.stash.setdefault(report.evidence_key, report.Evidence()).machines.append(machine)
+
+    return VmFactory(request.config, vmports_launcher, vmports_guest, observe)
 
 
 @pytest.fixture

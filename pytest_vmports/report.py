@@ -29,7 +29,7 @@ class Evidence:
         for machine in self.machines[-1:]:
             ports = "\n".join(map(str, machine.wiring.ports)) or "none"
             yield f"VM: {machine.wiring.kind}, {machine.state.value}; ports", ports
-            yield "VM: end of the guest's console", machine.console_tail(lines=40)
+            yield "VM: end of the guest's console", machine.console.tail(lines=40)
             yield "VM: QEMU's command line", machine.command_line() or "(not started)"
             for process in machine.processes():
                 if process.output.strip():

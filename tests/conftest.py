@@ -33,21 +33,15 @@ def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary
     def booted(
         *ports: Any, meanwhile: Callable[[ExposedPorts], None] | None = None, **keywords: Any
     ) -> Iterator[VM]:
-        from pytest_vmports.vm.handle import VM
-
         keywords = {"fresh_boot": True, **keywords, "expose": ports}
         settings = options.resolve(request.config, keywords, "the test")
         exposed = vmports_launcher.expose(settings.expose, settings)
         try:
             if meanwhile is not None:
                 meanwhile(exposed)
-            machine = vmports_launcher.launch(
-                exposed, settings, vmports_launcher.guest(settings), _no_evidence
-            )
-            try:
-                yield VM(machine)
-            finally:
-                machine.finish()
+            guest = vmports_launcher.guest(settings)
+            with vmports_launcher.running(exposed, settings, guest, _no_evidence) as vm:
+                yield vm
         finally:
             exposed.release()
 

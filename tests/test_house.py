@@ -23,6 +23,7 @@ LAYERS = [
     {"network", "guests"},
     {"vm"},
     {"report", "options"},
+    {"factory"},
     {"plugin", "cli"},
 ]  # fmt: skip
 # What a text becomes is known to the layer of the value; these import it when they need it.

@@ -81,7 +81,7 @@ def test_the_guests_addresses_are_those_of_gvproxy():
 def test_the_card_hangs_on_the_network_and_boots_nothing():
     option, card = network_card()
     assert option == "-device"
-    assert card == "virtio-net-pci,netdev=n0,mac=5a:94:ef:e4:0c:ee,romfile="
+    assert card == "virtio-net-pci,netdev=n0,mac=5a:94:ef:e4:0c:ee,romfile=,guest_announce=off"
 
 
 def test_the_arguments_are_the_network_and_its_card():

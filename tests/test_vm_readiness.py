@@ -84,7 +84,7 @@ def test_a_connect_says_yes_before_the_guest_even_boots(
     try:
         machine.start(exposed.pass_fds)
         socket.create_connection(exposed[8080].address, timeout=10).close()
-        assert "vmports: " not in machine.console()
+        assert "vmports: " not in machine.console.text()
     finally:
         machine.finish()
         exposed.release()

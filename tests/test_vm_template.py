@@ -19,7 +19,6 @@ from vm_helpers import alive, ask_udp, fixed_port, serve, until
 from pytest_vmports import options
 from pytest_vmports.run_dir import RunDir
 from pytest_vmports.vm.clone import Templates
-from pytest_vmports.vm.handle import VM
 from pytest_vmports.vm.launch import Launcher
 from pytest_vmports.vm.template import read_manifest, write_manifest
 from pytest_vmports.vm.template_store import TemplateStore
@@ -62,14 +61,11 @@ class Own:
         settings = options.resolve(self._config, keywords, "the test")
         exposed = self._launcher.expose(settings.expose, settings)
         try:
-            machine = self._launcher.launch(
+            with self._launcher.running(
                 exposed, settings, self._launcher.guest(settings),
                 lambda machine: self.started.append(machine.origin),
-            )  # fmt: skip
-            try:
-                yield VM(machine)
-            finally:
-                machine.finish()
+            ) as vm:  # fmt: skip
+                yield vm
         finally:
             exposed.release()
 
@@ -430,7 +426,7 @@ def test_a_run_that_ends_while_it_clones_leaves_nothing(inner):
         def restore(self, template):
             with open("story.part", "w") as story:
                 print(*(process.pid for process in self.processes()), file=story)
-                print(self._workdir, file=story)
+                print(self.workdir, file=story)
             os.rename("story.part", "story")
             threading.Event().wait()
 

@@ -183,5 +183,10 @@ def netdev(ports: Sequence[ExposedPort], *, restrict: bool) -> str:
 
 
 def network_card(netdev_id: str = NETDEV_ID) -> list[str]:
-    """Return the guest's card: virtio, the address that gvproxy knows, no boot ROM."""
-    return ["-device", f"virtio-net-pci,netdev={netdev_id},mac={GUEST_MAC},romfile="]
+    """Return the guest's card: virtio, the address that gvproxy knows, no boot ROM.
+
+    A restored guest need not announce its address to switches, of which there are none here: it
+    would do so five times, in a clone's first moments.
+    """
+    card = f"virtio-net-pci,netdev={netdev_id},mac={GUEST_MAC},romfile=,guest_announce=off"
+    return ["-device", card]

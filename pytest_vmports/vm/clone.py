@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_vmports.errors import MonitorError, VmPortsError
 from pytest_vmports.host import machine
 from pytest_vmports.vm.command import Ram
+from pytest_vmports.vm.power import save, settle
 from pytest_vmports.vm.template_store import TemplateStore
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ class Templates:
                 try:
                     booted.start(exposed.pass_fds)
                     booted.wait_ready(settings.wait_for, settings.boot_timeout)
-                    booted.settle(settings.boot_timeout)
-                    booted.save(folder / "state")
-                    (folder / "console").write_text(booted.console()[-_CONSOLE_CHARACTERS:])
+                    settle(booted, settings.boot_timeout)
+                    save(booted, folder / "state")
+                    (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
                 finally:
                     booted.stop()
 

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
-from pytest_vmports.vm import shell
+from pytest_vmports.parse import one_port
+from pytest_vmports.vm import forwards, power, shell
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.models import ExposedPort, PortMapping
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.options import Settings
     from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.power import Snapshot
     from pytest_vmports.vm.shell import Completed
 
 
 class VM:
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        exposed: ExposedPorts,
+        settings: Settings,
+        lease: Callable[[Sequence[PortMapping]], ExposedPorts],
+    ) -> None:
         self._machine = machine
+        self._exposed = exposed
+        self._settings = settings
+        self._lease = lease
+        self._added: dict[ExposedPort, ExposedPorts] = {}
+        self._snapshots = 0
+        self._paused = False
 
     @property
     def ports(self) -> Sequence[ExposedPort]:
@@ -36,7 +53,10 @@ class VM:
 
     @property
     def origin(self) -> str:
-        """``booted``, ``cloned`` from a template, or ``standby``: cloned before the test began."""
+        """``booted``, ``cloned`` from a template, ``standby``: cloned before the test began.
+
+        ``restored`` after `restore`.
+        """
         return self._machine.origin
 
     @property
@@ -47,7 +67,7 @@ class VM:
     @property
     def console(self) -> str:
         """All that the guest wrote to its console so far."""
-        return self._machine.console()
+        return self._machine.console.text()
 
     @property
     def command_line(self) -> str:
@@ -81,10 +101,10 @@ class VM:
             CommandFailedError: its status is not 0 (also a `subprocess.CalledProcessError`).
             CommandTimeoutError: it did not end (also a `subprocess.TimeoutExpired`).
             NoShellError: nothing in this guest runs commands.
-            MachineError: the VM ended.
+            MachineError: the VM ended, or is paused.
         """
         return shell.run(
-            self._machine.shell, command, timeout=timeout, check=check, input=input, env=env,
+            self._shell, command, timeout=timeout, check=check, input=input, env=env,
             cwd=cwd,
         )  # fmt: skip
 
@@ -102,7 +122,7 @@ class VM:
         Raises:
             GuestFileError: it is not there or cannot be copied.
         """
-        shell.put(self._machine.shell, Path(source), target, timeout)
+        shell.put(self._shell, Path(source), target, timeout)
 
     def get(
         self, source: str, target: str | os.PathLike[str], *, timeout: float | None = 120.0
@@ -117,7 +137,135 @@ class VM:
         Raises:
             GuestFileError: it is not there or cannot be copied.
         """
-        return shell.get(self._machine.shell, source, Path(target), timeout)
+        return shell.get(self._shell, source, Path(target), timeout)
+
+    def expose(self, port: int | str | Mapping[str, Any] | PortMapping) -> ExposedPort:
+        """Forward one more guest port, until `unexpose` or the VM's end.
+
+        A UDP port of a guest without network is possible only where the test declared another.
+
+        Args:
+            port: as the marker takes it: ``8080``, ``"53/udp"``, ``"3000:80"``.
+
+        Returns:
+            where it can be reached.
+
+        Raises:
+            ValueError: it is no port.
+            PortError: no host port can be had.
+            ForwardError: the host port could not be bound.
+            MachineError: it cannot be forwarded while the guest runs, or the VM is gone.
+        """
+        self._machine.check_alive()
+        more = self._lease([one_port(port)])
+        (forward,) = more.ports
+        try:
+            forwards.add(self._machine, forward, more.pass_fds[0])
+        except BaseException:
+            more.release()
+            raise
+        more.release_guards()
+        self._added[forward] = more
+        return forward
+
+    def unexpose(self, port: int | str) -> None:
+        """Take away a forward that `expose` made; its connections end when they are closed.
+
+        Raises:
+            KeyError: `expose` did not make it.
+        """
+        forward = find_port(tuple(self._added), port)
+        self._machine.check_alive()
+        forwards.remove(self._machine, forward, self._added[forward].pass_fds[0])
+        self._added.pop(forward).release()
+
+    def pause(self) -> None:
+        """Stop the guest's processors; its clock stands still as well. Safe to call again.
+
+        Raises:
+            MachineError: the VM is gone.
+        """
+        self._machine.check_alive()
+        self._machine.monitor.execute("stop")
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let the guest run on after `pause`. Safe to call again.
+
+        Raises:
+            MachineError: the VM is gone.
+        """
+        self._machine.check_alive()
+        self._machine.monitor.execute("cont")
+        self._paused = False
+
+    def reset(self) -> None:
+        """Boot again, as after a loss of power; return when the guest is ready.
+
+        The forwards stay and their connections end. What the guest had in memory is lost, for a
+        guest without a disk that is everything but its setup.
+
+        Raises:
+            MachineError: as at the first start.
+        """
+        self._again(None)
+
+    def snapshot(self) -> Snapshot:
+        """Save this moment, memory and all, to come back to with `restore` while the VM lives.
+
+        Raises:
+            MonitorError: QEMU cannot save it.
+        """
+        self._snapshots += 1
+        return power.snapshot(self._machine, self._machine.workdir / f"snapshot-{self._snapshots}")
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a moment of this VM; its forwards stay, their connections end.
+
+        The guest is given the host's time where its init is ours.
+
+        Raises:
+            MachineError: it cannot be restored, or the guest does not answer.
+        """
+        self._again(snapshot)
+
+    def shutdown(self, timeout: float = 60.0) -> None:
+        """Ask the guest to power off, and return when it has.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            ShutdownTimeoutError: it still runs; nothing is done about that before the VM's end.
+            MachineDiedError: it had ended before.
+        """
+        self.resume()  # a guest that is paused would never hear of it
+        power.shut_down(self._machine, timeout)
+
+    def end(self) -> None:
+        """Kill the VM and give back what `expose` leased; the fixtures do this.
+
+        Raises:
+            MachineDiedError: QEMU or gvproxy had failed before.
+        """
+        try:
+            self._machine.finish()
+        finally:
+            for more in self._added.values():
+                more.release()
+            self._added.clear()
+
+    @property
+    def _shell(self) -> shell.Shell:
+        if self._paused:
+            raise MachineError("the VM is paused: nothing runs in it before resume()")
+        return self._machine.shell
+
+    def _again(self, saved: Snapshot | None) -> None:
+        fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]
+        self._machine.restart(fds, saved)
+        self._paused = False
+        self._machine.wait_ready(self._settings.wait_for, self._settings.boot_timeout)
 
     def connect(
         self, port: int | str, *, protocol: str | None = None, timeout: float = 10.0

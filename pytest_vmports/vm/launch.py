@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.vm import forwards
 from pytest_vmports.vm.command import Hardware
+from pytest_vmports.vm.handle import VM
 from pytest_vmports.vm.machine import Machine
 from pytest_vmports.vm.standby import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from pytest_vmports.leases import LeaseInfo, PortAllocator
     from pytest_vmports.models import PortMapping
@@ -98,6 +101,28 @@ class Launcher:
             )  # fmt: skip
         return machine
 
+    @contextlib.contextmanager
+    def running(
+        self,
+        exposed: ExposedPorts,
+        settings: Settings,
+        guest: Guest,
+        observe: Callable[[Machine], None],
+        *,
+        following: Settings | None = None,
+    ) -> Iterator[VM]:
+        """Yield a VM that is ready, and end it; see `launch`.
+
+        Raises:
+            MachineDiedError: at the end, when QEMU or gvproxy had failed.
+        """
+        machine = self.launch(exposed, settings, guest, observe, following=following)
+        vm = VM(machine, exposed, settings, lambda mappings: self.expose(mappings, settings))
+        try:
+            yield vm
+        finally:
+            vm.end()
+
     def close(self) -> None:
         """End what waits for a next test, and let go of the templates."""
         self._standby.drop()
@@ -134,7 +159,7 @@ class Launcher:
             exposed.release_guards()
             try:
                 machine.wait_ready(settings.wait_for, settings.boot_timeout)
-                machine.hide_all()
+                forwards.remove_all(machine)
             except BaseException:
                 machine.stop()
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import re
+import os
 import shlex
 import shutil
 import socket
@@ -15,12 +15,15 @@ from pytest_vmports.errors import (
     ForwardError,
     LaunchError,
     MachineDiedError,
+    MachineError,
     MonitorError,
     NoShellError,
     SetupError,
 )
 from pytest_vmports.process import Process, spawn
+from pytest_vmports.vm import forwards
 from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
+from pytest_vmports.vm.console import Console, exit_words
 from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
@@ -33,14 +36,11 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.vm.power import Snapshot
     from pytest_vmports.vm.shell import Shell
-    from pytest_vmports.vm.template import Template
+    from pytest_vmports.vm.template import Saved, Template
 
 _GREETING_SECONDS = 30.0
-_TAIL_LINES = 25
-# A guest rests when, for so many seconds, it uses less than this share of a processor; one that
-# never does is not waited for any longer.
-_REST, _RESTING, _LONGEST_REST = 0.2, 0.2, 3.0
 
 
 class State(enum.Enum):
@@ -66,9 +66,13 @@ class Machine:
 
     Attributes:
         state: see `State`.
-        origin: ``booted``, ``cloned``, or ``standby`` for a clone that waited for its test.
+        origin: ``booted``, ``cloned``, ``standby`` for a clone that waited for its test, or
+            ``restored`` from a snapshot.
         command: QEMU's argv, empty before the start.
+        console: what the guest wrote.
         monitor: the QMP connection; usable from the start to the stop.
+        ram: the file that is its memory, if any.
+        workdir: the VM's private folder.
         times: what happened when, `time.monotonic` seconds by name.
     """
 
@@ -92,16 +96,14 @@ class Machine:
         self.origin = "booted" if template is None else "cloned"
         self.command: list[str] = []
         self.times: dict[str, float] = {}
-        self._workdir = workdir
+        self.workdir = workdir
         self._root = root
-        self._console = workdir / "console.log"
+        self.console = Console(workdir / "console.log")
         self._qemu: Process | None = None
         self._control: Control | None = None
-        self._template = template
-        self._ram = ram if template is None else Ram(template.ram, share=False)
+        self._template: Saved | None = template
+        self.ram = ram if template is None else Ram(template.ram, share=False)
         self._shell: Shell | None = None
-        self._kept_console: str | None = None
-        self._console_before = ""
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
         """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
@@ -124,6 +126,25 @@ class Machine:
             self.stop()
             raise
         self.state = State.STARTED
+
+    def restart(self, lease_fds: Collection[int], saved: Snapshot | None = None) -> None:
+        """End QEMU and start another in its place, with the same forwards.
+
+        Args:
+            lease_fds: as for `start`.
+            saved: what to restore; None boots.
+
+        Raises:
+            ForwardError: a host port was taken by another program meanwhile.
+            LaunchError: QEMU or gvproxy ended.
+        """
+        self.stop()
+        if saved is None:
+            self.console.begin_with(self.console.text())
+        self.ram = None if saved is None else saved.ram
+        self._template, self._shell = saved, None
+        self.origin = "booted" if saved is None else "restored"
+        self.start(lease_fds)
 
     def wait_ready(self, wait_for: WaitFor, timeout: float) -> None:
         """Return when the guest's setup has ended well and ``wait_for`` was answered by the guest.
@@ -180,20 +201,9 @@ class Machine:
         self.times["start"] = time.monotonic()
         self.origin = "standby"
         for port, lease in zip(ports, lease_fds, strict=True):
-            if lease in self.wiring.qemu_fds([lease]):
-                self.monitor.give(lease, f"lease-{port.protocol}-{port.external}")
-            self.wiring.expose(port, self.monitor)
+            forwards.add(self, port, lease)
         self.check_alive()
         self.times["ready"] = time.monotonic()
-
-    def hide_all(self) -> None:
-        """Take all forwards away.
-
-        Raises:
-            MachineError: one could not be removed.
-        """
-        for port in self.wiring.ports:
-            self.wiring.hide(port, self.monitor)
 
     def check_alive(self) -> None:
         """Raise when a process of this VM has ended.
@@ -224,23 +234,6 @@ class Machine:
             self._shell = AgentShell(self._control, self.check_alive)
         return self._shell
 
-    def console(self) -> str:
-        """Return all that the guest wrote to its console."""
-        if self._kept_console is not None:
-            return self._kept_console
-        before = self._console_before
-        try:
-            return before + self._console.read_text(errors="replace")
-        except FileNotFoundError:
-            return before
-
-    def console_tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines of the console, control characters removed."""
-        text = "".join(
-            c for c in self.console().replace("\r", "") if c.isprintable() or c in "\n\t"
-        )
-        return "\n".join(text.splitlines()[-lines:]) or "(the console is empty)"
-
     def command_line(self) -> str:
         """Return QEMU's command line as a shell would take it."""
         return shlex.join(self.command)
@@ -257,44 +250,19 @@ class Machine:
         self.times.setdefault("stopped", time.monotonic())
         self.state = State.STOPPED
 
-    def settle(self, timeout: float) -> None:
-        """Return when the guest can have its clock set, and rests; at most seconds later.
-
-        The proof's connection is closed, and the guest has to have noticed before it is saved: in
-        a clone it would never end, and a server that serves one after the other would hang. A
-        service that is still starting would go on starting in each clone.
+    def set_clock(self, timeout: float) -> None:
+        """Give a prepared guest the host's time; return when it has it.
 
         Args:
-            timeout: seconds for setting the clock.
+            timeout: seconds.
 
         Raises:
-            BootTimeoutError: the clock cannot be set.
+            BootTimeoutError: the guest does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
         assert self._control is not None
-        assert self._qemu is not None
-        # The answer comes by QEMU's main loop, which has then seen the connection's end too.
         self._control.send_clock(time.time())
         self._await_guest(CLOCK, time.monotonic() + timeout, timeout, {})
-        latest = time.monotonic() + _LONGEST_REST
-        used = self._qemu.cpu_seconds
-        while time.monotonic() < latest:
-            time.sleep(_REST)  # there is no event for having nothing to do
-            self.check_alive()
-            before, used = used, self._qemu.cpu_seconds
-            if before is None or used is None or used - before < _REST * _RESTING:
-                return
-
-    def save(self, state: Path) -> None:
-        """Stop the guest and write its state, without its memory, to ``state``.
-
-        Raises:
-            MonitorError: QEMU cannot save it.
-            OSError: the file cannot be written.
-        """
-        self.monitor.execute("stop")
-        with state.open("xb") as file:
-            self.monitor.save(file.fileno())
 
     def finish(self) -> None:
         """Stop, keep in memory what a report may need, and remove the private folder.
@@ -302,9 +270,10 @@ class Machine:
         Raises:
             MachineDiedError: QEMU or gvproxy had failed before. A guest that powered off has not.
         """
-        failed = [p for p in self.processes() if p.returncode]
+        ours = self.state is State.STOPPED  # we ended them, and whoever called knows why
+        failed = [p for p in self.processes() if p.returncode and not ours]
         self.stop()
-        self._kept_console = self.console()
+        self.console.keep()
         for process in self.processes():
             process.keep_output()
         self.discard()
@@ -313,7 +282,7 @@ class Machine:
 
     def discard(self) -> None:
         """Remove the private folder of a machine that does not run."""
-        shutil.rmtree(self._workdir)
+        shutil.rmtree(self.workdir)
 
     def _start_qemu(self, lease_fds: Collection[int]) -> None:
         monitor, monitor_of_qemu = socket.socketpair()
@@ -322,17 +291,17 @@ class Machine:
         self.monitor = Monitor(monitor)
         kernel, initrd = self.guest.kernel_path, None
         if self._template is None:
-            kernel, initrd = self.guest.boot_files(self._workdir.parent, self._root)
+            kernel, initrd = self.guest.boot_files(self.workdir.parent, self._root)
         with monitor_of_qemu, control_of_qemu:
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
             self.command = build_command(
-                self.hardware, self.wiring, Channels(*fds, self._console),
+                self.hardware, self.wiring, Channels(*fds, self.console.path),
                 kernel=kernel, initrd=initrd,
                 kernel_words=self.guest.kernel_words(self.wiring.dns),
-                ram=self._ram, restore=self._template is not None,
+                ram=self.ram, restore=self._template is not None,
             )  # fmt: skip
             self._qemu = spawn(
-                "QEMU", self.command, log=self._workdir / "qemu.log",
+                "QEMU", self.command, log=self.workdir / "qemu.log",
                 pass_fds=[*fds, *self.wiring.qemu_fds(lease_fds)],
             )  # fmt: skip
         if not self.monitor.connect(_GREETING_SECONDS):
@@ -347,13 +316,14 @@ class Machine:
                 program="QEMU", port=port.external, protocol=port.protocol, host=port.host,
                 detail=detail,
             )  # fmt: skip
+        ended = "no monitor" if code is None else exit_words(qemu, self.console)
         raise LaunchError(
-            program="QEMU", returncode=_exit_words(qemu) if code is not None else "no monitor",
+            program="QEMU", returncode=ended,
             stderr=qemu.output.strip() or "(nothing)", command=self.command_line(),
         )  # fmt: skip
 
-    def _restore(self, template: Template) -> None:
-        self._console_before = template.console
+    def _restore(self, template: Saved) -> None:
+        self.console.begin_with(template.console)
         with template.open_state() as file:
             self.monitor.load(file.fileno())
         if self._control is not None:
@@ -370,27 +340,20 @@ class Machine:
         if code is None:
             said = "its setup has not ended" if what == READY else "its clock is not set"
             raise self._timeout(said, timeout, answers)
+        if code and what == CLOCK:
+            raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
         if code:
-            raise SetupError(returncode=code, console=self.console_tail())
+            raise SetupError(returncode=code, console=self.console.tail())
 
     def _died(self, process: Process) -> MachineDiedError:
         return MachineDiedError(
-            program=process.name, returncode=_exit_words(process, self.console()),
-            stderr=process.output.strip() or "(nothing)", console=self.console_tail(),
+            program=process.name, returncode=exit_words(process, self.console),
+            stderr=process.output.strip() or "(nothing)", console=self.console.tail(),
         )  # fmt: skip
 
     def _timeout(self, what: str, timeout: float, answers: Mapping[int, str]) -> BootTimeoutError:
         said = [f"  port {port}: {answer}" for port, answer in answers.items()]
         return BootTimeoutError(
-            timeout=timeout, waited_for=what, console=self.console_tail(),
+            timeout=timeout, waited_for=what, console=self.console.tail(),
             ports="\n".join(said) or "  no port was to be asked",
         )  # fmt: skip
-
-
-def _exit_words(process: Process, console: str = "") -> str:
-    code = process.returncode
-    if code == 0 and process.name == "QEMU":
-        # The line itself is followed by a trace that may fill the whole tail.
-        panic = re.search(r"Kernel panic - not syncing: ([^\r\n]*)", console)
-        return f"0 (kernel panic: {panic[1]})" if panic else "0 (the guest powered off or rebooted)"
-    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"

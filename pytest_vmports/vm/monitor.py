@@ -92,9 +92,6 @@ class Monitor:
         Raises:
             MonitorError: the state does not fit or is damaged.
         """
-        # A migrated guest announces its address to the switches of its new place, five times. Here
-        # is none that would not ask, and it costs a clone's first moments.
-        self.execute("migrate-set-parameters", **{"announce-rounds": 0})
         self._migrate("migrate-incoming", file)
 
     def _migrate(self, command: str, file: int) -> None:

@@ -32,6 +32,8 @@ _ENVIRONMENT = {
 # A killed command's guest may be busy, but its agent answers.
 _AFTER_KILL = 30.0
 _SHOWN = 2000
+# Linux takes no longer argument (MAX_ARG_STRLEN); the shell is given the command as one.
+_LONGEST = 128 * 1024
 
 
 class Shell(Protocol):
@@ -164,6 +166,8 @@ def run(
     cwd: str | None,
 ) -> Completed:
     """Run a shell command; see `VM.run`."""
+    if len(command.encode("utf-8", "surrogateescape")) >= _LONGEST:
+        raise ValueError("the command is longer than 128 KiB: put a script and run that")
     given = input.encode() if isinstance(input, str) else input or b""
     whole = ""
     for name, value in (env or {}).items():
@@ -232,7 +236,7 @@ def _unpack(archive: tarfile.TarFile, name: str, place: Path) -> None:
         path = place / inside
         if member.isdir():
             path.mkdir(parents=True, exist_ok=True)
-        elif member.isfile():
+        elif member.isfile() or member.islnk():  # a second name of a file is a copy here
             content = archive.extractfile(member)
             assert content is not None
             path.write_bytes(content.read())

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import MonitorError
 
@@ -23,10 +23,21 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-FORMAT = 3
+FORMAT = 4
 KEY_LENGTH = 24
 _FILES = ("ram", "state", "console")
 _MANIFEST = "manifest.json"
+
+
+class Saved(Protocol):
+    """A guest's saved state."""
+
+    @property
+    def console(self) -> str:
+        """What the guest wrote to its console before it was saved."""
+
+    def open_state(self) -> BinaryIO:
+        """Return the state, open."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""VMs made by the test itself, as many as it likes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pytest
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.vm.machine import Machine
+
+_WHERE = "vm_factory"
+
+
+class VmFactory:
+    """Makes VMs; what the fixture ``vm_factory`` returns.
+
+    Args:
+        config: pytest's.
+        launcher: starts them.
+        guest: what they boot unless told otherwise; None means the setting.
+        observe: told of every machine before it starts.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        launcher: Launcher,
+        guest: Guest | None,
+        observe: Callable[[Machine], None],
+    ) -> None:
+        self._config = config
+        self._launcher = launcher
+        self._guest = guest
+        self._observe = observe
+
+    @contextlib.contextmanager
+    def __call__(
+        self,
+        ports: Sequence[Any] | str | None = None,
+        *,
+        guest: Guest | None = None,
+        **settings: Any,
+    ) -> Iterator[VM]:
+        """Yield a VM that is ready, for a ``with`` block of any length, in a test or a fixture.
+
+        Args:
+            ports: guest ports, as the marker takes them; None means the setting ``expose``.
+            guest: what to boot; None means the session's.
+            settings: as the marker takes them.
+
+        Raises:
+            SettingError: a value or keyword is wrong.
+            PortError: a host port cannot be had.
+            HostError: QEMU, gvproxy or the guest is missing.
+            MachineError: the VM does not get ready.
+        """
+        if ports is not None:
+            settings["expose"] = ports
+        wanted = options.settings_of_call(self._config, settings, _WHERE)
+        exposed = self._launcher.expose(wanted.expose, wanted)
+        try:
+            boots = self._launcher.guest(wanted, guest or self._guest)
+            with self._launcher.running(exposed, wanted, boots, self._observe) as vm:
+                yield vm
+        finally:
+            exposed.release()

@@ -1,0 +1,123 @@
+"""Rest, sleep, snapshots and the end of a VM that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import MachineError, NoShellError, ShutdownTimeoutError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from pytest_vmports.vm.command import Ram
+    from pytest_vmports.vm.machine import Machine
+
+# A guest rests when, for so many seconds, it uses less than this share of a processor; one that
+# never does is not waited for any longer.
+_REST, _RESTING, _LONGEST_REST = 0.2, 0.2, 3.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of one VM, to go back to while that VM lives.
+
+    Attributes:
+        path: the file of its state and memory.
+        console: what the guest had written to its console.
+        ram: the file that its memory was mapped from, if any.
+    """
+
+    path: Path
+    console: str
+    ram: Ram | None
+
+    def open_state(self) -> BinaryIO:
+        """Return the state, open."""
+        return self.path.open("rb")
+
+
+def settle(machine: Machine, timeout: float) -> None:
+    """Return when the guest can have its clock set, and rests; at most seconds later.
+
+    The proof's connection is closed, and the guest has to have noticed before it is saved: in a
+    clone it would never end, and a server that serves one after the other would hang. A service
+    that is still starting would go on starting in each clone.
+
+    Args:
+        machine: is ready, and its guest prepared.
+        timeout: seconds for setting the clock.
+
+    Raises:
+        BootTimeoutError: the clock cannot be set.
+        MachineDiedError: QEMU or gvproxy ended.
+    """
+    # The answer comes by QEMU's main loop, which has then seen the connection's end too.
+    machine.set_clock(timeout)
+    latest = time.monotonic() + _LONGEST_REST
+    used = machine.processes()[0].cpu_seconds
+    while time.monotonic() < latest:
+        time.sleep(_REST)  # there is no event for having nothing to do
+        machine.check_alive()
+        before, used = used, machine.processes()[0].cpu_seconds
+        if before is None or used is None or used - before < _REST * _RESTING:
+            return
+
+
+def save(machine: Machine, state: Path) -> None:
+    """Stop the guest and write its state, with the memory that is not shared, to a new file.
+
+    Raises:
+        MonitorError: QEMU cannot save it.
+        OSError: the file cannot be written.
+    """
+    machine.monitor.execute("stop")
+    with state.open("xb") as file:
+        machine.monitor.save(file.fileno())
+
+
+def snapshot(machine: Machine, path: Path) -> Snapshot:
+    """Save a moment of a VM, which runs on.
+
+    Raises:
+        MonitorError: QEMU cannot save it.
+        OSError: the file cannot be written.
+    """
+    machine.check_alive()
+    running = machine.monitor.execute("query-status")["running"]
+    try:
+        save(machine, path)
+    finally:
+        if running:
+            machine.monitor.execute("cont")
+    return Snapshot(path, machine.console.text(), machine.ram)
+
+
+def shut_down(machine: Machine, timeout: float) -> None:
+    """Ask the guest to power off, and return when it has.
+
+    Args:
+        machine: runs.
+        timeout: seconds.
+
+    Raises:
+        ShutdownTimeoutError: it still runs.
+        MachineDiedError: it had ended before.
+    """
+    deadline = time.monotonic() + timeout
+    machine.check_alive()
+    qemu = machine.processes()[0]
+    try:
+        shell = machine.shell
+    except NoShellError:
+        # The power button: whether anything in the guest listens for it is the guest's affair.
+        machine.monitor.execute("system_powerdown")
+    else:
+        # The VM may be gone before the answer is here.
+        with contextlib.suppress(MachineError, OSError):
+            shell.execute("poweroff", timeout=timeout, input=b"")
+    if qemu.wait(max(0.0, deadline - time.monotonic())) is None:
+        raise ShutdownTimeoutError(timeout=timeout, console=machine.console.tail())

@@ -1,0 +1,151 @@
+"""The agent that guests are given, run here on the host: it needs no more than Linux."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from importlib import resources
+
+import psutil
+import pytest
+from vm_helpers import alive, until
+
+from pytest_vmports.errors import MachineError
+from pytest_vmports.host import machine
+from pytest_vmports.vm.control import READY, Control
+from pytest_vmports.vm.shell import AgentShell
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or machine() != "x86_64", reason="the agent is for Linux on x86-64"
+)
+GUESTS = resources.files("pytest_vmports.guests")
+
+
+def ended():
+    """Is called while we wait; there is no VM that could have ended."""
+
+
+class Agent:
+    """An agent as a guest has it, and our end of its channel."""
+
+    def __init__(self, program):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen([program, "7"], stdin=theirs, stdout=theirs)
+        self.control = Control(ours)
+        self.shell = AgentShell(self.control, ended)
+
+    def run(self, command, given=b"", timeout=60.0):
+        return self.shell.execute(command, timeout=timeout, input=given)
+
+
+@pytest.fixture
+def agent(tmp_path):
+    program = tmp_path / "agent"
+    program.write_bytes((GUESTS / "agent.x86_64").read_bytes())
+    program.chmod(0o755)
+    agent = Agent(program)
+    try:
+        yield agent
+    finally:
+        agent.control.close()
+        assert agent.process.wait(10) == 1  # its channel has ended
+
+
+def test_the_executable_was_made_from_the_source_beside_it():
+    source = hashlib.sha256((GUESTS / "agent.c").read_bytes()).hexdigest()
+    assert (GUESTS / "agent.sha256").read_text().strip() == source, "run scripts/build-agent"
+
+
+def test_it_says_first_how_the_setup_ended(agent):
+    assert agent.control.await_number(READY, float("inf"), ended) == 7
+
+
+@pytest.fixture
+def ready(agent):
+    agent.control.await_number(READY, float("inf"), ended)
+    return agent
+
+
+def test_a_command_gives_its_status_and_both_outputs(ready):
+    assert ready.run("echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
+    assert ready.run("kill -TERM $$") == (-signal.SIGTERM, b"", b"")
+    assert ready.run(":") == (0, b"", b"")
+
+
+def test_megabytes_of_any_bytes_go_in_and_come_out_as_they_were(ready):
+    data = os.urandom(3 << 20)
+    assert ready.run("cat", data) == (0, data, b"")
+    assert ready.run("cat >&2", data) == (0, b"", data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 8192])
+def test_input_of_every_size_ends_where_it_ends(ready, size):
+    assert ready.run("cat", b"x" * size) == (0, b"x" * size, b"")
+
+
+@pytest.mark.parametrize("command", ["exit 0", "exec <&-; sleep 0.1", "head -c 1 >/dev/null"])
+def test_input_that_nobody_reads_does_no_harm(ready, command):
+    assert ready.run(command, b"x" * (1 << 20))[0] == 0
+    assert ready.run("echo still there") == (0, b"still there\n", b"")
+
+
+def test_a_command_begins_as_in_a_terminal(ready):
+    _, environment, _ = ready.run("env; pwd; cat")
+    lines = environment.decode().splitlines()
+    assert "HOME=/root" in lines and lines[-1] == "/"
+    # Writing into a closed pipe ends it, and no error goes on and on.
+    assert ready.run("yes | head -n 1") == (0, b"y\n", b"")
+
+
+def test_a_command_that_does_not_end_is_killed_with_all_it_started(ready, tmp_path):
+    script = f"sleep 1000 & echo $! >{tmp_path}/pid; echo begun; sleep 1000"
+    assert ready.run(script, timeout=1) == (None, b"begun\n", b"")
+    pid = int((tmp_path / "pid").read_text())
+    until(lambda: not alive(pid), 10, "the command's child runs on")
+    assert ready.run("echo next") == (0, b"next\n", b"")
+
+
+def test_a_command_that_writes_without_end_is_killed_too(ready):
+    status, written, _ = ready.run("yes", timeout=1)
+    assert status is None and set(written) == set(b"y\n")
+    assert ready.run("echo next") == (0, b"next\n", b"")
+
+
+def test_what_a_command_leaves_in_the_background_runs_on_and_may_write(ready, tmp_path):
+    script = f"(while :; do echo noise || exit; sleep 0.01; done) & echo $! >{tmp_path}/pid"
+    for _ in range(3):
+        status, _, _ = ready.run(script)
+        assert status == 0
+    pid = int((tmp_path / "pid").read_text())
+    assert ready.run("sleep 0.3; echo done") == (0, b"done\n", b"")
+    assert alive(pid)
+    for child in psutil.Process(pid).parents()[0].children(recursive=True):
+        if child.name() == "sh":
+            child.kill()
+    until(lambda: not alive(pid), 10, "it was killed")
+
+
+def test_two_threads_take_turns(ready):
+    got = []
+    threads = [
+        threading.Thread(target=lambda n=n: got.append((n, ready.run(f"sleep 0.1; echo {n}"))))
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [(n, (0, b"%d\n" % n, b"")) for n in range(4)]
+
+
+def test_an_agent_that_was_started_anew_is_noticed(ready):
+    ours, theirs = socket.socketpair()
+    shell = AgentShell(Control(ours), ended)
+    with ours, theirs:
+        theirs.sendall(b"V\1\0\0" + b"0")
+        with pytest.raises(MachineError, match="started anew"):
+            shell.execute("true", timeout=5, input=b"")
