@@ -155,7 +155,9 @@ def vm_with_ports(
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    evidence = request.node.stash.setdefault(report.evidence_key, report.Evidence())
+    from pytest_vmports.evidence import Evidence
+
+    evidence = request.node.stash.setdefault(report.evidence_key, Evidence())
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
             guest = vmports_launcher.guest(vmports_settings, vmports_guest)
@@ -172,12 +174,13 @@ def vm_factory(
     vmports_launcher: Launcher, vmports_guest: Guest | None, request: pytest.FixtureRequest
 ) -> VmFactory:
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
+    from pytest_vmports.evidence import Evidence
     from pytest_vmports.factory import VmFactory
 
     def observe(machine: Machine) -> None:
         item = request.session.stash.get(_running_key, None)
         if item is not None:
-            item.stash.setdefault(report.evidence_key, report.Evidence()).machines.append(machine)
+            item.stash.setdefault(report.evidence_key, Evidence()).machines.append(machine)
 
     return VmFactory(request.config, vmports_launcher, vmports_guest, observe)
 

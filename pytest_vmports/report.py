@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,28 +12,7 @@ from pytest_vmports.errors import HostError
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_vmports.vm.machine import Machine
-
-
-@dataclass
-class Evidence:
-    """What is known of the VMs of one test; kept on its item."""
-
-    machines: list[Machine] = field(default_factory=list)
-
-    def sections(self) -> Iterable[tuple[str, str]]:
-        """Return title and text of each section, for the last machine that was started."""
-        for machine in self.machines[-1:]:
-            ports = "\n".join(map(str, machine.wiring.ports)) or "none"
-            yield f"VM: {machine.wiring.kind}, {machine.state.value}; ports", ports
-            yield "VM: end of the guest's console", machine.console.tail(lines=40)
-            yield "VM: QEMU's command line", machine.command_line() or "(not started)"
-            for process in machine.processes():
-                if process.output.strip():
-                    yield f"VM: output of {process.name}", process.output.strip()
-
+    from pytest_vmports.evidence import Evidence
 
 evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 
@@ -42,8 +20,15 @@ evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
     """Give a failing report what is known of the test's VMs."""
     evidence = item.stash.get(evidence_key, None)
-    if report.failed and evidence is not None:
-        report.sections.extend(evidence.sections())
+    if not report.failed or evidence is None:
+        return
+    # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
+    add = getattr(report.longrepr, "addsection", None)
+    for title, text in evidence.sections(whole=item.config.get_verbosity() > 1):
+        if add is None:
+            report.sections.append((title, text))
+        else:
+            add(title, text)
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:

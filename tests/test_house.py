@@ -22,8 +22,8 @@ LAYERS = [
     },
     {"network", "guests"},
     {"vm"},
-    {"report", "options"},
-    {"factory"},
+    {"options"},
+    {"report", "evidence", "factory"},
     {"plugin", "cli"},
 ]  # fmt: skip
 # What a text becomes is known to the layer of the value; these import it when they need it.

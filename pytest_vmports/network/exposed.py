@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.network import gvproxy, usernet
@@ -20,6 +21,9 @@ class ExposedPorts:
     Args:
         granted: each forward with its lease.
         allow_network: whether `qemu_args` lets the guest reach out.
+
+    Attributes:
+        since: when they were leased, a `time.monotonic` value.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class ExposedPorts:
     ) -> None:
         self._allow_network = allow_network
         self._granted = list(granted)
+        self.since = time.monotonic()
 
     @property
     def ports(self) -> tuple[ExposedPort, ...]:

@@ -29,6 +29,14 @@ class Console:
         """Put what was written before this QEMU started first."""
         self._before = text
 
+    @property
+    def begun(self) -> bool:
+        """Whether this QEMU's guest has written anything."""
+        try:
+            return self.path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
     def keep(self) -> None:
         """Keep the text in memory: the file is about to be removed."""
         self._kept = self.text()

@@ -147,6 +147,7 @@ class Launcher:
             machine.discard()
             return None
         exposed.release_guards()
+        machine.settings, machine.times["leased"] = settings, exposed.since
         observe(machine)
         return machine
 
@@ -237,7 +238,9 @@ class Launcher:
             gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
             workdir=workdir, allocator=self.allocator,
         )  # fmt: skip
-        return Machine(guest, hardware, wiring, workdir, self.root, template=template, ram=ram)
+        machine = Machine(guest, hardware, wiring, workdir, self.root, template=template, ram=ram)
+        machine.settings, machine.times["leased"] = settings, exposed.since
+        return machine
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
         """Return the guest that the settings, or the user's own fixture, name, with additions.

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.options import Settings
     from pytest_vmports.vm.power import Snapshot
     from pytest_vmports.vm.shell import Shell
     from pytest_vmports.vm.template import Saved, Template
@@ -73,6 +74,7 @@ class Machine:
         monitor: the QMP connection; usable from the start to the stop.
         ram: the file that is its memory, if any.
         workdir: the VM's private folder.
+        settings: what was asked for, for the evidence.
         times: what happened when, `time.monotonic` seconds by name.
     """
 
@@ -95,6 +97,7 @@ class Machine:
         self.state = State.NEW
         self.origin = "booted" if template is None else "cloned"
         self.command: list[str] = []
+        self.settings: Settings | None = None
         self.times: dict[str, float] = {}
         self.workdir = workdir
         self._root = root
@@ -211,9 +214,16 @@ class Machine:
         Raises:
             MachineDiedError: with what it said and the console's tail.
         """
+        if "console" not in self.times and self.console.begun:
+            self.times["console"] = time.monotonic()
         for process in self.processes():
             if not process.running:
                 raise self._died(process)
+
+    @property
+    def makes_template(self) -> bool:
+        """Whether it was booted only to be saved."""
+        return self.ram is not None and self.ram.share
 
     def processes(self) -> list[Process]:
         """Return QEMU and the wiring's processes, those that were started."""

@@ -1,0 +1,112 @@
+"""What is known of a test's VMs, as text for its report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import VmPortsError
+from pytest_vmports.vm.console import exit_words
+from pytest_vmports.vm.readiness import Probe, WaitFor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_vmports.options import Settings
+    from pytest_vmports.vm.machine import Machine
+
+_SHORT_CONSOLE, _SHORT_OUTPUT, _WHOLE = 25, 10, 1_000_000
+# Of asking the forwards of a VM whose test has failed.
+_LAST_ANSWER_SECONDS = 1.0
+_STEPS = {
+    "leased": "ports leased",
+    "start": "started",
+    "console": "first output on its console (seen)",
+    "setup": "setup ended, or restored",
+    "ready": "ready, handed over",
+    "stopped": "stopped",
+}
+
+
+@dataclass
+class Evidence:
+    """What is known of the VMs of one test; kept on its item."""
+
+    machines: list[Machine] = field(default_factory=list)
+
+    def shown(self) -> list[Machine]:
+        """Return the VMs that matter: not those that only made a template for another."""
+        own = [machine for machine in self.machines if not machine.makes_template]
+        return own or self.machines[-1:]
+
+    def sections(self, *, whole: bool) -> Iterator[tuple[str, str]]:
+        """Yield title and text of each section.
+
+        Args:
+            whole: console, output and command line to their full length.
+        """
+        shown = self.shown()
+        for number, machine in enumerate(shown, 1):
+            which = f" {number} of {len(shown)}" if len(shown) > 1 else ""
+            for title, text in _sections(machine, whole=whole):
+                yield f"VM{which}: {title}", text
+
+
+def _sections(machine: Machine, *, whole: bool) -> Iterator[tuple[str, str]]:
+    yield f"{machine.wiring.kind}, {machine.origin}, {machine.state.value}", _asked(machine)
+    yield "time line", _time_line(machine)
+    answers = _last_answers(machine)
+    if answers:
+        yield "what its ports answer now", answers
+    lines = _WHOLE if whole else _SHORT_CONSOLE
+    yield "end of the guest's console", machine.console.tail(lines)
+    yield "QEMU's command line", machine.command_line() or "(not started)"
+    for process in machine.processes():
+        output = process.output.strip().splitlines()
+        ended = "" if process.running else f" (ended with {exit_words(process, machine.console)})"
+        if output or ended:
+            kept = output[-(_WHOLE if whole else _SHORT_OUTPUT) :]
+            yield f"output of {process.name}{ended}", "\n".join(kept) or "(nothing)"
+
+
+def _asked(machine: Machine) -> str:
+    lines = [f"guest: {machine.guest.name}", f"hardware: {machine.hardware.accelerator}"]
+    lines += [f"forward: {port}" for port in machine.wiring.ports] or ["forward: none"]
+    if machine.settings is not None:
+        lines += _settings(machine.settings)
+    return "\n".join(lines)
+
+
+def _settings(settings: Settings) -> Iterator[str]:
+    """Yield what was set by anybody, and by whom."""
+    for one in fields(settings):
+        source = settings.sources.get(one.name, "default").partition(" (used by")[0]
+        if source != "default" and one.name != "expose":
+            yield f"{one.name} = {getattr(settings, one.name)} ({source})"
+
+
+def _time_line(machine: Machine) -> str:
+    times = {name: machine.times[name] for name in _STEPS if name in machine.times}
+    if not times:
+        return "(nothing happened)"
+    first = min(times.values())
+    order = sorted(times.items(), key=lambda step: step[1])
+    lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in order]
+    if "stopped" not in times:
+        lines.append(f"{time.monotonic() - first:8.3f} s  this report")
+    return "\n".join(lines)
+
+
+def _last_answers(machine: Machine) -> str:
+    """Ask every forwarded TCP port of a VM that still runs."""
+    if not all(process.running for process in machine.processes()) or not machine.times.get(
+        "ready"
+    ):
+        return ""
+    probe = Probe(WaitFor("all"), machine.wiring, machine.monitor)
+    try:
+        probe.step(time.monotonic() + _LAST_ANSWER_SECONDS, machine.check_alive)
+    except VmPortsError as error:
+        return f"they could not be asked: {str(error).splitlines()[0]}"
+    return "\n".join(f"port {port}: {answer}" for port, answer in probe.answers.items())
