@@ -28,17 +28,6 @@ MEMORY = 256
 CLONES = 10
 
 
-class NoConfig:
-    """A pytest configuration that says nothing, so that the defaults hold."""
-
-    inipath = None
-
-    def getoption(self, _name: str) -> None:
-        """Say nothing."""
-
-    getini = getoption
-
-
 def settings(folder: Path, **keywords: Any) -> options.Settings:
     """Return settings as a marker with these keywords would make them.
 
@@ -50,7 +39,7 @@ def settings(folder: Path, **keywords: Any) -> options.Settings:
         "expose": [echo_server.PORT], "setup": echo_server.SETUP,
         "files": echo_server.files(folder), "memory": MEMORY, "cache_size": "4G", **keywords,
     }  # fmt: skip
-    return options.resolve(NoConfig(), wanted, "the benchmark")  # type: ignore[arg-type]
+    return options.resolve(options.NoConfig(), wanted, "the benchmark")
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""``pytest-vmports ports | doctor | cache``: ports held now, what works here, saved guests."""
+"""``pytest-vmports``: ports held now, what works here, saved guests, a VM from the terminal."""
 
 from __future__ import annotations
 
@@ -9,25 +9,37 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import HostError, VmPortsError
+from pytest_vmports.errors import VmPortsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pytest_vmports.vm.template_store import TemplateStore
 
 _MIB = 1 << 20
+# Settings that ``run`` takes; all others by their environment variables.
+_RUN_SETTINGS = (
+    "guest", "allow_network", "setup", "files", "kernel", "initrd", "append", "memory", "cpus",
+    "accel", "wait_for", "boot_timeout", "fresh_boot",
+)  # fmt: skip
+_SWITCHES = {"allow_network", "fresh_boot"}
 _COLUMNS = ("KEY", "GUEST", "WIRING", "MEMORY", "ON DISK", "LAST USED", "BUILT WITH")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 well, 1 something is missing or wrong."""
+    """Run one command; return its exit status.
+
+    0: well; 1: something is wrong; 2: no VM can be started, or the command is misspelled.
+    """
     parser = argparse.ArgumentParser("pytest-vmports", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ports = commands.add_parser("ports", help="list the host ports that tests hold now")
     ports.set_defaults(run=lambda _: _ports())
     doctor = commands.add_parser("doctor", help="say what works here and what is missing")
-    doctor.set_defaults(run=lambda _: _doctor())
+    doctor.add_argument("--boot", action="store_true", help="also start a VM, and time it")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
+    _add_run(commands.add_parser("run", help="start a VM and show its console until Ctrl-C"))
     cache = commands.add_parser("cache", help="list or remove the saved states of guests")
     cache.add_argument("action", choices=("list", "clear"), help="clear removes those not in use")
     cache.add_argument(
@@ -52,18 +64,36 @@ def _ports() -> int:
     return 0
 
 
-def _doctor() -> int:
-    from pytest_vmports.guests.alpine import find_images
-    from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+def _doctor(options: argparse.Namespace) -> int:
+    from pytest_vmports import doctor
 
-    checks: dict[str, Callable[[], object]] = {
-        "QEMU": find_qemu,
-        "accelerator": lambda: choose_accel("auto", find_qemu().path),
-        "gvproxy": find_gvproxy,
-        "bundled guest": lambda: find_images()[0],
-    }
-    answers = [_answer(name, check) for name, check in checks.items()]
-    return 0 if all(answers) else 1
+    return doctor.show(doctor.examine(boot=options.boot), as_json=options.json)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--port", action="append", default=[], metavar="PORT",
+        help="guest port to forward, e.g. 8080, 3000:80, 53/udp; again for more",
+    )  # fmt: skip
+    for name in _RUN_SETTINGS:
+        flag = f"--{name.replace('_', '-')}"
+        if name in _SWITCHES:
+            parser.add_argument(flag, action="store_const", const="yes", help=_help_of(name))
+        else:
+            parser.add_argument(flag, metavar="VALUE", help=_help_of(name))
+    parser.set_defaults(run=_run)
+
+
+def _help_of(name: str) -> str:
+    from pytest_vmports.options import BY_NAME
+
+    return BY_NAME[name].help.replace("%", "%%")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pytest_vmports import vm_cli
+
+    return vm_cli.run(options)
 
 
 def _cache(options: argparse.Namespace) -> int:
@@ -116,10 +146,5 @@ def _minute(seconds: float) -> str:
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
-def _answer(name: str, check: Callable[[], object]) -> bool:
-    try:
-        sys.stdout.write(f"{name}: {check()}\n")
-    except HostError as error:
-        sys.stdout.write(f"{name}: {error}\n")
-        return False
-    return True
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,12 +26,14 @@
         ├── GuestFileError               a file could not be copied into or out of the guest
         └── NoShellError                 nothing in this guest runs commands
 
-Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors
-between processes), and says what was tried, what was found and what to do.
+Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors between
+processes), says what was tried, what was found and what to do, and names its section of
+``docs/errors.md``.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 from typing import Any, ClassVar
 
@@ -48,8 +50,15 @@ class VmPortsError(Exception):
     def __init__(self, message: str | None = None, **fields: Any) -> None:
         self.fields = fields if message is None else {"message": message, **fields}
         text = self.template.format_map(self.fields) if message is None else message
+        text = f"{text} [{self.anchor()}]"
         # Not super(): some are also errors of subprocess, which are made from other arguments.
         Exception.__init__(self, text)
+
+    @classmethod
+    def anchor(cls) -> str:
+        """Return where ``docs/errors.md`` tells of this error: its name without "Error"."""
+        words = re.findall("[A-Z][a-z]+", cls.__name__.removesuffix("Error"))
+        return "errors.md#" + "-".join(words).lower()
 
     def __getattr__(self, name: str) -> Any:
         # Only reached when normal lookup failed: an error's facts read as attributes.

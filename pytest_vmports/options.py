@@ -138,6 +138,17 @@ BY_NAME = {option.name: option for option in OPTIONS}
 assert set(BY_NAME) == {f.name for f in fields(Settings)} - {"sources"}
 
 
+class NoConfig:
+    """A pytest configuration that says nothing, where there is no pytest."""
+
+    inipath = None
+
+    def getoption(self, _name: str) -> None:
+        """Say nothing."""
+
+    getini = getoption
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Register every option with pytest's command line and ini file."""
     group = parser.getgroup("vmports", "virtual machines with forwarded ports (pytest-vmports)")
@@ -177,6 +188,7 @@ def settings_for(item: pytest.Item) -> Settings:
             keywords.setdefault(name, value)
     settings = resolve(item.config, keywords, where, user=item.nodeid)
     wanted = list(settings.expose)
+    _read(parse.checked_request, "expose", wanted, settings.sources["expose"])
     for mark in reversed(marks):
         for port in mark.args:
             mapping = _read(parse.one_port, "port", port, where)
@@ -199,7 +211,7 @@ def settings_of_call(config: pytest.Config, keywords: Mapping[str, Any], where: 
 
 
 def resolve(
-    config: pytest.Config, keywords: Mapping[str, Any], where: str, *, user: str = ""
+    config: pytest.Config | NoConfig, keywords: Mapping[str, Any], where: str, *, user: str = ""
 ) -> Settings:
     """Return settings from all homes.
 
@@ -247,7 +259,7 @@ def _marks(item: pytest.Item) -> list[pytest.Mark]:
 
 
 def _find(
-    option: Option, config: pytest.Config, keywords: Mapping[str, Any], where: str
+    option: Option, config: pytest.Config | NoConfig, keywords: Mapping[str, Any], where: str
 ) -> tuple[Any, str]:
     key = f"{MARKER}_{option.name}"
     if option.name in keywords:

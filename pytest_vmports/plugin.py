@@ -51,6 +51,8 @@ def pytest_report_collectionfinish(
     return _header(config) if used and not options.configured(config) else []
 
 
+# Last, so that what others have deselected is not read.
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Read every test's settings now, so that a mistake costs no boot."""
     problems: dict[str, None] = {}  # in order, each once

@@ -63,6 +63,18 @@ class RunDir:
         self.close()
 
 
+def dead_folders(base: Path | None = None) -> list[Path]:
+    """Return the folders whose process is gone; the next run removes them."""
+    parent = base or _default_base()
+    dead = []
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        fd = _lock(folder, blocking=False) if folder.is_dir() else None
+        if fd is not None:
+            os.close(fd)
+            dead.append(folder)
+    return dead
+
+
 def _default_base() -> Path:
     base = Path(tempfile.gettempdir())
     if len(str(base)) > _LONGEST_BASE:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +14,7 @@ import time
 import pytest
 
 from pytest_vmports import cli, host
-from pytest_vmports.errors import GvproxyNotFoundError
+from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.vm.template_store import TemplateStore
 
@@ -72,24 +75,83 @@ class TestPorts:
 
 
 class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def _own_folders(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("VMPORTS_STATE_DIR", str(tmp_path / "state"))
+        monkeypatch.setenv("VMPORTS_CACHE_DIR", str(tmp_path / "cache"))
+
     def test_where_all_is_there_it_names_each_part_and_exits_0(self, run, qemu_binary, gvproxy_089):
         status, lines, _ = run("doctor")
         assert status == 0
-        assert [line.partition(":")[0] for line in lines] == [
-            "QEMU", "accelerator", "gvproxy", "bundled guest",
+        assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [
+            "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok ports", "ok state",
+            "ok cache", "ok leftovers",
         ]  # fmt: skip
-        assert re.match(r"QEMU: QEMU \d+\.\d+\.\d+ \(", lines[0])
 
-    def test_what_is_missing_is_named_with_its_remedy_and_exits_1(self, run, monkeypatch):
+    def test_what_only_some_tests_need_is_a_limit_and_exits_1(self, run, monkeypatch, qemu_binary):
         def missing():
             raise GvproxyNotFoundError(tried="  gvproxy: not there", remedy="install it")
 
         monkeypatch.setattr(host, "find_gvproxy", missing)
         status, lines, _ = run("doctor")
         assert status == 1
-        assert any(line.startswith("gvproxy: no working gvproxy found") for line in lines)
-        assert "install it" in lines
-        assert lines[-1].startswith("bundled guest: ")  # it goes on
+        (at,) = [n for n, line in enumerate(lines) if line.startswith("limited  gvproxy ")]
+        assert "no working gvproxy found" in lines[at]
+        assert any("install it" in line for line in lines[at:])
+        assert "leftovers" in lines[-1]  # it goes on
+
+    def test_without_qemu_no_vm_can_be_started_and_it_exits_2(self, run, monkeypatch):
+        def missing(_wanted=None):
+            raise QemuNotFoundError(tried="  qemu: not there", remedy="install it")
+
+        monkeypatch.setattr(host, "find_qemu", missing)
+        status, lines, _ = run("doctor", "--boot")  # which is not even tried
+        assert status == 2
+        assert lines[0].startswith("missing  qemu ")
+        assert not any(line.split()[1] == "boot" for line in lines)
+
+    def test_for_programs_it_says_the_same_as_json(self, run, qemu_binary):
+        status, lines, _ = run("doctor", "--json")
+        whole = json.loads("\n".join(lines))
+        assert whole["state"] == status
+        assert {"name", "state", "text", "remedy"} == set(whole["findings"][0])
+
+    def test_a_cache_that_is_a_file_is_named(self, run, monkeypatch, tmp_path, qemu_binary):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("VMPORTS_CACHE_DIR", str(tmp_path / "file"))
+        status, lines, _ = run("doctor")
+        assert status == 2
+        assert any(line.startswith("missing  cache") and "/file" in line for line in lines)
+
+    def test_it_boots_a_vm_when_asked(self, run, qemu_binary):
+        status, lines, _ = run("doctor", "--boot")
+        assert status <= 1
+        assert re.search(r"ok  boot +a VM answered after [\d.]+ s \(booted\)", lines[-1])
+
+
+class TestRun:
+    def test_it_says_where_the_ports_are_shows_the_console_and_stops_on_ctrl_c(
+        self, qemu_binary, tmp_path
+    ):
+        command = [sys.executable, "-m", "pytest_vmports.cli", "run", "--port", "8080"]
+        command += ["--setup", "echo said by the guest; nc -lk -p 8080 -e cat &", "--fresh-boot"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            first = process.stdout.readline()
+            host, port = re.match(r"http://([\d.]+):(\d+) -> 8080/tcp", first).groups()
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(b"x")
+                assert connection.recv(1) == b"x"
+            while "said by the guest" not in process.stdout.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+
+    def test_a_wrong_port_is_named_before_anything_starts(self, run):
+        status, _, errors = run("run", "--port", "99999")
+        assert status == 1
+        assert "99999" in errors[0]
 
 
 def build(folder):

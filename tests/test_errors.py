@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_facts_read_as_attributes_and_others_do_not():
 
 def test_a_plain_message_is_kept_as_it_is():
     error = pickle.loads(pickle.dumps(errors.HostError("no {braces} are read")))
-    assert str(error) == "no {braces} are read"
+    assert str(error) == "no {braces} are read [errors.md#host]"
 
 
 def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
@@ -63,3 +64,18 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
             kind = getattr(errors, match[2])
             ours = [base for base in kind.__mro__ if issubclass(base, VmPortsError)]
             assert len(ours) - 1 == len(match[1]) // 4 + 1, line
+
+
+def test_every_error_has_its_section_and_no_section_is_left_over():
+    page = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
+    sections = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]
+    told = {section.partition("\n")[0]: section for section in sections}
+    anchors = {kind.anchor().removeprefix("errors.md#"): kind for kind in all_errors()}
+    assert set(told) == set(anchors)
+    for name, kind in anchors.items():
+        assert f"`{kind.__name__}`" in told[name]
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_a_message_ends_with_where_to_read_on(kind):
+    assert str(made(kind)).endswith(f" [{kind.anchor()}]")

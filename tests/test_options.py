@@ -277,13 +277,27 @@ def test_mistakes_are_usage_errors_at_collection(pytester, how):
     assert "ran" not in text.replace("ran in", "")
 
 
+def test_a_mistake_in_a_test_that_does_not_run_stops_nobody(pytester):
+    pytester.makepyfile(TWO_MISTAKES)
+    pytester.runpytest_inprocess(*PLAIN, "-k", "plain").assert_outcomes(passed=1, deselected=2)
+
+
+def test_ports_of_the_ini_that_can_never_be_had_are_the_inis_mistake(pytester):
+    pytester.makeini("[pytest]\nvmports_expose = 3000:80 3000:81\n")
+    pytester.makepyfile(USES)
+    done = pytester.runpytest_inprocess(*PLAIN)
+    assert done.ret == USAGE_ERROR
+    done.stderr.fnmatch_lines(["ERROR: tox.ini: vmports_expose*3000*"])
+
+
 def test_a_mistake_in_a_fixtures_settings_outside_any_test_is_a_usage_error(pytester):
     pytester.makepyfile(PLAIN_TEST)
     done = pytester.runpytest_inprocess(*PLAIN, "--vmports-accel=warp")
     assert done.ret == USAGE_ERROR
-    done.stderr.fnmatch_lines(["ERROR: --vmports-accel: accel = 'warp'*auto, kvm, hvf, tcg"])
+    done.stderr.fnmatch_lines(["ERROR: --vmports-accel: accel = 'warp'*auto, kvm, hvf, tcg *"])
 
 
+USES = "def test_it(exposed_ports): pass"
 STRICT = ("--strict-markers", "--strict-config", "-W", "error")
 PORTS_ONLY = """
 import pytest

@@ -1,0 +1,98 @@
+"""``pytest-vmports run``: a VM from the terminal, without pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports import options
+from pytest_vmports.leases import PortAllocator
+from pytest_vmports.run_dir import RunDir
+from pytest_vmports.vm.clone import Templates
+from pytest_vmports.vm.launch import Launcher
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping
+
+    from pytest_vmports.vm.handle import VM
+
+_LOOK_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def started(words: Mapping[str, Any]) -> Iterator[VM]:
+    """Yield a VM that is ready.
+
+    Args:
+        words: settings by name, spelled as on the command line; the environment's hold too.
+
+    Raises:
+        VmPortsError: it cannot be had.
+    """
+    once = {name: words[name] for name in ("state_dir", "port_range") if name in words}
+    read = {name: options.BY_NAME[name].read(value) for name, value in once.items()}
+    wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
+    with (
+        PortAllocator(read.get("state_dir"), read.get("port_range")) as allocator,
+        RunDir() as run_dir,
+    ):
+        cache = wanted.cache_dir and Path(wanted.cache_dir)
+        templates = Templates(cache or None, wanted.cache_size, _tell)
+        launcher = Launcher(allocator, run_dir.path, Path.cwd(), templates)
+        try:
+            exposed = launcher.expose(wanted.expose, wanted)
+            with launcher.running(exposed, wanted, launcher.guest(wanted), lambda _: None) as vm:
+                yield vm
+            exposed.release()
+        finally:
+            launcher.close()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a VM, say how to reach it, show its console, and stop it on Ctrl-C."""
+    words = {
+        name: value for name, value in vars(arguments).items()
+        if name in options.BY_NAME and value is not None
+    }  # fmt: skip
+    words["expose"] = " ".join(arguments.port)
+    with contextlib.suppress(KeyboardInterrupt), started(words) as vm:
+        for port in vm:
+            sys.stdout.write(f"{port.url} -> {port.internal}/{port.protocol}\n")
+        sys.stdout.write(f"{vm.origin} in {vm.wiring} mode; Ctrl-C stops it\n\n")
+        _follow(vm)
+    return 0
+
+
+def _follow(vm: VM) -> None:
+    """Print the guest's console until the VM ends."""
+    shown = 0
+    while True:
+        text = vm.console
+        sys.stdout.write(text[shown:])
+        sys.stdout.flush()
+        shown = len(text)
+        if not all(map(_lives, vm.pids.values())):
+            return
+        # A file that grows raises no event that select knows of.
+        time.sleep(_LOOK_SECONDS)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not select.select([fd], [], [], 0)[0]
+    finally:
+        os.close(fd)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
