@@ -398,7 +398,8 @@ def running(name, *arguments):
 
 
 def test_a_killed_builder_is_taken_over_by_another_run(inner):
-    inner.makepyfile(SUITE.format(tests=1))
+    # On no machine is it built before the other run has waited long enough to say so.
+    inner.makepyfile(SUITE.format(tests=1).replace('setup="', 'setup="sleep 5; '))
     cache = inner.path / "cache"
     waits = "waiting for another process that builds the template of alpine"
     with running("one") as (one, _), running("other") as (other, _):

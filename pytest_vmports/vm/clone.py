@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import MonitorError, VmPortsError
 from pytest_vmports.host import machine
+from pytest_vmports.progress import slowly
 from pytest_vmports.vm.command import Ram
 from pytest_vmports.vm.power import save, settle
 from pytest_vmports.vm.template_store import TemplateStore
@@ -92,10 +93,11 @@ class Templates:
                 booted = maker.machine(exposed, settings, guest, ram=ram)
                 observe(booted)
                 try:
-                    booted.start(exposed.pass_fds)
-                    booted.wait_ready(settings.wait_for, settings.boot_timeout)
-                    settle(booted, settings.boot_timeout)
-                    save(booted, folder / "state")
+                    with slowly(self.tell, f"making a template of {guest.name}", booted.last_line):
+                        booted.start(exposed.pass_fds)
+                        booted.wait_ready(settings.wait_for, settings.boot_timeout)
+                        settle(booted, settings.boot_timeout)
+                        save(booted, folder / "state")
                     (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
                 finally:
                     booted.stop()

@@ -13,6 +13,7 @@ from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.progress import slowly
 from pytest_vmports.vm import forwards
 from pytest_vmports.vm.command import Hardware
 from pytest_vmports.vm.handle import VM
@@ -186,9 +187,10 @@ class Launcher:
             machine = self.machine(exposed, settings, guest, template=template)
             observe(machine)
             try:
-                machine.start(exposed.pass_fds)
-                exposed.release_guards()
-                machine.wait_ready(settings.wait_for, settings.boot_timeout)
+                with slowly(self._templates.tell, f"booting {guest.name}", machine.last_line):
+                    machine.start(exposed.pass_fds)
+                    exposed.release_guards()
+                    machine.wait_ready(settings.wait_for, settings.boot_timeout)
             except ForwardError as error:
                 if not left or _is_fixed(error, settings.expose):
                     raise

@@ -244,6 +244,10 @@ class Machine:
             self._shell = AgentShell(self._control, self.check_alive)
         return self._shell
 
+    def last_line(self) -> str:
+        """Return the console's last line; empty when there is none."""
+        return self.console.tail(1) if self.console.text().strip() else ""
+
     def command_line(self) -> str:
         """Return QEMU's command line as a shell would take it."""
         return shlex.join(self.command)

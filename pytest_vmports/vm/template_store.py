@@ -14,6 +14,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from pytest_vmports.errors import StateDirError, TemplateBusyError
+from pytest_vmports.progress import slowly
 from pytest_vmports.vm.template import (
     KEY_LENGTH,
     Template,
@@ -127,9 +128,10 @@ class TemplateStore:
             lock.acquire(timeout=0)
         except Timeout:
             name = facts.get("name", "guest")
-            self._say(f"vmports: waiting for another process that builds the template of {name}")
+            what = f"waiting for another process that builds the template of {name}"
             try:
-                lock.acquire(timeout=timeout)
+                with slowly(self._say, what):
+                    lock.acquire(timeout=timeout)
             except Timeout as error:
                 raise TemplateBusyError(name=name, timeout=timeout, lock=lock.lock_file) from error
 

@@ -1,0 +1,52 @@
+"""A word on the terminal about what takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Seconds: from when on it is worth a line, and until the next.
+_FIRST, _AGAIN = 2.0, 10.0
+
+
+@contextlib.contextmanager
+def slowly(
+    tell: Callable[[str], None],
+    what: str,
+    detail: Callable[[], str] = str,
+    *,
+    first: float = _FIRST,
+    again: float = _AGAIN,
+) -> Iterator[None]:
+    """Say what is done in the ``with`` block if it takes long, now and then, with the time it took.
+
+    Args:
+        tell: writes a line; called from a thread.
+        what: is done.
+        detail: how far it is, as the guest's last console line; may be empty.
+        first: seconds until the first line.
+        again: seconds until each further one.
+    """
+    began = time.monotonic()
+    over = threading.Event()
+
+    def watch() -> None:
+        wait = first
+        while not over.wait(wait):
+            seen = detail()
+            seconds = time.monotonic() - began
+            tell(f"vmports: {what}, {seconds:.0f} s so far{f': {seen}' if seen else ''}")
+            wait = again
+
+    thread = threading.Thread(target=watch, name="vmports-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

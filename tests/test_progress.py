@@ -1,0 +1,51 @@
+"""What takes long is said, and nothing else."""
+
+import threading
+
+import pytest
+
+from pytest_vmports.progress import slowly
+
+
+@pytest.fixture
+def told():
+    """Return the lines that were told, and an event for each of the first two."""
+    return Told()
+
+
+class Told(list):
+    def __init__(self):
+        super().__init__()
+        self.events = [threading.Event(), threading.Event()]
+
+    def __call__(self, line):
+        self.append(line)
+        if len(self) <= len(self.events):
+            self.events[len(self) - 1].set()
+
+
+def test_what_is_quick_is_not_mentioned(told):
+    with slowly(told, "being quick"):
+        pass
+    assert told == []
+
+
+def test_what_takes_long_is_said_again_with_where_it_is(told):
+    with slowly(told, "booting alpine", lambda: "Starting sshd", first=0.01, again=0.01):
+        for event in told.events:
+            assert event.wait(30)
+    lines = list(told)
+    assert lines[0] == "vmports: booting alpine, 0 s so far: Starting sshd"
+    assert len(lines) >= 2
+
+
+def test_without_a_detail_only_the_time_is_said(told):
+    with slowly(told, "waiting", first=0.01):
+        assert told.events[0].wait(30)
+    assert told[0] == "vmports: waiting, 0 s so far"
+
+
+def test_it_is_over_when_the_work_fails(told):
+    with pytest.raises(KeyError), slowly(told, "failing", first=0.01, again=0.01):
+        raise KeyError
+    assert not [t for t in threading.enumerate() if t.name == "vmports-progress"]
