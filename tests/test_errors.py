@@ -16,7 +16,8 @@ FACTS = {
     "tried": "  qemu: not there", "what": "no kernel", "program": "QEMU", "returncode": 1,
     "stderr": "oops", "command": "qemu -x", "detail": "in use", "console": "panic",
     "timeout": 3.5, "waited_for": "any port", "ports": "port 80: refused", "reply": "no",
-    "lock": "/run/x.lock",
+    "lock": "/run/x.lock", "address": "192.168.127.254",
+    "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
 }  # fmt: skip
 
 

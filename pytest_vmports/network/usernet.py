@@ -39,6 +39,16 @@ _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING",
 class Quiet:
     """A wiring without processes of its own."""
 
+    lan_address: str | None = None
+    host_address: str | None = None
+
+    def kernel_words(self) -> list[str]:
+        """Return none: the addresses are known."""
+        return []
+
+    def close_opened(self) -> None:
+        """Do nothing: a guest cannot ask QEMU for a forward."""
+
     def start(self, lease_fds: Collection[int]) -> None:
         """Do nothing: QEMU brings this network itself."""
 
@@ -182,6 +192,6 @@ def netdev(ports: Sequence[ExposedPort], *, restrict: bool) -> str:
     return ",".join(parts)
 
 
-def network_card(netdev_id: str = NETDEV_ID) -> list[str]:
-    """Return the guest's card: virtio, the address that gvproxy knows, no boot ROM."""
-    return ["-device", f"virtio-net-pci,netdev={netdev_id},mac={GUEST_MAC},romfile="]
+def network_card(netdev_id: str = NETDEV_ID, mac: str = GUEST_MAC) -> list[str]:
+    """Return a card of the guest: virtio, no boot ROM; by default the address gvproxy knows."""
+    return ["-device", f"virtio-net-pci,netdev={netdev_id},mac={mac},romfile="]
