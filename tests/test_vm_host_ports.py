@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from vm_helpers import (
@@ -193,3 +194,69 @@ def assert_refused(vm, port):
 def assert_untouched(server):
     with pytest.raises(BlockingIOError):  # nobody is waiting
         server.accept()
+
+
+def test_a_vm_that_waited_reaches_the_services_of_its_own_test(pytester, qemu_binary):
+    """Those of the third differ, so it gets no VM that waited."""
+    pytester.makepyfile(
+        """
+        import pytest
+        from vm_helpers import SHELL, SHELL_PORT, ask_shell, host_service
+
+        here, there = host_service(lambda c: c.sendall(b"here")), host_service(
+            lambda c: c.sendall(b"there"))
+        ports = here.__enter__(), there.__enter__()
+
+        def ask(vm):
+            return ask_shell(vm, "nc 192.168.128.1 8000")
+
+        def needs(port):
+            return pytest.mark.vmports(SHELL_PORT, host_ports={8000: port}, setup=SHELL)
+
+        @needs(ports[0])
+        def test_one(vm_with_ports):
+            assert (vm_with_ports.origin, ask(vm_with_ports)) == ("cloned", "here")
+
+        @needs(ports[0])
+        def test_two(vm_with_ports):
+            assert (vm_with_ports.origin, ask(vm_with_ports)) == ("standby", "here")
+
+        @needs(ports[1])
+        def test_three(vm_with_ports):
+            assert (vm_with_ports.origin, ask(vm_with_ports)) == ("cloned", "there")
+            here.__exit__(None, None, None)
+            there.__exit__(None, None, None)
+        """
+    )
+    pytester.syspathinsert(Path(__file__).parent)
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:xdist")
+    result.assert_outcomes(passed=3)
+
+
+def test_a_run_names_the_open_host_once_and_ends_a_test_whose_guest_opens_ports(
+    pytester, gvproxy_081, qemu_binary
+):
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from vm_helpers import SHELL, SHELL_PORT, ask_shell, fixed_port
+
+        pytestmark = pytest.mark.vmports(
+            SHELL_PORT, allow_network=True, gvproxy={str(gvproxy_081)!r}, setup=SHELL)
+
+        def test_opens(vm_with_ports):
+            local = f"127.0.0.1:{{fixed_port()}}"
+            body = f'{{{{"local":"{{local}}","remote":"192.168.127.2:22","protocol":"tcp"}}}}'
+            url = "http://192.168.127.1/services/forwarder/expose"
+            ask_shell(vm_with_ports, f"wget -O- --post-data '{{body}}' {{url}}")
+
+        def test_opens_nothing(vm_with_ports):
+            pass
+        """
+    )
+    pytester.syspathinsert(Path(__file__).parent)
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:xdist", "-s")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*GuestForwardError: the guest had gvproxy open host ports*"])
+    said = [line for line in result.errlines if "cannot prevent it" in line]
+    assert len(said) == 1
