@@ -315,6 +315,7 @@ def test_the_first_card_is_as_without_a_second_and_qemu_inherits_what_the_second
     ]  # fmt: skip
     assert words == ["vmports.lan_ip=192.168.128.2", "vmports.lan_mac=5a:94:ef:e4:0d:02"]
     assert (wiring.lan_address, wiring.host_address) == ("192.168.128.2", HOST)
+    assert wiring.lan_mac == "5a:94:ef:e4:0d:02"
 
 
 def test_without_host_ports_there_is_no_way_to_the_host(choose):

@@ -60,6 +60,7 @@ class GvproxyWiring:
     kind = "gvproxy"
     dns: str | None = GATEWAY_IP
     lan_address: str | None = None
+    lan_mac: str | None = None
     host_address: str | None = None
 
     def __init__(

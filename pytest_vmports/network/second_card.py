@@ -28,11 +28,13 @@ class SecondCardWiring:
 
     Attributes:
         lan_address: the guest's address on the second card, from the start on.
+        lan_mac: the card's own address, from the start on.
     """
 
     def __init__(self, inner: Wiring, host_ports: Mapping[int, int], lan: Lan | None) -> None:
         self.inner = inner
         self.lan_address: str | None = None
+        self.lan_mac: str | None = None
         self._host_ports = host_ports
         self._lan = Lan("of one VM") if lan is None else lan
         self._seat: Seat | None = None
@@ -75,7 +77,7 @@ class SecondCardWiring:
             MachineError: the network is full.
         """
         self._seat = self._lan.join(self._host_ports)
-        self.lan_address = self._seat.address
+        self.lan_address, self.lan_mac = self._seat.address, self._seat.mac
         try:
             self.inner.start(lease_fds)
         except BaseException:

@@ -40,6 +40,7 @@ class Quiet:
     """A wiring without processes of its own."""
 
     lan_address: str | None = None
+    lan_mac: str | None = None
     host_address: str | None = None
 
     def kernel_words(self) -> list[str]:

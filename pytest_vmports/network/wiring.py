@@ -51,7 +51,11 @@ class Wiring(Protocol):
 
     @property
     def lan_address(self) -> str | None:
-        """The guest's address on the network it shares with other VMs, from the start on."""
+        """The guest's address on its second card, from the start on; None when it has none."""
+
+    @property
+    def lan_mac(self) -> str | None:
+        """The second card's own address, from the start on; None when it has none."""
 
     @property
     def host_address(self) -> str | None:
