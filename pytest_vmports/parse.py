@@ -140,8 +140,7 @@ def host_ports(value: Any) -> Mapping[int, int]:
     ports: dict[int, int] = {}
     for pair in pairs:
         for port in pair:
-            numeric = re.fullmatch(r"[0-9]{1,5}", str(port)) and not isinstance(port, bool)
-            if not numeric or not 1 <= int(port) <= MAX_PORT:
+            if not re.fullmatch(r"[0-9]{1,5}", str(port)) or not 1 <= int(port) <= MAX_PORT:
                 raise ValueError(f"{port!r} is no port from 1 to {MAX_PORT}; {allowed}")
         guest_port, host_port = map(int, pair)
         if guest_port in ports:

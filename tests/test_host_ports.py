@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import selectors
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vm_helpers import until
 
 from pytest_vmports import options, parse
 from pytest_vmports.errors import HostError, LaunchError, MachineError, OpenHostError, SettingError
@@ -94,6 +96,14 @@ def test_what_passes_leads_to_the_hosts_port_and_back_with_right_checksums(paylo
 def test_the_checksum_stays_right_whatever_the_ports(port, other, payload):
     passed = host_frames.to_host(tcp(40000, port, ACK, payload), GUEST, {port: other})
     assert read(passed) == (40000, other, ACK, payload)
+
+
+def test_the_checksum_stays_right_where_its_sum_overflows_twice():
+    frame = tcp(40000, 8000, ACK, (0x9000).to_bytes(2, "big"))
+    check = int.from_bytes(frame[50:52], "big")
+    other = 0x1FFFF - (~check & 0xFFFF) - (~8000 & 0xFFFF)
+    assert 1 <= other <= 65535, "choose another payload"
+    assert read(host_frames.to_host(frame, GUEST, {8000: other}))[1] == other
 
 
 @pytest.mark.parametrize(
@@ -206,6 +216,7 @@ def test_each_has_the_lowest_address_that_is_free(lan):
 def test_one_that_left_is_sent_nothing_and_the_rest_go_on(lan):
     (_, (first,)), (seat, (second,)), (_, (third,)) = lan(), lan(), lan()
     seat.leave()
+    assert seat.links[0].fileno() == -1
     first.send(SECOND_MAC + FIRST_MAC + b"lost")
     first.send(EVERYBODY + FIRST_MAC + b"for all")
     assert third.recv(100).endswith(b"for all")
@@ -242,15 +253,18 @@ def test_only_the_asked_ports_pass_the_door_and_a_neighbour_has_none(lan):
 
 def test_frames_for_one_that_does_not_read_wait_and_keep_nobody_up(lan):
     """More than a socket holds; the others' frames pass meanwhile."""
-    (_, (first,)), (_, (second,)), (_, (third,)) = lan(), lan(), lan()
+    (_, (first,)), (seat, (second,)), (_, (third,)) = lan(), lan(), lan()
     third_mac = bytes.fromhex("5a94efe40d04")
-    for number in range(1500):
-        first.send(SECOND_MAC + FIRST_MAC + number.to_bytes(2, "big"))
-        first.send(third_mac + FIRST_MAC + number.to_bytes(2, "big"))
-        assert third.recv(100)[12:] == number.to_bytes(2, "big")
-    assert [second.recv(100)[12:] for _ in range(1500)] == [
-        number.to_bytes(2, "big") for number in range(1500)
-    ]
+    numbered = [number.to_bytes(1400, "big") for number in range(1500)]
+    for text in numbered:
+        first.send(SECOND_MAC + FIRST_MAC + text)
+        first.send(third_mac + FIRST_MAC + text)
+        assert third.recv(2000)[12:] == text
+    assert seat.links[0].waiting
+    assert [second.recv(2000)[12:] for _ in numbered] == numbered
+    # The thread does not go on asking whether it may write.
+    selector = seat.links[0]._pump._selector
+    until(lambda: selector.get_key(seat.links[0]).events == selectors.EVENT_READ, SECONDS, "rest")
 
 
 def test_a_pump_can_be_closed_twice_and_closes_its_links():

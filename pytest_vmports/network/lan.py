@@ -97,8 +97,7 @@ class Seat:
         to_all = bool(target[:1]) and bool(target[0] & _GROUP_BIT)
         if target == host_frames.MAC or to_all:
             self._to_host(frame)
-        if target != host_frames.MAC:
-            self._lan.switch(self, frame, to_all=to_all)
+        self._lan.switch(self, frame, to_all=to_all)
 
     def _to_host(self, frame: bytes) -> None:
         passed = host_frames.to_host(frame, self._ip, self._ports)

@@ -40,6 +40,11 @@ class Link:
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BYTES)
 
     @property
+    def waiting(self) -> int:
+        """How many frames wait for QEMU to read."""
+        return len(self._waiting)
+
+    @property
     def qemu_fd(self) -> int:
         """The descriptor for QEMU to inherit: ``-netdev dgram,local.type=fd,local.str=…``."""
         return self._qemu_end.fileno()
