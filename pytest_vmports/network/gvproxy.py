@@ -147,8 +147,7 @@ class GvproxyWiring:
 
     def forwards(self) -> list[dict[str, str]]:
         """Return gvproxy's own list: ``local``, ``remote``, ``protocol`` of every forward."""
-        # An empty list is null to it.
-        listed: list[dict[str, str]] = self._json("/services/forwarder/all") or []
+        listed: list[dict[str, str]] = self._json("/services/forwarder/all")
         return listed
 
     def close_opened(self) -> None:
@@ -165,8 +164,12 @@ class GvproxyWiring:
             return
         asked = {(p.protocol, f"{p.host}:{p.external}", f"{GUEST_IP}:{p.internal}")
                  for p in self.ports}  # fmt: skip
+        try:
+            there = self.forwards()
+        except (OSError, http.client.HTTPException) as error:
+            raise MachineError(f"gvproxy did not say what it forwards: {error}") from error
         opened = []
-        for forward in self.forwards():
+        for forward in there:
             protocol, local, remote = (forward[key] for key in ("protocol", "local", "remote"))
             if (protocol, local, remote) not in asked:
                 self._unexpose(local, protocol)
