@@ -28,3 +28,16 @@ HOST_ALIAS_IP: Final = "192.168.127.254"
 GUEST_MAC: Final = "5a:94:ef:e4:0c:ee"
 # Fixed, because a restored guest remembers it.
 UDP_RELAY_MAC: Final = "5a:94:ef:e4:0c:fd"
+
+# The guest's second card leads to a network between VMs and this process. It is apart from the
+# first, because whoever stands behind that card answers, or sends back, what is not for it.
+LAN_SUBNET: Final = "192.168.128.0/24"
+LAN_PREFIX: Final = "192.168.128."
+LAN_MAC_PREFIX: Final = "5a:94:ef:e4:0d:"
+HOST_IP: Final = "192.168.128.1"
+"""Where a guest reaches the services of the host that its test lets it reach (``host_ports``)."""
+
+# The address that libslirp derives from HOST_IP.
+HOST_MAC: Final = "52:55:c0:a8:80:01"
+# A user network has to have one; nothing asks this.
+LAN_DNS_IP: Final = "192.168.128.254"

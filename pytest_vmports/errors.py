@@ -11,12 +11,14 @@
     ├── HostError
     │   ├── QemuNotFoundError            no QEMU that runs
     │   ├── GvproxyNotFoundError         no gvproxy that runs
+    │   ├── OpenHostError                the guest would reach all of the host's loopback
     │   └── GuestNotFoundError           kernel, initrd or image is not there
     └── MachineError
         ├── LaunchError                  QEMU or gvproxy ended while it was being started
         │   └── ForwardError             ... because a host port could not be bound
         ├── SetupError                   the guest's setup script failed
         ├── BootTimeoutError             the guest was not ready in time
+        ├── GuestForwardError            the guest had host ports opened that nobody asked for
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
         ├── MonitorError                 a monitor command was refused
@@ -130,6 +132,18 @@ class GvproxyNotFoundError(HostError):
     )
 
 
+class OpenHostError(HostError):
+    """With ``strict_network``: the guest would reach every service of the host's loopback.
+
+    Fields: ``program``, ``address``, ``remedy``.
+    """
+
+    template = (
+        "strict_network = yes, and {program} cannot keep a guest with network from the services on "
+        "the host's 127.0.0.1, which it reaches at {address}; {remedy}, or set strict_network = no"
+    )
+
+
 class GuestNotFoundError(HostError):
     """The guest's kernel, initrd, image or file is missing. Fields: ``what``, ``remedy``."""
 
@@ -180,6 +194,17 @@ class BootTimeoutError(MachineError):
         "the guest was not ready within {timeout:g} s: {waited_for}\n{ports}\n"
         "the end of its console:\n{console}\n"
         "raise boot_timeout, or change wait_for if the test does not need this"
+    )
+
+
+class GuestForwardError(MachineError):
+    """The guest asked gvproxy to open ports of the host. Fields: ``forwards`` (text)."""
+
+    template = (
+        "the guest had gvproxy open host ports that nobody asked for: {forwards}; they are closed "
+        "again. Any program in a guest with network can ask for them at "
+        "http://192.168.127.1/services/forwarder/expose: find the one that did, or take "
+        "allow_network away; a port the test needs belongs into its marker"
     )
 
 

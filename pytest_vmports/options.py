@@ -34,6 +34,9 @@ class Settings:
     expose: tuple[PortMapping, ...]
     allow_network: bool
     backend: str
+    host_ports: Mapping[int, int]
+    network: str | None
+    strict_network: bool
     guest: str | Guest
     kernel: str | None
     initrd: str | None
@@ -87,6 +90,19 @@ OPTIONS = (
     Option(
         "backend", "auto", parse.choice("auto", "usernet", "gvproxy"),
         "who connects the guest: auto (gvproxy when allow_network, else usernet), usernet, gvproxy",
+    ),
+    Option(
+        "host_ports", "", parse.host_ports,
+        "services on the host's 127.0.0.1 that the guest may reach, at 192.168.128.1: "
+        "its port:the host's, e.g. '8000:45123'",
+    ),
+    Option(
+        "network", None, parse.network_name,
+        "name of a network that this VM shares with other VMs of the test process",
+    ),
+    Option(
+        "strict_network", "no", parse.boolean,
+        "refuse a VM whose network cannot keep it from the host's 127.0.0.1: yes or no",
     ),
     Option("guest", "alpine", parse.guest, "what to boot: alpine, or module:attribute (a Guest)"),
     Option("kernel", None, parse.text_or_none, "path of a kernel to boot instead"),

@@ -123,6 +123,42 @@ def files(value: Any) -> Mapping[str, str]:
     return dict(pairs)
 
 
+def host_ports(value: Any) -> Mapping[int, int]:
+    """Read the guest's port to the host's: a mapping, or ``guest:host`` words."""
+    allowed = (
+        "write the guest's port and that of a service on the host's 127.0.0.1, like {8000: 45123} "
+        "or 8000:45123"
+    )
+    if not value:
+        return {}
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, str):
+        pairs = [word.partition(":")[::2] for word in value.replace(",", " ").split()]
+    else:
+        raise TypeError(allowed)
+    ports: dict[int, int] = {}
+    for pair in pairs:
+        for port in pair:
+            if not re.fullmatch(r"[0-9]{1,5}", str(port)) or not 1 <= int(port) <= MAX_PORT:
+                raise ValueError(f"{port!r} is no port from 1 to {MAX_PORT}; {allowed}")
+        guest_port, host_port = map(int, pair)
+        if guest_port in ports:
+            raise ValueError(f"the guest's port {guest_port} is there twice; {allowed}")
+        if host_port in ports.values():
+            raise ValueError(f"the host's port {host_port} is there twice: one of them is enough")
+        ports[guest_port] = host_port
+    return ports
+
+
+def network_name(value: Any) -> str | None:
+    """Read the name of a network; empty means none."""
+    name = text_or_none(value)
+    if name is not None and not re.fullmatch(r"[\w.-]{1,40}", name):
+        raise ValueError("write a name of letters, digits, '.', '_' and '-', like backend")
+    return name
+
+
 def ipv4(value: Any) -> str:
     """Read an IPv4 address of this machine; QEMU 7.2 forwards from no other kind."""
     try:

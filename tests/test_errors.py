@@ -18,6 +18,8 @@ FACTS = {
     "stderr": "oops", "command": "qemu -x", "detail": "in use", "console": "panic",
     "timeout": 3.5, "waited_for": "any port", "ports": "port 80: refused", "reply": "no",
     "lock": "/run/x.lock", "cmd": "ls", "said": "no such file", "guest": "alpine",
+    "address": "192.168.127.254",
+    "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import yaml
 from test_wiring import DNS, WEB
 
 from pytest_vmports import ExposedPort, PortAllocator
-from pytest_vmports.errors import ForwardError, LaunchError, MachineError
+from pytest_vmports.errors import ForwardError, GuestForwardError, LaunchError, MachineError
 from pytest_vmports.host import Gvproxy, find_gvproxy
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.gvproxy import GvproxyWiring, config, stream_args
@@ -136,6 +136,36 @@ def test_forwards_come_and_go_while_it_runs(start, ports):
     assert wiring.ports == ports[1:]
     with pytest.raises(MachineError, match="kept its forward"):
         wiring.hide(ports[0], None)
+
+
+def test_a_forward_that_nobody_asked_us_for_is_closed_and_named(start, ports):
+    """As a guest opens one; here it is asked for behind the wiring's back."""
+    wiring = start(ports[0])
+    wiring.close_opened()
+    wiring._expose(ports[1])
+    with pytest.raises(GuestForwardError) as caught:
+        wiring.close_opened()
+    local = f"127.0.0.1:{ports[1].external}"
+    assert caught.value.forwards == f"{local} -> 192.168.127.2:53/udp"
+    assert listed(wiring) == expected(ports[:1])
+    wiring.close_opened()
+
+
+def test_a_forward_of_ours_that_leads_elsewhere_is_not_ours(start, ports):
+    wiring = start(ports[0])
+    wiring._unexpose(f"127.0.0.1:{ports[0].external}", "tcp")
+    wiring._expose(ports[0].model_copy(update={"internal": 22}))
+    with pytest.raises(GuestForwardError, match="192.168.127.2:22/tcp"):
+        wiring.close_opened()
+
+
+def test_a_gvproxy_that_does_not_say_what_it_forwards_is_an_error(start):
+    wiring = start()
+    wiring._api_socket.unlink()
+    with pytest.raises(MachineError, match="did not say what it forwards"):
+        wiring.close_opened()
+    wiring.stop()
+    wiring.close_opened()  # nothing is asked of one that has ended
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["tcp", "udp"])

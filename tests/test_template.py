@@ -448,7 +448,7 @@ class TestKey:
             {"memory": "128"}, {"cpus": "2"}, {"append": "quiet"}, {"setup": "true "},
             {"setup": None}, {"files": None}, {"wait_for": "none"}, {"expose": "9090"},
             {"expose": "8080 9090"}, {"expose": "", "wait_for": "none"},
-            {"allow_network": "yes", "backend": "usernet"},
+            {"allow_network": "yes", "backend": "usernet"}, {"host_ports": "8000:45123"},
         ],
         ids=str,
     )  # fmt: skip
@@ -481,6 +481,9 @@ class TestKey:
 
     def test_a_chosen_host_port_is_not_in_it(self, facts_for):
         assert facts_for(expose=f"{fixed_port()}:8080") == facts_for()
+
+    def test_which_services_of_the_host_is_not_in_it(self, facts_for):
+        assert facts_for(host_ports="8000:45123") == facts_for(host_ports="8000:1 9000:2")
 
     def test_a_guests_own_memory_and_processors_are_in_it(
         self, facts_for, tmp_path, vmports_launcher, monkeypatch

@@ -7,6 +7,8 @@ import os
 import secrets
 import signal
 import socket
+import socketserver
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -135,3 +137,47 @@ def assert_gone(story: dict[str, Any], seconds: float) -> None:
     finally:
         for pid in filter(alive, pids):  # a failing test must not leave them to the machine
             os.kill(pid, signal.SIGKILL)
+
+
+# A guest that does what a test tells it: `ask_shell` is its other side.
+SHELL_PORT = 7777
+SHELL = f"nc -lk -p {SHELL_PORT} -e sh &\n"
+
+
+def ask_shell(vm: VM, command: str, timeout: float = 60) -> str:
+    """Return what a command writes in a guest whose setup holds `SHELL`."""
+    with vm.connect(SHELL_PORT, timeout=timeout) as connection:
+        connection.sendall(f"({command}) </dev/null 2>&1; exit\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+@contextlib.contextmanager
+def host_service(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Run a server on the host's loopback and yield its port.
+
+    Args:
+        serve: given each connection, in a thread of its own.
+    """
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            serve(self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        request_queue_size = 64
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def echo(connection: socket.socket) -> None:
+    """Send back what comes, until the other side has said all."""
+    while data := connection.recv(65536):
+        connection.sendall(data)

@@ -16,6 +16,20 @@ if [ -n "$address" ]; then
   ip route add default via "$(arg vmports.gateway)"
   echo "nameserver $(arg vmports.dns)" >/etc/resolv.conf
 fi
+# The second card, on a network that VMs share: found by its address, for its name depends on
+# whether there is a first.
+lan=$(arg vmports.lan_ip)
+if [ -n "$lan" ]; then
+  modprobe -q virtio_net
+  for card in /sys/class/net/*; do
+    [ "$(cat "$card/address")" = "$(arg vmports.lan_mac)" ] || continue
+    card=${card##*/}
+    echo 0 >"/proc/sys/net/ipv6/conf/$card/accept_dad" 2>/dev/null
+    ip link set "$card" up
+    ip addr add "$lan/24" dev "$card" && lan=
+  done
+  [ -z "$lan" ] || { echo "vmports: no card of the shared network was found"; report 97; exit; }
+fi
 echo "127.0.0.1 localhost" >/etc/hosts
 hostname vmports
 code=0

@@ -15,7 +15,7 @@ from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.guests import alpine, initramfs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # Read by busybox init: our boot script once, then the agent on the control channel.
 _INITTAB = b"::sysinit:/vmports/boot\nttyS1::respawn:/vmports/agent\n"
@@ -142,14 +142,19 @@ class Guest:
             "append": self.append,
         }
 
-    def kernel_words(self, dns: str | None) -> str:
-        """Return the kernel's command line; ``dns`` None means there is no network card."""
+    def kernel_words(self, dns: str | None, more: Sequence[str] = ()) -> str:
+        """Return the kernel's command line.
+
+        Args:
+            dns: the name server; None means there is no network card.
+            more: words for our own init, if it runs.
+        """
         words = ["console=ttyS0", "panic=-1", "quiet"]
         if self.prepared and dns is not None:
             words += [
                 f"vmports.ip={GUEST_IP}", f"vmports.gateway={GATEWAY_IP}", f"vmports.dns={dns}",
             ]  # fmt: skip
-        return " ".join([*words, self.append]).strip()
+        return " ".join([*words, *(more if self.prepared else ()), self.append]).strip()
 
     def _entries(self, root: Path) -> list[initramfs.Entry]:
         entries = []

@@ -21,7 +21,7 @@ from pytest_vmports.constants import (
     GUEST_SUBNET,
     HOST_ALIAS_IP,
 )
-from pytest_vmports.errors import ForwardError, LaunchError, MachineError
+from pytest_vmports.errors import ForwardError, GuestForwardError, LaunchError, MachineError
 from pytest_vmports.network import handshake
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.network.wiring import port_of
@@ -59,6 +59,9 @@ class GvproxyWiring:
 
     kind = "gvproxy"
     dns: str | None = GATEWAY_IP
+    lan_address: str | None = None
+    lan_mac: str | None = None
+    host_address: str | None = None
 
     def __init__(
         self,
@@ -80,6 +83,10 @@ class GvproxyWiring:
     def qemu_args(self) -> list[str]:
         """Return the stream connection to gvproxy and the guest's network card."""
         return stream_args(self._qemu_socket)
+
+    def kernel_words(self) -> list[str]:
+        """Return none: the addresses are known."""
+        return []
 
     def start(self, lease_fds: Collection[int]) -> None:
         """Start gvproxy, and return when QEMU can connect and every forward listens.
@@ -142,6 +149,33 @@ class GvproxyWiring:
         """Return gvproxy's own list: ``local``, ``remote``, ``protocol`` of every forward."""
         listed: list[dict[str, str]] = self._json("/services/forwarder/all")
         return listed
+
+    def close_opened(self) -> None:
+        """Close the forwards that nobody asked us for.
+
+        A guest can ask any gvproxy for forwards, at port 80 of its gateway (gvproxy's
+        ``cmd/gvproxy/main.go``), which no option closes.
+
+        Raises:
+            GuestForwardError: there were some.
+            MachineError: gvproxy kept one.
+        """
+        if self._process is None or not self._process.running:
+            return
+        asked = {(p.protocol, f"{p.host}:{p.external}", f"{GUEST_IP}:{p.internal}")
+                 for p in self.ports}  # fmt: skip
+        try:
+            there = self.forwards()
+        except (OSError, http.client.HTTPException) as error:
+            raise MachineError(f"gvproxy did not say what it forwards: {error}") from error
+        opened = []
+        for forward in there:
+            protocol, local, remote = (forward[key] for key in ("protocol", "local", "remote"))
+            if (protocol, local, remote) not in asked:
+                self._unexpose(local, protocol)
+                opened.append(f"{local} -> {remote}/{protocol}")
+        if opened:
+            raise GuestForwardError(forwards=", ".join(opened))
 
     def _start_by_api(self, lease_fds: Collection[int]) -> None:
         # Without a configuration it forwards a port to the guest's ssh before anything else, by

@@ -39,6 +39,17 @@ _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING",
 class Quiet:
     """A wiring without processes of its own."""
 
+    lan_address: str | None = None
+    lan_mac: str | None = None
+    host_address: str | None = None
+
+    def kernel_words(self) -> list[str]:
+        """Return none: the addresses are known."""
+        return []
+
+    def close_opened(self) -> None:
+        """Do nothing: a guest cannot ask QEMU for a forward."""
+
     def start(self, lease_fds: Collection[int]) -> None:
         """Do nothing: QEMU brings this network itself."""
 
@@ -182,11 +193,11 @@ def netdev(ports: Sequence[ExposedPort], *, restrict: bool) -> str:
     return ",".join(parts)
 
 
-def network_card(netdev_id: str = NETDEV_ID) -> list[str]:
-    """Return the guest's card: virtio, the address that gvproxy knows, no boot ROM.
+def network_card(netdev_id: str = NETDEV_ID, mac: str = GUEST_MAC) -> list[str]:
+    """Return a card of the guest: virtio, no boot ROM; by default the address gvproxy knows.
 
     A restored guest need not announce its address to switches, of which there are none here: it
     would do so five times, in a clone's first moments.
     """
-    card = f"virtio-net-pci,netdev={netdev_id},mac={GUEST_MAC},romfile=,guest_announce=off"
+    card = f"virtio-net-pci,netdev={netdev_id},mac={mac},romfile=,guest_announce=off"
     return ["-device", card]

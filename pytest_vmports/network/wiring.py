@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP
 from pytest_vmports.errors import HostError, SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pytest_vmports.host import Gvproxy, Qemu
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.lan import Lan
     from pytest_vmports.process import Process
 
 
@@ -47,8 +49,23 @@ class Wiring(Protocol):
     def dns(self) -> str | None:
         """The guest's name server; None when the guest has no network card."""
 
+    @property
+    def lan_address(self) -> str | None:
+        """The guest's address on its second card, from the start on; None when it has none."""
+
+    @property
+    def lan_mac(self) -> str | None:
+        """The second card's own address, from the start on; None when it has none."""
+
+    @property
+    def host_address(self) -> str | None:
+        """Where the guest reaches the host's services that were asked for; None without."""
+
     def qemu_args(self) -> list[str]:
         """Return the arguments that give QEMU this network."""
+
+    def kernel_words(self) -> list[str]:
+        """Return what the boot script of a prepared guest has to be told besides."""
 
     def start(self, lease_fds: Collection[int]) -> None:
         """Start what QEMU will connect to; a process that binds ports inherits ``lease_fds``."""
@@ -83,6 +100,14 @@ class Wiring(Protocol):
             MachineError: there is no such forward.
         """
 
+    def close_opened(self) -> None:
+        """Close the forwards that the guest itself had opened.
+
+        Raises:
+            GuestForwardError: there were some.
+            MachineError: one stayed.
+        """
+
     def processes(self) -> Sequence[Process]:
         """Return the processes of this wiring that must run while the VM does."""
 
@@ -99,6 +124,8 @@ def choose_wiring(
     gvproxy: Gvproxy | None,
     workdir: Path,
     allocator: PortAllocator,
+    host_ports: Mapping[int, int] | None = None,
+    lan: Lan | None = None,
 ) -> Wiring:
     """Return the wiring for these ports; the only place that chooses.
 
@@ -111,12 +138,38 @@ def choose_wiring(
     some or none  yes                 gvproxy
     ============  ==================  ==========================================
 
-    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows.
+    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows. With ``host_ports`` (port at
+    `HOST_IP` to port of the host) or ``lan`` the guest gets a second card, whatever its wiring.
 
     Raises:
-        HostError: UDP needs the relay, and this QEMU is too old for it.
+        HostError: UDP ports, a door or a network of VMs, and this QEMU is too old for it.
         SettingError: gvproxy is to be used and none was given.
     """
+    inner = _forwarding(
+        ports, allow_network=allow_network, backend=backend, qemu=qemu, gvproxy=gvproxy,
+        workdir=workdir, allocator=allocator,
+    )  # fmt: skip
+    if not host_ports and lan is None:
+        return inner
+    if qemu.version < _FIRST_WITH_DGRAM:
+        raise HostError(
+            f"host_ports and network need QEMU 7.2 or later, and this is {qemu}; use a later one"
+        )
+    from pytest_vmports.network.second_card import SecondCardWiring  # noqa: PLC0415 - as below
+
+    return SecondCardWiring(inner, host_ports or {}, lan)
+
+
+def _forwarding(
+    ports: Sequence[ExposedPort],
+    *,
+    allow_network: bool,
+    backend: str,
+    qemu: Qemu,
+    gvproxy: Gvproxy | None,
+    workdir: Path,
+    allocator: PortAllocator,
+) -> Wiring:
     # They import this module.
     from pytest_vmports.network.gvproxy import GvproxyWiring  # noqa: PLC0415
     from pytest_vmports.network.relayed import RelayedUsernetWiring  # noqa: PLC0415
@@ -148,6 +201,27 @@ def wants_network(ports: Sequence[object], *, allow_network: bool, backend: str)
 def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
     """Whether gvproxy, and not QEMU's user network, connects the guest."""
     return backend == "gvproxy" or (backend == "auto" and allow_network)
+
+
+def open_host(
+    *, allow_network: bool, backend: str, qemu: Qemu, gvproxy: Gvproxy | None
+) -> dict[str, str] | None:
+    """Return what lets the guest reach every service of the host's 127.0.0.1; None when nothing.
+
+    Its fields are those of `OpenHostError`.
+    """
+    if wants_gvproxy(allow_network=allow_network, backend=backend):
+        if gvproxy is None or gvproxy.has_config:
+            return None
+        return {
+            "program": str(gvproxy),
+            "address": HOST_ALIAS_IP,
+            "remedy": "use gvproxy 0.8.8 or later, which can",
+        }
+    if not allow_network:
+        return None
+    remedy = "use backend = auto with gvproxy 0.8.8 or later, which can"
+    return {"program": f"the user network of {qemu}", "address": GATEWAY_IP, "remedy": remedy}
 
 
 def port_of(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:

@@ -55,6 +55,7 @@ class Templates:
         self.tell = tell
         self._store = TemplateStore(cache, limit * _MIB, tell)
         self._without: set[str] = set()
+        self._networks: set[str] = set()
         self._failed: set[str] = set()
 
     def find(
@@ -69,10 +70,13 @@ class Templates:
             observe: told of the machine before it starts.
 
         Raises:
-            MachineError: the guest does not get ready.
+            MachineError: the guest does not get ready, or had host ports opened.
             PortError: no port for the proof of that.
         """
         if not settings.template or settings.fresh_boot or guest.name in self._without:
+            return None
+        if settings.network is not None:
+            self._tell_once(settings.network)
             return None
         if not guest.prepared:
             self.give_up(guest, "its init is not ours, so nothing would set a restored clock")
@@ -97,6 +101,7 @@ class Templates:
                         booted.start(exposed.pass_fds)
                         booted.wait_ready(settings.wait_for, settings.boot_timeout)
                         settle(booted, settings.boot_timeout)
+                        booted.wiring.close_opened()
                         save(booted, folder / "state")
                     (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
                 finally:
@@ -113,6 +118,12 @@ class Templates:
         """Boot this guest from cold from now on, and say so once."""
         self._without.add(guest.name)
         self.tell(f"vmports: every VM of {guest.name} boots from cold: {why}")
+
+    def _tell_once(self, network: str) -> None:
+        if network not in self._networks:
+            self._networks.add(network)
+            why = "a saved guest has one address, and each of these has its own"
+            self.tell(f"vmports: every VM of the network {network} boots from cold: {why}")
 
     def discard(self, template: Template, guest: Guest, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""
@@ -149,6 +160,7 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
         "cpus": hardware.cpus,
         "wiring": machine.wiring.kind,
         "network": settings.allow_network,  # what the setup could reach
+        "door": bool(settings.host_ports),  # a second user network, whose state is saved too
         "kernel_words": guest.kernel_words(machine.wiring.dns),
         "ready": f"{wait_for}: {asked}",
         "guest": guest.digest(root),

@@ -7,11 +7,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import ForwardError, LaunchError, MachineDiedError, MonitorError
+from pytest_vmports.errors import (
+    ForwardError,
+    LaunchError,
+    MachineDiedError,
+    MonitorError,
+    OpenHostError,
+)
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
-from pytest_vmports.network.wiring import choose_wiring, wants_gvproxy
+from pytest_vmports.network.lan import Lan
+from pytest_vmports.network.wiring import choose_wiring, open_host, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm import forwards
@@ -23,6 +30,7 @@ from pytest_vmports.vm.standby import Standby
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
+    from pytest_vmports.host import Gvproxy, Qemu
     from pytest_vmports.leases import LeaseInfo, PortAllocator
     from pytest_vmports.models import PortMapping
     from pytest_vmports.options import Settings
@@ -51,6 +59,8 @@ class Launcher:
         self._run_dir = run_dir
         self._templates = templates
         self._standby = Standby(templates.tell)
+        self._lans: dict[str, Lan] = {}
+        self._told: set[str] = set()
 
     def expose(
         self,
@@ -223,7 +233,7 @@ class Launcher:
         """Return the machine that the settings describe, not started.
 
         Raises:
-            HostError: QEMU or gvproxy is missing.
+            HostError: QEMU or gvproxy is missing, or not as strict as asked for.
         """
         qemu = find_qemu(settings.qemu)
         hardware = Hardware(
@@ -234,15 +244,38 @@ class Launcher:
         )
         allow_network, backend = settings.allow_network, settings.backend
         by_gvproxy = wants_gvproxy(allow_network=allow_network, backend=backend)
+        gvproxy = find_gvproxy(settings.gvproxy) if by_gvproxy else None
+        self._mind_open_host(settings, qemu, gvproxy)
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
+        name = settings.network
         wiring = choose_wiring(
             exposed.ports, allow_network=allow_network, backend=backend, qemu=qemu,
-            gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
-            workdir=workdir, allocator=self.allocator,
+            gvproxy=gvproxy, workdir=workdir, allocator=self.allocator,
+            host_ports=settings.host_ports,
+            lan=None if name is None else self._lans.setdefault(name, Lan(name)),
         )  # fmt: skip
         machine = Machine(guest, hardware, wiring, workdir, self.root, template=template, ram=ram)
         machine.settings, machine.times["leased"] = settings, exposed.since
         return machine
+
+    def _mind_open_host(self, settings: Settings, qemu: Qemu, gvproxy: Gvproxy | None) -> None:
+        """Refuse a network that leaves the host open, or say so once."""
+        found = open_host(
+            allow_network=settings.allow_network, backend=settings.backend, qemu=qemu,
+            gvproxy=gvproxy,
+        )  # fmt: skip
+        if found is None:
+            return
+        if settings.strict_network:
+            raise OpenHostError(**found)
+        line = (
+            "vmports: guests with network reach every service on the host's 127.0.0.1, at "
+            f"{found['address']}: {found['program']} cannot prevent it; {found['remedy']}; "
+            "strict_network = yes refuses such VMs"
+        )
+        if line not in self._told:
+            self._told.add(line)
+            self._templates.tell(line)
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
         """Return the guest that the settings, or the user's own fixture, name, with additions.
@@ -263,7 +296,10 @@ class Launcher:
 
 def _shape(settings: Settings) -> Hashable:
     """Return what a template does not tell of a machine that is kept ready."""
-    return settings.accel, settings.qemu, settings.gvproxy, settings.bind_host, settings.backend
+    doors = tuple(sorted(settings.host_ports.items()))
+    return (
+        settings.accel, settings.qemu, settings.gvproxy, settings.bind_host, settings.backend, doors
+    )  # fmt: skip
 
 
 def _is_fixed(error: ForwardError, mappings: Sequence[PortMapping]) -> bool:

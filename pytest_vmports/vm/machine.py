@@ -282,17 +282,25 @@ class Machine:
         """Stop, keep in memory what a report may need, and remove the private folder.
 
         Raises:
+            GuestForwardError: the guest had host ports opened that nobody asked for.
             MachineDiedError: QEMU or gvproxy had failed before. A guest that powered off has not.
         """
         ours = self.state is State.STOPPED  # we ended them, and whoever called knows why
         failed = [p for p in self.processes() if p.returncode and not ours]
+        try:
+            if not failed and not ours:
+                self.wiring.close_opened()
+        finally:
+            self._end()
+        for process in failed:
+            raise self._died(process)
+
+    def _end(self) -> None:
         self.stop()
         self.console.keep()
         for process in self.processes():
             process.keep_output()
         self.discard()
-        for process in failed:
-            raise self._died(process)
 
     def discard(self) -> None:
         """Remove the private folder of a machine that does not run."""
@@ -311,7 +319,9 @@ class Machine:
             self.command = build_command(
                 self.hardware, self.wiring, Channels(*fds, self.console.path),
                 kernel=kernel, initrd=initrd,
-                kernel_words=self.guest.kernel_words(self.wiring.dns),
+                kernel_words=self.guest.kernel_words(
+                    self.wiring.dns, self.wiring.kernel_words()
+                ),
                 ram=self.ram, restore=self._template is not None,
             )  # fmt: skip
             self._qemu = spawn(

@@ -1,0 +1,165 @@
+"""The network behind a guest's second card: other VMs of its name, and a door to the host.
+
+It is a switch in our process, with no way out. Every VM has an address of its own on it. It exists
+in this process alone, so neither another worker's VMs nor another run's can see it.
+
+The door leads to services of the host that were asked for. Behind it stands a second user network
+of the guest's QEMU, which turns TCP to `HOST_IP` into connections to the host's 127.0.0.1, at any
+port. In front of it stands this switch: only TCP to the asked ports passes, with the port exchanged
+for the host's. So a connection is the service's own from end to end: one that is down refuses it,
+and there may be any number at a time. QEMU's own ``guestfwd`` would start a program a connection,
+which its sandbox forbids, and answers before the service does.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from pytest_vmports.constants import (
+    HOST_IP,
+    LAN_DNS_IP,
+    LAN_MAC_PREFIX,
+    LAN_PREFIX,
+    LAN_SUBNET,
+)
+from pytest_vmports.errors import MachineError
+from pytest_vmports.network import host_frames
+from pytest_vmports.network.links import Pump
+from pytest_vmports.network.usernet import network_card
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FIRST, _LAST = 2, 253
+_MAC_LENGTH = 6
+_GROUP_BIT = 1
+_CARD_ID, _DOOR_ID, _STACK_ID = "lan", "door", "host"
+_STACK = f"user,id={_STACK_ID},net={LAN_SUBNET},host={HOST_IP},dns={LAN_DNS_IP},ipv6=off"
+
+
+class Seat:
+    """A VM's place on a network. Made by `Lan.join`.
+
+    Attributes:
+        address: the VM's, ``192.168.128.2`` for the first.
+        mac: its card's.
+        mac_bytes: the same as frames have it.
+        links: its card's frames and, with a door, those of the host's side.
+    """
+
+    def __init__(self, lan: Lan, pump: Pump, number: int, host_ports: Mapping[int, int]) -> None:
+        self.address = f"{LAN_PREFIX}{number}"
+        self.mac = f"{LAN_MAC_PREFIX}{number:02x}"
+        self.mac_bytes = bytes.fromhex(self.mac.replace(":", ""))
+        self.links = [pump.link(self._from_guest)]
+        if host_ports:
+            self.links.append(pump.link(self._from_host))
+        self._lan = lan
+        self._ip = socket.inet_aton(self.address)
+        self._ports = dict(host_ports)
+        self._back = {host: guest for guest, host in host_ports.items()}
+
+    @property
+    def fds(self) -> list[int]:
+        """What QEMU has to inherit."""
+        return [link.qemu_fd for link in self.links]
+
+    def qemu_args(self) -> list[str]:
+        """Return the arguments of the second card, and of the user network behind the door."""
+        card, *door = (f"local.type=fd,local.str={fd}" for fd in self.fds)
+        arguments = ["-netdev", f"dgram,id={_CARD_ID},{card}", *network_card(_CARD_ID, self.mac)]
+        for back in door:
+            # Networks are joined by a hub only.
+            arguments += [
+                *("-netdev", f"dgram,id={_DOOR_ID},{back}"),
+                *("-netdev", _STACK),
+                *("-netdev", f"hubport,id={_DOOR_ID}0,hubid=1,netdev={_DOOR_ID}"),
+                *("-netdev", f"hubport,id={_DOOR_ID}1,hubid=1,netdev={_STACK_ID}"),
+            ]
+        return arguments
+
+    def kernel_words(self) -> list[str]:
+        """Return what tells a prepared guest's boot script to configure the card."""
+        return [f"vmports.lan_ip={self.address}", f"vmports.lan_mac={self.mac}"]
+
+    def leave(self) -> None:
+        """Give the place up. Safe to call again."""
+        self._lan.leave(self)
+
+    def deliver(self, frame: bytes) -> None:
+        """Send the guest a frame."""
+        self.links[0].send(frame)
+
+    def _from_guest(self, frame: bytes) -> None:
+        target = frame[:_MAC_LENGTH]
+        to_all = bool(target[:1]) and bool(target[0] & _GROUP_BIT)
+        if target == host_frames.MAC or to_all:
+            self._to_host(frame)
+        self._lan.switch(self, frame, to_all=to_all)
+
+    def _to_host(self, frame: bytes) -> None:
+        passed = host_frames.to_host(frame, self._ip, self._ports)
+        if passed is not None:
+            for door in self.links[1:]:
+                door.send(passed)
+        elif (answer := host_frames.refusal(frame, self._ip)) is not None:
+            self.deliver(answer)
+
+    def _from_host(self, frame: bytes) -> None:
+        passed = host_frames.to_guest(frame, self._ip, self._back)
+        if passed is not None:
+            self.deliver(passed)
+
+
+class Lan:
+    """A switch for VMs. Its thread runs while there is one.
+
+    Args:
+        name: of the network, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._pump: Pump | None = None
+        # By the last part of the address. Never changed but replaced: the thread reads it.
+        self._seats: dict[int, Seat] = {}
+
+    def join(self, host_ports: Mapping[int, int]) -> Seat:
+        """Return a place for a VM, with the lowest address that is free.
+
+        Args:
+            host_ports: its door: port at `HOST_IP` to port of the host's 127.0.0.1.
+
+        Raises:
+            MachineError: there are no more.
+        """
+        with self._lock:
+            number = next((n for n in range(_FIRST, _LAST + 1) if n not in self._seats), None)
+            if number is None:
+                raise MachineError(f"the network {self._name} has no address left: end a VM of it")
+            if self._pump is None:
+                self._pump = Pump("vmports-lan")
+            seat = Seat(self, self._pump, number, host_ports)
+            self._seats = {**self._seats, number: seat}
+            return seat
+
+    def leave(self, seat: Seat) -> None:
+        """Take a VM off. Safe to call again."""
+        with self._lock:
+            if self._pump is None or seat not in self._seats.values():
+                return
+            self._seats = {n: other for n, other in self._seats.items() if other is not seat}
+            for link in seat.links:
+                self._pump.unlink(link)
+            if not self._seats:
+                self._pump.close()
+                self._pump = None
+
+    def switch(self, sender: Seat, frame: bytes, *, to_all: bool) -> None:
+        """Deliver a frame to the VM it is for, or to all but its sender."""
+        for seat in self._seats.values():
+            if seat is not sender and (to_all or frame.startswith(seat.mac_bytes)):
+                seat.deliver(frame)

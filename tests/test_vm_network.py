@@ -1,0 +1,152 @@
+"""VMs that share a network, and what a guest with network opens by itself: real VMs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+from vm_helpers import (
+    SHELL,
+    SHELL_PORT,
+    addresses,
+    ask_shell,
+    ask_tcp,
+    fixed_port,
+    host_service,
+    listening,
+    serve,
+)
+
+from pytest_vmports.constants import GATEWAY_IP, GUEST_IP, HOST_IP
+from pytest_vmports.errors import GuestForwardError
+
+FORWARDER = f"http://{GATEWAY_IP}/services/forwarder"
+
+
+@pytest.fixture(scope="module")
+def pair(boot, gvproxy_089):
+    """Return two VMs of one network: one without any other network, one behind gvproxy."""
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(
+            boot(SHELL_PORT, 8080, network="backend", setup=SHELL + serve(8080), wait_for="all")
+        )
+        port = stack.enter_context(host_service(lambda c: c.sendall(b"for the second\n")))
+        second = stack.enter_context(
+            boot(
+                SHELL_PORT, 8080, network="backend", setup=SHELL + serve(8080), wait_for="all",
+                allow_network=True, gvproxy=str(gvproxy_089), host_ports={8000: port},
+            )
+        )  # fmt: skip
+        yield first, second
+
+
+def address_of(vm):
+    return vm._machine.wiring.lan_address
+
+
+def test_each_has_an_address_of_its_own(pair):
+    assert [address_of(vm) for vm in pair] == ["192.168.128.2", "192.168.128.3"]
+
+
+def test_each_reaches_the_other_by_its_address(pair):
+    first, second = pair
+    for one, other in ((first, second), (second, first)):
+        sent = ask_shell(one, f"echo from {address_of(one)} | nc -w 30 {address_of(other)} 8080")
+        assert sent == f"from {address_of(one)}\n"
+
+
+def test_megabytes_go_between_them_whole(pair):
+    first, second = pair
+    said = ask_shell(
+        first, "head -c 5000000 /dev/urandom >/tmp/data; sha256sum </tmp/data; "
+        f"nc {address_of(second)} 8080 </tmp/data | sha256sum",
+    )  # fmt: skip
+    sent, returned = said.splitlines()
+    assert sent == returned
+
+
+def test_each_keeps_its_own_forwards(pair):
+    for vm in pair:
+        assert ask_tcp(vm, 8080, b"over its own") == b"over its own"
+        there = set().union(*(listening(pid) for pid in vm.pids.values()))
+        assert there == addresses(vm.ports)
+
+
+def test_the_host_is_let_in_to_the_one_that_asked_and_not_to_its_neighbour(pair):
+    first, second = pair
+    assert ask_shell(second, f"nc {HOST_IP} 8000") == "for the second\n"
+    assert ask_shell(first, f"nc -w 2 {HOST_IP} 8000") == ""
+
+
+def test_the_network_leads_nowhere_else(pair):
+    """Not through the neighbour, and not to the host."""
+    first, _ = pair
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        port = server.getsockname()[1]
+        ask_shell(first, f"nc -w 2 {HOST_IP} {port}; nc -w 2 192.168.128.254 {port}")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_vm_of_another_name_sees_neither(boot, pair):
+    first, _ = pair
+    with boot(SHELL_PORT, network="other", setup=SHELL) as stranger:
+        # Its address is the first's: they are apart, or this would be a clash.
+        assert address_of(stranger) == address_of(first)
+        assert "100% packet loss" in ask_shell(stranger, "ping -c 1 -w 2 192.168.128.3")
+
+
+def test_vms_without_forwards_and_network_see_each_other(boot):
+    setup = "nc -lk -p 9000 -e echo here I am &"
+    with boot(network="bare", setup=setup) as one:
+        with boot(network="bare", setup=f"nc -w 20 {address_of(one)} 9000") as other:
+            assert "here I am" in other.console
+            assert address_of(other) == "192.168.128.3"
+        with boot(network="bare", setup="true") as third:
+            assert address_of(third) == "192.168.128.3"  # which was given back
+
+
+def test_vms_of_a_network_boot_from_cold_and_one_line_says_so(boot, vmports_launcher, monkeypatch):
+    lines = []
+    monkeypatch.setattr(vmports_launcher._templates, "tell", lines.append)
+    for _ in range(2):
+        with boot(network="cold", setup="true", fresh_boot=False) as vm:
+            assert vm.origin == "booted"
+    (line,) = lines
+    assert "network cold boots from cold" in line
+
+
+def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(boot, any_gvproxy):
+    """Whoever ends the VM is told, and a forward that was asked for is no reason."""
+    port = fixed_port()
+    local = f"127.0.0.1:{port}"
+    body = f'{{"local":"{local}","remote":"{GUEST_IP}:{SHELL_PORT}","protocol":"tcp"}}'
+    with contextlib.ExitStack() as stack:
+        vm = stack.enter_context(
+            boot(SHELL_PORT, allow_network=True, gvproxy=str(any_gvproxy), setup=SHELL)
+        )
+        ask_shell(vm, f"wget -O- --post-data '{body}' {FORWARDER}/expose")
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()  # so it was open
+        with pytest.raises(GuestForwardError) as caught:
+            stack.close()
+    assert caught.value.forwards == f"{local} -> {GUEST_IP}:{SHELL_PORT}/tcp"
+    assert "take allow_network away" in str(caught.value)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def test_a_host_socket_that_the_guest_opens_is_removed(boot, gvproxy_089, tmp_path):
+    """Nothing of it is left, though gvproxy is killed."""
+    path = tmp_path / "opened.sock"
+    body = f'{{"local":"{path}","remote":"tcp://{GUEST_IP}:{SHELL_PORT}","protocol":"unix"}}'
+    with contextlib.ExitStack() as stack:
+        vm = stack.enter_context(
+            boot(SHELL_PORT, allow_network=True, gvproxy=str(gvproxy_089), setup=SHELL)
+        )
+        ask_shell(vm, f"wget -O- --post-data '{body}' {FORWARDER}/expose")
+        assert path.exists()
+        with pytest.raises(GuestForwardError, match=path.name):
+            stack.close()
+    assert not path.exists()
