@@ -52,6 +52,11 @@ class VM:
         return self._machine.wiring.kind
 
     @property
+    def lan_address(self) -> str | None:
+        """Its address for the other VMs of its ``network``; None without such a network."""
+        return self._machine.wiring.lan_address
+
+    @property
     def origin(self) -> str:
         """``booted``, ``cloned`` from a template, ``standby``: cloned before the test began.
 
