@@ -4,6 +4,8 @@
 
     VmPortsError
     ├── SettingError (also ValueError)   a marker, option, variable or ini value is wrong
+    ├── ImageError                       a disk image is there and cannot be booted
+    ├── SeedError                        what cloud-init is to be given is not what it reads
     ├── PortError
     │   ├── PortInUseError               a fixed host port is held by somebody
     │   ├── PortsExhaustedError          no free port is left in the range
@@ -11,11 +13,15 @@
     ├── HostError
     │   ├── QemuNotFoundError            no QEMU that runs
     │   ├── GvproxyNotFoundError         no gvproxy that runs
-    │   └── GuestNotFoundError           kernel, initrd or image is not there
+    │   ├── GuestNotFoundError           kernel, initrd or image is not there
+    │   └── FirmwareNotFoundError        no UEFI firmware
     └── MachineError
         ├── LaunchError                  QEMU or gvproxy ended while it was being started
         │   └── ForwardError             ... because a host port could not be bound
         ├── SetupError                   the guest's setup script failed
+        ├── CloudInitError               cloud-init failed in the guest
+        ├── CommandTimeoutError          a command in the guest took too long and was killed
+        ├── GuestShellError              no command can be run in the guest
         ├── BootTimeoutError             the guest was not ready in time
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
@@ -65,6 +71,18 @@ class SettingError(VmPortsError, ValueError):
     """A setting's value is not allowed. Fields: ``name``, ``value``, ``source``, ``allowed``."""
 
     template = "{source}: {name} = {value!r} is not allowed; {allowed}"
+
+
+class ImageError(VmPortsError):
+    """A disk image cannot be booted. Fields: ``path``, ``problem``, ``remedy``."""
+
+    template = "disk image {path} cannot be booted: {problem}; {remedy}"
+
+
+class SeedError(VmPortsError):
+    """Data for cloud-init is unusable. Fields: ``name``, ``problem``, ``remedy``."""
+
+    template = "{name} cannot be given to cloud-init: {problem}; {remedy}"
 
 
 class PortError(VmPortsError):
@@ -119,6 +137,12 @@ class GuestNotFoundError(HostError):
     template = "{what}; {remedy}"
 
 
+class FirmwareNotFoundError(HostError):
+    """No UEFI firmware. Fields: ``architecture``, ``tried`` (text), ``remedy``."""
+
+    template = "no UEFI firmware for {architecture} found; looked for:\n{tried}\n{remedy}"
+
+
 class MachineError(VmPortsError):
     """A VM did not do what it should. Fields: at least ``evidence`` (text, may be empty)."""
 
@@ -151,6 +175,33 @@ class SetupError(MachineError):
     """The guest's setup failed. Fields: ``returncode``, ``console``."""
 
     template = "the guest's setup ended with {returncode}; the end of its console:\n{console}"
+
+
+class CloudInitError(MachineError):
+    """cloud-init failed. Fields: ``errors`` (what it reported), ``console``."""
+
+    template = (
+        "cloud-init failed in the guest:\n{errors}\nthe end of its console:\n{console}\n"
+        "correct user_data, or look into /var/log/cloud-init.log of a guest booted without ports"
+    )
+
+
+class CommandTimeoutError(MachineError):
+    """A command in the guest was killed.
+
+    Fields: ``command``, ``timeout`` (seconds), ``stdout`` and ``stderr`` (bytes until then).
+    """
+
+    template = (
+        "{command!r} had not ended after {timeout:g} s and was killed in the guest; "
+        "it had written {stdout!r} and, as errors, {stderr!r}; raise the timeout"
+    )
+
+
+class GuestShellError(MachineError):
+    """No command can be run. Fields: ``means`` (ssh, or the agent), ``detail``, ``remedy``."""
+
+    template = "{means} cannot run a command in the guest: {detail}; {remedy}"
 
 
 class BootTimeoutError(MachineError):

@@ -72,6 +72,9 @@ class Templates:
         """
         if not settings.template or settings.fresh_boot or guest.name in self._without:
             return None
+        if guest.image is not None:
+            self.give_up(guest, "a saved memory would not hold what it has written to its disk")
+            return None
         if not guest.prepared:
             self.give_up(guest, "its init is not ours, so nothing would set a restored clock")
             return None

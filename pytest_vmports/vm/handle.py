@@ -23,7 +23,7 @@ class VM:
     @property
     def ports(self) -> Sequence[ExposedPort]:
         """The forwards, in the order they were asked for."""
-        return self._machine.wiring.ports
+        return self._machine.ports
 
     @property
     def wiring(self) -> str:

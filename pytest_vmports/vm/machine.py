@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
 import shlex
@@ -20,6 +21,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.guests import setclock
 from pytest_vmports.process import Process, spawn
+from pytest_vmports.vm import disk_guest
 from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
 from pytest_vmports.vm.control import Control
 from pytest_vmports.vm.monitor import Monitor
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.vm.guest_agent import GuestAgent
+    from pytest_vmports.vm.ssh import SshShell
     from pytest_vmports.vm.template import Template
 
 _GREETING_SECONDS = 30.0
@@ -61,6 +65,7 @@ class Machine:
         root: what relative paths of the guest's files are relative to.
         template: restore this instead of booting.
         ram: the file that becomes its memory, for a machine that will be saved as a template.
+        hidden: those of the wiring's ports that are ours and not the test's.
 
     Attributes:
         state: see `State`.
@@ -68,6 +73,8 @@ class Machine:
         command: QEMU's argv, empty before the start.
         monitor: the QMP connection; usable from the start to the stop.
         times: what happened when, `time.monotonic` seconds by name.
+        ssh: runs commands by ssh; None where the guest does not let us in, or before the start.
+        agent: runs commands by the QEMU guest agent, likewise.
     """
 
     monitor: Monitor
@@ -82,6 +89,7 @@ class Machine:
         *,
         template: Template | None = None,
         ram: Ram | None = None,
+        hidden: Collection[ExposedPort] = (),
     ) -> None:
         self.guest = guest
         self.hardware = hardware
@@ -90,6 +98,9 @@ class Machine:
         self.origin = "booted" if template is None else "cloned"
         self.command: list[str] = []
         self.times: dict[str, float] = {}
+        self.ssh: SshShell | None = None
+        self.agent: GuestAgent | None = None
+        self._hidden = hidden
         self._workdir = workdir
         self._root = root
         self._console = workdir / "console.log"
@@ -99,6 +110,11 @@ class Machine:
         self._ram = ram if template is None else Ram(template.ram, share=False)
         self._kept_console: str | None = None
         self._console_before = ""
+
+    @property
+    def ports(self) -> tuple[ExposedPort, ...]:
+        """The test's forwards, in the order they were asked for."""
+        return tuple(port for port in self.wiring.ports if port not in self._hidden)
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
         """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
@@ -135,18 +151,20 @@ class Machine:
             MachineDiedError: QEMU or gvproxy ended.
         """
         deadline = self.times["start"] + timeout
-        probe = Probe(wait_for, self.wiring, self.monitor)
+        probe = Probe(wait_for, self.wiring, self.monitor, self.ports)
         try:
             # A booted guest answers after its setup, a restored one at once: its clock is set
             # while it answers.
             restored = self._template is not None
             if self.guest.prepared and not restored:
                 self._await_guest("vmports-ready", deadline, timeout, probe.answers)
+            disk_guest.wait_for_cloud_init(self, deadline, timeout)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
                     raise self._timeout(f"waited for {wait_for}", timeout, probe.answers)
                 probe.step(deadline, self.check_alive)
+            disk_guest.wait_for_shells(self, deadline, timeout)
             if restored and self.state is State.STARTED:
                 self._await_guest("vmports-clock", deadline, timeout, probe.answers)
         except MonitorError:
@@ -236,6 +254,7 @@ class Machine:
         self.wiring.stop()
         if self._control is not None:
             self._control.close()
+        disk_guest.detach(self, self._workdir)
         self.times.setdefault("stopped", time.monotonic())
         self.state = State.STOPPED
 
@@ -305,17 +324,18 @@ class Machine:
         kernel, initrd = self.guest.kernel_path, None
         if self._template is None:
             kernel, initrd = self.guest.boot_files(self._workdir.parent, self._root)
-        with monitor_of_qemu, control_of_qemu:
+        with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
+            drives, agent_fds = disk_guest.attach(self, self._workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
             self.command = build_command(
-                self.hardware, self.wiring, Channels(*fds, self._console),
-                kernel=kernel, initrd=initrd,
+                self.hardware, self.wiring, Channels(*fds, self._console, *agent_fds),
+                kernel=kernel, initrd=initrd, drives=drives,
                 kernel_words=self.guest.kernel_words(self.wiring.dns),
                 ram=self._ram, restore=self._template is not None,
             )  # fmt: skip
             self._qemu = spawn(
                 "QEMU", self.command, log=self._workdir / "qemu.log",
-                pass_fds=[*fds, *self.wiring.qemu_fds(lease_fds)],
+                pass_fds=[*fds, *agent_fds, *self.wiring.qemu_fds(lease_fds)],
             )  # fmt: skip
         if not self.monitor.connect(_GREETING_SECONDS):
             self._raise_not_started(self._qemu)
