@@ -16,7 +16,8 @@ FACTS = {
     "tried": "  qemu: not there", "what": "no kernel", "program": "QEMU", "returncode": 1,
     "stderr": "oops", "command": "qemu -x", "detail": "in use", "console": "panic",
     "timeout": 3.5, "waited_for": "any port", "ports": "port 80: refused", "reply": "no",
-    "lock": "/run/x.lock",
+    "lock": "/run/x.lock", "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
+    "stdout": "so far", "means": "ssh",
 }  # fmt: skip
 
 

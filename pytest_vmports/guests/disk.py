@@ -57,9 +57,11 @@ def check(disk: Disk, *, direct: bool) -> str:
         ImageError: it is truncated, encrypted, of another format, or its backing file is gone.
         QemuNotFoundError: there is no ``qemu-img``.
     """
-    facts = disk.path.stat()
-    found = _checked(disk.path, disk.format, facts.st_size, facts.st_mtime_ns)
-    if found == "raw":
+    found = _recognise(disk.path, disk.format)
+    if found == "qcow2":
+        facts = disk.path.stat()
+        _check_tables(disk.path, facts.st_size, facts.st_mtime_ns)
+    else:
         problem = raw_image.problem(disk.path, boots_by_bios=disk.firmware == "bios" and not direct)
         if problem is not None:
             raise ImageError(path=str(disk.path), problem=problem[0], remedy=problem[1])
@@ -82,9 +84,7 @@ def make_overlay(image: Path, image_format: str, target: Path) -> None:
         )  # fmt: skip
 
 
-# By what a change of the file would change: reading a large image's tables takes a while.
-@lru_cache(maxsize=64)
-def _checked(path: Path, wanted: str | None, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - key
+def _recognise(path: Path, wanted: str | None) -> str:
     given = ["-f", wanted] if wanted else []
     code, text, said = _qemu_img("info", "-U", "--output=json", *given, str(path))
     if code:
@@ -110,12 +110,12 @@ def _checked(path: Path, wanted: str | None, size: int, mtime_ns: int) -> str:  
             path=str(path), problem=f"its backing file {backing} does not exist",
             remedy="put that file back, or point to its new place with qemu-img rebase -u",
         )  # fmt: skip
-    if found == "qcow2":
-        _check_tables(path)
     return found
 
 
-def _check_tables(path: Path) -> None:
+# By what a change of the file would change: reading a large image's tables takes a while.
+@lru_cache(maxsize=64)
+def _check_tables(path: Path, size: int, mtime_ns: int) -> None:  # noqa: ARG001 - part of the key
     code, _, said = _qemu_img("check", "-U", "-q", "-f", "qcow2", str(path))
     if code not in {0, _LEAKS_ONLY}:
         raise ImageError(
