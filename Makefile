@@ -31,7 +31,8 @@ test: ## run the test suite and the examples (N=workers, PYTEST_ARGS=...)
 	exit $$failed
 
 # pytest's exit code 5 is "no tests collected": no test is marked slow, which is no failure.
-test-slow: setup ## run the tests that boot guests for minutes
+test-slow: ## run the tests that boot guests for minutes
+	@scripts/setup --images
 	@$(PYTEST) tests -n $(N) -m slow $(PYTEST_ARGS) || { code=$$?; \
 	  if [ $$code -eq 5 ]; then echo "no slow tests"; else exit $$code; fi; }
 

@@ -15,6 +15,10 @@ PORT_FORWARD_MIN_HOST_PORT: Final = 1024
 
 MAX_PORT: Final = 65535
 
+FIXTURE_NEARNESS: Final = 3
+"""Where a fixture stands among a setting's homes: behind marker (0), command line (1) and
+environment (2), before the ini file (4) and the default (5)."""
+
 # One set of guest addresses for both wirings, so that one guest configuration serves both.
 # They are gvproxy's defaults; QEMU's user network is told to use the same.
 GUEST_SUBNET: Final = "192.168.127.0/24"

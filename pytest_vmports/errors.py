@@ -4,6 +4,8 @@
 
     VmPortsError
     ├── SettingError (also ValueError)   a marker, option, variable or ini value is wrong
+    ├── ImageError                       a disk image is there and cannot be booted
+    ├── SeedError                        what cloud-init is to be given is not what it reads
     ├── PortError
     │   ├── PortInUseError               a fixed host port is held by somebody
     │   ├── PortsExhaustedError          no free port is left in the range
@@ -12,11 +14,14 @@
     │   ├── QemuNotFoundError            no QEMU that runs
     │   ├── GvproxyNotFoundError         no gvproxy that runs
     │   ├── OpenHostError                the guest would reach all of the host's loopback
-    │   └── GuestNotFoundError           kernel, initrd or image is not there
+    │   ├── GuestNotFoundError           kernel, initrd or image is not there
+    │   └── FirmwareNotFoundError        no UEFI firmware
     └── MachineError
         ├── LaunchError                  QEMU or gvproxy ended while it was being started
         │   └── ForwardError             ... because a host port could not be bound
         ├── SetupError                   the guest's setup script failed
+        ├── CloudInitError               cloud-init failed in the guest
+        ├── GuestShellError              no command can be run in the guest
         ├── BootTimeoutError             the guest was not ready in time
         ├── GuestForwardError            the guest had host ports opened that nobody asked for
         ├── TemplateBusyError            another process builds a template without end
@@ -86,6 +91,18 @@ class SettingError(VmPortsError, ValueError):
     template = "{source}: {name} = {value!r} is not allowed; {allowed}"
 
 
+class ImageError(VmPortsError):
+    """A disk image cannot be booted. Fields: ``path``, ``problem``, ``remedy``."""
+
+    template = "disk image {path} cannot be booted: {problem}; {remedy}"
+
+
+class SeedError(VmPortsError):
+    """Data for cloud-init is unusable. Fields: ``name``, ``problem``, ``remedy``."""
+
+    template = "{name} cannot be given to cloud-init: {problem}; {remedy}"
+
+
 class PortError(VmPortsError):
     """A host port could not be had."""
 
@@ -150,6 +167,12 @@ class GuestNotFoundError(HostError):
     template = "{what}; {remedy}"
 
 
+class FirmwareNotFoundError(HostError):
+    """No UEFI firmware. Fields: ``architecture``, ``tried`` (text), ``remedy``."""
+
+    template = "no UEFI firmware for {architecture} found; looked for:\n{tried}\n{remedy}"
+
+
 class MachineError(VmPortsError):
     """A VM did not do what it should. Fields: at least ``evidence`` (text, may be empty)."""
 
@@ -182,6 +205,21 @@ class SetupError(MachineError):
     """The guest's setup failed. Fields: ``returncode``, ``console``."""
 
     template = "the guest's setup ended with {returncode}; the end of its console:\n{console}"
+
+
+class CloudInitError(MachineError):
+    """cloud-init failed. Fields: ``errors`` (what it reported), ``console``."""
+
+    template = (
+        "cloud-init failed in the guest:\n{errors}\nthe end of its console:\n{console}\n"
+        "correct user_data, or look into /var/log/cloud-init.log of a guest booted without ports"
+    )
+
+
+class GuestShellError(MachineError):
+    """No command can be run. Fields: ``means`` (ssh, or the agent), ``detail``, ``remedy``."""
+
+    template = "{means} cannot run a command in the guest: {detail}; {remedy}"
 
 
 class BootTimeoutError(MachineError):

@@ -181,7 +181,11 @@ def find_gvproxy(wanted: str | None = None) -> Gvproxy:
 
 
 def install_hint(what: str) -> str:
-    """Return the command that installs ``qemu`` or ``gvproxy`` on this system, in words."""
+    """Return the command that installs it on this system, in words.
+
+    Args:
+        what: ``qemu``, ``gvproxy``, ``uefi``, ``uefi-arm`` or ``ssh``.
+    """
     hints = {
         "qemu": {
             "apt-get": "apt-get install qemu-system-x86 qemu-utils",
@@ -193,6 +197,12 @@ def install_hint(what: str) -> str:
             "dnf": "dnf install gvisor-tap-vsock",
             "brew": "brew install podman",
         },
+        "uefi": {"apt-get": "apt-get install ovmf", "dnf": "dnf install edk2-ovmf"},
+        "uefi-arm": {
+            "apt-get": "apt-get install qemu-efi-aarch64",
+            "dnf": "dnf install edk2-aarch64",
+        },
+        "ssh": {"apt-get": "apt-get install openssh-client", "dnf": "dnf install openssh-clients"},
     }
     go = "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9"
     known = [hint for tool, hint in hints[what].items() if shutil.which(tool)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ class Settings:
     host_ports: Mapping[int, int]
     network: str | None
     strict_network: bool
-    guest: str | Guest
+    guest: str | Guest | Callable[[], Guest]
     kernel: str | None
     initrd: str | None
     append: str
@@ -63,6 +64,17 @@ class Settings:
 
     sources: Mapping[str, str] = field(compare=False)
     """Where each value came from, by name."""
+
+    def nearness(self, name: str) -> int:
+        """Return how near to the test the value's home is: see `FIXTURE_NEARNESS`."""
+        source = self.sources[name]
+        if source == "default":
+            return 5
+        if source.startswith("--"):
+            return 1
+        if source.startswith("environment variable "):
+            return 2
+        return 4 if re.match(rf"[^:]*: {MARKER}_{name}\b", source) else 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,10 @@ OPTIONS = (
         "strict_network", "no", parse.boolean,
         "refuse a VM whose network cannot keep it from the host's 127.0.0.1: yes or no",
     ),
-    Option("guest", "alpine", parse.guest, "what to boot: alpine, or module:attribute (a Guest)"),
+    Option(
+        "guest", "alpine", parse.guest,
+        "what to boot: alpine, a disk image's path, or module:attribute (a Guest, or returns one)",
+    ),
     Option("kernel", None, parse.text_or_none, "path of a kernel to boot instead"),
     Option("initrd", None, parse.text_or_none, "path of the initrd that goes with kernel"),
     Option("append", "", parse.text, "words for the command line of kernel"),

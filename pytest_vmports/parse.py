@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_MIN_HOST_PORT
+from pytest_vmports.errors import VmPortsError
 
 if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
@@ -207,26 +208,42 @@ def checked_request(value: Any) -> Any:
     return value
 
 
-def guest(value: Any) -> str | Guest:
-    """Read ``alpine``, ``module:attribute`` or a `Guest`."""
-    allowed = "write alpine, module:attribute that names a Guest, or give a Guest"
+def guest(value: Any) -> str | Guest | Callable[[], Guest]:
+    """Read ``alpine``, a disk image's path, ``module:attribute``, a `Guest` or what makes one."""
+    allowed = (
+        "write alpine, the path of a disk image (with a / or ending in .qcow2, .img or .raw), "
+        "module:attribute that names a Guest or a function that returns one, or give a Guest"
+    )
     if value == "alpine":
         return "alpine"
     from pytest_vmports.guests.guest import Guest
 
     if isinstance(value, Guest):
         return value
-    if isinstance(value, str) and re.fullmatch(r"[\w.]+:[\w.]+", value):
-        import pkgutil
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    if isinstance(value, str) and re.search(r"/|\.(?:qcow2|img|raw)$", value):
+        return value
+    found = value
+    if isinstance(value, str):
+        if not re.fullmatch(r"[\w.]+:[\w.]+", value):
+            raise ValueError(allowed)
+        found = _attribute(value, allowed)
+    if isinstance(found, Guest):
+        return found
+    if callable(found) and not isinstance(found, type):
+        made: Callable[[], Guest] = found
+        return made
+    raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
 
-        try:
-            found = pkgutil.resolve_name(value)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{allowed}; {value} cannot be loaded: {error}") from error
-        if isinstance(found, Guest):
-            return found
-        raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
-    raise ValueError(allowed)
+
+def _attribute(name: str, allowed: str) -> Any:
+    import pkgutil
+
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, VmPortsError) as error:
+        raise ValueError(f"{allowed}; {name} cannot be loaded: {error}") from error
 
 
 def wait_for(value: Any) -> WaitFor:

@@ -20,6 +20,8 @@ FACTS = {
     "lock": "/run/x.lock", "cmd": "ls", "said": "no such file", "guest": "alpine",
     "address": "192.168.127.254",
     "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
+    "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
+    "stdout": "so far", "means": "ssh",
 }  # fmt: skip
 
 

@@ -13,6 +13,10 @@ cpus = parse.whole(1, 255)
 color = parse.choice("red", "green")
 
 
+def a_function():
+    return A_GUEST
+
+
 @pytest.mark.parametrize(
     ("read", "raw", "value"),
     [
@@ -61,6 +65,12 @@ color = parse.choice("red", "green")
         (parse.ports, [80, "81"], (PortMapping(internal=80), PortMapping(internal=81))),
         (parse.guest, "alpine", "alpine"),
         (parse.guest, A_GUEST, A_GUEST),
+        (parse.guest, "images/web.qcow2", "images/web.qcow2"),
+        (parse.guest, "web.img", "web.img"),
+        (parse.guest, "./web", "./web"),
+        (parse.guest, pathlib.Path("web"), "web"),
+        (parse.guest, a_function, a_function),
+        (parse.guest, f"{__name__}:a_function", a_function),
         (parse.wait_for, None, WaitFor("none")),
         (parse.wait_for, "none", WaitFor("none")),
         (parse.wait_for, "any", WaitFor("any")),
@@ -129,11 +139,12 @@ def test_a_good_value_is_read(read, raw, value):
         (parse.ports, "80 http", "'http' is not a port"),
         (parse.ports, {"80": 80}, "is not a port"),
         (parse.ports, True, "is not a port"),
-        (parse.guest, "debian", "write alpine, module:attribute"),
-        (parse.guest, None, "write alpine, module:attribute"),
+        (parse.guest, "debian", "write alpine, the path of a disk image"),
+        (parse.guest, None, "write alpine, the path of a disk image"),
         (parse.guest, "no_such_module:guest", "no_such_module:guest cannot be loaded"),
         (parse.guest, f"{__name__}:ABSENT", "cannot be loaded"),
         (parse.guest, f"{__name__}:NO_GUEST", "is a str"),
+        (parse.guest, Guest, "is a type"),
         (parse.wait_for, "", "write any, all, none"),
         (parse.wait_for, [], "write any, all, none"),
         (parse.wait_for, "soon", "write any, all, none"),
@@ -158,3 +169,12 @@ def test_a_guest_of_a_module_is_found_by_name(monkeypatch, tmp_path):
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert parse.guest("my_guests:Set.small").name == "small"
+
+
+def test_a_guest_module_that_misses_its_image_is_told_before_any_test_runs(monkeypatch, tmp_path):
+    (tmp_path / "absent_guest.py").write_text(
+        "from pytest_vmports import Guest\nguest = Guest.disk('/absent.qcow2')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*/absent\.qcow2 does not exist"):
+        parse.guest("absent_guest:guest")

@@ -1,4 +1,4 @@
-"""What a VM boots."""
+"""What a VM boots: the bundled guest, a kernel of one's own, or a disk image."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
-from pytest_vmports.errors import GuestNotFoundError
-from pytest_vmports.guests import alpine, initramfs
+from pytest_vmports.errors import GuestNotFoundError, SettingError
+from pytest_vmports.guests import alpine, disk, initramfs
+from pytest_vmports.guests.cloud_init import read_seed
+from pytest_vmports.guests.disk import Disk
+from pytest_vmports.host import machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,11 +26,11 @@ _INITTAB = b"::sysinit:/vmports/boot\nttyS1::respawn:/vmports/agent\n"
 
 @dataclass(frozen=True)
 class Guest:
-    """A kernel, its initrd and what is done in it before the test.
+    """A kernel with its initrd, or a disk image, and what is done in it before the test.
 
     Attributes:
         name: what to call it.
-        kernel_path: the kernel.
+        kernel_path: the kernel; None where firmware finds it on the disk.
         initrd_path: the initrd, or None.
         append: words added to the kernel's command line.
         files: host path (file or folder) to guest path, put in place before the setup runs.
@@ -36,10 +39,11 @@ class Guest:
             Needs busybox in the initrd.
         memory: MiB, or None for the setting.
         cpus: number of virtual processors, or None for the setting.
+        image: the disk image, or None.
     """
 
     name: str
-    kernel_path: Path
+    kernel_path: Path | None = None
     initrd_path: Path | None = None
     append: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +51,7 @@ class Guest:
     prepared: bool = True
     memory: int | None = None
     cpus: int | None = None
+    image: Disk | None = None
 
     @classmethod
     def alpine(
@@ -97,13 +102,85 @@ class Guest:
             memory=memory, cpus=cpus,
         )  # fmt: skip
 
+    @classmethod
+    def disk(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        memory: int | None = None,
+        cpus: int | None = None,
+        format: str | None = None,  # noqa: A002 - QEMU's word for it
+        user_data: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
+        meta_data: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
+        network_config: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
+        firmware: str = "bios",
+        ssh: bool = False,
+        agent: bool = False,
+        kernel: str | os.PathLike[str] | None = None,
+        initrd: str | os.PathLike[str] | None = None,
+        append: str = "",
+    ) -> Guest:
+        """Return a guest that boots a disk image, which is only ever read.
+
+        What a VM writes goes to an overlay of its own that ends with it. The disk is ``/dev/vda``.
+
+        Args:
+            path: the image.
+            memory: MiB, or None for the setting.
+            cpus: number of virtual processors, or None for the setting.
+            format: ``qcow2`` or ``raw``; None recognises it.
+            user_data: for cloud-init: a text, a file's path, or a mapping (a cloud-config). The VM
+                is ready when cloud-init has finished; its failure is an error.
+            meta_data: for cloud-init, likewise; by default a new instance called vmports.
+            network_config: for cloud-init, likewise; by default the guest asks by DHCP.
+            firmware: ``bios``, or ``uefi`` where its firmware is installed.
+            ssh: have cloud-init authorise a key of this session for root, and forward port 22.
+            agent: the image runs the QEMU guest agent.
+            kernel: boot this kernel directly, with the disk as its root.
+            initrd: the initrd of ``kernel``.
+            append: words for the command line of ``kernel``, like ``root=/dev/vda``.
+
+        Raises:
+            GuestNotFoundError: a file is missing, empty or not a file.
+            SeedError: data for cloud-init is not what it reads.
+            SettingError: ``format`` or ``firmware`` is none of those, or words lack their kernel.
+            HostError: the packages of the extra ``cloud`` are missing.
+        """
+        _one_of("format", format, (None, *disk.FORMATS))
+        _one_of("firmware", firmware, disk.FIRMWARE)
+        if kernel is None and (initrd is not None or append):
+            name = "initrd" if initrd is not None else "append"
+            raise SettingError(
+                source="Guest.disk", name=name, value=str(initrd or append),
+                allowed="it goes with kernel=, and without one the image's boot loader decides",
+            )  # fmt: skip
+        image = _image("disk image", path)
+        seed = None
+        if ssh or any(data is not None for data in (user_data, meta_data, network_config)):
+            seed = read_seed(user_data, meta_data, network_config)
+        return cls(
+            name=image.name, kernel_path=None if kernel is None else _image("kernel", kernel),
+            initrd_path=None if initrd is None else _image("initrd", initrd), append=append,
+            prepared=False, memory=memory, cpus=cpus,
+            image=Disk(image, format, firmware, seed, ssh, agent),
+        )  # fmt: skip
+
     def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
         """Return this guest with a test's own ``files`` and ``setup`` on top of its own.
 
         A setup given here runs after the guest's own.
+
+        Raises:
+            SettingError: a disk image takes neither.
         """
         if not files and setup is None:
             return self
+        if self.image is not None:
+            name, value = ("files", dict(files)) if files else ("setup", setup)
+            raise SettingError(
+                source=f"guest {self.name}", name=name, value=value,
+                allowed="a disk image takes neither files nor setup: give it user_data",
+            )  # fmt: skip
         return replace(
             self,
             files={**self.files, **files},
@@ -111,8 +188,10 @@ class Guest:
             prepared=self.prepared or setup is not None,
         )
 
-    def boot_files(self, cache: Path, root: Path) -> tuple[Path, Path | None]:
+    def boot_files(self, cache: Path, root: Path) -> tuple[Path | None, Path | None]:
         """Return the kernel and the initrd to boot, made once per content below ``cache``.
+
+        Both are None where firmware boots a disk.
 
         Args:
             cache: a private folder.
@@ -136,7 +215,7 @@ class Guest:
     def digest(self, root: Path) -> dict[str, str]:
         """Return what tells this guest's content from another's, for the key of a template."""
         return {
-            "kernel": _file_digest(self.kernel_path),
+            "kernel": _file_digest(self.kernel_path) if self.kernel_path else "",
             "initrd": _file_digest(self.initrd_path) if self.initrd_path else "",
             "added": hashlib.sha256(initramfs.archive(self._entries(root))).hexdigest(),
             "append": self.append,
@@ -149,7 +228,8 @@ class Guest:
             dns: the name server; None means there is no network card.
             more: words for our own init, if it runs.
         """
-        words = ["console=ttyS0", "panic=-1", "quiet"]
+        console = "ttyAMA0" if machine() == "aarch64" else "ttyS0"
+        words = [f"console={console}", "panic=-1", "quiet"]
         if self.prepared and dns is not None:
             words += [
                 f"vmports.ip={GUEST_IP}", f"vmports.gateway={GATEWAY_IP}", f"vmports.dns={dns}",
@@ -199,6 +279,12 @@ def _script(setup: str, root: Path) -> str:
     if os.path.isfile(root / setup):  # noqa: PTH113
         return (root / setup).read_text()
     return setup + "\n"
+
+
+def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
+    if value not in allowed:
+        words = ", ".join(word for word in allowed if word)
+        raise SettingError(source="Guest.disk", name=name, value=value, allowed=f"one of {words}")
 
 
 def _image(what: str, path: str | os.PathLike[str]) -> Path:

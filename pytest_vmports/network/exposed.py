@@ -32,6 +32,12 @@ class ExposedPorts:
         self._allow_network = allow_network
         self._granted = list(granted)
         self.since = time.monotonic()
+        self._hidden: list[tuple[ExposedPort, PortLease]] = []
+
+    @property
+    def hidden(self) -> tuple[ExposedPort, ...]:
+        """The forwards that the plugin itself needs, as to ssh; not among `ports`."""
+        return tuple(port for port, _ in self._hidden)
 
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
@@ -41,7 +47,7 @@ class ExposedPorts:
     @property
     def pass_fds(self) -> tuple[int, ...]:
         """Descriptors to give to `subprocess.Popen`: the child then shares the leases."""
-        return tuple(lease.fileno() for _, lease in self._granted)
+        return tuple(lease.fileno() for _, lease in self._all())
 
     def qemu_args(self) -> list[str]:
         """Return QEMU's arguments for a user network with these forwards.
@@ -70,18 +76,26 @@ class ExposedPorts:
         Do so once the forwards listen; or before, for a server that binds without
         ``SO_REUSEADDR``.
         """
-        for _, lease in self._granted:
+        for _, lease in self._all():
             lease.release_guard()
 
     def release(self) -> None:
         """Give the ports back; whoever binds them must have ended."""
-        for _, lease in self._granted:
+        for _, lease in self._all():
             lease.release()
 
     def replace(self, granted: Sequence[tuple[ExposedPort, PortLease]]) -> None:
-        """Give the ports back and hold others instead."""
+        """Give the ports back and hold others instead; `hide` again what was hidden."""
         self.release()
         self._granted = list(granted)
+        self._hidden = []
+
+    def hide(self, granted: Sequence[tuple[ExposedPort, PortLease]]) -> None:
+        """Hold these too, without listing them among the test's ports."""
+        self._hidden += granted
+
+    def _all(self) -> list[tuple[ExposedPort, PortLease]]:
+        return [*self._granted, *self._hidden]
 
     def __getitem__(self, port: int | str) -> ExposedPort:
         return find_port(self.ports, port)

@@ -78,11 +78,8 @@ class Templates:
         if settings.network is not None:
             self._tell_once(settings.network)
             return None
-        if not guest.prepared:
-            self.give_up(guest, "its init is not ours, so nothing would set a restored clock")
-            return None
-        if machine() != "x86_64":
-            self.give_up(guest, "a restored clock is set on x86-64 only")
+        if (why := _why_never(guest)) is not None:
+            self.give_up(guest, why)
             return None
         # Ports of its own: those of the test are for the test's VM.
         inner = [m.model_copy(update={"external": None}) for m in settings.expose]
@@ -97,7 +94,9 @@ class Templates:
                 booted = maker.machine(exposed, settings, guest, ram=ram)
                 observe(booted)
                 try:
-                    with slowly(self.tell, f"making a template of {guest.name}", booted.last_line):
+                    with slowly(
+                        self.tell, f"making a template of {guest.name}", booted.console.last_line
+                    ):
                         booted.start(exposed.pass_fds)
                         booted.wait_ready(settings.wait_for, settings.boot_timeout)
                         settle(booted, settings.boot_timeout)
@@ -138,6 +137,17 @@ class Templates:
     def close(self) -> None:
         """Let go of the templates in use."""
         self._store.close()
+
+
+def _why_never(guest: Guest) -> str | None:
+    """Return why a guest cannot be started from a template; None when it can."""
+    if guest.image is not None:
+        return "a saved memory would not hold what it has written to its disk"
+    if not guest.prepared:
+        return "its init is not ours, so nothing would set a restored clock"
+    if machine() != "x86_64":
+        return "a restored clock is set on x86-64 only"
+    return None
 
 
 def _brief(error: VmPortsError) -> str:

@@ -28,11 +28,30 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Channels:
-    """Where QEMU's monitor and serial ports lead: inherited descriptors, and the console's file."""
+    """Where QEMU's monitor and serial ports lead: inherited descriptors, and the console's file.
+
+    ``agent_fd`` leads to the QEMU guest agent, where the guest runs one.
+    """
 
     monitor_fd: int
     control_fd: int
     console: Path
+    agent_fd: int | None = None
+
+
+@dataclass(frozen=True)
+class Drives:
+    """The files that are a VM's disks.
+
+    Attributes:
+        root: a qcow2 that takes the guest's writes; the guest's first disk.
+        seed: what cloud-init reads, or None; read only.
+        firmware: UEFI's program and this VM's copy of its variables; None for a PC's BIOS.
+    """
+
+    root: Path
+    seed: Path | None = None
+    firmware: tuple[Path, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +73,10 @@ def build_command(
     wiring: Wiring,
     channels: Channels,
     *,
-    kernel: Path,
+    kernel: Path | None,
     initrd: Path | None,
     kernel_words: str,
+    drives: Drives | None = None,
     ram: Ram | None = None,
     restore: bool = False,
 ) -> list[str]:
@@ -69,13 +89,16 @@ def build_command(
         hardware: the machine.
         wiring: its network.
         channels: where its monitor and serial ports lead.
-        kernel: the kernel to boot.
+        kernel: the kernel to boot; None where firmware finds one on the disk.
         initrd: the initrd, or None.
         kernel_words: the kernel's command line.
+        drives: its disks, or None.
         ram: the file that is its memory; None for anonymous memory.
         restore: wait for a saved state on the monitor instead of booting.
     """
     machine = "pc" if hardware.qemu.is_x86 else "virt"
+    if kernel is None and hardware.qemu.is_x86:
+        machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
     backend: tuple[str, ...] = ()
     if ram is not None:
         machine += ",memory-backend=ram"
@@ -99,6 +122,8 @@ def build_command(
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
         *("-serial", "chardev:control"),
+        *_drives(drives),
+        *_agent(channels.agent_fd),
         *wiring.qemu_args(),
     ]
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
@@ -106,9 +131,36 @@ def build_command(
     return command
 
 
-def _boot(kernel: Path, initrd: Path | None, kernel_words: str) -> tuple[str, ...]:
+def _boot(kernel: Path | None, initrd: Path | None, kernel_words: str) -> tuple[str, ...]:
+    if kernel is None:
+        return ()
     given = ("-initrd", str(initrd)) if initrd is not None else ()
     return ("-kernel", str(kernel), *given, "-append", kernel_words)
+
+
+def _drives(drives: Drives | None) -> list[str]:
+    if drives is None:
+        return []
+    # Boot index 0 is taken where a kernel is booted directly.
+    # Nothing of it outlives the VM, so nothing has to reach the host's disk.
+    command = ["-drive", f"id=root,if=none,format=qcow2,cache=unsafe,file={_comma(drives.root)}"]
+    command += ["-device", "virtio-blk-pci,drive=root,bootindex=1", "-device", "virtio-rng-pci"]
+    if drives.seed is not None:
+        command += ["-drive", f"id=seed,if=none,format=raw,readonly=on,file={_comma(drives.seed)}"]
+        command += ["-device", "virtio-blk-pci,drive=seed"]
+    if drives.firmware is not None:
+        code, variables = map(_comma, drives.firmware)
+        command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
+        command += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
+    return command
+
+
+def _agent(descriptor: int | None) -> list[str]:
+    if descriptor is None:
+        return []
+    port = "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"
+    channel = f"socket,id=agent,fd={descriptor}"
+    return ["-chardev", channel, "-device", "virtio-serial-pci", "-device", port]
 
 
 def _comma(path: Path) -> str:

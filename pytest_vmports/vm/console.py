@@ -50,6 +50,10 @@ class Console:
         except FileNotFoundError:
             return self._before
 
+    def last_line(self) -> str:
+        """Return the last line; empty when there is none."""
+        return self.tail(1) if self.text().strip() else ""
+
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines, control characters removed."""
         text = "".join(c for c in self.text().replace("\r", "") if c.isprintable() or c in "\n\t")

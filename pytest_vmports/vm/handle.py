@@ -44,7 +44,7 @@ class VM:
     @property
     def ports(self) -> Sequence[ExposedPort]:
         """The forwards, in the order they were asked for."""
-        return self._machine.wiring.ports
+        return self._machine.ports
 
     @property
     def wiring(self) -> str:
@@ -143,6 +143,21 @@ class VM:
             GuestFileError: it is not there or cannot be copied.
         """
         return shell.get(self._shell, source, Path(target), timeout)
+
+    def ssh_config(self, path: str | os.PathLike[str]) -> Path:
+        """Write what ``ssh -F``, testinfra and Ansible need to reach this VM as host ``vm``.
+
+        Args:
+            path: the file to write.
+
+        Raises:
+            MachineError: the guest was not given ssh (``Guest.disk(..., ssh=True)``).
+        """
+        if self._machine.ssh is None:
+            raise MachineError(
+                f"{self._machine.guest.name} is not reached by ssh: use Guest.disk(..., ssh=True)"
+            )
+        return self._machine.ssh.write_config(Path(path))
 
     def expose(self, port: int | str | Mapping[str, Any] | PortMapping) -> ExposedPort:
         """Forward one more guest port, until `unexpose` or the VM's end.
@@ -268,7 +283,7 @@ class VM:
 
     def _again(self, saved: Snapshot | None) -> None:
         fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]
-        self._machine.restart(fds, saved)
+        power.restart(self._machine, fds, saved)
         self._paused = False
         self._machine.wait_ready(self._settings.wait_for, self._settings.boot_timeout)
 

@@ -7,12 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.constants import FIXTURE_NEARNESS
 from pytest_vmports.errors import (
     ForwardError,
     LaunchError,
     MachineDiedError,
     MonitorError,
     OpenHostError,
+    SettingError,
 )
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
@@ -23,6 +25,7 @@ from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm import forwards
 from pytest_vmports.vm.command import Hardware
+from pytest_vmports.vm.disk_guest import hidden_mappings
 from pytest_vmports.vm.handle import VM
 from pytest_vmports.vm.machine import Machine
 from pytest_vmports.vm.standby import Standby
@@ -101,6 +104,7 @@ class Launcher:
             HostError: QEMU or gvproxy is missing.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
+        self._hide(exposed, settings, guest)
         template = self._templates.find(self, settings, guest, observe)
         machine = template and self._from_standby(template, exposed, settings, observe)
         if not machine:
@@ -197,7 +201,9 @@ class Launcher:
             machine = self.machine(exposed, settings, guest, template=template)
             observe(machine)
             try:
-                with slowly(self._templates.tell, f"booting {guest.name}", machine.last_line):
+                with slowly(
+                    self._templates.tell, f"booting {guest.name}", machine.console.last_line
+                ):
                     machine.start(exposed.pass_fds)
                     exposed.release_guards()
                     machine.wait_ready(settings.wait_for, settings.boot_timeout)
@@ -206,6 +212,7 @@ class Launcher:
                     raise
                 fresh = lease_ports(settings.expose, self.allocator, host=settings.bind_host)
                 exposed.replace(fresh)
+                self._hide(exposed, settings, guest)
                 continue
             except (LaunchError, MonitorError, MachineDiedError) as error:
                 machine.stop()
@@ -220,6 +227,11 @@ class Launcher:
                 raise
             return machine
         raise AssertionError("unreachable: the last try raises")
+
+    def _hide(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> None:
+        """Lease what we need ourselves of this guest."""
+        mappings = hidden_mappings(guest, settings.expose)
+        exposed.hide(lease_ports(mappings, self.allocator, host=settings.bind_host))
 
     def machine(
         self,
@@ -249,12 +261,22 @@ class Launcher:
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
         name = settings.network
         wiring = choose_wiring(
-            exposed.ports, allow_network=allow_network, backend=backend, qemu=qemu,
+            (*exposed.ports, *exposed.hidden), allow_network=allow_network, backend=backend,
+            qemu=qemu,
             gvproxy=gvproxy, workdir=workdir, allocator=self.allocator,
             host_ports=settings.host_ports,
             lan=None if name is None else self._lans.setdefault(name, Lan(name)),
         )  # fmt: skip
-        machine = Machine(guest, hardware, wiring, workdir, self.root, template=template, ram=ram)
+        machine = Machine(
+            guest,
+            hardware,
+            wiring,
+            workdir,
+            self.root,
+            template=template,
+            ram=ram,
+            hidden=exposed.hidden,
+        )
         machine.settings, machine.times["leased"] = settings, exposed.since
         return machine
 
@@ -282,16 +304,39 @@ class Launcher:
 
         Raises:
             GuestNotFoundError: a file of it is missing.
+            SettingError: what was named makes no guest, or takes no additions.
         """
-        if isinstance(settings.guest, Guest):
-            guest = settings.guest
-        elif settings.kernel is not None:
-            kernel = self.root / Path(settings.kernel).expanduser()
+        # Marker, command line and environment are nearer to the test than its fixture, the ini and
+        # the default are farther.
+        homes = settings.nearness("guest"), settings.nearness("kernel")
+        by_kernel = settings.kernel is not None and (
+            homes[1] < homes[0] or (homes[1] == homes[0] and settings.guest == "alpine")
+        )
+        if own is not None and homes[by_kernel] > FIXTURE_NEARNESS:
+            guest = own
+        elif by_kernel:
+            kernel = self.root / Path(settings.kernel or "").expanduser()
             initrd = settings.initrd and self.root / Path(settings.initrd).expanduser()
             guest = Guest.kernel(kernel, initrd or None, settings.append)
         else:
-            guest = own or Guest.alpine()
+            guest = self._named(settings)
         return guest.with_additions(files=settings.files, setup=settings.setup)
+
+    def _named(self, settings: Settings) -> Guest:
+        named = settings.guest
+        if isinstance(named, Guest):
+            return named
+        if named == "alpine":
+            return Guest.alpine()
+        if isinstance(named, str):
+            return Guest.disk(self.root / Path(named).expanduser())
+        made = named()
+        if not isinstance(made, Guest):
+            raise SettingError(
+                source=settings.sources["guest"], name="guest", value=named,
+                allowed=f"it has to return a Guest, and returned a {type(made).__name__}",
+            )  # fmt: skip
+        return made
 
 
 def _shape(settings: Settings) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import shlex
@@ -21,13 +22,13 @@ from pytest_vmports.errors import (
     SetupError,
 )
 from pytest_vmports.process import Process, spawn
-from pytest_vmports.vm import forwards
+from pytest_vmports.vm import disk_guest, forwards
 from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
 from pytest_vmports.vm.console import Console, exit_words
 from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
-from pytest_vmports.vm.shell import AgentShell
+from pytest_vmports.vm.shell import AgentShell, OtherShell
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
     from pytest_vmports.options import Settings
+    from pytest_vmports.vm.guest_agent import GuestAgent
     from pytest_vmports.vm.power import Snapshot
     from pytest_vmports.vm.shell import Shell
+    from pytest_vmports.vm.ssh import SshShell
     from pytest_vmports.vm.template import Saved, Template
 
 _GREETING_SECONDS = 30.0
@@ -64,6 +67,7 @@ class Machine:
         root: what relative paths of the guest's files are relative to.
         template: restore this instead of booting.
         ram: the file that becomes its memory, for a machine that will be saved as a template.
+        hidden: those of the wiring's ports that are ours and not the test's.
 
     Attributes:
         state: see `State`.
@@ -76,6 +80,8 @@ class Machine:
         workdir: the VM's private folder.
         settings: what was asked for, for the evidence.
         times: what happened when, `time.monotonic` seconds by name.
+        ssh: runs commands by ssh; None where the guest does not let us in, or before the start.
+        agent: runs commands by the QEMU guest agent, likewise.
     """
 
     monitor: Monitor
@@ -90,6 +96,7 @@ class Machine:
         *,
         template: Template | None = None,
         ram: Ram | None = None,
+        hidden: Collection[ExposedPort] = (),
     ) -> None:
         self.guest = guest
         self.hardware = hardware
@@ -100,6 +107,9 @@ class Machine:
         self.settings: Settings | None = None
         self.times: dict[str, float] = {}
         self.workdir = workdir
+        self.ssh: SshShell | None = None
+        self.agent: GuestAgent | None = None
+        self._hidden = hidden
         self._root = root
         self.console = Console(workdir / "console.log")
         self._qemu: Process | None = None
@@ -107,6 +117,11 @@ class Machine:
         self._template: Saved | None = template
         self.ram = ram if template is None else Ram(template.ram, share=False)
         self._shell: Shell | None = None
+
+    @property
+    def ports(self) -> tuple[ExposedPort, ...]:
+        """The test's forwards, in the order they were asked for."""
+        return tuple(port for port in self.wiring.ports if port not in self._hidden)
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
         """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
@@ -130,24 +145,11 @@ class Machine:
             raise
         self.state = State.STARTED
 
-    def restart(self, lease_fds: Collection[int], saved: Snapshot | None = None) -> None:
-        """End QEMU and start another in its place, with the same forwards.
-
-        Args:
-            lease_fds: as for `start`.
-            saved: what to restore; None boots.
-
-        Raises:
-            ForwardError: a host port was taken by another program meanwhile.
-            LaunchError: QEMU or gvproxy ended.
-        """
-        self.stop()
-        if saved is None:
-            self.console.begin_with(self.console.text())
+    def become(self, saved: Snapshot | None) -> None:
+        """Be, when it is started again, what was saved, or a machine that boots."""
         self.ram = None if saved is None else saved.ram
         self._template, self._shell = saved, None
         self.origin = "booted" if saved is None else "restored"
-        self.start(lease_fds)
 
     def wait_ready(self, wait_for: WaitFor, timeout: float) -> None:
         """Return when the guest's setup has ended well and ``wait_for`` was answered by the guest.
@@ -162,19 +164,21 @@ class Machine:
             MachineDiedError: QEMU or gvproxy ended.
         """
         deadline = self.times["start"] + timeout
-        probe = Probe(wait_for, self.wiring, self.monitor)
+        probe = Probe(wait_for, self.wiring, self.monitor, self.ports)
         try:
             # A booted guest answers after its setup, a restored one at once: its clock is set
             # while it answers.
             restored = self._template is not None
             if self.guest.prepared and not restored:
                 self._await_guest(READY, deadline, timeout, probe.answers)
+            disk_guest.wait_for_cloud_init(self, deadline, timeout)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
                     raise self._timeout(f"waited for {wait_for}", timeout, probe.answers)
                 probe.step(deadline, self.check_alive)
-            if restored and self.state is State.STARTED:
+            disk_guest.wait_for_shells(self, deadline, timeout)
+            if self.guest.prepared and restored and self.state is State.STARTED:
                 self._await_guest(CLOCK, deadline, timeout, probe.answers)
         except MonitorError:
             # The monitor hangs up a moment before the process is seen to have ended.
@@ -239,21 +243,25 @@ class Machine:
         """
         self.check_alive()
         if self._shell is None:
-            if self._control is None or not self.guest.prepared or not self.hardware.qemu.is_x86:
+            means = self.ssh or self.agent
+            if self.guest.prepared and self._control is not None and self.hardware.qemu.is_x86:
+                self._shell = AgentShell(self._control, self.check_alive)
+            elif means is not None:
+                self._shell = OtherShell(means)
+            else:
                 raise NoShellError(guest=self.guest.name)
-            self._shell = AgentShell(self._control, self.check_alive)
         return self._shell
-
-    def last_line(self) -> str:
-        """Return the console's last line; empty when there is none."""
-        return self.console.tail(1) if self.console.text().strip() else ""
 
     def command_line(self) -> str:
         """Return QEMU's command line as a shell would take it."""
         return shlex.join(self.command)
 
-    def stop(self) -> None:
-        """Kill QEMU, then the wiring. Nothing of value is in either. Safe to call again."""
+    def stop(self, *, keep_disks: bool = False) -> None:
+        """Kill QEMU, then the wiring. Nothing of value is in either. Safe to call again.
+
+        Args:
+            keep_disks: what the guest wrote to its disks is needed again.
+        """
         if self._qemu is not None:
             self._qemu.kill()
         if hasattr(self, "monitor"):
@@ -261,6 +269,7 @@ class Machine:
         self.wiring.stop()
         if self._control is not None:
             self._control.close()
+        disk_guest.detach(self, keep_disks=keep_disks)
         self.times.setdefault("stopped", time.monotonic())
         self.state = State.STOPPED
 
@@ -314,11 +323,12 @@ class Machine:
         kernel, initrd = self.guest.kernel_path, None
         if self._template is None:
             kernel, initrd = self.guest.boot_files(self.workdir.parent, self._root)
-        with monitor_of_qemu, control_of_qemu:
+        with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
+            drives, agent_fds = disk_guest.attach(self, self.workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
             self.command = build_command(
-                self.hardware, self.wiring, Channels(*fds, self.console.path),
-                kernel=kernel, initrd=initrd,
+                self.hardware, self.wiring, Channels(*fds, self.console.path, *agent_fds),
+                kernel=kernel, initrd=initrd, drives=drives,
                 kernel_words=self.guest.kernel_words(
                     self.wiring.dns, self.wiring.kernel_words()
                 ),
@@ -326,7 +336,7 @@ class Machine:
             )  # fmt: skip
             self._qemu = spawn(
                 "QEMU", self.command, log=self.workdir / "qemu.log",
-                pass_fds=[*fds, *self.wiring.qemu_fds(lease_fds)],
+                pass_fds=[*fds, *agent_fds, *self.wiring.qemu_fds(lease_fds)],
             )  # fmt: skip
         if not self.monitor.connect(_GREETING_SECONDS):
             self._raise_not_started(self._qemu)
@@ -350,7 +360,7 @@ class Machine:
         self.console.begin_with(template.console)
         with template.open_state() as file:
             self.monitor.load(file.fileno())
-        if self._control is not None:
+        if self._control is not None and self.guest.prepared:
             self._control.send_clock(time.time())
         self.monitor.execute("cont")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError, NoShellError, ShutdownTimeoutError
+from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
+from pytest_vmports.vm import disk_guest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
     from typing import BinaryIO
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 # A guest rests when, for so many seconds, it uses less than this share of a processor; one that
 # never does is not waited for any longer.
+_QUIT_SECONDS = 30.0
 _REST, _RESTING, _LONGEST_REST = 0.2, 0.2, 3.0
 
 
@@ -29,11 +33,22 @@ class Snapshot:
         path: the file of its state and memory.
         console: what the guest had written to its console.
         ram: the file that its memory was mapped from, if any.
+        disks: copies of the files it wrote as its disks.
     """
 
     path: Path
     console: str
     ram: Ram | None
+    disks: tuple[Path, ...] = ()
+
+    def bring_back_disks(self, workdir: Path) -> None:
+        """Put the disks' files back where the VM has them.
+
+        Raises:
+            OSError: they cannot be copied.
+        """
+        for copy in self.disks:
+            shutil.copyfile(copy, workdir / copy.name)
 
     def open_state(self) -> BinaryIO:
         """Return the state, open."""
@@ -88,12 +103,45 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
     """
     machine.check_alive()
     running = machine.monitor.execute("query-status")["running"]
+    disks = path.with_name(f"{path.name}-disks")
     try:
         save(machine, path)
+        # QEMU has written all of them out, and lets go of them until it runs on.
+        for file in disk_guest.disk_files(machine):
+            disks.mkdir(exist_ok=True)
+            shutil.copyfile(file, disks / file.name)
     finally:
         if running:
             machine.monitor.execute("cont")
-    return Snapshot(path, machine.console.text(), machine.ram)
+    copies = tuple(disks.iterdir()) if disks.exists() else ()
+    return Snapshot(path, machine.console.text(), machine.ram, copies)
+
+
+def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None) -> None:
+    """End QEMU and start another in its place, with the same forwards and disks.
+
+    Args:
+        machine: runs, or has ended.
+        lease_fds: as for `Machine.start`.
+        saved: what to restore; None boots.
+
+    Raises:
+        ForwardError: a host port was taken by another program meanwhile.
+        LaunchError: QEMU or gvproxy ended.
+        MonitorError: what was saved cannot be restored.
+    """
+    if disk_guest.disk_files(machine):
+        # A kill would lose what QEMU has not written of the disk image's own tables.
+        with contextlib.suppress(MonitorError):
+            machine.monitor.execute("quit")
+        machine.processes()[0].wait(_QUIT_SECONDS)
+    machine.stop(keep_disks=True)
+    if saved is None:
+        machine.console.begin_with(machine.console.text())
+    else:
+        saved.bring_back_disks(machine.workdir)
+    machine.become(saved)
+    machine.start(lease_fds)
 
 
 def shut_down(machine: Machine, timeout: float) -> None:

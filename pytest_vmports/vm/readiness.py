@@ -64,16 +64,28 @@ class WaitFor:
 class Probe:
     """Asks the forwards in turn until enough of the guest has answered.
 
+    Args:
+        wait_for: what has to answer.
+        wiring: knows what became of a connection.
+        monitor: QEMU's.
+        ports: the forwards that may be asked; None for all of the wiring.
+
     Attributes:
         answers: guest port to what it last said, in words.
     """
 
-    def __init__(self, wait_for: WaitFor, wiring: Wiring, monitor: Asks) -> None:
+    def __init__(
+        self,
+        wait_for: WaitFor,
+        wiring: Wiring,
+        monitor: Asks,
+        ports: Sequence[ExposedPort] | None = None,
+    ) -> None:
         self.wait_for = wait_for
         self.answers: dict[int, str] = {}
         self._wiring = wiring
         self._monitor = monitor
-        self._pending = wait_for.candidates(wiring.ports)
+        self._pending = wait_for.candidates(wiring.ports if ports is None else ports)
         self.answers = {port.internal: _NOT_ASKED for port in self._pending}
 
     @property

@@ -101,6 +101,43 @@ class AgentShell:
             return _Run(self._control, self._check, timeout).go(text, input)
 
 
+class Means(Protocol):
+    """Another way into a guest: ssh, or the QEMU guest agent."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None,
+        input: bytes | None = None,  # noqa: A002
+    ) -> tuple[int, bytes, bytes]:
+        """Return exit status, output and error output; raise `CommandTimeoutError`."""
+
+
+class OtherShell:
+    """A `Shell` by ssh or the QEMU guest agent."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    def execute(
+        self,
+        command: str,
+        *,
+        timeout: float | None,
+        input: bytes,  # noqa: A002 - as subprocess
+    ) -> tuple[int | None, bytes, bytes]:
+        """Return what came of a command; see `Shell`.
+
+        Raises:
+            GuestShellError: it cannot be run.
+        """
+        try:
+            return self._means.run(command, timeout=timeout, input=input)
+        except CommandTimeoutError as error:
+            return None, error.output or b"", error.stderr or b""
+
+
 class _Run:
     """One command's frames, there and back."""
 

@@ -1,0 +1,197 @@
+"""What cloud-init is given, and how it says that it has finished.
+
+The seed is an image with the volume label ``cidata`` (source: cloud-init's documentation of the
+data source NoCloud). Beside the user's files it holds vendor data of ours: a script that authorises
+an ssh key and, once cloud-init has written its result, repeats that on the serial console. It
+depends on no version's wording, and the user's own settings cannot silence it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_vmports.errors import GuestNotFoundError, HostError, SeedError
+
+LABEL = "cidata"
+_EMPTY = b"#cloud-config\n{}\n"
+# What cloud-init recognises in a first line; gzip begins with 1f 8b.
+_STARTS = (
+    b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template:",
+    b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
+)  # fmt: skip
+# Three times, because a message of the kernel may tear a line of the console.
+_REPORT = """\
+#cloud-boothook
+#!/bin/sh
+tty=/dev/ttyS0
+case $(uname -m) in aarch64|arm*) tty=/dev/ttyAMA0 ;; esac
+[ -c "$tty" ] || tty=/dev/console
+key='@KEY@'
+if [ -n "$key" ] && ! grep -qsF "$key" /root/.ssh/authorized_keys; then
+  mkdir -p /root/.ssh && chmod 700 /root/.ssh
+  printf '%s\\n' "$key" >>/root/.ssh/authorized_keys && chmod 600 /root/.ssh/authorized_keys
+  ! command -v restorecon >/dev/null || restorecon -R /root/.ssh
+fi
+(
+  result=/run/cloud-init/result.json
+  rm -f "$result"
+  until [ -s "$result" ]; do sleep 0.2; done
+  if ! grep -q '"errors": *\\[\\]' "$result"; then tail -n 30 /var/log/cloud-init-output.log; fi
+  for again in 1 2 3; do
+    printf '\\r\\nvmports-cloud-init: %s :vmports\\r\\n' "$(tr -d '\\n' <"$result")"
+    sleep 1
+  done
+) </dev/null >"$tty" 2>&1 &
+"""
+_REPORTED = re.compile(r"vmports-cloud-init: (\{.*?\}) :vmports", re.DOTALL)
+# What systemd, or cloud-init's own last resort, writes to the console when a stage cannot run.
+_FAILED = re.compile(
+    r"^.*(?:Failed to start .*cloud[- ](?:init|config|user|final)|failed stage (?:init|modules)"
+    r"|No space left on device).*$",
+    re.MULTILINE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The user's files, as cloud-init reads them; None where there is none."""
+
+    user_data: bytes | None = None
+    meta_data: bytes | None = None
+    network_config: bytes | None = None
+
+    def files(self, ssh_key: str = "") -> dict[str, bytes]:
+        """Return the seed's files by name; ``ssh_key`` is a public key to authorise for root."""
+        vendor = _REPORT.replace("@KEY@", ssh_key.strip()).encode()
+        user_data = self.user_data if self.user_data is not None else _EMPTY
+        files = {"user-data": user_data, "vendor-data": vendor}
+        if self.network_config is not None:
+            files["network-config"] = self.network_config
+        # Another identity than whatever the image was made with, or cloud-init would do nothing.
+        content = b"\0".join([*files.values(), self.meta_data or b""])
+        identity = hashlib.sha256(content).hexdigest()[:16]
+        made = f"instance-id: vmports-{identity}\nlocal-hostname: vmports\n".encode()
+        return {"meta-data": made if self.meta_data is None else self.meta_data, **files}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What cloud-init came to: ``errors`` is empty when it finished well."""
+
+    errors: tuple[str, ...] = ()
+
+
+def read_seed(user_data: Any, meta_data: Any, network_config: Any) -> Seed:
+    """Return the seed made of what a user gave: texts, paths, or mappings.
+
+    Raises:
+        GuestNotFoundError: a file is missing.
+        SeedError: a text is not YAML where it has to be, or not what cloud-init takes.
+        HostError: PyYAML, with which that is found out, is missing.
+    """
+    seed = Seed(
+        _content("user_data", user_data, head="#cloud-config\n"),
+        _content("meta_data", meta_data),
+        _content("network_config", network_config),
+    )
+    if seed.user_data is not None:
+        if not seed.user_data.lstrip().startswith(_STARTS):
+            first = seed.user_data.partition(b"\n")[0][:60].decode(errors="replace")
+            raise SeedError(
+                name="user_data", problem=f"cloud-init would ignore it: it begins with {first!r}",
+                remedy="begin with #cloud-config, #!, or a MIME header",
+            )  # fmt: skip
+        if seed.user_data.lstrip().startswith(b"#cloud-config\n"):
+            _check_yaml("user_data", seed.user_data)
+    for name, content in (("meta_data", seed.meta_data), ("network_config", seed.network_config)):
+        if content is not None:
+            _check_yaml(name, content)
+    return seed
+
+
+def write_seed(files: Mapping[str, bytes], target: Path) -> None:
+    """Write an ISO image with these files and the label that cloud-init looks for.
+
+    Raises:
+        HostError: ``pycdlib`` is not installed.
+        OSError: the image cannot be written.
+    """
+    iso = _need("pycdlib").PyCdlib()
+    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
+    for number, (name, data) in enumerate(files.items()):
+        iso.add_fp(
+            io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}"
+        )
+    iso.write(str(target))
+    iso.close()
+
+
+def verdict(console: str) -> Verdict | None:
+    """Return what cloud-init reported on the console; None while it has not."""
+    for match in _REPORTED.finditer(console):
+        try:
+            result = json.loads(match[1].replace("\r", "").replace("\n", ""))["v1"]
+        except ValueError:  # torn by a message of the kernel; it is said again
+            continue
+        return Verdict(tuple(str(error) for error in result.get("errors", ())))
+    return None
+
+
+def failure(console: str) -> str | None:
+    """Return the line of the console that says a stage of cloud-init could not run."""
+    match = _FAILED.search(console)
+    return match[0].strip() if match else None
+
+
+def _content(name: str, given: Any, head: str = "") -> bytes | None:
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return (head + json.dumps(given) + "\n").encode()  # JSON is YAML
+    if isinstance(given, bytes):
+        return given
+    # Unlike Path.is_file, this takes a text that is too long for a path.
+    path = os.path.expanduser(given)  # noqa: PTH111
+    if os.path.isfile(path):  # noqa: PTH113
+        return Path(path).read_bytes()
+    if isinstance(given, str) and re.search(r"\n|^[#{]|: |^$", given):
+        return given.encode()
+    raise GuestNotFoundError(
+        what=f"{name} names the file {given}, which does not exist",
+        remedy="give an existing file, or a text (more than one line, or one that begins with #)",
+    )
+
+
+def _check_yaml(name: str, content: bytes) -> None:
+    yaml = _need("yaml")
+    try:
+        found = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise SeedError(
+            name=name, problem=f"it is not YAML: {' '.join(str(error).split())}",
+            remedy="correct that line",
+        ) from error  # fmt: skip
+    if found is not None and not isinstance(found, dict):
+        raise SeedError(
+            name=name, problem=f"it is a {type(found).__name__} and not a mapping",
+            remedy="write keys and values",
+        )  # fmt: skip
+
+
+def _need(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise HostError(
+            f"cloud-init's seed needs {module}, which is not installed; "
+            "pip install 'pytest-vmports[cloud]'"
+        ) from error

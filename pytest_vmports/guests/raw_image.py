@@ -1,0 +1,79 @@
+"""What the first bytes of a raw image tell: whether it is whole, and whether a BIOS can boot it.
+
+Sources: the UEFI specification, chapter 5 (GPT), and the kernel's
+``Documentation/filesystems/ext4`` (super block).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SECTOR: Final = 512
+_HEAD: Final = 4096
+_AGAIN: Final = "fetch or build it again"
+_GPT_ENTRY_TYPE: Final = 0xEE
+_EXT_64BIT: Final = 0x80
+
+
+def problem(path: Path, *, boots_by_bios: bool) -> tuple[str, str] | None:
+    """Return what is wrong and what to do, or None.
+
+    Args:
+        path: a raw image.
+        boots_by_bios: it has to have a boot sector.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        size = file.seek(0, 2)
+    wanted = _least_size(head)
+    if wanted > size:
+        return f"it is truncated: {size} bytes of {wanted} that its own tables name", _AGAIN
+    if boots_by_bios and not _has_boot_sector(head):
+        remedy = (
+            "give firmware='uefi', or kernel= and append='root=/dev/vda' for a bare file system"
+        )
+        return "it has no boot sector, so a BIOS cannot boot it", remedy
+    return None
+
+
+def _has_boot_sector(head: bytes) -> bool:
+    return head[510:512] == b"\x55\xaa"
+
+
+def _least_size(head: bytes) -> int:
+    """Return the bytes that the image's tables say it has; 0 when they say nothing."""
+    if head[512:520] == b"EFI PART" and len(head) >= 2 * _SECTOR:
+        (last,) = struct.unpack_from("<Q", head, 512 + 32)
+        return int(last + 1) * _SECTOR
+    if _ext_magic(head):
+        return _ext_size(head)
+    if not _has_boot_sector(head):
+        return 0
+    ends = [0]
+    for entry in range(446, 510, 16):
+        kind = head[entry + 4]
+        first, count = struct.unpack_from("<II", head, entry + 8)
+        # A file system's own boot sector ends alike, and has code where a table would be.
+        if head[entry] not in {0x00, 0x80}:
+            return 0
+        if kind not in {0, _GPT_ENTRY_TYPE}:
+            ends.append((first + count) * _SECTOR)
+    return max(ends)
+
+
+def _ext_magic(head: bytes) -> bool:
+    return head[1024 + 56 : 1024 + 58] == b"\x53\xef"
+
+
+def _ext_size(head: bytes) -> int:
+    low, log_size = struct.unpack_from("<I", head, 1024 + 4)[0], head[1024 + 24]
+    (features,) = struct.unpack_from("<I", head, 1024 + 96)
+    high = struct.unpack_from("<I", head, 1024 + 336)[0] if features & _EXT_64BIT else 0
+    return int((high << 32 | low) * (1024 << log_size))

@@ -1,0 +1,178 @@
+"""Commands in a guest through the QEMU guest agent, which needs no network.
+
+Source: QEMU's ``qga/qapi-schema.json``. One JSON value a line, over a virtio serial port.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import select
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.errors import CommandTimeoutError, GuestShellError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+_CALL_SECONDS = 30.0
+_SYNC_AGAIN_SECONDS = 5.0
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.02, 0.2
+_SIGNALLED = 128
+# A session of its own, so that a timeout can end the children too.
+_WRAPPER = 'command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"'
+_KILL = 'kill -KILL -- "-$0" 2>/dev/null || kill -KILL "$0"'
+
+
+class GuestAgent:
+    """Our end of the agent's channel.
+
+    Args:
+        connection: our end of the socket pair that QEMU connects to the guest's port.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._unread = b""
+        self._numbers = itertools.count(time.monotonic_ns())
+
+    def answers(self, deadline: float, check: Callable[[], None] = lambda: None) -> bool:
+        """Whether the agent has answered before ``deadline``, a `time.monotonic` value.
+
+        Args:
+            deadline: when to give up.
+            check: called often; raises when waiting has become pointless.
+
+        Raises:
+            OSError: QEMU hung up.
+        """
+        sent = set()
+        while (now := time.monotonic()) < deadline:
+            # What was sent before the agent ran may be lost: the guest drops it.
+            number = next(self._numbers)
+            sent.add(number)
+            # The byte makes the agent forget half a message of before.
+            self._send(b"\xff" + _message("guest-sync-delimited", id=number))
+            until = min(deadline, now + _SYNC_AGAIN_SECONDS)
+            while (line := self._line(until, check)) is not None:
+                # Its answer begins with the same byte, after which the stream is ours again.
+                _, found, rest = line.rpartition(b"\xff")
+                if found and json.loads(rest).get("return") in sent:
+                    return True
+        return False
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None,
+        input: bytes | None = None,  # noqa: A002
+    ) -> tuple[int, bytes, bytes]:
+        """Return the exit status, output and errors of a shell text, run as root.
+
+        A command ended by signal N has the status 128 + N, as a shell tells it.
+
+        Args:
+            command: a text for the guest's ``/bin/sh``.
+            timeout: seconds; None waits without end.
+            input: what the command reads; None for nothing.
+
+        Raises:
+            CommandTimeoutError: it had not ended in time and was killed, its children with it.
+            GuestShellError: the agent does not answer, forbids commands, or cut the output short.
+        """
+        if not self.answers(time.monotonic() + _CALL_SECONDS):
+            raise self._refused("it does not answer")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pid = self._start(_WRAPPER, command, input or b"")
+        look = _FIRST_LOOK_SECONDS
+        while not (status := self._call("guest-exec-status", pid=pid))["exited"]:
+            if deadline is not None and time.monotonic() >= deadline:
+                self._start(_KILL, str(pid), b"")
+                status = self._ended(pid)
+                raise CommandTimeoutError(
+                    cmd=command, timeout=timeout, output=_data(status, "out"),
+                    stderr=_data(status, "err"),
+                )  # fmt: skip
+            time.sleep(look)  # the agent tells of no end by itself
+            look = min(2 * look, _LOOK_SECONDS)
+        if status.get("out-truncated") or status.get("err-truncated"):
+            raise self._refused(
+                "the output was longer than it keeps", "write it to a file, or use ssh"
+            )
+        code = status.get("exitcode", _SIGNALLED + status.get("signal", 0))
+        return code, _data(status, "out"), _data(status, "err")
+
+    def close(self) -> None:
+        """Hang up. Safe to call again."""
+        self._connection.close()
+
+    def _start(self, script: str, word: str, stdin: bytes) -> int:
+        started = self._call(
+            "guest-exec",
+            **{
+                "path": "/bin/sh", "arg": ["-c", script, word], "capture-output": True,
+                "input-data": base64.b64encode(stdin).decode(),
+            },
+        )  # fmt: skip
+        return int(started["pid"])
+
+    def _ended(self, pid: int) -> dict[str, Any]:
+        deadline = time.monotonic() + _CALL_SECONDS
+        while True:
+            status = self._call("guest-exec-status", pid=pid)
+            if status["exited"]:
+                return status
+            if time.monotonic() >= deadline:
+                raise self._refused(f"process {pid} is still there after SIGKILL")
+            time.sleep(_LOOK_SECONDS)
+
+    def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
+        self._send(_message(name, **arguments))
+        line = self._line(time.monotonic() + _CALL_SECONDS, lambda: None)
+        if line is None:
+            raise self._refused(f"no answer to {name} within {_CALL_SECONDS:g} s")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise self._refused(
+                f"{name}: {answer['error'].get('desc', answer['error'])}",
+                "allow it in the guest's qemu-ga.conf (block-rpcs, allow-rpcs), or use ssh",
+            )
+        found: dict[str, Any] = answer["return"]
+        return found
+
+    def _send(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def _line(self, deadline: float, check: Callable[[], None]) -> bytes | None:
+        """Return the next line; None at the deadline."""
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            ready, _, _ = select.select([self._connection], [], [], min(left, 1.0))
+            check()
+            if ready:
+                data = self._connection.recv(1 << 16)
+                if not data:
+                    raise ConnectionResetError("QEMU closed the guest agent's channel")
+                self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    @staticmethod
+    def _refused(
+        detail: str, remedy: str = "the image needs qemu-guest-agent, and it has to run"
+    ) -> GuestShellError:
+        return GuestShellError(means="the QEMU guest agent", detail=detail, remedy=remedy)
+
+
+def _message(name: str, **arguments: Any) -> bytes:
+    return json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
+
+
+def _data(status: dict[str, Any], name: str) -> bytes:
+    return base64.b64decode(status.get(f"{name}-data", ""))

@@ -1,0 +1,156 @@
+"""Commands in a guest through the system's ``ssh``, with a key of this session."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.host import install_hint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_vmports.models import ExposedPort
+
+HOST = "vm"
+_KEY_SECONDS = 30.0
+_KILL_SECONDS = 30.0
+_CONNECT_SECONDS = 20
+_CLIENT_FAILED = 255
+
+
+def session_key(folder: Path) -> Path:
+    """Return the private key of this process, made below ``folder`` when first asked for.
+
+    Raises:
+        HostError: there is no ``ssh-keygen``.
+    """
+    key = folder / "ssh_key"
+    if not key.exists():
+        part = folder / "ssh_key.part"
+        make = [_program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "pytest-vmports"]
+        subprocess.run(
+            [*make, "-f", part], stdin=subprocess.DEVNULL, capture_output=True, check=True,
+            timeout=_KEY_SECONDS,
+        )  # fmt: skip
+        part.with_suffix(".part.pub").replace(public_half(key))
+        part.replace(key)
+    return key
+
+
+def public_half(key: Path) -> Path:
+    """Return where the public half of a key is."""
+    return key.with_name(f"{key.name}.pub")
+
+
+class SshShell:
+    """Runs commands as root in one guest.
+
+    Args:
+        port: the forward of the guest's port 22.
+        key: the private key that the guest accepts.
+        folder: private folder of the VM, for the guest's host key.
+    """
+
+    def __init__(self, port: ExposedPort, key: Path, folder: Path) -> None:
+        self._port = port
+        self._key = key
+        self._folder = folder
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None,
+        input: bytes | None = None,  # noqa: A002
+    ) -> tuple[int, bytes, bytes]:
+        """Return the exit status, output and errors of a shell text.
+
+        Args:
+            command: a text for the guest's ``/bin/sh``.
+            timeout: seconds; None waits without end.
+            input: what the command reads; None for nothing.
+
+        Raises:
+            CommandTimeoutError: it had not ended in time and was killed, its children with it.
+            GuestShellError: the guest does not answer, or refuses the key.
+            HostError: there is no ``ssh``.
+        """
+        # sshd gives each command a session of its own, whose id is that of its first process.
+        note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
+        wrapped = f"umask 077; echo $$ >{note}; /bin/sh -c {shlex.quote(command)}; c=$?"
+        try:
+            done = self._ssh(f"{wrapped}; rm -f {note}; exit $c", timeout, input)
+        except subprocess.TimeoutExpired as error:
+            self._kill(note)
+            raise CommandTimeoutError(
+                cmd=command, timeout=timeout, output=error.stdout or b"",
+                stderr=error.stderr or b"",
+            ) from None  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    def write_config(self, path: Path) -> Path:
+        """Write a configuration for ``ssh -F``, testinfra or Ansible; the host is called ``vm``.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path.write_text(
+            "\n  ".join([f"Host {HOST}", *(f"{key} {value}" for key, value in self._options())])
+            + "\n"
+        )
+        path.chmod(0o600)
+        return path
+
+    def _options(self) -> list[tuple[str, str]]:
+        return [
+            ("HostName", self._port.host),
+            ("Port", str(self._port.external)),
+            ("User", "root"),
+            ("IdentityFile", f'"{self._key}"'),
+            ("IdentitiesOnly", "yes"),
+            ("BatchMode", "yes"),
+            # The first answer's key is remembered for this VM alone.
+            ("StrictHostKeyChecking", "accept-new"),
+            ("UserKnownHostsFile", f'"{self._folder / "known_hosts"}"'),
+            ("HostKeyAlias", f"vmports-{HOST}"),
+            ("ConnectTimeout", str(_CONNECT_SECONDS)),
+        ]
+
+    def _ssh(
+        self, command: str, timeout: float | None, stdin: bytes | None
+    ) -> subprocess.CompletedProcess[bytes]:
+        config = self._folder / "ssh_config"
+        if not config.exists():
+            self.write_config(config)
+        # A log of its own: what the client itself says must not mix with the command's errors.
+        log = self._folder / f"ssh-{secrets.token_hex(4)}.log"
+        client = [_program("ssh"), "-F", str(config), "-E", str(log), "-o", "LogLevel=ERROR", "-T"]
+        try:
+            done = subprocess.run(
+                [*client, HOST, command], input=stdin or b"", capture_output=True, check=False,
+                timeout=timeout,
+            )  # fmt: skip
+            said = log.read_text(errors="replace").strip() if log.exists() else ""
+        finally:
+            log.unlink(missing_ok=True)
+        if done.returncode == _CLIENT_FAILED and said:
+            raise GuestShellError(
+                means="ssh", detail=said,
+                remedy="the guest needs sshd and cloud-init, and to let root in by key",
+            )  # fmt: skip
+        return done
+
+    def _kill(self, note: str) -> None:
+        self._ssh(f"kill -KILL -- -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise HostError(f"{name} is not on PATH; install it ({install_hint('ssh')})")
+    return path

@@ -1,0 +1,217 @@
+"""A Debian system for the tests of disk images, built from the packages of this machine's release.
+
+Built once and kept in the user's cache folder: mmdebstrap unpacks the packages, without root where
+user namespaces are allowed, and the files are put together without mounting anything that lasts.
+
+    root.ext4    a bare file system; vmlinuz and initrd.img beside it boot it directly
+    disk.qcow2   a partitioned disk with the same system, which BIOS (syslinux) and UEFI
+                 (systemd-boot) boot
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+MIB = 1 << 20
+SECTORS = MIB // 512
+ROOT_MIB, ESP_MIB = 1500, 128
+PACKAGES = (
+    "systemd-sysv", "udev", "dbus", "kmod", "netbase", "iproute2", "linux-image-cloud-amd64",
+    "initramfs-tools", "cloud-init", "openssh-server", "qemu-guest-agent", "nginx-light", "procps",
+)  # fmt: skip
+PROGRAMS = ("mmdebstrap", "mkfs.ext4", "mkfs.fat", "mcopy", "syslinux", "qemu-img")
+MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
+SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
+WORDS = "root=LABEL=root rw console=ttyS0"
+# The bind mount shows the file system alone, without what is mounted in it while it is built.
+MAKE_ROOT = """
+set -e
+mkdir "$1.alone"
+mount --bind "$1" "$1.alone"
+mv "$1"/boot/vmlinuz-* '{out}/vmlinuz'
+mv "$1"/boot/initrd.img-* '{out}/initrd.img'
+chmod a+r '{out}/vmlinuz' '{out}/initrd.img'
+truncate -s {size}M '{out}/root.ext4'
+mkfs.ext4 -q -L root -d "$1.alone" '{out}/root.ext4'
+umount "$1.alone"
+rmdir "$1.alone"
+"""
+
+
+@dataclass(frozen=True)
+class DebianImage:
+    """Where the parts are."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """A raw image without partitions."""
+        return self.folder / "root.ext4"
+
+    @property
+    def disk(self) -> Path:
+        """A qcow2 that boots by itself."""
+        return self.folder / "disk.qcow2"
+
+    @property
+    def direct(self) -> dict[str, str]:
+        """What boots `root` directly."""
+        kernel, initrd = self.folder / "vmlinuz", self.folder / "initrd.img"
+        return {"kernel": str(kernel), "initrd": str(initrd), "append": "root=/dev/vda rw"}
+
+
+def missing() -> list[str]:
+    """Return what has to be installed before an image can be built here."""
+    lacking = [name for name in PROGRAMS if _program(name) is None]
+    lacking += [str(path) for path in (MBR, SYSTEMD_BOOT) if not path.exists()]
+    if not _release("VERSION_CODENAME") or _release("ID") != "debian":
+        lacking.append("a Debian system, whose packages make the image")
+    return lacking
+
+
+def image() -> DebianImage:
+    """Return the image, built when it is not in the cache."""
+    source = Path(__file__).read_bytes() + _release("VERSION_CODENAME").encode()
+    cache = Path(platformdirs.user_cache_dir("pytest-vmports-tests"))
+    folder = cache / f"debian-{hashlib.sha256(source).hexdigest()[:12]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache / "lock"):
+        if not folder.exists():
+            for old in cache.glob("debian-*"):
+                shutil.rmtree(old)
+            with tempfile.TemporaryDirectory(dir=cache, prefix="part-") as part:
+                _build(Path(part))
+                Path(part).chmod(0o755)
+                Path(part).rename(folder)
+                Path(part).mkdir()  # for the context to remove
+    return DebianImage(folder)
+
+
+def _build(out: Path) -> None:
+    sources = out / "sources.list"
+    kind = _write_sources(sources)
+    out.chmod(0o777)  # an unprivileged build runs as another user
+    without = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "man", "locale")]
+    _run(
+        "mmdebstrap", "--variant=minbase", "--format=null", f"--include={','.join(PACKAGES)}",
+        *without,
+        '--customize-hook=chroot "$1" systemctl enable systemd-networkd',
+        '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*',
+        f"--customize-hook={MAKE_ROOT.format(out=out, size=ROOT_MIB)}",
+        _release("VERSION_CODENAME"), "-", str(sources.rename(sources.with_suffix(kind))),
+    )  # fmt: skip
+    _make_disk(out)
+
+
+def _make_disk(out: Path) -> None:
+    esp, disk = out / "esp.img", out / "disk.raw"
+    (out / "syslinux.cfg").write_text(
+        f"SERIAL 0 115200\nDEFAULT linux\nLABEL linux\n"
+        f"  KERNEL /vmlinuz\n  INITRD /initrd.img\n  APPEND {WORDS}\n"
+    )
+    (out / "loader.conf").write_text("timeout 0\n")
+    (out / "debian.conf").write_text(
+        f"title Debian\nlinux /vmlinuz\ninitrd /initrd.img\noptions {WORDS}\n"
+    )
+    with esp.open("wb") as file:
+        file.truncate(ESP_MIB * MIB)
+    # The hidden sectors are those before the partition, which syslinux adds to its own.
+    _run("mkfs.fat", "-F", "32", "-h", str(SECTORS), str(esp))
+    for folder in ("EFI", "EFI/BOOT", "loader", "loader/entries"):
+        _run("mmd", "-i", str(esp), f"::/{folder}")
+    for source, target in (
+        (SYSTEMD_BOOT, "EFI/BOOT/BOOTX64.EFI"), (out / "loader.conf", "loader/loader.conf"),
+        (out / "debian.conf", "loader/entries/debian.conf"), (out / "syslinux.cfg", "syslinux.cfg"),
+        (out / "vmlinuz", "vmlinuz"), (out / "initrd.img", "initrd.img"),
+    ):  # fmt: skip
+        _run("mcopy", "-i", str(esp), str(source), f"::/{target}")
+    _run("syslinux", "--install", str(esp))
+    with disk.open("wb") as file:
+        file.write(_boot_record())
+        for part, at in ((esp, 1), (out / "root.ext4", 1 + ESP_MIB)):
+            file.seek(at * MIB)
+            _copy_sparse(part, file)
+        file.truncate((1 + ESP_MIB + ROOT_MIB) * MIB)
+    _run("qemu-img", "convert", "-O", "qcow2", str(disk), str(out / "disk.qcow2"))
+    disk.unlink()
+    esp.unlink()
+
+
+def _boot_record() -> bytes:
+    record = bytearray(512)
+    code = MBR.read_bytes()
+    record[: len(code)] = code
+    parts = ((0x80, 0xEF, 1, ESP_MIB), (0x00, 0x83, 1 + ESP_MIB, ROOT_MIB))
+    for number, (active, kind, first, size) in enumerate(parts):
+        entry = struct.pack("<B3sB3sII", active, b"\xfe\xff\xff", kind, b"\xfe\xff\xff",
+                            first * SECTORS, size * SECTORS)  # fmt: skip
+        record[446 + 16 * number : 462 + 16 * number] = entry
+    record[510:512] = b"\x55\xaa"
+    return bytes(record)
+
+
+def _copy_sparse(source: Path, target) -> None:
+    with source.open("rb") as file:
+        while block := file.read(MIB):
+            if block.strip(b"\0"):
+                target.write(block)
+            else:
+                target.seek(len(block), 1)
+
+
+def _write_sources(path: Path) -> str:
+    """Write those entries of apt's own sources that are of this release; return their format."""
+    codename = _release("VERSION_CODENAME")
+    suites = {codename, f"{codename}-updates", f"{codename}-security"}
+    apt = Path("/etc/apt")
+    found = []
+    for file in sorted(apt.glob("sources.list.d/*.sources")):
+        lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+        for paragraph in "\n".join(lines).split("\n\n"):
+            named = [s for s in paragraph.splitlines() if s.lower().startswith("suites:")]
+            if named and set(named[0].split()[1:]) <= suites:
+                found.append(paragraph.strip())
+    if found:
+        path.write_text("\n\n".join(found) + "\n")
+        return ".sources"
+    for file in (apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))):
+        lines = file.read_text().splitlines() if file.exists() else []
+        found += [s for s in lines if s.startswith("deb ") and suites & set(s.split())]
+    path.write_text("\n".join(found) + "\n")
+    return ".list"
+
+
+def _release(name: str) -> str:
+    for line in Path("/etc/os-release").read_text().splitlines():
+        key, _, value = line.partition("=")
+        if key == name:
+            return value.strip('"')
+    return ""
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/bin")
+
+
+def _run(*command: str) -> None:
+    program = _program(command[0])
+    done = subprocess.run(
+        [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+
+
+if __name__ == "__main__":
+    print(image().folder)
