@@ -28,7 +28,8 @@ _STARTS = (
     b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template:",
     b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
 )  # fmt: skip
-# Three times, because a message of the kernel may tear a line of the console.
+# Three times, because a message of the kernel may tear a line of the console; opened anew each time,
+# because a getty hangs up on whoever had the terminal open before it.
 _REPORT = """\
 #cloud-boothook
 #!/bin/sh
@@ -45,12 +46,14 @@ fi
   result=/run/cloud-init/result.json
   rm -f "$result"
   until [ -s "$result" ]; do sleep 0.2; done
-  if ! grep -q '"errors": *\\[\\]' "$result"; then tail -n 30 /var/log/cloud-init-output.log; fi
+  if ! grep -q '"errors": *\\[\\]' "$result"; then
+    tail -n 30 /var/log/cloud-init-output.log >"$tty"
+  fi
   for again in 1 2 3; do
-    printf '\\r\\nvmports-cloud-init: %s :vmports\\r\\n' "$(tr -d '\\n' <"$result")"
+    printf '\\r\\nvmports-cloud-init: %s :vmports\\r\\n' "$(tr -d '\\n' <"$result")" >"$tty"
     sleep 1
   done
-) </dev/null >"$tty" 2>&1 &
+) </dev/null >/dev/null 2>&1 &
 """
 _REPORTED = re.compile(r"vmports-cloud-init: (\{.*?\}) :vmports", re.DOTALL)
 # What systemd, or cloud-init's own last resort, writes to the console when a stage cannot run.

@@ -1,0 +1,160 @@
+"""Our side of the QEMU guest agent's protocol, against a stand-in that runs commands here."""
+
+import base64
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+import time
+
+import psutil
+import pytest
+from vm_helpers import until
+
+from pytest_vmports.errors import CommandTimeoutError, GuestShellError
+from pytest_vmports.vm.guest_agent import GuestAgent
+
+
+class StandIn:
+    """An agent that speaks as qemu-ga does. ``deaf``: messages it drops before it answers any."""
+
+    def __init__(self, connection, deaf=0, forbidden=(), truncated=False):
+        self.connection = connection
+        self.deaf, self.forbidden, self.truncated = deaf, forbidden, truncated
+        self.running = {}
+        self.asked = []
+
+    def serve(self):
+        with contextlib.suppress(OSError), self.connection.makefile("rb") as lines:
+            for line in lines:
+                if self.deaf:
+                    self.deaf -= 1
+                    continue
+                message = json.loads(line.lstrip(b"\xff"))
+                self.asked.append(message["execute"])
+                answer = self.answer(message["execute"], message["arguments"])
+                start = b"\xff" if message["execute"] == "guest-sync-delimited" else b""
+                self.connection.sendall(start + json.dumps(answer).encode() + b"\n")
+
+    def answer(self, name, arguments):
+        if name in self.forbidden:
+            return {"error": {"class": "CommandNotFound", "desc": f"{name} has been disabled"}}
+        if name == "guest-sync-delimited":
+            return {"return": arguments["id"]}
+        if name == "guest-exec":
+            child = subprocess.Popen(
+                [arguments["path"], *arguments["arg"]], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            child.stdin.write(base64.b64decode(arguments["input-data"]))
+            child.stdin.close()
+            child.stdin = None
+            self.running[child.pid] = child
+            return {"return": {"pid": child.pid}}
+        return {"return": self.status(self.running[arguments["pid"]])}
+
+    def status(self, child):
+        if child.poll() is None:
+            return {"exited": False}
+        out, err = child.communicate()
+        code = child.returncode
+        told = {"exited": True, "out-truncated": self.truncated}
+        told |= {"signal": -code} if code < 0 else {"exitcode": code}
+        for name, data in (("out", out), ("err", err)):
+            if data:
+                told[f"{name}-data"] = base64.b64encode(data).decode()
+        return told
+
+
+@pytest.fixture
+def agent():
+    """Return a function that makes an agent with a stand-in of this kind behind it."""
+    with contextlib.ExitStack() as at_end:
+
+        def made(**keywords):
+            ours, theirs = socket.socketpair()
+            stand_in = StandIn(theirs, **keywords)
+            thread = threading.Thread(target=stand_in.serve)
+            thread.start()
+            agent = GuestAgent(ours)
+            agent.stand_in = stand_in
+            at_end.callback(thread.join)
+            at_end.callback(theirs.close)
+            at_end.callback(agent.close)
+            return agent
+
+        yield made
+
+
+def test_a_command_gives_status_output_and_errors(agent):
+    found = agent().run("cat; echo wrong >&2; exit 7", timeout=30, input=b"\x00in\xff")
+    assert found == (7, b"\x00in\xff", b"wrong\n")
+
+
+def test_a_command_is_a_text_for_the_shell(agent):
+    assert agent().run('printf "%s" "it\'s $((1 + 1))"', timeout=30)[1] == b"it's 2"
+
+
+def test_a_command_ended_by_a_signal_has_a_shells_status_for_it(agent):
+    assert agent().run("kill -TERM $$", timeout=30)[0] == 128 + 15
+
+
+def test_two_commands_one_after_the_other_do_not_mix(agent):
+    one = agent()
+    assert [one.run(f"echo {n}", timeout=30)[1] for n in range(3)] == [b"0\n", b"1\n", b"2\n"]
+
+
+def test_a_timeout_ends_the_command_with_its_children(agent):
+    one = agent()
+    with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s and was killed") as caught:
+        one.run("echo begun; sleep 9871 & sleep 9872", timeout=0.5)
+    assert caught.value.stdout == b"begun\n"
+    until(lambda: not sleeping(), 10, lambda: str(sleeping()))
+    assert one.run("echo again", timeout=30) == (0, b"again\n", b"")
+
+
+def sleeping():
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[:1] == ["sleep"] and process.cmdline()[1].startswith("987"):
+                found.append(process)
+    return found
+
+
+def test_an_agent_that_starts_late_is_asked_again(agent, monkeypatch):
+    monkeypatch.setattr("pytest_vmports.vm.guest_agent._SYNC_AGAIN_SECONDS", 0.05)
+    one = agent(deaf=3)
+    assert one.answers(time.monotonic() + 30)
+    # Answers to what was asked before are not taken for the command's.
+    assert one.run("echo x", timeout=30)[1] == b"x\n"
+
+
+def test_an_agent_that_never_starts_is_given_up_at_the_deadline(agent):
+    assert not agent(deaf=1000).answers(time.monotonic() + 0.2)
+
+
+def test_waiting_ends_when_it_has_become_pointless(agent):
+    def check():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        agent(deaf=1000).answers(time.monotonic() + 30, check)
+
+
+def test_an_agent_that_may_run_nothing_says_so_with_the_remedy(agent):
+    with pytest.raises(GuestShellError, match=r"guest-exec has been disabled; .*block-rpcs"):
+        agent(forbidden=["guest-exec"]).run("true", timeout=30)
+
+
+def test_output_that_was_cut_short_is_no_output(agent):
+    with pytest.raises(GuestShellError, match="longer than it keeps; write it to a file"):
+        agent(truncated=True).run("echo x", timeout=30)
+
+
+def test_a_qemu_that_is_gone_is_an_error(agent):
+    one = agent()
+    one.stand_in.connection.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError, match="QEMU closed the guest agent's channel|Broken pipe"):
+        one.run("true", timeout=30)

@@ -1,0 +1,129 @@
+"""Commands by ssh: the client's arguments and what becomes of its end, with a stand-in for it."""
+
+import os
+import stat
+import subprocess
+
+import pytest
+
+from pytest_vmports import ExposedPort
+from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.vm import ssh
+from pytest_vmports.vm.ssh import SshShell, public_half, session_key
+
+PORT = ExposedPort(internal=22, external=20022)
+# Runs what it is told here, and writes down how it was called; its last argument is the command.
+STAND_IN = """#!/bin/sh
+for last; do :; done
+printf '%s\\n' "$*" >>{log}
+exec setsid sh -c "$last"
+"""
+FAILS = """#!/bin/sh
+while [ "$1" != -E ]; do shift; done
+echo 'root@127.0.0.1: Permission denied (publickey).' >"$2"
+exit 255
+"""
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """Return a function that puts a program in ssh's place."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def put(text):
+        (folder / "ssh").write_text(text)
+        (folder / "ssh").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    put(STAND_IN.format(log=tmp_path / "called"))
+    return put
+
+
+@pytest.fixture
+def shell(tmp_path, client):
+    folder = tmp_path / "a vm"
+    folder.mkdir()
+    return SshShell(PORT, tmp_path / "the key", folder)
+
+
+def test_a_command_gives_status_output_and_errors(shell):
+    found = shell.run("cat; echo wrong >&2; exit 7", timeout=30, input=b"\x00in\xff")
+    assert found == (7, b"\x00in\xff", b"wrong\n")
+
+
+def test_quotes_and_newlines_reach_the_guests_shell_as_they_are(shell):
+    assert shell.run("printf '%s' \"it's\n$((1 + 1))\"", timeout=30)[1] == b"it's\n2"
+
+
+def test_a_status_of_255_is_the_commands_when_the_client_says_nothing(shell):
+    assert shell.run("exit 255", timeout=30) == (255, b"", b"")
+
+
+def test_a_client_that_fails_is_an_error_with_its_words(shell, client):
+    client(FAILS)
+    with pytest.raises(GuestShellError, match=r"Permission denied \(publickey\).; the guest needs"):
+        shell.run("true", timeout=30)
+
+
+def test_a_timeout_ends_the_command_with_its_children_in_the_guest(shell, tmp_path):
+    fifo = tmp_path / "held"
+    os.mkfifo(fifo)
+    # Each child holds the pipe's other end: it reads as ended once the last of them is gone.
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s and was killed") as caught:
+        shell.run(f"echo begun; exec 9>{fifo}; sleep 9873 & sleep 9874", timeout=0.5)
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    assert caught.value.stdout == b"begun\n"
+
+
+def test_a_command_leaves_no_note_in_the_guest(shell):
+    found = shell.run("ls -a /tmp | grep vmports-.*", timeout=30)[1].decode().split()
+    assert [name for name in found if name.startswith(".vmports-")] != []
+    after = subprocess.run(["ls", "-a", "/tmp"], capture_output=True, text=True, check=True)
+    assert not set(found) & {n for n in after.stdout.split() if n.startswith(".vmports-")}
+
+
+def test_each_call_asks_for_no_password_and_keeps_its_host_keys_with_the_vm(shell, tmp_path):
+    shell.run("true", timeout=30)
+    assert f"-F {tmp_path}/a vm/ssh_config" in (tmp_path / "called").read_text()
+    options = real_ssh_reads(tmp_path / "a vm" / "ssh_config")
+    assert options["batchmode"] == "yes"
+    assert options["identitiesonly"] == "yes"
+    assert options["userknownhostsfile"] == f"{tmp_path}/a vm/known_hosts"
+
+
+def real_ssh_reads(config):
+    done = subprocess.run(
+        ["/usr/bin/ssh", "-G", "-F", config, "vm"], capture_output=True, text=True, check=True
+    )
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+
+
+def test_the_written_configuration_is_one_that_ssh_reads(shell, tmp_path):
+    path = shell.write_config(tmp_path / "ssh_config")
+    assert path == tmp_path / "ssh_config"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    options = real_ssh_reads(path)
+    assert (options["hostname"], options["port"], options["user"]) == (
+        PORT.host, str(PORT.external), "root",
+    )  # fmt: skip
+    assert options["identityfile"] == f"{tmp_path}/the key"
+
+
+def test_a_sessions_key_is_made_once_and_its_own_alone(tmp_path):
+    key = session_key(tmp_path)
+    content = key.read_bytes()
+    assert session_key(tmp_path) == key and key.read_bytes() == content
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    told = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, check=True)
+    assert public_half(key).read_bytes().split()[:2] == told.stdout.split()[:2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ssh_key", "ssh_key.pub"]
+
+
+def test_without_the_program_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(ssh.shutil, "which", lambda _: None)
+    with pytest.raises(HostError, match="ssh-keygen is not on PATH; install it"):
+        session_key(tmp_path)
