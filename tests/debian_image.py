@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import filelock
 import platformdirs
 
 MIB = 1 << 20
+_OLD_SECONDS = 7 * 24 * 3600
 SECTORS = MIB // 512
 ROOT_MIB, ESP_MIB = 1500, 128
 PACKAGES = (
@@ -88,7 +90,9 @@ def image() -> DebianImage:
     with filelock.FileLock(cache / "lock"):
         if not folder.exists():
             for old in cache.glob("debian-*"):
-                shutil.rmtree(old)
+                # Not those that another checkout may be using.
+                if time.time() - old.stat().st_mtime > _OLD_SECONDS:
+                    shutil.rmtree(old)
             with tempfile.TemporaryDirectory(dir=cache, prefix="part-") as part:
                 _build(Path(part))
                 Path(part).chmod(0o755)

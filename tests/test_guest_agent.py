@@ -26,7 +26,7 @@ class StandIn:
         self.asked = []
 
     def serve(self):
-        with contextlib.suppress(OSError), self.connection.makefile("rb") as lines:
+        with contextlib.suppress(OSError, ValueError), self.connection.makefile("rb") as lines:
             for line in lines:
                 if self.deaf:
                     self.deaf -= 1
@@ -36,6 +36,11 @@ class StandIn:
                 answer = self.answer(message["execute"], message["arguments"])
                 start = b"\xff" if message["execute"] == "guest-sync-delimited" else b""
                 self.connection.sendall(start + json.dumps(answer).encode() + b"\n")
+
+    def reap(self):
+        for child in self.running.values():
+            if child.returncode is None:
+                child.communicate(timeout=30)
 
     def answer(self, name, arguments):
         if name in self.forbidden:
@@ -79,6 +84,7 @@ def agent():
             thread.start()
             agent = GuestAgent(ours)
             agent.stand_in = stand_in
+            at_end.callback(stand_in.reap)
             at_end.callback(thread.join)
             at_end.callback(theirs.close)
             at_end.callback(agent.close)
@@ -156,5 +162,5 @@ def test_output_that_was_cut_short_is_no_output(agent):
 def test_a_qemu_that_is_gone_is_an_error(agent):
     one = agent()
     one.stand_in.connection.shutdown(socket.SHUT_RDWR)
-    with pytest.raises(OSError, match="QEMU closed the guest agent's channel|Broken pipe"):
+    with pytest.raises(OSError, match=r"QEMU closed the guest agent's channel|Broken pipe"):
         one.run("true", timeout=30)

@@ -28,8 +28,8 @@ _STARTS = (
     b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template:",
     b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
 )  # fmt: skip
-# Three times, because a message of the kernel may tear a line of the console; opened anew each time,
-# because a getty hangs up on whoever had the terminal open before it.
+# Three times, because a message of the kernel may tear a line of the console. Opened anew each
+# time, because a getty hangs up on whoever had the terminal open before it.
 _REPORT = """\
 #cloud-boothook
 #!/bin/sh

