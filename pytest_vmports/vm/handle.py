@@ -57,6 +57,11 @@ class VM:
         return self._machine.wiring.lan_address
 
     @property
+    def host_address(self) -> str | None:
+        """Where the guest reaches the services of ``host_ports``; None without them."""
+        return self._machine.wiring.host_address
+
+    @property
     def origin(self) -> str:
         """``booted``, ``cloned`` from a template, ``standby``: cloned before the test began.
 
