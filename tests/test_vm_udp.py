@@ -13,6 +13,7 @@ from vm_helpers import ask_tcp, ask_udp, serve
 from pytest_vmports.errors import MachineError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.models import ExposedPort
+from pytest_vmports.vm import forwards
 
 # One read a datagram, and room for the longest.
 LONG_ECHO = "while :; do nc -u -l -p 7000 -e dd bs=65536 count=1; done 2>/dev/null &\n"
@@ -99,7 +100,7 @@ def test_forwards_come_and_go_while_the_guest_runs(boot):
     ):
         assert ask_udp(vm, 5353, b"as it started") == b"as it started"
         before = vm["5353/udp"]
-        vm._machine.hide_all()
+        forwards.remove_all(vm._machine)
         with socket.socket(type=socket.SOCK_DGRAM) as taker:
             taker.bind(before.address)  # so it is free
         tcp, udp = allocator.acquire() + allocator.acquire(protocol="udp")
