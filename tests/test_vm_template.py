@@ -45,7 +45,7 @@ class Own:
     """A launcher with a cache of its own, as another process would have it.
 
     Attributes:
-        told: the lines that a user would see.
+        told: the lines that a user would see, but for those about what takes long.
         started: origin of every machine that was started, builders of templates included.
     """
 
@@ -78,7 +78,7 @@ def own(vmports_allocator, request, tmp_path, qemu_binary):
 
         def new(cache=tmp_path / "cache"):
             told = []
-            templates = Templates(cache, 4096, told.append)
+            templates = Templates(cache, 4096, lambda line: "s so far" in line or told.append(line))
             root = request.config.rootpath
             launcher = Launcher(vmports_allocator, run_dir.path, root, templates)
             stack.callback(launcher.close)
