@@ -99,7 +99,10 @@ def booted_by(debian, way):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "wiring"), [("kernel", "usernet")])
+@pytest.mark.parametrize(
+    ("way", "wiring"),
+    [("kernel", "usernet"), ("bios", "gvproxy"), ("uefi", "usernet"), ("uefi", "gvproxy")],
+)
 def test_a_debian_with_cloud_init_ssh_and_agent_serves(
     vm_factory, debian, way, wiring, tmp_path, gvproxy_089
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -84,14 +85,61 @@ def make_overlay(image: Path, image_format: str, target: Path) -> None:
         )  # fmt: skip
 
 
+def identity(disk: Disk) -> dict[str, Any]:
+    """Return what tells this disk's content from another's, for the key of a template.
+
+    The inode and its change time cannot be set back by a program, and reading gigabytes would take
+    longer than a clone. The same holds for the files behind a qcow2.
+
+    Raises:
+        ImageError: ``qemu-img`` cannot read it.
+        QemuNotFoundError: there is no ``qemu-img``.
+    """
+    facts = disk.path.stat()
+    files = _chain(disk.path, disk.format, facts.st_size, facts.st_mtime_ns)
+    seed = hashlib.sha256()
+    for name, content in sorted((disk.seed.files() if disk.seed else {}).items()):
+        seed.update(f"{name} {len(content)}\n".encode() + content)
+    return {
+        "files": [_print(file) for file in files],
+        "format": disk.format,
+        "firmware": disk.firmware,
+        "seed": seed.hexdigest() if disk.seed else None,
+        "shells": [disk.ssh, disk.agent],
+    }
+
+
+def _print(file: str) -> list[Any]:
+    facts = os.stat(file)  # noqa: PTH116 - as qemu-img names it
+    return [file, facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+
+
+@lru_cache(maxsize=64)
+def _chain(path: Path, wanted: str | None, size: int, mtime_ns: int) -> tuple[str, ...]:  # noqa: ARG001
+    """Return the image and the files behind it, as absolute paths."""
+    given = ["-f", wanted] if wanted else []
+    code, text, said = _qemu_img(
+        "info", "-U", "--backing-chain", "--output=json", *given, str(path)
+    )
+    if code:
+        raise _unreadable(path, said)
+    links: list[dict[str, Any]] = json.loads(text)
+    behind = (link.get("full-backing-filename") for link in links)
+    return (str(path), *(file for file in behind if file))
+
+
+def _unreadable(path: Path, said: str) -> ImageError:
+    return ImageError(
+        path=str(path), problem=f"qemu-img cannot read it: {_brief(said)}",
+        remedy="fetch or build it again, or name its format",
+    )  # fmt: skip
+
+
 def _recognise(path: Path, wanted: str | None) -> str:
     given = ["-f", wanted] if wanted else []
     code, text, said = _qemu_img("info", "-U", "--output=json", *given, str(path))
     if code:
-        raise ImageError(
-            path=str(path), problem=f"qemu-img cannot read it: {_brief(said)}",
-            remedy="fetch or build it again, or name its format",
-        )  # fmt: skip
+        raise _unreadable(path, said)
     info: dict[str, Any] = json.loads(text)
     found = str(info["format"])
     if info.get("encrypted") or found == "luks":

@@ -212,13 +212,14 @@ class Guest:
             part.replace(target)
         return self.kernel_path, target
 
-    def digest(self, root: Path) -> dict[str, str]:
+    def digest(self, root: Path) -> dict[str, Any]:
         """Return what tells this guest's content from another's, for the key of a template."""
         return {
             "kernel": _file_digest(self.kernel_path) if self.kernel_path else "",
             "initrd": _file_digest(self.initrd_path) if self.initrd_path else "",
             "added": hashlib.sha256(initramfs.archive(self._entries(root))).hexdigest(),
             "append": self.append,
+            **({"image": disk.identity(self.image)} if self.image is not None else {}),
         }
 
     def kernel_words(self, dns: str | None, more: Sequence[str] = ()) -> str:

@@ -9,6 +9,7 @@ from pytest_vmports.errors import MonitorError, VmPortsError
 from pytest_vmports.host import machine
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm.command import Ram
+from pytest_vmports.vm.disk_guest import save_disks, why_no_template
 from pytest_vmports.vm.power import save, settle
 from pytest_vmports.vm.template_store import TemplateStore
 
@@ -36,6 +37,9 @@ class Makes(Protocol):
     def expose(self, mappings: Sequence[PortMapping], settings: Settings) -> ExposedPorts:
         """Lease ports."""
 
+    def hide(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> None:
+        """Lease what we need ourselves of this guest."""
+
     def machine(
         self, exposed: ExposedPorts, settings: Settings, guest: Guest, *, ram: Ram | None = None
     ) -> Machine:
@@ -54,7 +58,7 @@ class Templates:
     def __init__(self, cache: Path | None, limit: int, tell: Callable[[str], None]) -> None:
         self.tell = tell
         self._store = TemplateStore(cache, limit * _MIB, tell)
-        self._without: set[str] = set()
+        self._without: set[str] = set()  # guests, each as its repr: names may be equal
         self._networks: set[str] = set()
         self._failed: set[str] = set()
 
@@ -73,7 +77,7 @@ class Templates:
             MachineError: the guest does not get ready, or had host ports opened.
             PortError: no port for the proof of that.
         """
-        if not settings.template or settings.fresh_boot or guest.name in self._without:
+        if not settings.template or settings.fresh_boot or repr(guest) in self._without:
             return None
         if settings.network is not None:
             self._tell_once(settings.network)
@@ -85,6 +89,7 @@ class Templates:
         inner = [m.model_copy(update={"external": None}) for m in settings.expose]
         exposed = maker.expose(inner, settings)
         try:
+            maker.hide(exposed, settings, guest)
             trial = maker.machine(exposed, settings, guest)
             facts = _facts(trial, settings, maker.root)
             trial.discard()
@@ -102,6 +107,8 @@ class Templates:
                         settle(booted, settings.boot_timeout)
                         booted.wiring.close_opened()
                         save(booted, folder / "state")
+                        # QEMU has written all of them out, and lets go of them.
+                        save_disks(booted, folder)
                     (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
                 finally:
                     booted.stop()
@@ -115,7 +122,7 @@ class Templates:
 
     def give_up(self, guest: Guest, why: str) -> None:
         """Boot this guest from cold from now on, and say so once."""
-        self._without.add(guest.name)
+        self._without.add(repr(guest))
         self.tell(f"vmports: every VM of {guest.name} boots from cold: {why}")
 
     def _tell_once(self, network: str) -> None:
@@ -142,7 +149,7 @@ class Templates:
 def _why_never(guest: Guest) -> str | None:
     """Return why a guest cannot be started from a template; None when it can."""
     if guest.image is not None:
-        return "a saved memory would not hold what it has written to its disk"
+        return why_no_template(guest)
     if not guest.prepared:
         return "its init is not ours, so nothing would set a restored clock"
     if machine() != "x86_64":

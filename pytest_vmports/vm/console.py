@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pytest_vmports.process import Process
 
 _TAIL_LINES = 25
+# Source: ECMA-48; and the few shorter ones that firmware and systemd write.
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]?[0-~])")
 
 
 class Console:
@@ -51,13 +53,19 @@ class Console:
             return self._before
 
     def last_line(self) -> str:
-        """Return the last line; empty when there is none."""
-        return self.tail(1) if self.text().strip() else ""
+        """Return the last line that says something; empty when there is none."""
+        lines = (line.strip() for line in reversed(_clean(self.text()).splitlines()))
+        return next(filter(None, lines), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines, control characters removed."""
-        text = "".join(c for c in self.text().replace("\r", "") if c.isprintable() or c in "\n\t")
-        return "\n".join(text.splitlines()[-lines:]) or "(the console is empty)"
+        return "\n".join(_clean(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+
+
+def _clean(text: str) -> str:
+    """Return a text without what would move a terminal's cursor or colour it."""
+    text = re.sub(r"\r*\n|\r", "\n", _CONTROL.sub("", text))
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
 def exit_words(process: Process, console: Console) -> str:

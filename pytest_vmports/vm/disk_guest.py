@@ -7,7 +7,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import BootTimeoutError, CloudInitError
+from pytest_vmports.errors import BootTimeoutError, CloudInitError, MachineError
 from pytest_vmports.guests import cloud_init, disk
 from pytest_vmports.guests.firmware import find_firmware
 from pytest_vmports.host import machine as host_architecture
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 SSH_PORT = 22
+_KEY = "ssh_key"
 _OVERLAY, _VARIABLES = "root.qcow2", "efi-variables.fd"
 _LOOK_SECONDS = 0.05
 # A stage that could not run is told within moments by cloud-init too, and in more detail.
@@ -60,7 +61,7 @@ def make_drives(image: Disk, workdir: Path, qemu: Qemu, *, direct: bool) -> Driv
         disk.make_overlay(image.path, disk.check(image, direct=direct), root)
     seed = None
     if image.seed is not None:
-        key = public_half(session_key(workdir.parent)).read_text() if image.ssh else ""
+        key = public_half(_key(workdir)).read_text() if image.ssh else ""
         seed = workdir / "seed.iso"
         cloud_init.write_seed(image.seed.files(key), seed)
     # QEMU's machine for arm64 has no other firmware.
@@ -97,7 +98,7 @@ def attach(
     drives = make_drives(image, workdir, machine.hardware.qemu, direct=direct)
     if image.ssh:
         port = find_port(machine.wiring.ports, f"{SSH_PORT}/tcp")
-        machine.ssh = SshShell(port, session_key(workdir.parent), workdir)
+        machine.ssh = SshShell(port, _key(workdir), workdir)
     if not image.agent:
         return drives, []
     ours, of_qemu = socket.socketpair()
@@ -118,6 +119,79 @@ def disk_files(machine: Machine) -> list[Path]:
     """Return the files that this VM writes as its disks."""
     files = (machine.workdir / name for name in (_OVERLAY, _VARIABLES))
     return [file for file in files if file.exists()]
+
+
+def why_no_template(guest: Guest) -> str | None:
+    """Return why a guest with a disk cannot be started from a template; None when it can."""
+    if guest.image is None or guest.image.ssh or guest.image.agent:
+        return None
+    return "nothing would set the clock of a restored one: give its Guest.disk ssh or agent"
+
+
+def save_disks(machine: Machine, folder: Path) -> None:
+    """Put beside a machine's saved state what its guest has written, and the key that it lets in.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    for file in disk_files(machine):
+        shutil.copyfile(file, folder / file.name)
+    if machine.ssh is not None:
+        _copy_key(_key(machine.workdir), folder / _KEY)
+
+
+def lay_disks(folder: Path, workdir: Path) -> None:
+    """Give a machine that will start from a template disks of its own, on top of the template's.
+
+    Args:
+        folder: the template's.
+        workdir: the VM's private folder.
+
+    Raises:
+        ImageError: no overlay can be made.
+        OSError: a file cannot be copied.
+    """
+    if (folder / _OVERLAY).exists():
+        disk.make_overlay(folder / _OVERLAY, "qcow2", workdir / _OVERLAY)
+    if (folder / _VARIABLES).exists():
+        shutil.copyfile(folder / _VARIABLES, workdir / _VARIABLES)
+    if (folder / _KEY).exists():
+        _copy_key(folder / _KEY, workdir / _KEY)
+
+
+def set_clock(machine: Machine, timeout: float) -> None:
+    """Give a guest the host's time, where we can run commands in it.
+
+    Args:
+        machine: runs, and its ssh or agent answers.
+        timeout: seconds.
+
+    Raises:
+        MachineError: it refuses.
+        CommandTimeoutError: it does not answer.
+    """
+    means = machine.agent or machine.ssh
+    if means is None:
+        return
+    # busybox takes no fraction.
+    now = time.time()
+    script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
+    code, _, said = means.run(script, timeout=timeout)
+    if code:
+        detail = said.decode(errors="replace").strip()
+        raise MachineError(f"the guest refused to have its clock set: {detail or code}")
+
+
+def _key(workdir: Path) -> Path:
+    """Return the private key that this VM lets in: its template's, else this process's."""
+    own = workdir / _KEY
+    return own if own.exists() else session_key(workdir.parent)
+
+
+def _copy_key(key: Path, target: Path) -> None:
+    for source, copy in ((key, target), (public_half(key), public_half(target))):
+        copy.touch(mode=0o600)
+        shutil.copyfile(source, copy)
 
 
 def wait_for_cloud_init(machine: Machine, deadline: float, timeout: float) -> None:

@@ -25,7 +25,7 @@ from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm import forwards
 from pytest_vmports.vm.command import Hardware
-from pytest_vmports.vm.disk_guest import hidden_mappings
+from pytest_vmports.vm.disk_guest import hidden_mappings, lay_disks
 from pytest_vmports.vm.handle import VM
 from pytest_vmports.vm.machine import Machine
 from pytest_vmports.vm.standby import Standby
@@ -104,12 +104,14 @@ class Launcher:
             HostError: QEMU or gvproxy is missing.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
-        self._hide(exposed, settings, guest)
+        self.hide(exposed, settings, guest)
         template = self._templates.find(self, settings, guest, observe)
         machine = template and self._from_standby(template, exposed, settings, observe)
         if not machine:
             machine = self._start(exposed, settings, guest, observe, template)
-        if template is not None and settings.prewarm and following == settings:
+        # A disk guest's own forwards, as that of ssh, are not handed over.
+        light = guest.image is None and settings.prewarm
+        if template is not None and light and following == settings:
             self._standby.prepare(
                 (template.folder, _shape(settings)), machine.hardware.memory,
                 lambda: self._make_standby(template, settings, guest),
@@ -212,7 +214,7 @@ class Launcher:
                     raise
                 fresh = lease_ports(settings.expose, self.allocator, host=settings.bind_host)
                 exposed.replace(fresh)
-                self._hide(exposed, settings, guest)
+                self.hide(exposed, settings, guest)
                 continue
             except (LaunchError, MonitorError, MachineDiedError) as error:
                 machine.stop()
@@ -228,7 +230,7 @@ class Launcher:
             return machine
         raise AssertionError("unreachable: the last try raises")
 
-    def _hide(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> None:
+    def hide(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> None:
         """Lease what we need ourselves of this guest."""
         mappings = hidden_mappings(guest, settings.expose)
         exposed.hide(lease_ports(mappings, self.allocator, host=settings.bind_host))
@@ -259,6 +261,8 @@ class Launcher:
         gvproxy = find_gvproxy(settings.gvproxy) if by_gvproxy else None
         self._mind_open_host(settings, qemu, gvproxy)
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
+        if template is not None:
+            lay_disks(template.folder, workdir)
         name = settings.network
         wiring = choose_wiring(
             (*exposed.ports, *exposed.hidden), allow_network=allow_network, backend=backend,

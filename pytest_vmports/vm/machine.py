@@ -171,15 +171,19 @@ class Machine:
             restored = self._template is not None
             if self.guest.prepared and not restored:
                 self._await_guest(READY, deadline, timeout, probe.answers)
-            disk_guest.wait_for_cloud_init(self, deadline, timeout)
+            if not restored:
+                disk_guest.wait_for_cloud_init(self, deadline, timeout)
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
                     raise self._timeout(f"waited for {wait_for}", timeout, probe.answers)
                 probe.step(deadline, self.check_alive)
             disk_guest.wait_for_shells(self, deadline, timeout)
-            if self.guest.prepared and restored and self.state is State.STARTED:
-                self._await_guest(CLOCK, deadline, timeout, probe.answers)
+            if restored and self.state is State.STARTED:
+                if self.guest.prepared:
+                    self._await_guest(CLOCK, deadline, timeout, probe.answers)
+                else:
+                    disk_guest.set_clock(self, timeout)
         except MonitorError:
             # The monitor hangs up a moment before the process is seen to have ended.
             assert self._qemu is not None
@@ -274,7 +278,7 @@ class Machine:
         self.state = State.STOPPED
 
     def set_clock(self, timeout: float) -> None:
-        """Give a prepared guest the host's time; return when it has it.
+        """Give the guest the host's time; return when it has it.
 
         Args:
             timeout: seconds.
@@ -283,6 +287,9 @@ class Machine:
             BootTimeoutError: the guest does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
+        if not self.guest.prepared:
+            disk_guest.set_clock(self, timeout)
+            return
         assert self._control is not None
         self._control.send_clock(time.time())
         self._await_guest(CLOCK, time.monotonic() + timeout, timeout, {})

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # A guest rests when, for so many seconds, it uses less than this share of a processor; one that
 # never does is not waited for any longer.
 _QUIT_SECONDS = 30.0
-_REST, _RESTING, _LONGEST_REST = 0.2, 0.2, 3.0
+# A distribution goes on starting things after its ports answer.
+_REST, _RESTING, _LONGEST_REST, _LONGEST_REST_OF_A_DISK = 0.2, 0.2, 3.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ class Snapshot:
 
 
 def settle(machine: Machine, timeout: float) -> None:
-    """Return when the guest can have its clock set, and rests; at most seconds later.
+    """Return when the guest can have its clock set, and rests; at most some seconds later.
 
     The proof's connection is closed, and the guest has to have noticed before it is saved: in a
     clone it would never end, and a server that serves one after the other would hang. A service
     that is still starting would go on starting in each clone.
 
     Args:
-        machine: is ready, and its guest prepared.
+        machine: is ready.
         timeout: seconds for setting the clock.
 
     Raises:
@@ -72,7 +73,8 @@ def settle(machine: Machine, timeout: float) -> None:
     """
     # The answer comes by QEMU's main loop, which has then seen the connection's end too.
     machine.set_clock(timeout)
-    latest = time.monotonic() + _LONGEST_REST
+    disk = machine.guest.image is not None
+    latest = time.monotonic() + (_LONGEST_REST_OF_A_DISK if disk else _LONGEST_REST)
     used = machine.processes()[0].cpu_seconds
     while time.monotonic() < latest:
         time.sleep(_REST)  # there is no event for having nothing to do

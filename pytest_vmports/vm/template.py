@@ -1,7 +1,8 @@
 """One template: the saved state of a guest that was booted once, from which clones start.
 
 It is a folder with ``ram`` (the guest's memory, sparse), ``state`` (its devices), ``console`` (what
-it wrote there until then) and ``manifest.json``. It is named by a key of everything that shapes it,
+it wrote there until then), what it wrote to its disks if it has any, and ``manifest.json``. It is
+named by a key of everything that shapes it,
 and checked before it is believed. Sources: QEMU's documentation of ``x-ignore-shared`` and
 ``memory-backend-file``.
 """
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-FORMAT = 4
+FORMAT = 5
 KEY_LENGTH = 24
-_FILES = ("ram", "state", "console")
 _MANIFEST = "manifest.json"
 
 
@@ -123,9 +123,9 @@ def write_manifest(folder: Path, key: str, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: a file is missing or cannot be written.
     """
-    for name in _FILES:
+    for path in _files(folder):
         # A crash of the machine must not leave zeros under a manifest that vouches for them.
-        with (folder / name).open("rb") as file:
+        with path.open("rb") as file:
             os.fsync(file.fileno())
     manifest = {"key": key, "facts": dict(facts), "built": time.time(), **_prints(folder)}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
@@ -163,8 +163,12 @@ def _prints(folder: Path) -> dict[str, Any]:
     written file shows, at no cost of reading a whole memory.
     """
     prints = {}
-    for name in _FILES:
-        facts = (folder / name).stat()
-        prints[name] = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+    for path in _files(folder):
+        facts = path.stat()
+        prints[path.name] = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
     state = hashlib.sha256((folder / "state").read_bytes())
     return {"files": prints, "state_sha256": state.hexdigest()}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != _MANIFEST)
