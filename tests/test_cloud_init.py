@@ -117,6 +117,17 @@ def test_the_key_for_ssh_is_in_the_script_and_no_other_file():
     assert b"key=''" in Seed().files()["vendor-data"]
 
 
+@pytest.mark.parametrize(
+    ("keywords", "ssh"),
+    [({}, False), ({"user_data": CONFIG}, True), ({"user_data": CONFIG, "agent": True}, False),
+     ({"user_data": CONFIG, "ssh": False}, False), ({"agent": True, "ssh": True}, True)],
+)  # fmt: skip
+def test_ssh_is_the_way_in_where_cloud_init_can_make_it_one(keywords, ssh, tmp_path):
+    image = tmp_path / "disk.raw"
+    image.write_bytes(b"x" * 1024)
+    assert Guest.disk(image, **keywords).image.ssh is ssh
+
+
 def test_ssh_alone_makes_a_seed_and_a_plain_disk_none(tmp_path):
     image = tmp_path / "disk.img"
     image.write_bytes(b"x")

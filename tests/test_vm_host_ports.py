@@ -170,7 +170,7 @@ def test_a_guest_without_forwards_reaches_a_service_too(boot):
         assert "it is me" in vm.console
 
 
-def test_clones_of_one_template_reach_services_at_other_ports(boot, wiring):
+def test_clones_of_one_template_reach_services_at_other_ports_and_after_a_reset(boot, wiring):
     setup = SHELL + f"# {secrets.token_hex(8)}\n"  # so nobody has saved it before
     saved = []
     for word in (b"first\n", b"second\n"):
@@ -183,6 +183,10 @@ def test_clones_of_one_template_reach_services_at_other_ports(boot, wiring):
             assert vm.origin == "cloned"
             assert ask_shell(vm, f"nc {HOST_IP} 8000").encode() == word
             saved.append(re.search(r"mem-path=(\S+)/ram", vm.command_line)[1])
+            if word == b"second\n":
+                vm.reset()
+                assert vm.origin == "booted"
+                assert ask_shell(vm, f"nc {HOST_IP} 8000").encode() == word
     assert saved[0] == saved[1]
 
 

@@ -98,13 +98,15 @@ def test_a_vm_of_another_name_sees_neither(boot, pair):
         assert "100% packet loss" in ask_shell(stranger, "ping -c 1 -w 2 192.168.128.3")
 
 
-def test_vms_without_forwards_and_network_see_each_other(boot):
+def test_vms_without_forwards_and_network_see_each_other_and_after_a_reset(boot):
     setup = "nc -lk -p 9000 -e echo here I am &"
     with boot(network="bare", setup=setup) as one:
         with boot(network="bare", setup=f"nc -w 20 {address_of(one)} 9000") as other:
             assert "here I am" in other.console
             assert address_of(other) == "192.168.128.3"
-        with boot(network="bare", setup="true") as third:
+        one.reset()
+        with boot(network="bare", setup=f"nc -w 20 {address_of(one)} 9000") as third:
+            assert "here I am" in third.console
             assert address_of(third) == "192.168.128.3"  # which was given back
 
 

@@ -114,7 +114,7 @@ class Guest:
         meta_data: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
         network_config: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
         firmware: str = "bios",
-        ssh: bool = False,
+        ssh: bool | None = None,
         agent: bool = False,
         kernel: str | os.PathLike[str] | None = None,
         initrd: str | os.PathLike[str] | None = None,
@@ -134,7 +134,8 @@ class Guest:
             meta_data: for cloud-init, likewise; by default a new instance called vmports.
             network_config: for cloud-init, likewise; by default the guest asks by DHCP.
             firmware: ``bios``, or ``uefi`` where its firmware is installed.
-            ssh: have cloud-init authorise a key of this session for root, and forward port 22.
+            ssh: have cloud-init authorise a key of this session for root, and forward port 22. None
+                does so where cloud-init is given something and ``agent`` is not asked for.
             agent: the image runs the QEMU guest agent.
             kernel: boot this kernel directly, with the disk as its root.
             initrd: the initrd of ``kernel``.
@@ -156,7 +157,10 @@ class Guest:
             )  # fmt: skip
         image = _image("disk image", path)
         seed = None
-        if ssh or any(data is not None for data in (user_data, meta_data, network_config)):
+        given = any(data is not None for data in (user_data, meta_data, network_config))
+        if ssh is None:
+            ssh = given and not agent
+        if ssh or given:
             seed = read_seed(user_data, meta_data, network_config)
         return cls(
             name=image.name, kernel_path=None if kernel is None else _image("kernel", kernel),

@@ -240,7 +240,10 @@ def wait_for_shells(machine: Machine, deadline: float, timeout: float) -> None:
         probe = Probe(WaitFor("ports", (SSH_PORT,)), machine.wiring, machine.monitor)
         while not probe.done:
             if time.monotonic() >= deadline:
-                raise _timeout(machine, timeout, f"ssh: {probe.answers[SSH_PORT]}")
+                raise _timeout(
+                    machine, timeout,
+                    f"ssh: {probe.answers[SSH_PORT]}; ssh=False if the image runs no sshd",
+                )  # fmt: skip
             probe.step(deadline, machine.check_alive)
     if machine.agent is not None and not machine.agent.answers(deadline, machine.check_alive):
         raise _timeout(machine, timeout, "the QEMU guest agent does not answer; does it run?")
