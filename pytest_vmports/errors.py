@@ -126,9 +126,9 @@ class PortsExhaustedError(PortError):
 
 
 class StateDirError(PortError):
-    """The lease directory is unusable. Fields: ``path``, ``reason``, ``remedy``."""
+    """A folder that we keep files in is unusable. Fields: ``path``, ``reason``, ``remedy``."""
 
-    template = "cannot keep port leases in {path}: {reason}; {remedy}"
+    template = "cannot keep files in {path}: {reason}; {remedy}"
 
 
 class HostError(VmPortsError):

@@ -71,7 +71,7 @@ class TestPorts:
         monkeypatch.setenv("VMPORTS_STATE_DIR", str(shared))
         status, lines, errors = run("ports")
         assert (status, lines) == (1, [])
-        assert errors[0].startswith(f"pytest-vmports: cannot keep port leases in {shared}")
+        assert errors[0].startswith(f"pytest-vmports: cannot keep files in {shared}")
 
 
 class TestDoctor:

@@ -517,5 +517,5 @@ def test_errors_of_the_command_line_are_one_line(tmp_path, monkeypatch):
     with command("list") as run:
         out, err = run.communicate()
     assert (run.returncode, out) == (1, "")
-    assert err.startswith("pytest-vmports: cannot keep port leases in /proc/none")
+    assert err.startswith("pytest-vmports: cannot keep files in /proc/none")
     assert err.count("\n") == 1

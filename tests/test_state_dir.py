@@ -163,7 +163,7 @@ def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(StateDirError, match="cannot keep port leases in /proc/none"):
+    with pytest.raises(StateDirError, match="cannot keep files in /proc/none"):
         make_state_dir("/proc/none/such")
 
 

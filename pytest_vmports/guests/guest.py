@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
-from pytest_vmports.errors import GuestNotFoundError, SettingError
+from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirError
 from pytest_vmports.guests import alpine, disk, initramfs
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.disk import Disk
@@ -203,6 +203,7 @@ class Guest:
 
         Raises:
             GuestNotFoundError: a file named in ``files`` is missing.
+            StateDirError: the initrd cannot be written.
         """
         entries = self._entries(root)
         if not entries:
@@ -212,7 +213,14 @@ class Guest:
         target = cache / f"{hashlib.sha256(base + content).hexdigest()[:20]}.initrd"
         if not target.exists():
             part = target.with_suffix(f".{os.getpid()}")
-            initramfs.append(self.initrd_path, content, part)
+            try:
+                initramfs.append(self.initrd_path, content, part)
+            except OSError as error:
+                part.unlink(missing_ok=True)
+                raise StateDirError(
+                    path=str(cache), reason=f"{error.strerror} (the guest's initrd)",
+                    remedy="free some space there, or set TMPDIR",
+                ) from error  # fmt: skip
             part.replace(target)
         return self.kernel_path, target
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 20.0
 _CALL_SECONDS = 10.0
+_ENDS_SECONDS = 1.0
 # Where the guest's name for the host leads. gvproxy's default is the host's own loopback; an empty
 # map means that default too, so it leads to an address that no connection can be made to.
 _NOWHERE = "127.255.255.255"
@@ -167,6 +168,9 @@ class GvproxyWiring:
         try:
             there = self.forwards()
         except (OSError, http.client.HTTPException) as error:
+            # One that is killed hangs up before it is seen to have ended, which others tell.
+            if self._process.wait(_ENDS_SECONDS) is not None:
+                return
             raise MachineError(f"gvproxy did not say what it forwards: {error}") from error
         opened = []
         for forward in there:

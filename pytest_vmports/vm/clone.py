@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_vmports.errors import MonitorError, VmPortsError
+from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
 from pytest_vmports.host import machine
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm.command import Ram
@@ -110,6 +113,9 @@ class Templates:
                         # QEMU has written all of them out, and lets go of them.
                         save_disks(booted, folder)
                     (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
+                except MachineDiedError as error:
+                    _mind_full_disk(folder, error)
+                    raise
                 finally:
                     booted.stop()
 
@@ -155,6 +161,16 @@ def _why_never(guest: Guest) -> str | None:
     if machine() != "x86_64":
         return "a restored clock is set on x86-64 only"
     return None
+
+
+def _mind_full_disk(folder: Path, error: MachineDiedError) -> None:
+    """Say what it means when the guest's memory, a file, cannot grow: the kernel kills QEMU."""
+    if shutil.disk_usage(folder).free < _MIB:
+        reason = os.strerror(errno.ENOSPC)
+        raise StateDirError(
+            path=str(folder.parent), reason=f"{reason}, when a guest's memory was to be kept there",
+            remedy="free some space, set cache_dir, or template = no",
+        ) from error  # fmt: skip
 
 
 def _brief(error: VmPortsError) -> str:

