@@ -61,6 +61,7 @@ class Settings:
     gvproxy: str | None
     missing: str
     state_dir: str | None
+    artifacts: str | None
 
     sources: Mapping[str, str] = field(compare=False)
     """Where each value came from, by name."""
@@ -163,6 +164,11 @@ OPTIONS = (
     ),
     Option(
         "state_dir", None, parse.text_or_none, "directory of the port leases", marker=False
+    ),
+    Option(
+        "artifacts", None, parse.text_or_none,
+        "folder for console, logs and a start script of failing tests' VMs (default: below "
+        "pytest's folder for temporary files), or no", marker=False,
     ),
 )  # fmt: skip
 BY_NAME = {option.name: option for option in OPTIONS}

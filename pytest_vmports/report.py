@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_vmports.errors import HostError
+from pytest_vmports import options
+from pytest_vmports.errors import HostError, VmPortsError
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_vmports.evidence import Evidence
+    from pytest_vmports.vm.machine import Machine
 
 evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 
@@ -24,11 +29,38 @@ def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
         return
     # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
     add = getattr(report.longrepr, "addsection", None)
-    for title, text in evidence.sections(whole=item.config.get_verbosity() > 1):
+    sections = [*evidence.sections(whole=item.config.get_verbosity() > 1)]
+    for title, text in [*sections, *_artifacts(item, evidence)]:
         if add is None:
             report.sections.append((title, text))
         else:
             add(title, text)
+
+
+def _artifacts(item: pytest.Item, evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Write the files of each VM, and yield the section that says where they are."""
+    (wanted,) = options.values(item.config, "artifacts")
+    if wanted == "no":
+        return
+    root = item.config.rootpath
+    if wanted is None:
+        # What the fixture tmp_path_factory returns, which a hook cannot ask for.
+        temporary: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined] # noqa: SLF001
+        base = temporary.getbasetemp() / "vmports"
+    else:
+        base = root / Path(wanted).expanduser()
+    for number, machine in enumerate(evidence.shown(), 1):
+        yield "VM: artifacts", _written(machine, base, item.nodeid, root, number)
+
+
+def _written(machine: Machine, base: Path, test: str, root: Path, number: int) -> str:
+    from pytest_vmports.artifacts import write
+
+    try:
+        return str(write(machine, base, test, root, number))
+    except (OSError, VmPortsError) as error:
+        # The test's own failure matters more.
+        return f"not written to {base}: {error}"
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:

@@ -1,0 +1,108 @@
+"""A shell script that starts a test's VM again, for whoever wants to look at it by hand."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.guests import disk
+from pytest_vmports.guests.firmware import find_firmware
+from pytest_vmports.host import machine as host_architecture
+from pytest_vmports.network.usernet import UsernetWiring
+from pytest_vmports.vm.command import Channels, Drives, build_command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_vmports.vm.machine import Machine
+
+_HEAD = """\
+#!/bin/sh
+# Boots the VM of {title}
+# from cold, with the console on this terminal. Ctrl-A X ends it, Ctrl-A C leads to QEMU's monitor
+# and back.
+set -e
+cd "$(dirname "$0")"
+"""
+_OTHER_WIRING = """\
+# The test's VM was wired by {kind}; here QEMU's user network makes the same forwards of TCP ports.
+# Services of the host and networks shared with other VMs are not part of this.
+"""
+
+
+def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -> str:
+    """Return the script's text; it is run in the folder that it lies in.
+
+    Args:
+        machine: the VM.
+        title: whose it was.
+        initrd: path of the initrd, relative to the script; None for none.
+        seed: of cloud-init's seed, likewise.
+
+    Raises:
+        HostError: ``qemu-img`` or the firmware is missing.
+        ImageError: the disk image has become unreadable.
+    """
+    wiring = machine.wiring
+    if wiring.ports:
+        network = bool(machine.settings and machine.settings.allow_network)
+        tcp = tuple(port for port in wiring.ports if port.protocol == "tcp")
+        wiring = UsernetWiring(tcp, restrict=not network)
+    lines = [_HEAD.format(title=title.replace("\n", " "))]
+    if machine.wiring.kind not in {wiring.kind, "none"}:
+        lines.append(_OTHER_WIRING.format(kind=machine.wiring.kind))
+    drives = _drives(machine, seed, lines)
+    command = build_command(
+        machine.hardware, wiring, Channels(0, 0, Path("console.log")),
+        kernel=machine.guest.kernel_path, initrd=Path(initrd) if initrd else None,
+        kernel_words=machine.guest.kernel_words(machine.wiring.dns), drives=drives,
+    )  # fmt: skip
+    words = [shlex.quote(word) for word in _on_a_terminal(command)]
+    lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")
+    return "".join(lines)
+
+
+def _drives(machine: Machine, seed: str | None, lines: list[str]) -> Drives | None:
+    """Return the disks; add what makes their files to the script."""
+    image = machine.guest.image
+    if image is None:
+        return None
+    direct = machine.guest.kernel_path is not None
+    kind, path = disk.check(image, direct=direct), shlex.quote(str(image.path))
+    make = f"qemu-img create -q -f qcow2 -F {kind} -b {path} root.qcow2"
+    lines.append(f"[ -e root.qcow2 ] || {make}\n")
+    firmware = None
+    if not direct and not (image.firmware == "bios" and machine.hardware.qemu.is_x86):
+        found = find_firmware("x86_64" if machine.hardware.qemu.is_x86 else host_architecture())
+        variables = shlex.quote(str(found.variables))
+        lines.append(f"[ -e efi-variables.fd ] || cp {variables} efi-variables.fd\n")
+        firmware = (found.code, Path("efi-variables.fd"))
+    return Drives(Path("root.qcow2"), Path(seed) if seed else None, firmware)
+
+
+def _on_a_terminal(command: Sequence[str]) -> list[str]:
+    """Return QEMU's argv with console and monitor on standard input and output.
+
+    The channels of a test are descriptors that only its process has.
+    """
+    instead = {
+        "socket,id=monitor,fd=0": "stdio,id=console,mux=on,signal=off",
+        "chardev=monitor,mode=control": "chardev=console,mode=readline",
+        "socket,id=control,fd=0": "null,id=control",
+    }
+    changed = [instead.get(word, word) for word in command]
+    at = next(i for i, word in enumerate(changed) if word.startswith("file,id=console,"))
+    del changed[at - 1 : at + 1]
+    return changed
+
+
+def _pairs(words: Sequence[str]) -> list[str]:
+    """Return options with their values, a line each."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith("-"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
