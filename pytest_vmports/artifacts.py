@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.vm.by_hand import script
+from pytest_vmports.vm.command import CAPTURE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def write(machine: Machine, base: Path, test: str, root: Path, number: int = 1) 
     (folder / "console.log").write_text(machine.console.text())
     for process in machine.processes():
         (folder / f"{process.name}.log").write_text(process.output)
-    for name in ("gvproxy.yaml", "seed.iso"):
+    for name in ("gvproxy.yaml", "seed.iso", CAPTURE):
         if (machine.workdir / name).exists():
             shutil.copyfile(machine.workdir / name, folder / name)
     by_hand = _by_hand(machine, folder, test, root)

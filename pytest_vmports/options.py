@@ -62,6 +62,7 @@ class Settings:
     missing: str
     state_dir: str | None
     artifacts: str | None
+    pcap: bool
 
     sources: Mapping[str, str] = field(compare=False)
     """Where each value came from, by name."""
@@ -170,6 +171,7 @@ OPTIONS = (
         "folder for console, logs and a start script of failing tests' VMs (default: below "
         "pytest's folder for temporary files), or no", marker=False,
     ),
+    Option("pcap", "no", parse.boolean, "capture the guest's packets for artifacts: yes or no"),
 )  # fmt: skip
 BY_NAME = {option.name: option for option in OPTIONS}
 assert set(BY_NAME) == {f.name for f in fields(Settings)} - {"sources"}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pytest_vmports.host import Accelerator, Qemu
     from pytest_vmports.network.wiring import Wiring
 
+# Name of the file of captured packets in a VM's private folder.
+CAPTURE = "packets.pcap"
 # QEMU's own seccomp filter; no part of it is needed by a guest that only computes and talks.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -78,6 +80,7 @@ def build_command(
     kernel_words: str,
     drives: Drives | None = None,
     ram: Ram | None = None,
+    capture: Path | None = None,
     restore: bool = False,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
@@ -94,6 +97,8 @@ def build_command(
         kernel_words: the kernel's command line.
         drives: its disks, or None.
         ram: the file that is its memory; None for anonymous memory.
+        capture: the file that the first card's packets go to, as pcap; None for none. Source:
+            QEMU's documentation of ``filter-dump``.
         restore: wait for a saved state on the monitor instead of booting.
     """
     machine = "pc" if hardware.qemu.is_x86 else "virt"
@@ -125,6 +130,7 @@ def build_command(
         *_drives(drives),
         *_agent(channels.agent_fd),
         *wiring.qemu_args(),
+        *_capture(wiring.qemu_args(), capture),
     ]
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
@@ -153,6 +159,14 @@ def _drives(drives: Drives | None) -> list[str]:
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
         command += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
     return command
+
+
+def _capture(network: list[str], file: Path | None) -> list[str]:
+    card = next((word for word in network if word.startswith("virtio-net-pci,")), None)
+    if file is None or card is None:
+        return []
+    netdev = card.partition("netdev=")[2].partition(",")[0]
+    return ["-object", f"filter-dump,id=capture,netdev={netdev},file={_comma(file)}"]
 
 
 def _agent(descriptor: int | None) -> list[str]:

@@ -347,7 +347,8 @@ def _shape(settings: Settings) -> Hashable:
     """Return what a template does not tell of a machine that is kept ready."""
     doors = tuple(sorted(settings.host_ports.items()))
     return (
-        settings.accel, settings.qemu, settings.gvproxy, settings.bind_host, settings.backend, doors
+        settings.accel, settings.qemu, settings.gvproxy, settings.bind_host, settings.backend,
+        doors, settings.pcap,
     )  # fmt: skip
 
 

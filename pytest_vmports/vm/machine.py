@@ -23,7 +23,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.process import Process, spawn
 from pytest_vmports.vm import disk_guest, forwards
-from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
+from pytest_vmports.vm.command import CAPTURE, Channels, Hardware, Ram, build_command
 from pytest_vmports.vm.console import Console, exit_words
 from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.monitor import Monitor
@@ -336,9 +336,8 @@ class Machine:
             self.command = build_command(
                 self.hardware, self.wiring, Channels(*fds, self.console.path, *agent_fds),
                 kernel=kernel, initrd=initrd, drives=drives,
-                kernel_words=self.guest.kernel_words(
-                    self.wiring.dns, self.wiring.kernel_words()
-                ),
+                kernel_words=self.guest.kernel_words(self.wiring.dns, self.wiring.kernel_words()),
+                capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,
                 ram=self.ram, restore=self._template is not None,
             )  # fmt: skip
             self._qemu = spawn(
