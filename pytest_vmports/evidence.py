@@ -34,6 +34,8 @@ class Evidence:
     """What is known of the VMs of one test; kept on its item."""
 
     machines: list[Machine] = field(default_factory=list)
+    waited: int = 0
+    """How often a fixed port was waited for."""
 
     def shown(self) -> list[Machine]:
         """Return the VMs that matter: not those that only made a template for another."""

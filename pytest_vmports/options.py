@@ -63,6 +63,7 @@ class Settings:
     state_dir: str | None
     artifacts: str | None
     pcap: bool
+    report: bool
 
     sources: Mapping[str, str] = field(compare=False)
     """Where each value came from, by name."""
@@ -89,6 +90,7 @@ class Option:
         read: makes the final value; raises ValueError or TypeError that says what is allowed.
         help: for ``pytest --help`` and the README.
         marker: a marker may set it; False for what is chosen once per process.
+        flag: on the command line its name alone says yes.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Option:
     read: Callable[[Any], Any]
     help: str
     marker: bool = True
+    flag: bool = False
 
 
 OPTIONS = (
@@ -172,6 +175,10 @@ OPTIONS = (
         "pytest's folder for temporary files), or no", marker=False,
     ),
     Option("pcap", "no", parse.boolean, "capture the guest's packets for artifacts: yes or no"),
+    Option(
+        "report", "no", parse.boolean, "tell at the end what the VMs came to", marker=False,
+        flag=True,
+    ),
 )  # fmt: skip
 BY_NAME = {option.name: option for option in OPTIONS}
 assert set(BY_NAME) == {f.name for f in fields(Settings)} - {"sources"}
@@ -194,10 +201,12 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         shown = "" if option.default in {None, ""} else f" (default: {option.default})"
         text = f"{option.help}{shown}"
-        flag = f"--{MARKER}-{option.name.replace('_', '-')}"
+        takes: dict[str, Any] = {"metavar": "VALUE"}
+        if option.flag:
+            takes = {"action": "store_const", "const": "yes"}
         group.addoption(
-            flag, dest=f"{MARKER}_{option.name}", default=None, metavar="VALUE",
-            help=text.replace("%", "%%"),
+            f"--{MARKER}-{option.name.replace('_', '-')}", dest=f"{MARKER}_{option.name}",
+            default=None, help=text.replace("%", "%%"), **takes,
         )  # fmt: skip
         parser.addini(f"{MARKER}_{option.name}", text, default=None)
 

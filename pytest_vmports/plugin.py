@@ -92,7 +92,18 @@ def pytest_runtest_makereport(
     """Add the evidence to a failing test's report."""
     made = yield
     report.add_sections(item, made)
+    report.add_facts(item, made)
     return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None]:
+    """Write the table of ``--vmports-report``."""
+    yield
+    if options.values(config, "report") == [True]:
+        report.write_summary(terminalreporter)
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +153,7 @@ def exposed_ports(
     vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    tell = _waiting(request.config)
+    tell = _waiting(request.node, request.config)
     exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, tell)
     yield exposed
     exposed.release()
@@ -221,8 +232,11 @@ def _missing(settings: options.Settings) -> Iterator[None]:
         raise
 
 
-def _waiting(config: pytest.Config) -> Callable[[LeaseInfo], None]:
+def _waiting(item: pytest.Item, config: pytest.Config) -> Callable[[LeaseInfo], None]:
+    from pytest_vmports.evidence import Evidence
+
     def tell(holder: LeaseInfo) -> None:
+        item.stash.setdefault(report.evidence_key, Evidence()).waited += 1
         report.say(config, f"vmports: waiting for port {holder.port}, held by {holder.describe()}")
 
     return tell

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_vmports.evidence import Evidence
     from pytest_vmports.vm.machine import Machine
 
+_FACTS = "vmports"
 evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 
 
@@ -61,6 +62,31 @@ def _written(machine: Machine, base: Path, test: str, root: Path, number: int) -
     except (OSError, VmPortsError) as error:
         # The test's own failure matters more.
         return f"not written to {base}: {error}"
+
+
+def add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put on a teardown's report what the table of the whole run needs; xdist carries it along."""
+    evidence = item.stash.get(evidence_key, None)
+    if evidence is not None and report.when == "teardown":
+        from pytest_vmports.summary import facts_of
+
+        vars(report)[_FACTS] = facts_of(evidence)
+
+
+def write_summary(terminal: pytest.TerminalReporter) -> None:
+    """Write what the run's VMs came to."""
+    from pytest_vmports.summary import Summary
+
+    summary = Summary()
+    # pytest keeps the reports of all phases there, those of xdist's workers too.
+    for report in (one for found in terminal.stats.values() for one in found):
+        if getattr(report, "when", None) == "call":
+            summary.add_call(report.nodeid, report.duration)
+        elif (facts := getattr(report, _FACTS, None)) is not None:
+            summary.add(report.nodeid, facts)
+    terminal.section("VMs")
+    for line in summary.lines():
+        terminal.line(line)
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:
