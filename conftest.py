@@ -39,6 +39,15 @@ def qemu_binary() -> Path:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a browser that can be run without a display."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None or not _runs(found, "--version"):
+        _missing("chromium")
+    return found
+
+
+@pytest.fixture(scope="session")
 def gvproxy_089() -> Path:
     """Path of the gvproxy that takes its forwards from a configuration file."""
     return _gvproxy("0.8.9")

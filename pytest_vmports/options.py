@@ -64,6 +64,7 @@ class Settings:
     artifacts: str | None
     pcap: bool
     report: bool
+    timeline: str | None
 
     sources: Mapping[str, str] = field(compare=False)
     """Where each value came from, by name."""
@@ -178,6 +179,10 @@ OPTIONS = (
     Option(
         "report", "no", parse.boolean, "tell at the end what the VMs came to", marker=False,
         flag=True,
+    ),
+    Option(
+        "timeline", None, parse.picture, "draw the run into this file: NAME.html or NAME.svg",
+        marker=False,
     ),
 )  # fmt: skip
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -98,6 +98,18 @@ def text(value: Any) -> str:
     return value
 
 
+def picture(value: Any) -> str | None:
+    """Return the path of a file to draw into.
+
+    Raises:
+        ValueError: it is neither HTML nor SVG.
+    """
+    path = text_or_none(value)
+    if path is not None and not path.lower().endswith((".html", ".svg")):
+        raise ValueError("a file name that ends in .html or .svg")
+    return path
+
+
 def text_or_none(value: Any) -> str | None:
     """Read a text; empty means none."""
     if value is None or value == "":

@@ -34,8 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker; refuse what would come to light at the run's end only."""
     config.addinivalue_line("markers", options.marker_line())
+    try:
+        options.values(config, "report", "timeline")
+    except SettingError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -100,10 +104,13 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Generator[None]:
-    """Write the table of ``--vmports-report``."""
+    """Write the table of ``--vmports-report`` and the picture of ``--vmports-timeline``."""
     yield
-    if options.values(config, "report") == [True]:
+    table, timeline = options.values(config, "report", "timeline")
+    if table:
         report.write_summary(terminalreporter)
+    if timeline is not None:
+        report.write_timeline(terminalreporter, config.rootpath / timeline)
 
 
 @pytest.fixture(scope="session")

@@ -78,15 +78,43 @@ def write_summary(terminal: pytest.TerminalReporter) -> None:
     from pytest_vmports.summary import Summary
 
     summary = Summary()
-    # pytest keeps the reports of all phases there, those of xdist's workers too.
-    for report in (one for found in terminal.stats.values() for one in found):
-        if getattr(report, "when", None) == "call":
+    for report in _reports(terminal):
+        if report.when == "call":
             summary.add_call(report.nodeid, report.duration)
         elif (facts := getattr(report, _FACTS, None)) is not None:
             summary.add(report.nodeid, facts)
     terminal.section("VMs")
     for line in summary.lines():
         terminal.line(line)
+
+
+def write_timeline(terminal: pytest.TerminalReporter, path: Path) -> None:
+    """Draw the run into a file; say so, or why not."""
+    from pytest_vmports.timeline import Timeline
+
+    timeline = Timeline()
+    for report in _reports(terminal):
+        worker = getattr(report, "worker_id", "main")
+        timeline.add_test(
+            report.nodeid, worker, report.when or "call", report.outcome,
+            begin=report.start, end=report.stop,
+        )  # fmt: skip
+        if (facts := getattr(report, _FACTS, None)) is not None:
+            timeline.add_machines(report.nodeid, worker, facts["machines"])
+    drawn = timeline.svg() if path.suffix.lower() == ".svg" else timeline.page()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        terminal.line(f"vmports: the timeline cannot be written to {path}: {error}", red=True)
+    else:
+        terminal.line(f"vmports: the timeline is in {path}")
+
+
+def _reports(terminal: pytest.TerminalReporter) -> list[pytest.TestReport]:
+    """Return those of all phases of all tests, xdist's workers' too."""
+    found = (one for reports in terminal.stats.values() for one in reports)
+    return [one for one in found if isinstance(one, pytest.TestReport)]
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:

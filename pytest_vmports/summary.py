@@ -1,4 +1,4 @@
-"""What a run's VMs came to: the table of ``--vmports-report``.
+"""What a run's VMs came to: the table of ``--vmports-report``, and the facts of the timeline.
 
 Each test's process puts what it knows on the report of the test's teardown, which xdist carries to
 its controller; there the table is made.
@@ -7,6 +7,7 @@ its controller; there the table is made.
 from __future__ import annotations
 
 import statistics
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ ORIGINS = ("booted", "cloned", "standby", "restored")
 
 
 def facts_of(evidence: Evidence) -> dict[str, Any]:
-    """Return what the table needs of one test's VMs, as plain values.
+    """Return what table and timeline need of one test's VMs, as plain values.
 
-    Times are in seconds. A start that led to no ready VM has ``seconds`` None.
+    Times are in seconds, moments since the epoch. A start that led to no ready VM has ``seconds``
+    and ``ready`` None; one that still runs, ``stopped``.
     """
     machines = []
+    # The same for all processes of a machine, unlike the wall clock that may be set meanwhile.
+    epoch = time.time() - time.monotonic()
     for machine in evidence.machines:
         times = machine.times
         ready = times.get("ready")
@@ -32,6 +36,13 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
                 "template": machine.makes_template,
                 "seconds": None if ready is None else ready - times.get("leased", ready),
                 "ports": len(machine.ports),
+                "port_names": [str(port) for port in machine.ports],
+                "guest": machine.guest.name,
+                "wiring": machine.wiring.kind,
+                **{
+                    name: epoch + times[name] if name in times else None
+                    for name in ("leased", "start", "ready", "stopped")
+                },
             }
         )
     return {"machines": machines, "waited": evidence.waited}
