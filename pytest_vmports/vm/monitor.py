@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CALL_SECONDS = 30.0
+_LOOK_SECONDS = 0.002
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -85,6 +87,13 @@ class Monitor:
             MonitorError: QEMU cannot save it, for instance because a device forbids migration.
         """
         self._migrate("migrate", file)
+        # QEMU says that it has finished a moment before it lets the guest run on, and tells of that
+        # by no event (migration_iteration_finish in its migration.c).
+        deadline = time.monotonic() + _CALL_SECONDS
+        while self.execute("query-status")["status"] == "finish-migrate":
+            if time.monotonic() >= deadline:
+                raise MonitorError(command="migrate", reply="it has not ended after it was written")
+            time.sleep(_LOOK_SECONDS)
 
     def load(self, file: int) -> None:
         """Load the state from an open file into a machine that was started to be restored.
