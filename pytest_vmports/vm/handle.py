@@ -247,7 +247,7 @@ class VM:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a moment of this VM; its forwards stay, their connections end.
 
-        The guest is given the host's time where its init is ours.
+        The guest is given the host's time where its init is ours, or by guest agent or ssh.
 
         Raises:
             MachineError: it cannot be restored, or the guest does not answer.

@@ -1,0 +1,117 @@
+"""A kernel for arm64 and an initrd for it, put together from the packages of this Debian release.
+
+The packages of another architecture come through package lists of their own, so that nothing about
+the system's own packages changes. apt checks their signatures as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from pytest_vmports.guests import initramfs
+
+PROGRAMS = ("qemu-system-aarch64", "apt-get", "dpkg-deb")
+MODULES = ("virtio_pci", "virtio_net")
+INIT = """\
+#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev
+/bin/busybox mount -t devtmpfs dev /dev
+for module in /modules/*; do /bin/busybox insmod "$module"; done
+/bin/busybox ifconfig eth0 192.168.127.2 netmask 255.255.255.0 up
+echo "this is $(/bin/busybox uname -m)"
+exec /bin/busybox nc -ll -p 8080 -e /bin/busybox uname -m
+"""
+
+
+def missing() -> list[str]:
+    """Return what has to be installed before the guest can be made here."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+def kernel_and_initrd() -> tuple[Path, Path]:
+    """Return both, fetched and made when they are not in the cache."""
+    cache = Path(platformdirs.user_cache_dir("pytest-vmports-tests"))
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"arm64-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    with filelock.FileLock(cache / "arm64.lock"):
+        if not (folder / "initrd").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            _make(folder)
+    return folder / "vmlinuz", folder / "initrd"
+
+
+def _make(folder: Path) -> None:
+    apt = _Apt(folder / "apt")
+    depends = apt.run("apt-cache", "depends", "linux-image-arm64")
+    image = re.search(r"linux-image-[0-9][\w.+-]*", depends)[0]
+    apt.run("apt-get", "-q", "download", f"busybox-static:{apt.arch}", f"{image}:{apt.arch}")
+    tree = folder / "tree"
+    for package in apt.folder.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
+    (kernel,) = tree.glob("boot/vmlinuz-*")
+    shutil.copyfile(kernel, folder / "vmlinuz")
+    entries = [
+        initramfs.file_entry("init", INIT.encode(), 0o755),
+        initramfs.file_entry("bin/busybox", (tree / "bin" / "busybox").read_bytes(), 0o755),
+    ]
+    for number, module in enumerate(_in_order(tree, MODULES)):
+        entries.append(initramfs.file_entry(f"modules/{number:02}.ko", module.read_bytes()))
+    part = folder / "part"
+    part.write_bytes(initramfs.archive(entries, alone=True))
+    part.rename(folder / "initrd")
+    shutil.rmtree(tree)
+    shutil.rmtree(apt.folder)
+
+
+class _Apt:
+    """apt's programs, with lists of another architecture in a folder of their own."""
+
+    arch = "arm64"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("lists/partial", "cache/archives/partial"):
+            (folder / name).mkdir(parents=True)
+        # apt's own user, to whom it gives up root's rights, cannot reach a private folder.
+        settings = {
+            "APT::Architecture": self.arch, "APT::Architectures": self.arch,
+            "Dir::State::lists": folder / "lists", "Dir::Cache": folder / "cache",
+            "Acquire::Languages": "none", "APT::Sandbox::User": "root", "Acquire::Retries": 3,
+        }  # fmt: skip
+        self._settings = [f"-o{name}={value}" for name, value in settings.items()]
+        self.run("apt-get", "-q", "update")
+
+    def run(self, program: str, *words: str) -> str:
+        done = subprocess.run(
+            [program, *self._settings, *words], cwd=self.folder, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{program} {words[0]}: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+        return done.stdout
+
+
+def _in_order(tree: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return modules, each after those that it needs, which its own ``.modinfo`` names."""
+    files = {path.stem.replace("-", "_"): path for path in tree.glob("lib/modules/**/*.ko")}
+    found: list[Path] = []
+
+    def add(name: str) -> None:
+        path = files[name.replace("-", "_")]
+        needed = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+        for other in filter(None, (needed[1] if needed else b"").decode().split(",")):
+            add(other)
+        if path not in found:
+            found.append(path)
+
+    for name in names:
+        add(name)
+    return found
