@@ -235,3 +235,9 @@ def test_a_guest_without_card_or_without_our_init_is_told_no_address(kernel, gue
 def test_home_is_understood_in_paths(kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Guest.kernel("~/vmlinuz").kernel_path == Path(kernel)
+
+
+def test_linux_does_not_check_an_emulated_timer_by_a_busy_hosts_clock(monkeypatch):
+    for architecture, told in (("x86_64", True), ("aarch64", False)):
+        monkeypatch.setattr("pytest_vmports.guests.guest.machine", lambda a=architecture: a)
+        assert ("no_timer_check" in Guest("g").kernel_words(None).split()) is told
