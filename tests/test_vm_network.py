@@ -21,6 +21,8 @@ from vm_helpers import (
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP, HOST_IP
 from pytest_vmports.errors import GuestForwardError
 
+SUM_PORT = 9001
+SETUP = SHELL + serve(8080) + f"nc -lk -p {SUM_PORT} -e sha256sum &\n"
 FORWARDER = f"http://{GATEWAY_IP}/services/forwarder"
 
 
@@ -29,12 +31,12 @@ def pair(boot, gvproxy_089):
     """Return two VMs of one network: one without any other network, one behind gvproxy."""
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(
-            boot(SHELL_PORT, 8080, network="backend", setup=SHELL + serve(8080), wait_for="all")
+            boot(SHELL_PORT, 8080, network="backend", setup=SETUP, wait_for="all")
         )
         port = stack.enter_context(host_service(lambda c: c.sendall(b"for the second\n")))
         second = stack.enter_context(
             boot(
-                SHELL_PORT, 8080, network="backend", setup=SHELL + serve(8080), wait_for="all",
+                SHELL_PORT, 8080, network="backend", setup=SETUP, wait_for="all",
                 allow_network=True, gvproxy=str(gvproxy_089), host_ports={8000: port},
             )
         )  # fmt: skip
@@ -57,13 +59,15 @@ def test_each_reaches_the_other_by_its_address(pair):
 
 
 def test_megabytes_go_between_them_whole(pair):
-    first, second = pair
-    said = ask_shell(
-        first, "head -c 5000000 /dev/urandom >/tmp/data; sha256sum </tmp/data; "
-        f"nc {address_of(second)} 8080 </tmp/data | sha256sum",
-    )  # fmt: skip
-    sent, returned = said.splitlines()
-    assert sent == returned
+    # One way at a time: an `nc` that sends does not receive meanwhile, and so against
+    # an echo both ends could wait for each other to read.
+    for one, other in (pair, pair[::-1]):
+        said = ask_shell(
+            one, "head -c 5000000 /dev/urandom >/tmp/data; sha256sum </tmp/data; "
+            f"nc {address_of(other)} {SUM_PORT} </tmp/data",
+        )  # fmt: skip
+        sent, arrived = said.splitlines()
+        assert sent == arrived
 
 
 def test_each_keeps_its_own_forwards(pair):
