@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,12 @@ def _inner_runs_start_clean(
     if "pytester" in request.fixturenames:
         for name in [name for name in os.environ if name.startswith("VMPORTS_")]:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def missing() -> Callable[..., NoReturn]:
+    """Return a function that ends a test for want of something: a failure on CI, else a skip."""
+    return _missing
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +89,8 @@ def _runs(*command: str) -> bool:
     return done.returncode == 0
 
 
-def _missing(what: str) -> NoReturn:
-    message = f"{what} is missing or does not run: run `make setup`"
+def _missing(what: str, remedy: str = "run `make setup`") -> NoReturn:
+    message = f"{what} is missing or does not run: {remedy}"
     if ON_CI:
         pytest.fail(message, pytrace=False)
     pytest.skip(message)

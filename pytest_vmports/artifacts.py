@@ -11,8 +11,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.vm.by_hand import script
 from pytest_vmports.vm.command import CAPTURE
+from pytest_vmports.vm.disk_guest import SEED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +56,7 @@ def write(machine: Machine, base: Path, test: str, root: Path, number: int = 1) 
     (folder / "console.log").write_text(machine.console.text())
     for process in machine.processes():
         (folder / f"{process.name}.log").write_text(process.output)
-    for name in ("gvproxy.yaml", "seed.iso", CAPTURE):
+    for name in (CONFIG, SEED, CAPTURE):
         if (machine.workdir / name).exists():
             shutil.copyfile(machine.workdir / name, folder / name)
     by_hand = _by_hand(machine, folder, test, root)
@@ -68,7 +70,7 @@ def _by_hand(machine: Machine, folder: Path, test: str, root: Path) -> str:
     """Write ``qemu.sh``; return why it could not be made, empty when it was."""
     try:
         initrd = _keep_initrd(machine, folder, root)
-        seed = "seed.iso" if (folder / "seed.iso").exists() else None
+        seed = SEED if (folder / SEED).exists() else None
         text = script(machine, test, initrd, seed)
     except VmPortsError as error:
         return f"not written: {error}"

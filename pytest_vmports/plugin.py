@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
 _next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
+_closing_key: pytest.StashKey[list[Any]] = pytest.StashKey()
 _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
 
@@ -34,10 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; refuse what would come to light at the run's end only."""
+    """Register the marker; read now what would come to light at the run's end only."""
     config.addinivalue_line("markers", options.marker_line())
     try:
-        options.values(config, "report", "timeline")
+        config.stash[_closing_key] = options.values(config, "report", "timeline")
     except SettingError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -96,7 +97,9 @@ def pytest_runtest_makereport(
     """Add the evidence to a failing test's report."""
     made = yield
     report.add_sections(item, made)
-    report.add_facts(item, made)
+    table, timeline = item.config.stash[_closing_key]
+    if table or timeline is not None:
+        report.add_facts(item, made)
     return made
 
 
@@ -106,7 +109,7 @@ def pytest_terminal_summary(
 ) -> Generator[None]:
     """Write the table of ``--vmports-report`` and the picture of ``--vmports-timeline``."""
     yield
-    table, timeline = options.values(config, "report", "timeline")
+    table, timeline = config.stash[_closing_key]
     if table:
         report.write_summary(terminalreporter)
     if timeline is not None:
@@ -160,7 +163,7 @@ def exposed_ports(
     vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    tell = _waiting(request.node, request.config)
+    tell = _waiting(request.node)
     exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, tell)
     yield exposed
     exposed.release()
@@ -175,9 +178,7 @@ def vm_with_ports(
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    from pytest_vmports.evidence import Evidence
-
-    evidence = request.node.stash.setdefault(report.evidence_key, Evidence())
+    evidence = report.evidence_of(request.node)
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
             guest = vmports_launcher.guest(vmports_settings, vmports_guest)
@@ -194,13 +195,12 @@ def vm_factory(
     vmports_launcher: Launcher, vmports_guest: Guest | None, request: pytest.FixtureRequest
 ) -> VmFactory:
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
-    from pytest_vmports.evidence import Evidence
     from pytest_vmports.factory import VmFactory
 
     def observe(machine: Machine) -> None:
         item = request.session.stash.get(_running_key, None)
         if item is not None:
-            item.stash.setdefault(report.evidence_key, Evidence()).machines.append(machine)
+            report.evidence_of(item).machines.append(machine)
 
     return VmFactory(request.config, vmports_launcher, vmports_guest, observe)
 
@@ -239,12 +239,12 @@ def _missing(settings: options.Settings) -> Iterator[None]:
         raise
 
 
-def _waiting(item: pytest.Item, config: pytest.Config) -> Callable[[LeaseInfo], None]:
-    from pytest_vmports.evidence import Evidence
-
+def _waiting(item: pytest.Item) -> Callable[[LeaseInfo], None]:
     def tell(holder: LeaseInfo) -> None:
-        item.stash.setdefault(report.evidence_key, Evidence()).waited += 1
-        report.say(config, f"vmports: waiting for port {holder.port}, held by {holder.describe()}")
+        report.evidence_of(item).waited += 1
+        report.say(
+            item.config, f"vmports: waiting for port {holder.port}, held by {holder.describe()}"
+        )
 
     return tell
 

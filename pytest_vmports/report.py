@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,18 +21,25 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 _FACTS = "vmports"
-evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
+_evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
+
+
+def evidence_of(item: pytest.Item) -> Evidence:
+    """Return what is known of a test's VMs, to be added to."""
+    from pytest_vmports.evidence import Evidence
+
+    return item.stash.setdefault(_evidence_key, Evidence())
 
 
 def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
     """Give a failing report what is known of the test's VMs."""
-    evidence = item.stash.get(evidence_key, None)
+    evidence = item.stash.get(_evidence_key, None)
     if not report.failed or evidence is None:
         return
     # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
     add = getattr(report.longrepr, "addsection", None)
-    sections = [*evidence.sections(whole=item.config.get_verbosity() > 1)]
-    for title, text in [*sections, *_artifacts(item, evidence)]:
+    evident = evidence.sections(whole=item.config.get_verbosity() > 1)
+    for title, text in itertools.chain(evident, _artifacts(item, evidence)):
         if add is None:
             report.sections.append((title, text))
         else:
@@ -66,7 +74,7 @@ def _written(machine: Machine, base: Path, test: str, root: Path, number: int) -
 
 def add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put on a teardown's report what the table of the whole run needs; xdist carries it along."""
-    evidence = item.stash.get(evidence_key, None)
+    evidence = item.stash.get(_evidence_key, None)
     if evidence is not None and report.when == "teardown":
         from pytest_vmports.summary import facts_of
 

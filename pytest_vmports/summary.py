@@ -21,22 +21,19 @@ ORIGINS = ("booted", "cloned", "standby", "restored")
 def facts_of(evidence: Evidence) -> dict[str, Any]:
     """Return what table and timeline need of one test's VMs, as plain values.
 
-    Times are in seconds, moments since the epoch. A start that led to no ready VM has ``seconds``
-    and ``ready`` None; one that still runs, ``stopped``.
+    Moments are in seconds since the epoch, None where they did not come: ``ready`` of a start that
+    failed, ``stopped`` of a VM that still runs.
     """
     machines = []
     # The same for all processes of a machine, unlike the wall clock that may be set meanwhile.
     epoch = time.time() - time.monotonic()
     for machine in evidence.machines:
         times = machine.times
-        ready = times.get("ready")
         machines.append(
             {
                 "origin": machine.origin,
                 "template": machine.makes_template,
-                "seconds": None if ready is None else ready - times.get("leased", ready),
-                "ports": len(machine.ports),
-                "port_names": [str(port) for port in machine.ports],
+                "ports": [str(port) for port in machine.ports],
                 "guest": machine.guest.name,
                 "wiring": machine.wiring.kind,
                 **{
@@ -66,20 +63,20 @@ class Summary:
     def lines(self) -> Iterator[str]:
         """Yield the table's lines."""
         machines = [m for facts in self._facts.values() for m in facts["machines"]]
-        failed = [m for m in machines if m["seconds"] is None]
+        failed = [m for m in machines if m["ready"] is None]
         made = [m for m in machines if m["template"] and m not in failed]
         ready = [m for m in machines if not m["template"] and m not in failed]
         yield _row("VMs ready", f"{len(ready)}{_by_origin(ready)}")
-        if ready:
-            seconds = [m["seconds"] for m in ready]
+        seconds = [m["ready"] - m["leased"] for m in ready]
+        if seconds:
             middle, worst = statistics.median(seconds), max(seconds)
             yield _row("from lease to ready", f"median {middle:.2f} s, worst {worst:.2f} s")
         yield _row("starts that failed", str(len(failed)))
         yield _row("templates made", str(len(made)))
-        starting = sum(m["seconds"] for m in ready)
+        starting = sum(seconds)
         testing = sum(self._calls.get(test, 0.0) for test in self._facts)
         yield _row("time", f"{starting:.1f} s until VMs were ready, {testing:.1f} s in their tests")
-        leased = sum(m["ports"] for m in machines)
+        leased = sum(len(m["ports"]) for m in machines)
         waited = sum(facts["waited"] for facts in self._facts.values())
         yield _row("ports", f"{leased} leased, {waited} waited for")
 

@@ -100,7 +100,7 @@ class Timeline:
         for machine in self.machines:
             for bar in _phases(machine, over):
                 workers.setdefault(bar.lane, []).append(bar)
-            for port in machine["port_names"]:
+            for port in machine["ports"]:
                 begin, end = machine["leased"], machine["stopped"] or over
                 title = f"{port}\n{machine['test']}\n{end - begin:.2f} s"
                 held = Bar(port.partition(" ")[0], "port", begin, end, title)

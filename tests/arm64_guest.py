@@ -6,14 +6,12 @@ the system's own packages changes. apt checks their signatures as ever.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-import filelock
-import platformdirs
+from cached import cached
 
 from pytest_vmports.guests import initramfs
 
@@ -37,14 +35,7 @@ def missing() -> list[str]:
 
 def kernel_and_initrd() -> tuple[Path, Path]:
     """Return both, fetched and made when they are not in the cache."""
-    cache = Path(platformdirs.user_cache_dir("pytest-vmports-tests"))
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"arm64-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
-    with filelock.FileLock(cache / "arm64.lock"):
-        if not (folder / "initrd").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            _make(folder)
+    folder = cached("arm64", Path(__file__).read_bytes(), _make)
     return folder / "vmlinuz", folder / "initrd"
 
 
@@ -64,9 +55,7 @@ def _make(folder: Path) -> None:
     ]
     for number, module in enumerate(_in_order(tree, MODULES)):
         entries.append(initramfs.file_entry(f"modules/{number:02}.ko", module.read_bytes()))
-    part = folder / "part"
-    part.write_bytes(initramfs.archive(entries, alone=True))
-    part.rename(folder / "initrd")
+    (folder / "initrd").write_bytes(initramfs.archive(entries, alone=True))
     shutil.rmtree(tree)
     shutil.rmtree(apt.folder)
 

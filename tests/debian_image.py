@@ -10,20 +10,15 @@ user namespaces are allowed, and the files are put together without mounting any
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import struct
 import subprocess
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-import platformdirs
+from cached import cached
 
 MIB = 1 << 20
-_OLD_SECONDS = 7 * 24 * 3600
 SECTORS = MIB // 512
 ROOT_MIB, ESP_MIB = 1500, 128
 PACKAGES = (
@@ -84,21 +79,7 @@ def missing() -> list[str]:
 def image() -> DebianImage:
     """Return the image, built when it is not in the cache."""
     source = Path(__file__).read_bytes() + _release("VERSION_CODENAME").encode()
-    cache = Path(platformdirs.user_cache_dir("pytest-vmports-tests"))
-    folder = cache / f"debian-{hashlib.sha256(source).hexdigest()[:12]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(cache / "lock"):
-        if not folder.exists():
-            for old in cache.glob("debian-*"):
-                # Not those that another checkout may be using.
-                if time.time() - old.stat().st_mtime > _OLD_SECONDS:
-                    shutil.rmtree(old)
-            with tempfile.TemporaryDirectory(dir=cache, prefix="part-") as part:
-                _build(Path(part))
-                Path(part).chmod(0o755)
-                Path(part).rename(folder)
-                Path(part).mkdir()  # for the context to remove
-    return DebianImage(folder)
+    return DebianImage(cached("debian", source, _build))
 
 
 def _build(out: Path) -> None:

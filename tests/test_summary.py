@@ -6,7 +6,9 @@ from pytest_vmports.summary import Summary
 
 
 def machine(origin="cloned", seconds=0.5, *, template=False, ports=1):
-    return {"origin": origin, "seconds": seconds, "template": template, "ports": ports}
+    ready = None if seconds is None else 1000.0 + seconds
+    times = {"leased": 1000.0, "ready": ready}
+    return {"origin": origin, "template": template, "ports": ["a port"] * ports, **times}
 
 
 def test_the_table_counts_by_origin_and_keeps_templates_and_failed_starts_apart():

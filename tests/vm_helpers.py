@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.handle import VM
 
+# The settings of a marker that lead to each wiring.
+WIRINGS: dict[str, dict[str, Any]] = {"usernet": {}, "gvproxy": {"allow_network": True}}
+
 # A shell loop: busybox's nc serves one UDP peer, so each datagram gets an nc of its own. A server
 # that reads byte by byte, as the shell's `read` does, would lose the rest of a datagram.
 _UDP_ECHO = "while :; do nc -u -l -p {port} -e dd bs=2048 count=1; done 2>/dev/null &"

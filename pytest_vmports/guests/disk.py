@@ -9,15 +9,15 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import ImageError, QemuNotFoundError
+from pytest_vmports.fingerprint import fingerprint
 from pytest_vmports.guests import raw_image
 from pytest_vmports.host import install_hint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_vmports.guests.cloud_init import Seed
 
 FORMATS = ("qcow2", "raw")
@@ -76,8 +76,7 @@ def make_overlay(image: Path, image_format: str, target: Path) -> None:
         ImageError: it cannot be made.
         QemuNotFoundError: there is no ``qemu-img``.
     """
-    names = ["-f", "qcow2", "-F", image_format, "-b", str(image.resolve()), str(target)]
-    code, _, said = _qemu_img("create", "-q", *names)
+    code, _, said = _qemu_img(*overlay_arguments(image.resolve(), image_format, target))
     if code:
         raise ImageError(
             path=str(image), problem=f"no overlay can be made on it: {_brief(said)}",
@@ -85,14 +84,19 @@ def make_overlay(image: Path, image_format: str, target: Path) -> None:
         )  # fmt: skip
 
 
+def overlay_arguments(image: Path, image_format: str, target: Path) -> list[str]:
+    """Return what ``qemu-img`` is given to make the overlay ``target`` on ``image``."""
+    names = ["-f", "qcow2", "-F", image_format, "-b", str(image), str(target)]
+    return ["create", "-q", *names]
+
+
 def identity(disk: Disk) -> dict[str, Any]:
     """Return what tells this disk's content from another's, for the key of a template.
 
-    The inode and its change time cannot be set back by a program, and reading gigabytes would take
-    longer than a clone. The same holds for the files behind a qcow2.
+    Reading gigabytes would take longer than a clone. The same holds for the files behind a qcow2.
 
     Raises:
-        ImageError: ``qemu-img`` cannot read it.
+        ImageError: ``qemu-img`` cannot read it, or it cannot be booted.
         QemuNotFoundError: there is no ``qemu-img``.
     """
     facts = disk.path.stat()
@@ -101,7 +105,7 @@ def identity(disk: Disk) -> dict[str, Any]:
     for name, content in sorted((disk.seed.files() if disk.seed else {}).items()):
         seed.update(f"{name} {len(content)}\n".encode() + content)
     return {
-        "files": [_print(file) for file in files],
+        "files": [[file, *fingerprint(Path(file))] for file in files],
         "format": disk.format,
         "firmware": disk.firmware,
         "seed": seed.hexdigest() if disk.seed else None,
@@ -109,38 +113,28 @@ def identity(disk: Disk) -> dict[str, Any]:
     }
 
 
-def _print(file: str) -> list[Any]:
-    facts = os.stat(file)  # noqa: PTH116 - as qemu-img names it
-    return [file, facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
-
-
 @lru_cache(maxsize=64)
 def _chain(path: Path, wanted: str | None, size: int, mtime_ns: int) -> tuple[str, ...]:  # noqa: ARG001
     """Return the image and the files behind it, as absolute paths."""
-    given = ["-f", wanted] if wanted else []
-    code, text, said = _qemu_img(
-        "info", "-U", "--backing-chain", "--output=json", *given, str(path)
-    )
-    if code:
-        raise _unreadable(path, said)
-    links: list[dict[str, Any]] = json.loads(text)
+    _recognise(path, wanted)  # its words on a backing file that is gone are better
+    links: list[dict[str, Any]] = _info(path, wanted, "--backing-chain")
     behind = (link.get("full-backing-filename") for link in links)
     return (str(path), *(file for file in behind if file))
 
 
-def _unreadable(path: Path, said: str) -> ImageError:
-    return ImageError(
-        path=str(path), problem=f"qemu-img cannot read it: {_brief(said)}",
-        remedy="fetch or build it again, or name its format",
-    )  # fmt: skip
+def _info(path: Path, wanted: str | None, *more: str) -> Any:
+    given = ["-f", wanted] if wanted else []
+    code, text, said = _qemu_img("info", "-U", "--output=json", *more, *given, str(path))
+    if code:
+        raise ImageError(
+            path=str(path), problem=f"qemu-img cannot read it: {_brief(said)}",
+            remedy="fetch or build it again, or name its format",
+        )  # fmt: skip
+    return json.loads(text)
 
 
 def _recognise(path: Path, wanted: str | None) -> str:
-    given = ["-f", wanted] if wanted else []
-    code, text, said = _qemu_img("info", "-U", "--output=json", *given, str(path))
-    if code:
-        raise _unreadable(path, said)
-    info: dict[str, Any] = json.loads(text)
+    info: dict[str, Any] = _info(path, wanted)
     found = str(info["format"])
     if info.get("encrypted") or found == "luks":
         raise ImageError(

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pytest_vmports.network.wiring import Asks
     from pytest_vmports.process import Process
 
+CONFIG = "gvproxy.yaml"
+"""Name of its configuration in a VM's private folder."""
 _START_SECONDS = 20.0
 _CALL_SECONDS = 10.0
 _ENDS_SECONDS = 1.0
@@ -75,7 +77,7 @@ class GvproxyWiring:
         self._allocator = allocator
         self.gvproxy = gvproxy
         self.log = workdir / "gvproxy.log"
-        self._config = workdir / "gvproxy.yaml"
+        self._config = workdir / CONFIG
         self._qemu_socket = workdir / "net.sock"
         self._api_socket = workdir / "api.sock"
         self._capture = workdir / "handshake.pcap"

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.guests import disk
-from pytest_vmports.guests.firmware import find_firmware
-from pytest_vmports.host import machine as host_architecture
 from pytest_vmports.network.usernet import UsernetWiring
 from pytest_vmports.vm.command import Channels, Drives, build_command
+from pytest_vmports.vm.disk_guest import OVERLAY, VARIABLES, firmware_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,16 +68,15 @@ def _drives(machine: Machine, seed: str | None, lines: list[str]) -> Drives | No
     if image is None:
         return None
     direct = machine.guest.kernel_path is not None
-    kind, path = disk.check(image, direct=direct), shlex.quote(str(image.path))
-    make = f"qemu-img create -q -f qcow2 -F {kind} -b {path} root.qcow2"
-    lines.append(f"[ -e root.qcow2 ] || {make}\n")
-    firmware = None
-    if not direct and not (image.firmware == "bios" and machine.hardware.qemu.is_x86):
-        found = find_firmware("x86_64" if machine.hardware.qemu.is_x86 else host_architecture())
-        variables = shlex.quote(str(found.variables))
-        lines.append(f"[ -e efi-variables.fd ] || cp {variables} efi-variables.fd\n")
-        firmware = (found.code, Path("efi-variables.fd"))
-    return Drives(Path("root.qcow2"), Path(seed) if seed else None, firmware)
+    root, variables = Path(OVERLAY), Path(VARIABLES)
+    make = disk.overlay_arguments(image.path, disk.check(image, direct=direct), root)
+    lines.append(f"[ -e {root} ] || qemu-img {shlex.join(make)}\n")
+    firmware = firmware_of(image, machine.hardware.qemu, direct=direct)
+    if firmware is not None:
+        copy = shlex.join(["cp", str(firmware.variables), str(variables)])
+        lines.append(f"[ -e {variables} ] || {copy}\n")
+    files = (firmware.code, variables) if firmware else None
+    return Drives(root, Path(seed) if seed else None, files)
 
 
 def _on_a_terminal(command: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError,
 from pytest_vmports.host import machine
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm.command import Ram
-from pytest_vmports.vm.disk_guest import save_disks, why_no_template
+from pytest_vmports.vm.disk_guest import save_disks
 from pytest_vmports.vm.power import save, settle
 from pytest_vmports.vm.template_store import TemplateStore
 
@@ -155,7 +155,9 @@ class Templates:
 def _why_never(guest: Guest) -> str | None:
     """Return why a guest cannot be started from a template; None when it can."""
     if guest.image is not None:
-        return why_no_template(guest)
+        if guest.image.ssh or guest.image.agent:
+            return None
+        return "nothing would set the clock of a restored one: give its Guest.disk ssh or agent"
     if not guest.prepared:
         return "its init is not ours, so nothing would set a restored clock"
     if machine() != "x86_64":

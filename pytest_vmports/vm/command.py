@@ -109,6 +109,7 @@ def build_command(
         machine += ",memory-backend=ram"
         mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
         backend = ("-object", f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}")
+    network = wiring.qemu_args()
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
@@ -129,8 +130,8 @@ def build_command(
         *("-serial", "chardev:control"),
         *_drives(drives),
         *_agent(channels.agent_fd),
-        *wiring.qemu_args(),
-        *_capture(wiring.qemu_args(), capture),
+        *network,
+        *_capture(network, capture),
     ]
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.guests.disk import Disk
+    from pytest_vmports.guests.firmware import Firmware
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.host import Qemu
     from pytest_vmports.vm.machine import Machine
 
 SSH_PORT = 22
 _KEY = "ssh_key"
-_OVERLAY, _VARIABLES = "root.qcow2", "efi-variables.fd"
+OVERLAY, VARIABLES, SEED = "root.qcow2", "efi-variables.fd", "seed.iso"
+"""Names of a VM's own files in its private folder."""
 _LOOK_SECONDS = 0.05
 # A stage that could not run is told within moments by cloud-init too, and in more detail.
 _GRACE_SECONDS = 15.0
@@ -56,22 +58,33 @@ def make_drives(image: Disk, workdir: Path, qemu: Qemu, *, direct: bool) -> Driv
         ImageError: the image cannot be booted.
         HostError: a program, a package or the firmware is missing.
     """
-    root = workdir / _OVERLAY
+    root = workdir / OVERLAY
     if not root.exists():  # a VM that is reset keeps its disk
         disk.make_overlay(image.path, disk.check(image, direct=direct), root)
     seed = None
     if image.seed is not None:
         key = public_half(_key(workdir)).read_text() if image.ssh else ""
-        seed = workdir / "seed.iso"
+        seed = workdir / SEED
         cloud_init.write_seed(image.seed.files(key), seed)
-    # QEMU's machine for arm64 has no other firmware.
-    if direct or (image.firmware == "bios" and qemu.is_x86):
+    firmware = firmware_of(image, qemu, direct=direct)
+    if firmware is None:
         return Drives(root, seed)
-    firmware = find_firmware("x86_64" if qemu.is_x86 else host_architecture())
-    variables = workdir / _VARIABLES
+    variables = workdir / VARIABLES
     if not variables.exists():
         shutil.copyfile(firmware.variables, variables)
     return Drives(root, seed, (firmware.code, variables))
+
+
+def firmware_of(image: Disk, qemu: Qemu, *, direct: bool) -> Firmware | None:
+    """Return the UEFI firmware that boots an image; None where a BIOS or a kernel does.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    # QEMU's machine for arm64 has no other firmware.
+    if direct or (image.firmware == "bios" and qemu.is_x86):
+        return None
+    return find_firmware("x86_64" if qemu.is_x86 else host_architecture())
 
 
 def attach(
@@ -110,22 +123,15 @@ def detach(machine: Machine, *, keep_disks: bool) -> None:
     """Undo `attach` for a machine that has stopped. Safe to call again."""
     if not keep_disks:
         # A failed VM's folder stays until its report was made, and an overlay may be large.
-        (machine.workdir / _OVERLAY).unlink(missing_ok=True)
+        (machine.workdir / OVERLAY).unlink(missing_ok=True)
     if machine.agent is not None:
         machine.agent.close()
 
 
 def disk_files(machine: Machine) -> list[Path]:
     """Return the files that this VM writes as its disks."""
-    files = (machine.workdir / name for name in (_OVERLAY, _VARIABLES))
+    files = (machine.workdir / name for name in (OVERLAY, VARIABLES))
     return [file for file in files if file.exists()]
-
-
-def why_no_template(guest: Guest) -> str | None:
-    """Return why a guest with a disk cannot be started from a template; None when it can."""
-    if guest.image is None or guest.image.ssh or guest.image.agent:
-        return None
-    return "nothing would set the clock of a restored one: give its Guest.disk ssh or agent"
 
 
 def save_disks(machine: Machine, folder: Path) -> None:
@@ -151,10 +157,9 @@ def lay_disks(folder: Path, workdir: Path) -> None:
         ImageError: no overlay can be made.
         OSError: a file cannot be copied.
     """
-    if (folder / _OVERLAY).exists():
-        disk.make_overlay(folder / _OVERLAY, "qcow2", workdir / _OVERLAY)
-    if (folder / _VARIABLES).exists():
-        shutil.copyfile(folder / _VARIABLES, workdir / _VARIABLES)
+    disk.make_overlay(folder / OVERLAY, "qcow2", workdir / OVERLAY)
+    if (folder / VARIABLES).exists():
+        shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
     if (folder / _KEY).exists():
         _copy_key(folder / _KEY, workdir / _KEY)
 

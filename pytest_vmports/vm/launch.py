@@ -261,7 +261,7 @@ class Launcher:
         gvproxy = find_gvproxy(settings.gvproxy) if by_gvproxy else None
         self._mind_open_host(settings, qemu, gvproxy)
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
-        if template is not None:
+        if template is not None and guest.image is not None:
             lay_disks(template.folder, workdir)
         name = settings.network
         wiring = choose_wiring(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import MonitorError
+from pytest_vmports.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,13 +160,9 @@ def size_on_disk(folder: Path) -> int:
 def _prints(folder: Path) -> dict[str, Any]:
     """Return what the files must still have to be those that were built.
 
-    The inode and its change time cannot be set back by a program: a copied, restored, truncated or
-    written file shows, at no cost of reading a whole memory.
+    Reading a whole memory would take longer than a clone.
     """
-    prints = {}
-    for path in _files(folder):
-        facts = path.stat()
-        prints[path.name] = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+    prints = {path.name: fingerprint(path) for path in _files(folder)}
     state = hashlib.sha256((folder / "state").read_bytes())
     return {"files": prints, "state_sha256": state.hexdigest()}
 
