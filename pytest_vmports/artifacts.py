@@ -82,7 +82,7 @@ def _by_hand(machine: Machine, folder: Path, test: str, root: Path) -> str:
 
 def _keep_initrd(machine: Machine, folder: Path, root: Path) -> str | None:
     """Copy an initrd that we made, once for all tests; return its path as seen from the folder."""
-    _, initrd = machine.guest.boot_files(machine.workdir.parent, root)
+    _, initrd = machine.guest.boot_files(machine.home, root)
     if initrd is None or initrd == machine.guest.initrd_path:
         return None if initrd is None else str(initrd)
     kept = folder.parent / _INITRDS / initrd.name

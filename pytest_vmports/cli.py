@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where they are kept, if not in the user's cache folder",
     )  # fmt: skip
     cache.set_defaults(run=_cache)
+    kept = commands.add_parser("kept", help="list or stop the VMs that --vmports-keep left alive")
+    kept.add_argument("action", nargs="?", choices=("list", "stop"), default="list")
+    kept.add_argument("names", nargs="*", metavar="NAME", help="which to stop; all for all")
+    kept.set_defaults(run=_kept)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -94,6 +98,27 @@ def _run(options: argparse.Namespace) -> int:
     from pytest_vmports import vm_cli
 
     return vm_cli.run(options)
+
+
+def _kept(options: argparse.Namespace) -> int:
+    from pytest_vmports.kept import all_kept
+
+    there = {kept.name: kept for kept in all_kept()}
+    if options.action == "list":
+        blocks = ["\n".join(kept.lines()) for kept in there.values()]
+        sys.stdout.write("\n\n".join(blocks or ["no VM is kept"]) + "\n")
+        return 0
+    names = list(there) if options.names == ["all"] else options.names
+    unknown = [name for name in names if name not in there]
+    if unknown or not options.names:
+        known = ", ".join(there) or "none"
+        what = f"no VM is kept as {unknown[0]}" if unknown else "name the VMs to stop, or all"
+        sys.stderr.write(f"pytest-vmports: {what}; kept are: {known}\n")
+        return 2
+    for name in names:
+        there[name].stop()
+        sys.stdout.write(f"stopped {name} ({there[name].test})\n")
+    return 0
 
 
 def _cache(options: argparse.Namespace) -> int:

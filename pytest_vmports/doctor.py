@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports import host, parse, port_range
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.guests.alpine import find_images
+from pytest_vmports.kept import all_kept
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.run_dir import dead_folders
 from pytest_vmports.vm.template_store import TemplateStore
@@ -151,9 +152,15 @@ def _cache() -> Finding:
 
 
 def _leftovers() -> Finding:
-    dead = dead_folders()
-    text = f"{len(dead)} folders of runs that were killed" if dead else "none"
-    return Finding("leftovers", FINE, text, "the next run removes them" if dead else "")
+    dead, kept = dead_folders(), all_kept()
+    texts, remedies = [], []
+    if dead:
+        texts.append(f"{len(dead)} folders of runs that were killed")
+        remedies.append("the next run removes them")
+    if kept:
+        texts.append(f"{len(kept)} VMs that were kept")
+        remedies.append("pytest-vmports kept lists and stops them")
+    return Finding("leftovers", FINE, ", ".join(texts) or "none", "; ".join(remedies))
 
 
 def _boot() -> Finding:

@@ -34,13 +34,15 @@ class Evidence:
     """What is known of the VMs of one test; kept on its item."""
 
     machines: list[Machine] = field(default_factory=list)
+    shared: list[Machine] = field(default_factory=list)
+    """Those that an earlier test, or a fixture for several, made, and that ran when it failed."""
     waited: int = 0
     """How often a fixed port was waited for."""
 
     def shown(self) -> list[Machine]:
         """Return the VMs that matter: not those that only made a template for another."""
         own = [machine for machine in self.machines if not machine.makes_template]
-        return own or self.machines[-1:]
+        return [*(own or self.machines[-1:]), *self.shared]
 
     def sections(self, *, whole: bool) -> Iterator[tuple[str, str]]:
         """Yield title and text of each section.

@@ -63,6 +63,7 @@ class Settings:
     state_dir: str | None
     artifacts: str | None
     pcap: bool
+    keep: str
     report: bool
     timeline: str | None
 
@@ -176,6 +177,11 @@ OPTIONS = (
         "pytest's folder for temporary files), or no", marker=False,
     ),
     Option("pcap", "no", parse.boolean, "capture the guest's packets for artifacts: yes or no"),
+    Option(
+        "keep", "never", parse.choice("never", "failed", "always"),
+        "VMs that stay alive after their test, for you to look into: never, failed or always",
+        marker=False,
+    ),
     Option(
         "report", "no", parse.boolean, "tell at the end what the VMs came to", marker=False,
         flag=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
 _next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
+_made_key: pytest.StashKey[list[Machine]] = pytest.StashKey()
 _closing_key: pytest.StashKey[list[Any]] = pytest.StashKey()
 _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
@@ -62,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Read every test's settings now, so that a mistake costs no boot."""
     problems: dict[str, None] = {}  # in order, each once
     for item in items:
-        asks = "vmports_settings" in getattr(item, "fixturenames", ())
+        asks = "vmports_settings" in _fixtures(item)
         if asks or item.get_closest_marker(options.MARKER):
             try:
                 item.stash[_settings_key] = options.settings_for(item)
@@ -86,7 +88,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Remember the test, and what the next one needs: its VM can be made ready meanwhile."""
     item.session.stash[_running_key] = item
-    if nextitem is not None and "vm_with_ports" in getattr(nextitem, "fixturenames", ()):
+    if nextitem is not None and "vm_with_ports" in _fixtures(nextitem):
         item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
 
 
@@ -96,7 +98,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the evidence to a failing test's report."""
     made = yield
-    report.add_sections(item, made)
+    # A fixture of a wider scope may have made them long before this test.
+    shared = item.session.stash.get(_made_key, []) if "vm_factory" in _fixtures(item) else []
+    report.add_sections(item, made, shared)
+    report.add_kept(item, made)
     table, timeline = item.config.stash[_closing_key]
     if table or timeline is not None:
         report.add_facts(item, made)
@@ -107,8 +112,9 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Generator[None]:
-    """Write the table of ``--vmports-report`` and the picture of ``--vmports-timeline``."""
+    """Write how to reach what was kept, and what ``report`` and ``timeline`` ask for."""
     yield
+    report.write_kept(terminalreporter)
     table, timeline = config.stash[_closing_key]
     if table:
         report.write_summary(terminalreporter)
@@ -136,10 +142,16 @@ def vmports_launcher(
     from pytest_vmports.vm.launch import Launcher
 
     config = request.config
-    cache, limit = options.values(config, "cache_dir", "cache_size")
+    cache, limit, keep = options.values(config, "cache_dir", "cache_size", "keep")
+    tell = functools.partial(report.say, config)
+    keeper = None
+    if keep != "never":
+        from pytest_vmports.vm.keep import Keeper
+
+        keeper = config.stash[report.keeper_key] = Keeper(always=keep == "always", tell=tell)
     with RunDir() as run_dir:
-        templates = Templates(cache and Path(cache), limit, lambda line: report.say(config, line))
-        launcher = Launcher(vmports_allocator, run_dir.path, config.rootpath, templates)
+        templates = Templates(cache and Path(cache), limit, tell)
+        launcher = Launcher(vmports_allocator, run_dir.path, config.rootpath, templates, keeper)
         yield launcher
         launcher.close()
 
@@ -197,10 +209,13 @@ def vm_factory(
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
     from pytest_vmports.factory import VmFactory
 
+    made = request.session.stash.setdefault(_made_key, [])
+
     def observe(machine: Machine) -> None:
         item = request.session.stash.get(_running_key, None)
         if item is not None:
             report.evidence_of(item).machines.append(machine)
+        made[:] = [*(one for one in made if one.running), machine]
 
     return VmFactory(request.config, vmports_launcher, vmports_guest, observe)
 
@@ -227,6 +242,10 @@ def session_free_port_factory(vmports_allocator: PortAllocator) -> Iterator[Free
 
     with FreePortFactory(vmports_allocator) as factory:
         yield factory
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.minder import Minder
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -31,6 +33,20 @@ _PDEATHSIG_LAUNCHER = (
     "os.execv(sys.argv[2],sys.argv[2:])"
 )
 _threads: dict[int, ThreadPoolExecutor] = {}
+_minders: dict[int, Minder] = {}
+
+
+def let_outlive() -> None:
+    """Start every further child such that `Process.let_go` works.
+
+    Elsewhere than on Linux a child outlives us anyway.
+
+    Raises:
+        OSError: what minds the children cannot be started.
+    """
+    if sys.platform.startswith("linux") and os.getpid() not in _minders:
+        _minders.clear()  # a forked child's are its parent's
+        _minders[os.getpid()] = Minder()
 
 
 class Process:
@@ -51,6 +67,8 @@ class Process:
         self._popen = popen
         self._log = log
         self._kept: str | None = None
+        self._minder = _minders.get(os.getpid())
+        self._let_go = False
         # Readable as soon as the child has ended, so that waits can include its death.
         self._pidfd: int | None = None
         if hasattr(os, "pidfd_open"):
@@ -63,8 +81,8 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while the child runs."""
-        return self._popen.poll()
+        """The exit status, negative for a signal; None while the child runs, or was let go."""
+        return None if self._let_go else self._popen.poll()
 
     @property
     def running(self) -> bool:
@@ -107,7 +125,21 @@ class Process:
         """End the child at once and reap it."""
         if self.running:
             self._popen.send_signal(signal.SIGKILL)
+        if self._minder is not None and self._pidfd is not None:
+            self._minder.release(self.pid)  # while its number cannot be another's
         self._popen.wait()
+        self._close()
+
+    def let_go(self) -> None:
+        """Let the child live on when this process ends; what it says from now on is not read.
+
+        It has to have been started after `let_outlive`.
+        """
+        self.keep_output()
+        if self._minder is not None:
+            self._minder.release(self.pid)
+        self._let_go = True
+        self._popen.returncode = 0  # or Popen would warn of a child that still runs
         self._close()
 
     def stop(self, timeout: float = _STOP_SECONDS) -> None:
@@ -133,6 +165,8 @@ def spawn(
 ) -> Process:
     """Start a child that ends when this process does, however that comes about.
 
+    Unless it is let go: see `let_outlive`.
+
     Args:
         name: what to call it in messages.
         command: program and arguments; the program is looked up on PATH.
@@ -146,12 +180,14 @@ def spawn(
     program = shutil.which(command[0])
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
-    wrapped = [*_launcher(), program, *command[1:]]
+    minder = _minders.get(os.getpid())
+    launcher = _launcher() if minder is None else minder.launcher
+    wrapped = [*launcher, program, *command[1:]]
     with log.open("ab") as out:
         starting = _starter().submit(
             subprocess.Popen,
             wrapped,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if minder is None else minder.pipe,
             stdout=out,
             stderr=subprocess.STDOUT,
             pass_fds=tuple(pass_fds),

@@ -15,12 +15,14 @@ from pytest_vmports.errors import HostError, VmPortsError
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_vmports.evidence import Evidence
+    from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.machine import Machine
 
-_FACTS = "vmports"
+_FACTS, _KEPT = "vmports", "vmports_kept"
+keeper_key: pytest.StashKey[Keeper] = pytest.StashKey()
 _evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 
 
@@ -31,11 +33,17 @@ def evidence_of(item: pytest.Item) -> Evidence:
     return item.stash.setdefault(_evidence_key, Evidence())
 
 
-def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Give a failing report what is known of the test's VMs."""
-    evidence = item.stash.get(_evidence_key, None)
-    if not report.failed or evidence is None:
+def add_sections(
+    item: pytest.Item, report: pytest.TestReport, made_before: Sequence[Machine]
+) -> None:
+    """Give a failing report what is known of the test's VMs, and of others that it may use."""
+    if not report.failed or not (made_before or _evidence_key in item.stash):
         return
+    evidence = evidence_of(item)
+    others = (one for one in made_before if one.running and one not in evidence.machines)
+    evidence.shared = list(others)
+    for machine in evidence.shown():
+        machine.failing = True
     # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
     add = getattr(report.longrepr, "addsection", None)
     evident = evidence.sections(whole=item.config.get_verbosity() > 1)
@@ -79,6 +87,22 @@ def add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
         from pytest_vmports.summary import facts_of
 
         vars(report)[_FACTS] = facts_of(evidence)
+
+
+def add_kept(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put on a report how to reach the VMs that were kept since the last one."""
+    keeper = item.config.stash.get(keeper_key, None)
+    if keeper is not None and keeper.fresh:
+        vars(report)[_KEPT], keeper.fresh = keeper.fresh, []
+
+
+def write_kept(terminal: pytest.TerminalReporter) -> None:
+    """Write how to reach the VMs that outlive the run."""
+    kept = [lines for report in _reports(terminal) for lines in getattr(report, _KEPT, ())]
+    if kept:
+        terminal.section("VMs that were kept")
+    for line in itertools.chain.from_iterable(kept):
+        terminal.line(line)
 
 
 def write_summary(terminal: pytest.TerminalReporter) -> None:

@@ -37,9 +37,9 @@ class RunDir:
     _lock: int | None
 
     def __init__(self, base: Path | None = None) -> None:
-        parent = base or _default_base()
+        parent = base or default_base("run")
         try:
-            _make_private(parent)
+            make_private(parent)
             self.path, self._lock = _make_locked(parent)
         except OSError as error:
             raise StateDirError(
@@ -65,7 +65,7 @@ class RunDir:
 
 def dead_folders(base: Path | None = None) -> list[Path]:
     """Return the folders whose process is gone; the next run removes them."""
-    parent = base or _default_base()
+    parent = base or default_base("run")
     dead = []
     for folder in parent.iterdir() if parent.is_dir() else ():
         fd = _lock(folder, blocking=False) if folder.is_dir() else None
@@ -75,14 +75,20 @@ def dead_folders(base: Path | None = None) -> list[Path]:
     return dead
 
 
-def _default_base() -> Path:
+def default_base(kind: str) -> Path:
+    """Return this user's folder for temporary things of a kind; it may not be there."""
     base = Path(tempfile.gettempdir())
     if len(str(base)) > _LONGEST_BASE:
         base = Path("/tmp")  # noqa: S108 - what lies below is private and verified
-    return base / f"pytest-vmports-{os.getuid()}-run"
+    return base / f"pytest-vmports-{os.getuid()}-{kind}"
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Make a folder of this user alone, or see that the one that is there is.
+
+    Raises:
+        StateDirError: it is not.
+    """
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     facts = folder.lstat()

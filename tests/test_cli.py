@@ -98,7 +98,7 @@ class TestDoctor:
         (at,) = [n for n, line in enumerate(lines) if line.startswith("limited  gvproxy ")]
         assert "no working gvproxy found" in lines[at]
         assert any("install it" in line for line in lines[at:])
-        assert "leftovers" in lines[-1]  # it goes on
+        assert any("leftovers" in line for line in lines[at:])  # it goes on
 
     def test_without_qemu_no_vm_can_be_started_and_it_exits_2(self, run, monkeypatch):
         def missing(_wanted=None):

@@ -107,6 +107,21 @@ def test_a_comma_in_a_path_does_not_end_it():
     assert "file,id=console,path=/run/a,,b/console.log" in build(channels=channels)
 
 
+def test_a_vm_that_may_be_kept_has_its_console_and_a_monitor_on_sockets_and_the_same_log():
+    channels = Channels(7, 9, Path("/run/v/console.log"), sockets=Path("/run/a,b"))
+    command = build(channels=channels)
+    assert values(command, "-chardev") == [
+        "socket,id=monitor,fd=7",
+        "socket,id=console,path=/run/a,,b/console.sock,server=on,wait=off,logfile=/run/v/console.log",
+        "socket,id=people,path=/run/a,,b/monitor.sock,server=on,wait=off",
+        "socket,id=control,fd=9",
+    ]
+    assert values(command, "-mon") == [
+        "chardev=monitor,mode=control",
+        "chardev=people,mode=readline",
+    ]
+
+
 def test_nothing_listens_but_the_forwards():
     wiring = UsernetWiring((ExposedPort(internal=80, external=20417),))
     command = " ".join(build(wiring=wiring))

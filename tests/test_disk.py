@@ -119,7 +119,7 @@ def test_a_qcow2_whose_backing_file_is_gone_names_that_file(make, tmp_path):
     said = refused(top)
     assert f"its backing file {base} does not exist" in said and "qemu-img rebase" in said
     # What a template's key is made of is asked for first.
-    with pytest.raises(ImageError, match="its backing file .* does not exist"):
+    with pytest.raises(ImageError, match=r"its backing file .* does not exist"):
         disk.identity(Disk(top))
 
 

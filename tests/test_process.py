@@ -9,7 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from vm_helpers import alive, until
 
 from pytest_vmports import process
 from pytest_vmports.process import spawn
@@ -20,10 +22,14 @@ from pathlib import Path
 from pytest_vmports import process
 if sys.argv[2] == "launcher":
     process._has_setpriv = lambda: False
+elif sys.argv[2] in ("minder", "let go"):
+    process.let_outlive()
 heard, told = os.pipe()
 command = ["sh", "-c", f"echo up >&{told}; exec sleep 600"]
 child = process.spawn("sleeper", command, log=Path(sys.argv[1]), pass_fds=[told])
 os.read(heard, 1)  # it runs: whatever ends it now is no check at its start
+if sys.argv[2] == "let go":
+    child.let_go()
 print(child.pid, flush=True)
 sys.stdin.read()
 """
@@ -46,7 +52,7 @@ def log(tmp_path):
     return tmp_path / "log"
 
 
-@pytest.mark.parametrize("way", ["setpriv", "launcher"])
+@pytest.mark.parametrize("way", ["setpriv", "launcher", "minder"])
 def test_a_child_dies_with_its_killed_parent(log, way):
     parent = subprocess.Popen(
         [sys.executable, "-c", START, str(log), way],
@@ -57,6 +63,44 @@ def test_a_child_dies_with_its_killed_parent(log, way):
         assert Path(f"/proc/{pid}").exists()
         parent.send_signal(signal.SIGKILL)
     assert has_ended(pid)
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_a_child_that_was_let_go_outlives_its_parent(log, end):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", START, str(log), "let go"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with parent:
+        pid = int(parent.stdout.readline())
+        # Killed once it has read all that was told it, the minder kills nobody.
+        (minder,) = (c.pid for c in psutil.Process(parent.pid).children() if c.pid != pid)
+        if end == "killed":
+            parent.send_signal(signal.SIGKILL)
+    try:
+        assert has_ended(minder)
+        assert alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_child_that_has_ended_is_minded_no_more(log, monkeypatch):
+    monkeypatch.setattr(process, "_minders", {})
+    process.let_outlive()
+    (minder,) = process._minders.values()
+    descriptors = Path(f"/proc/{minder._process.pid}/fd")
+
+    def minds(number):  # beside its three standard descriptors
+        return len([*descriptors.iterdir()]) == 3 + number
+
+    first, second = (spawn("s", ["sleep", "60"], log=log) for _ in range(2))
+    until(lambda: minds(2), 10, "both are minded")
+    first.kill()
+    until(lambda: minds(1), 10, "one is minded")
+    minder.close()
+    assert second.wait(10) == -signal.SIGKILL
+    second._minder = None
+    second.kill()
 
 
 def test_a_child_outlives_the_thread_that_asked_for_it(log):

@@ -66,6 +66,11 @@ def test_the_guests_card_is_the_same_with_and_without_the_relay():
     assert hub.replace("netdev=h2", "") == plain.replace("netdev=n0", "")
 
 
+def test_forwards_by_the_relay_end_with_this_process():
+    assert list(RelayedUsernetWiring((TCP, udp())).outliving()) == [TCP]
+    assert list(UsernetWiring((TCP,)).outliving()) == [TCP]
+
+
 def test_a_start_that_fails_leaves_nothing(taken):
     before = started()
     wiring = RelayedUsernetWiring((udp(), udp(taken)))

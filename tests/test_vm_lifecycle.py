@@ -103,6 +103,14 @@ def test_a_killed_run_leaves_no_process_and_no_busy_port(inner, wiring):
         assert not Path(told["folder"]).exists()
 
 
+def test_a_killed_run_takes_those_along_that_it_might_have_kept(inner, by_gvproxy, monkeypatch):
+    monkeypatch.setenv("VMPORTS_KEEP", "failed")
+    with running(inner, "-p", "no:xdist") as (run, told):
+        run.kill()
+        run.wait()
+        assert_gone(told, seconds=2)
+
+
 def test_a_worker_killed_in_the_middle_of_a_test_takes_its_vm_along(inner, by_gvproxy):
     inner.makepyfile(
         """

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # Read by busybox init: our boot script once, then the agent on the control channel.
-_INITTAB = b"::sysinit:/vmports/boot\nttyS1::respawn:/vmports/agent\n"
 
 
 @dataclass(frozen=True)
@@ -241,9 +240,8 @@ class Guest:
             dns: the name server; None means there is no network card.
             more: words for our own init, if it runs.
         """
-        arm64 = machine() == "aarch64"
-        words = [f"console={'ttyAMA0' if arm64 else 'ttyS0'}", "panic=-1", "quiet"]
-        if not arm64:
+        words = [f"console={_console()}", "panic=-1", "quiet"]
+        if _console() == "ttyS0":
             # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC +
             # timer doesn't work!" (source: the kernel's kernel-parameters.txt).
             words.append("no_timer_check")
@@ -263,13 +261,25 @@ class Guest:
                 initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/agent.x86_64", program, 0o755),
-                initramfs.file_entry("etc/inittab", _INITTAB),
+                initramfs.file_entry("vmports/console", (ours / "console.sh").read_bytes(), 0o755),
+                initramfs.file_entry("etc/inittab", _inittab()),
             ]
         entries += initramfs.entries_from_host(self.files, root)
         for number, setup in enumerate(self.setup):
             script = _script(setup, root).encode()
             entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))
         return entries
+
+
+def _console() -> str:
+    return "ttyAMA0" if machine() == "aarch64" else "ttyS0"
+
+
+def _inittab() -> bytes:
+    # The dash makes the console the shell's own terminal, so that Ctrl-C works.
+    lines = ["::sysinit:/vmports/boot", "ttyS1::respawn:/vmports/agent"]
+    lines.append(f"{_console()}::respawn:-/vmports/console")
+    return "\n".join([*lines, ""]).encode()
 
 
 def _file_digest(path: Path) -> str:

@@ -141,6 +141,10 @@ class GvproxyWiring:
         """Return gvproxy's process once it was started."""
         return () if self._process is None else (self._process,)
 
+    def outliving(self) -> Sequence[ExposedPort]:
+        """Return all."""
+        return self.ports
+
     def stop(self) -> None:
         """Kill gvproxy: it keeps nothing that a gentler end would save."""
         if self._process is not None:

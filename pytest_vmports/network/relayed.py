@@ -19,7 +19,7 @@ from pytest_vmports.network.usernet import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_vmports.models import ExposedPort
@@ -110,6 +110,10 @@ class RelayedUsernetWiring(Quiet):
     def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
         """Yield whether the guest answered a connection to ``port``."""
         return self._tcp.watch(port, monitor)
+
+    def outliving(self) -> Sequence[ExposedPort]:
+        """Return those by TCP: the relay is in our process."""
+        return self._tcp.ports
 
     def stop(self) -> None:
         """Close the relay and its ports."""

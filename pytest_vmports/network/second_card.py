@@ -124,6 +124,10 @@ class SecondCardWiring:
         """Return the wiring's processes."""
         return self.inner.processes()
 
+    def outliving(self) -> Sequence[ExposedPort]:
+        """Return the wiring's; the second card's network ends with us."""
+        return self.inner.outliving()
+
     def stop(self) -> None:
         """End the wiring and leave the network."""
         self.inner.stop()

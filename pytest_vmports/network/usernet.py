@@ -39,6 +39,7 @@ _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING",
 class Quiet:
     """A wiring without processes of its own."""
 
+    ports: tuple[ExposedPort, ...]
     lan_address: str | None = None
     lan_mac: str | None = None
     host_address: str | None = None
@@ -60,6 +61,10 @@ class Quiet:
     def processes(self) -> Sequence[Process]:
         """Return none."""
         return ()
+
+    def outliving(self) -> Sequence[ExposedPort]:
+        """Return all."""
+        return self.ports
 
     def stop(self) -> None:
         """Do nothing: the network ends with QEMU."""

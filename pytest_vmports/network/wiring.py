@@ -111,6 +111,9 @@ class Wiring(Protocol):
     def processes(self) -> Sequence[Process]:
         """Return the processes of this wiring that must run while the VM does."""
 
+    def outliving(self) -> Sequence[ExposedPort]:
+        """Return the forwards that go on if these processes and QEMU outlive ours."""
+
     def stop(self) -> None:
         """End what `start` began."""
 

@@ -43,6 +43,9 @@ class Makes(Protocol):
     def hide(self, exposed: ExposedPorts, settings: Settings, guest: Guest) -> None:
         """Lease what we need ourselves of this guest."""
 
+    def end_failed(self, machine: Machine, error: BaseException) -> None:
+        """End a machine that did not get ready."""
+
     def machine(
         self, exposed: ExposedPorts, settings: Settings, guest: Guest, *, ram: Ram | None = None
     ) -> Machine:
@@ -113,11 +116,12 @@ class Templates:
                         # QEMU has written all of them out, and lets go of them.
                         save_disks(booted, folder)
                     (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
-                except MachineDiedError as error:
-                    _mind_full_disk(folder, error)
+                except BaseException as error:
+                    maker.end_failed(booted, error)
+                    if isinstance(error, MachineDiedError):
+                        _mind_full_disk(folder, error)
                     raise
-                finally:
-                    booted.stop()
+                booted.stop()
 
             return self._store.get(facts, build, settings.boot_timeout + _SAVE_SECONDS)
         except MonitorError as error:

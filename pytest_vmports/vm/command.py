@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Name of the file of captured packets in a VM's private folder.
 CAPTURE = "packets.pcap"
+# Names of the sockets that lead to a VM's console and to a monitor for people.
+CONSOLE_SOCKET, MONITOR_SOCKET = "console.sock", "monitor.sock"
 # QEMU's own seccomp filter; no part of it is needed by a guest that only computes and talks.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -32,13 +34,15 @@ class Hardware:
 class Channels:
     """Where QEMU's monitor and serial ports lead: inherited descriptors, and the console's file.
 
-    ``agent_fd`` leads to the QEMU guest agent, where the guest runs one.
+    ``agent_fd`` leads to the QEMU guest agent, where the guest runs one. ``sockets`` is the folder
+    of two sockets, for the console and for a monitor that people read, or None.
     """
 
     monitor_fd: int
     control_fd: int
     console: Path
     agent_fd: int | None = None
+    sockets: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def build_command(
         *(("-device", "vmgenid,guid=auto") if hardware.qemu.is_x86 else ()),
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
         *("-mon", "chardev=monitor,mode=control"),
-        *("-chardev", f"file,id=console,path={_comma(channels.console)}"),
+        *_console(channels),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
         *("-serial", "chardev:control"),
@@ -136,6 +140,20 @@ def build_command(
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
     return command
+
+
+def _console(channels: Channels) -> list[str]:
+    log = _comma(channels.console)
+    if channels.sockets is None:
+        return ["-chardev", f"file,id=console,path={log}"]
+    console, monitor = (
+        f"path={_comma(channels.sockets / name)},server=on,wait=off"
+        for name in (CONSOLE_SOCKET, MONITOR_SOCKET)
+    )
+    return [
+        *("-chardev", f"socket,id=console,{console},logfile={log}"),
+        *("-chardev", f"socket,id=people,{monitor}", "-mon", "chardev=people,mode=readline"),
+    ]
 
 
 def _boot(kernel: Path | None, initrd: Path | None, kernel_words: str) -> tuple[str, ...]:

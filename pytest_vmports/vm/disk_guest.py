@@ -164,6 +164,25 @@ def lay_disks(folder: Path, workdir: Path) -> None:
         _copy_key(folder / _KEY, workdir / _KEY)
 
 
+def move_ssh(machine: Machine) -> bool:
+    """Put key and configuration for ssh into the folder of a machine that was let go.
+
+    Returns:
+        whether it has ssh.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if machine.ssh is None:
+        return False
+    key = machine.workdir / _KEY
+    if not key.exists():
+        _copy_key(session_key(machine.home), key)
+    port = find_port(machine.wiring.ports, f"{SSH_PORT}/tcp")
+    SshShell(port, key, machine.workdir).write_config(machine.workdir / "ssh_config")
+    return True
+
+
 def set_clock(machine: Machine, timeout: float) -> None:
     """Give a guest the host's time, where we can run commands in it.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.options import Settings
+    from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.power import Snapshot
     from pytest_vmports.vm.shell import Completed
@@ -267,14 +268,18 @@ class VM:
         self.resume()  # a guest that is paused would never hear of it
         power.shut_down(self._machine, timeout)
 
-    def end(self) -> None:
+    def end(self, keeper: Keeper | None = None) -> None:
         """Kill the VM and give back what `expose` leased; the fixtures do this.
+
+        Args:
+            keeper: may let it live on instead.
 
         Raises:
             MachineDiedError: QEMU or gvproxy had failed before.
         """
         try:
-            self._machine.finish()
+            if keeper is None or not keeper.keep(self._machine):
+                self._machine.finish()
         finally:
             for more in self._added.values():
                 more.release()

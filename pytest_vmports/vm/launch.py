@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_vmports.options import Settings
     from pytest_vmports.vm.clone import Templates
     from pytest_vmports.vm.command import Ram
+    from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.template import Template
 
 _TRIES = 5
@@ -52,15 +53,22 @@ class Launcher:
         run_dir: private folder of this process.
         root: what relative paths in settings are relative to.
         templates: the saved states to start from.
+        keeper: keeps VMs beyond the run; None where none is to be kept.
     """
 
     def __init__(
-        self, allocator: PortAllocator, run_dir: Path, root: Path, templates: Templates
+        self,
+        allocator: PortAllocator,
+        run_dir: Path,
+        root: Path,
+        templates: Templates,
+        keeper: Keeper | None = None,
     ) -> None:
         self.allocator = allocator
         self.root = root
         self._run_dir = run_dir
         self._templates = templates
+        self._keeper = keeper
         self._standby = Standby(templates.tell)
         self._lans: dict[str, Lan] = {}
         self._told: set[str] = set()
@@ -128,7 +136,7 @@ class Launcher:
         *,
         following: Settings | None = None,
     ) -> Iterator[VM]:
-        """Yield a VM that is ready, and end it; see `launch`.
+        """Yield a VM that is ready, and end it, or have it kept; see `launch`.
 
         Raises:
             MachineDiedError: at the end, when QEMU or gvproxy had failed.
@@ -137,8 +145,17 @@ class Launcher:
         vm = VM(machine, exposed, settings, lambda mappings: self.expose(mappings, settings))
         try:
             yield vm
+        except BaseException as error:
+            # pytest.fail's error is no Exception, and pytest is not known here.
+            machine.failing |= isinstance(error, Exception) or type(error).__name__ == "Failed"
+            raise
         finally:
-            vm.end()
+            vm.end(self._keeper)
+
+    def end_failed(self, machine: Machine, error: BaseException) -> None:
+        """End a machine that did not get ready, or have it kept for whoever looks into it."""
+        if self._keeper is None or not self._keeper.keep_failed_start(machine, error):
+            machine.stop()
 
     def close(self) -> None:
         """End what waits for a next test, and let go of the templates."""
@@ -224,8 +241,8 @@ class Launcher:
                 self._templates.discard(template, guest, error)
                 template = self._templates.find(self, settings, guest, observe)
                 continue
-            except BaseException:
-                machine.stop()
+            except BaseException as error:
+                self.end_failed(machine, error)
                 raise
             return machine
         raise AssertionError("unreachable: the last try raises")
@@ -282,6 +299,7 @@ class Launcher:
             hidden=exposed.hidden,
         )
         machine.settings, machine.times["leased"] = settings, exposed.since
+        machine.reachable = self._keeper is not None
         return machine
 
     def _mind_open_host(self, settings: Settings, qemu: Qemu, gvproxy: Gvproxy | None) -> None:

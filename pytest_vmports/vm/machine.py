@@ -12,19 +12,15 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import (
-    BootTimeoutError,
-    ForwardError,
-    LaunchError,
-    MachineDiedError,
     MachineError,
     MonitorError,
     NoShellError,
     SetupError,
 )
 from pytest_vmports.process import Process, spawn
-from pytest_vmports.vm import disk_guest, forwards
+from pytest_vmports.vm import disk_guest, failures, forwards
 from pytest_vmports.vm.command import CAPTURE, Channels, Hardware, Ram, build_command
-from pytest_vmports.vm.console import Console, exit_words
+from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
@@ -54,6 +50,7 @@ class State(enum.Enum):
     STARTED = "started"
     READY = "ready"
     STOPPED = "stopped"
+    KEPT = "kept"
 
 
 class Machine:
@@ -80,6 +77,9 @@ class Machine:
         workdir: the VM's private folder.
         settings: what was asked for, for the evidence.
         times: what happened when, `time.monotonic` seconds by name.
+        home: the folder of all VMs of this process, with what they share.
+        reachable: whether console and monitor are on sockets too, for people.
+        failing: whether a test that used it has failed.
         ssh: runs commands by ssh; None where the guest does not let us in, or before the start.
         agent: runs commands by the QEMU guest agent, likewise.
     """
@@ -106,7 +106,8 @@ class Machine:
         self.command: list[str] = []
         self.settings: Settings | None = None
         self.times: dict[str, float] = {}
-        self.workdir = workdir
+        self.workdir, self.home = workdir, workdir.parent
+        self.reachable = self.failing = False
         self.ssh: SshShell | None = None
         self.agent: GuestAgent | None = None
         self._hidden = hidden
@@ -176,7 +177,7 @@ class Machine:
             self.times["setup"] = time.monotonic()
             while not probe.done:
                 if time.monotonic() >= deadline:
-                    raise self._timeout(f"waited for {wait_for}", timeout, probe.answers)
+                    raise failures.timed_out(self, f"waited for {wait_for}", timeout, probe.answers)
                 probe.step(deadline, self.check_alive)
             disk_guest.wait_for_shells(self, deadline, timeout)
             if restored and self.state is State.STARTED:
@@ -226,7 +227,12 @@ class Machine:
             self.times["console"] = time.monotonic()
         for process in self.processes():
             if not process.running:
-                raise self._died(process)
+                raise failures.died(self, process)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started, and not been ended by us."""
+        return self.state in {State.STARTED, State.READY}
 
     @property
     def makes_template(self) -> bool:
@@ -266,6 +272,8 @@ class Machine:
         Args:
             keep_disks: what the guest wrote to its disks is needed again.
         """
+        if self.state is State.KEPT:
+            return
         if self._qemu is not None:
             self._qemu.kill()
         if hasattr(self, "monitor"):
@@ -309,7 +317,7 @@ class Machine:
             failed = [p for p in self.processes() if p.returncode and not ours]
             self._end()
         for process in failed:
-            raise self._died(process)
+            raise failures.died(self, process)
 
     def _end(self) -> None:
         self.stop()
@@ -317,6 +325,22 @@ class Machine:
         for process in self.processes():
             process.keep_output()
         self.discard()
+
+    def let_go(self, folder: Path) -> None:
+        """Let the VM live on without us, its files in ``folder``; see `vm.keep`.
+
+        Raises:
+            OSError: the files cannot be moved there.
+        """
+        self.console.keep()
+        self.workdir.rename(folder)
+        self.workdir = folder
+        for process in self.processes():
+            process.let_go()
+        for channel in (self.monitor, self._control, self.agent):
+            if channel is not None:
+                channel.close()
+        self.state = State.KEPT
 
     def discard(self) -> None:
         """Remove the private folder of a machine that does not run."""
@@ -329,12 +353,16 @@ class Machine:
         self.monitor = Monitor(monitor)
         kernel, initrd = self.guest.kernel_path, None
         if self._template is None:
-            kernel, initrd = self.guest.boot_files(self.workdir.parent, self._root)
+            kernel, initrd = self.guest.boot_files(self.home, self._root)
         with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
             drives, agent_fds = disk_guest.attach(self, self.workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
+            channels = Channels(
+                *fds, self.console.path, next(iter(agent_fds), None),
+                self.workdir if self.reachable else None,
+            )  # fmt: skip
             self.command = build_command(
-                self.hardware, self.wiring, Channels(*fds, self.console.path, *agent_fds),
+                self.hardware, self.wiring, channels,
                 kernel=kernel, initrd=initrd, drives=drives,
                 kernel_words=self.guest.kernel_words(self.wiring.dns, self.wiring.kernel_words()),
                 capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,
@@ -345,22 +373,7 @@ class Machine:
                 pass_fds=[*fds, *agent_fds, *self.wiring.qemu_fds(lease_fds)],
             )  # fmt: skip
         if not self.monitor.connect(_GREETING_SECONDS):
-            self._raise_not_started(self._qemu)
-
-    def _raise_not_started(self, qemu: Process) -> None:
-        code = qemu.wait(_GREETING_SECONDS)
-        refused = self.wiring.refused(qemu.output)
-        if refused is not None:
-            port, detail = refused
-            raise ForwardError(
-                program="QEMU", port=port.external, protocol=port.protocol, host=port.host,
-                detail=detail,
-            )  # fmt: skip
-        ended = "no monitor" if code is None else exit_words(qemu, self.console)
-        raise LaunchError(
-            program="QEMU", returncode=ended,
-            stderr=qemu.output.strip() or "(nothing)", command=self.command_line(),
-        )  # fmt: skip
+            raise failures.not_started(self, self._qemu, _GREETING_SECONDS)
 
     def _restore(self, template: Saved) -> None:
         self.console.begin_with(template.console)
@@ -379,21 +392,8 @@ class Machine:
         code = self._control.await_number(what, deadline, self.check_alive)
         if code is None:
             said = "its setup has not ended" if what == READY else "its clock is not set"
-            raise self._timeout(said, timeout, answers)
+            raise failures.timed_out(self, said, timeout, answers)
         if code and what == CLOCK:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
         if code:
             raise SetupError(returncode=code, console=self.console.tail())
-
-    def _died(self, process: Process) -> MachineDiedError:
-        return MachineDiedError(
-            program=process.name, returncode=exit_words(process, self.console),
-            stderr=process.output.strip() or "(nothing)", console=self.console.tail(),
-        )  # fmt: skip
-
-    def _timeout(self, what: str, timeout: float, answers: Mapping[int, str]) -> BootTimeoutError:
-        said = [f"  port {port}: {answer}" for port, answer in answers.items()]
-        return BootTimeoutError(
-            timeout=timeout, waited_for=what, console=self.console.tail(),
-            ports="\n".join(said) or "  no port was to be asked",
-        )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Which VMs outlive their run, and what makes them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import MachineError
+from pytest_vmports.kept import Kept, all_kept, new_folder
+from pytest_vmports.lease_record import current_test, process_start
+from pytest_vmports.process import let_outlive
+from pytest_vmports.vm.command import CONSOLE_SOCKET, MONITOR_SOCKET
+from pytest_vmports.vm.disk_guest import move_ssh
+from pytest_vmports.vm.machine import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_vmports.vm.machine import Machine
+
+MOST = 8
+"""VMs of one user that are kept at a time: each holds a guest's memory."""
+
+
+class Keeper:
+    """Keeps VMs.
+
+    Args:
+        always: those of tests that passed too.
+        tell: writes a line to the terminal.
+
+    Attributes:
+        fresh: how to reach those that were kept since somebody took this list.
+    """
+
+    def __init__(self, *, always: bool, tell: Callable[[str], None]) -> None:
+        let_outlive()
+        self.fresh: list[list[str]] = []
+        self._always = always
+        self._tell = tell
+
+    def keep(self, machine: Machine) -> bool:
+        """Let a VM live on if that is wanted; return whether it does.
+
+        It has to run. Its leases stay with its processes.
+        """
+        running = machine.processes()
+        wanted = self._always or machine.failing
+        if not wanted or machine.state is State.STOPPED or not all(p.running for p in running):
+            return False
+        if len(all_kept()) >= MOST:
+            remedy = "pytest-vmports kept stop all"
+            self._tell(f"vmports: a VM is not kept, for {MOST} are already: {remedy}")
+            return False
+        folder = new_folder()
+        kept = Kept(
+            folder=folder, test=current_test(), guest=machine.guest.name, since=time.time(),
+            forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.wiring.outliving()
+                      if p in machine.ports],
+            ways=_ways(folder, has_ssh=machine.ssh is not None),
+            processes=[(p.name, p.pid, process_start(p.pid)) for p in running],
+        )  # fmt: skip
+        # Were we killed in between, it would die with us, and be found as one that has ended.
+        kept.write(machine.workdir)
+        machine.let_go(folder)
+        move_ssh(machine)
+        self.fresh.append(list(kept.lines()))
+        return True
+
+    def keep_failed_start(self, machine: Machine, error: BaseException) -> bool:
+        """Likewise for one that did not get ready."""
+        machine.failing = isinstance(error, MachineError)
+        return machine.failing and self.keep(machine)
+
+
+def _ways(folder: Path, *, has_ssh: bool) -> dict[str, str]:
+    ssh = {"ssh": f"ssh -F {folder / 'ssh_config'} vm"} if has_ssh else {}
+    return {
+        **ssh,
+        "console": f"socat -,rawer,escape=0x1d UNIX-CONNECT:{folder / CONSOLE_SOCKET}",
+        "monitor": f"socat - UNIX-CONNECT:{folder / MONITOR_SOCKET}",
+        "log": str(folder / "console.log"),
+    }
