@@ -64,6 +64,7 @@ class Settings:
     artifacts: str | None
     pcap: bool
     keep: str
+    console: bool
     report: bool
     timeline: str | None
 
@@ -181,6 +182,10 @@ OPTIONS = (
         "keep", "never", parse.choice("never", "failed", "always"),
         "VMs that stay alive after their test, for you to look into: never, failed or always",
         marker=False,
+    ),
+    Option(
+        "console", "no", parse.boolean, "show what guests write to their consoles as it comes",
+        marker=False, flag=True,
     ),
     Option(
         "report", "no", parse.boolean, "tell at the end what the VMs came to", marker=False,

@@ -142,16 +142,12 @@ def vmports_launcher(
     from pytest_vmports.vm.launch import Launcher
 
     config = request.config
-    cache, limit, keep = options.values(config, "cache_dir", "cache_size", "keep")
-    tell = functools.partial(report.say, config)
-    keeper = None
-    if keep != "never":
-        from pytest_vmports.vm.keep import Keeper
-
-        keeper = config.stash[report.keeper_key] = Keeper(always=keep == "always", tell=tell)
-    with RunDir() as run_dir:
-        templates = Templates(cache and Path(cache), limit, tell)
-        launcher = Launcher(vmports_allocator, run_dir.path, config.rootpath, templates, keeper)
+    cache, limit = options.values(config, "cache_dir", "cache_size")
+    with RunDir() as run_dir, report.console_stream(config):
+        templates = Templates(cache and Path(cache), limit, report.terminal(config))
+        launcher = Launcher(
+            vmports_allocator, run_dir.path, config.rootpath, templates, report.keeper(config)
+        )
         yield launcher
         launcher.close()
 
@@ -175,8 +171,9 @@ def exposed_ports(
     vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    tell = _waiting(request.node)
-    exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, tell)
+    with contextlib.ExitStack() as waiting:
+        on_wait = _waiting(request.node, waiting)
+        exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, on_wait)
     yield exposed
     exposed.release()
 
@@ -190,13 +187,13 @@ def vm_with_ports(
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    evidence = report.evidence_of(request.node)
+    observe = functools.partial(report.observe, request.node, request.config)
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
             guest = vmports_launcher.guest(vmports_settings, vmports_guest)
             running = vmports_launcher.running(
                 exposed_ports, vmports_settings, guest,
-                evidence.machines.append, following=request.node.stash.get(_next_key, None),
+                observe, following=request.node.stash.get(_next_key, None),
             )  # fmt: skip
             vm = stack.enter_context(running)
         yield vm
@@ -213,8 +210,7 @@ def vm_factory(
 
     def observe(machine: Machine) -> None:
         item = request.session.stash.get(_running_key, None)
-        if item is not None:
-            report.evidence_of(item).machines.append(machine)
+        report.observe(item, request.config, machine)
         made[:] = [*(one for one in made if one.running), machine]
 
     return VmFactory(request.config, vmports_launcher, vmports_guest, observe)
@@ -258,12 +254,16 @@ def _missing(settings: options.Settings) -> Iterator[None]:
         raise
 
 
-def _waiting(item: pytest.Item) -> Callable[[LeaseInfo], None]:
+def _waiting(item: pytest.Item, until_over: contextlib.ExitStack) -> Callable[[LeaseInfo], None]:
+    from pytest_vmports.progress import slowly
+
+    say = report.terminal(item.config)
+
     def tell(holder: LeaseInfo) -> None:
         report.evidence_of(item).waited += 1
-        report.say(
-            item.config, f"vmports: waiting for port {holder.port}, held by {holder.describe()}"
-        )
+        what = f"waiting for port {holder.port}"
+        say(f"vmports: {what}, held by {holder.describe()}")
+        until_over.enter_context(slowly(say, what))
 
     return tell
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Seconds: from when on it is worth a line, and until the next.
-_FIRST, _AGAIN = 2.0, 10.0
+# Seconds: from when on it is worth a line, and until the next; or until it is redrawn in place.
+_FIRST, _AGAIN, _REDRAW = 2.0, 10.0, 0.5
 
 
 @contextlib.contextmanager
@@ -26,22 +26,30 @@ def slowly(
     """Say what is done in the ``with`` block if it takes long, now and then, with the time it took.
 
     Args:
-        tell: writes a line; called from a thread.
+        tell: writes a line; called from a thread. If it has a method ``redraw``, as
+            `pytest_vmports.terminal.Terminal`, and that returns True, the line is redrawn in place.
         what: is done.
         detail: how far it is, as the guest's last console line; may be empty.
         first: seconds until the first line.
-        again: seconds until each further one.
+        again: seconds until each further one, where they are not redrawn in place.
     """
     began = time.monotonic()
     over = threading.Event()
+    redraw: Callable[[str], bool] = getattr(tell, "redraw", lambda _line: False)
 
     def watch() -> None:
         wait = first
+        redrawn = False
         while not over.wait(wait):
             seen = detail()
             seconds = time.monotonic() - began
-            tell(f"vmports: {what}, {seconds:.0f} s so far{f': {seen}' if seen else ''}")
-            wait = again
+            line = f"vmports: {what}, {seconds:.0f} s so far{f': {seen}' if seen else ''}"
+            redrawn = redraw(line)
+            if not redrawn:
+                tell(line)
+            wait = min(again, _REDRAW) if redrawn else again
+        if redrawn:
+            redraw("")
 
     thread = threading.Thread(target=watch, name="vmports-progress", daemon=True)
     thread.start()

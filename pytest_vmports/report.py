@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +12,55 @@ import pytest
 from pytest_vmports import options
 from pytest_vmports.errors import HostError, VmPortsError
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_vmports.console_stream import ConsoleStream
     from pytest_vmports.evidence import Evidence
     from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.machine import Machine
 
 _FACTS, _KEPT = "vmports", "vmports_kept"
-keeper_key: pytest.StashKey[Keeper] = pytest.StashKey()
+_terminal_key: pytest.StashKey[Terminal] = pytest.StashKey()
+_stream_key: pytest.StashKey[ConsoleStream] = pytest.StashKey()
+_keeper_key: pytest.StashKey[Keeper] = pytest.StashKey()
 _evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
+
+
+def terminal(config: pytest.Config) -> Terminal:
+    """Return what writes to the terminal while tests run."""
+    if _terminal_key not in config.stash:
+        config.stash[_terminal_key] = Terminal(config)
+    return config.stash[_terminal_key]
+
+
+def keeper(config: pytest.Config) -> Keeper | None:
+    """Return what keeps VMs beyond the run; None where none is to be kept."""
+    (keep,) = options.values(config, "keep")
+    if keep == "never":
+        return None
+    from pytest_vmports.vm.keep import Keeper
+
+    made = config.stash[_keeper_key] = Keeper(always=keep == "always", tell=terminal(config))
+    return made
+
+
+@contextlib.contextmanager
+def console_stream(config: pytest.Config) -> Iterator[None]:
+    """Show guests' consoles meanwhile, if that is asked for."""
+    (wanted,) = options.values(config, "console")
+    if not wanted:
+        yield
+        return
+    from pytest_vmports.console_stream import ConsoleStream
+
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    prefix = f"{worker} " if worker else ""
+    with contextlib.closing(ConsoleStream(terminal(config).write, prefix)) as stream:
+        config.stash[_stream_key] = stream
+        yield
 
 
 def evidence_of(item: pytest.Item) -> Evidence:
@@ -31,6 +68,14 @@ def evidence_of(item: pytest.Item) -> Evidence:
     from pytest_vmports.evidence import Evidence
 
     return item.stash.setdefault(_evidence_key, Evidence())
+
+
+def observe(item: pytest.Item | None, config: pytest.Config, machine: Machine) -> None:
+    """Take note of a machine that is about to start, for a test or for none in particular."""
+    if item is not None:
+        evidence_of(item).machines.append(machine)
+    if (stream := config.stash.get(_stream_key, None)) is not None:
+        stream.follow(machine)
 
 
 def add_sections(
@@ -91,41 +136,41 @@ def add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def add_kept(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put on a report how to reach the VMs that were kept since the last one."""
-    keeper = item.config.stash.get(keeper_key, None)
+    keeper = item.config.stash.get(_keeper_key, None)
     if keeper is not None and keeper.fresh:
         vars(report)[_KEPT], keeper.fresh = keeper.fresh, []
 
 
-def write_kept(terminal: pytest.TerminalReporter) -> None:
+def write_kept(reporter: pytest.TerminalReporter) -> None:
     """Write how to reach the VMs that outlive the run."""
-    kept = [lines for report in _reports(terminal) for lines in getattr(report, _KEPT, ())]
+    kept = [lines for report in _reports(reporter) for lines in getattr(report, _KEPT, ())]
     if kept:
-        terminal.section("VMs that were kept")
+        reporter.section("VMs that were kept")
     for line in itertools.chain.from_iterable(kept):
-        terminal.line(line)
+        reporter.line(line)
 
 
-def write_summary(terminal: pytest.TerminalReporter) -> None:
+def write_summary(reporter: pytest.TerminalReporter) -> None:
     """Write what the run's VMs came to."""
     from pytest_vmports.summary import Summary
 
     summary = Summary()
-    for report in _reports(terminal):
+    for report in _reports(reporter):
         if report.when == "call":
             summary.add_call(report.nodeid, report.duration)
         elif (facts := getattr(report, _FACTS, None)) is not None:
             summary.add(report.nodeid, facts)
-    terminal.section("VMs")
+    reporter.section("VMs")
     for line in summary.lines():
-        terminal.line(line)
+        reporter.line(line)
 
 
-def write_timeline(terminal: pytest.TerminalReporter, path: Path) -> None:
+def write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
     """Draw the run into a file; say so, or why not."""
     from pytest_vmports.timeline import Timeline
 
     timeline = Timeline()
-    for report in _reports(terminal):
+    for report in _reports(reporter):
         worker = getattr(report, "worker_id", "main")
         timeline.add_test(
             report.nodeid, worker, report.when or "call", report.outcome,
@@ -138,14 +183,14 @@ def write_timeline(terminal: pytest.TerminalReporter, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(drawn, encoding="utf-8")
     except OSError as error:
-        terminal.line(f"vmports: the timeline cannot be written to {path}: {error}", red=True)
+        reporter.line(f"vmports: the timeline cannot be written to {path}: {error}", red=True)
     else:
-        terminal.line(f"vmports: the timeline is in {path}")
+        reporter.line(f"vmports: the timeline is in {path}")
 
 
-def _reports(terminal: pytest.TerminalReporter) -> list[pytest.TestReport]:
+def _reports(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
     """Return those of all phases of all tests, xdist's workers' too."""
-    found = (one for reports in terminal.stats.values() for one in reports)
+    found = (one for reports in reporter.stats.values() for one in reports)
     return [one for one in found if isinstance(one, pytest.TestReport)]
 
 
@@ -163,16 +208,3 @@ def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]
     except HostError:
         lines.append("vmports: no gvproxy, so no guest with network")
     return lines
-
-
-def say(config: pytest.Config, line: str) -> None:
-    """Write a line to the terminal now, past pytest's capture.
-
-    An xdist worker's standard error is its controller's.
-    """
-    if config.get_verbosity() < 0:
-        return
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        sys.stderr.write(f"\n{line}\n")
-        sys.stderr.flush()

@@ -24,7 +24,10 @@ LAYERS = [
     {"network", "guests"},
     {"vm"},
     {"options"},
-    {"report", "evidence", "artifacts", "summary", "timeline", "factory", "vm_cli", "doctor"},
+    {
+        "report", "evidence", "artifacts", "summary", "timeline", "factory", "vm_cli", "doctor",
+        "terminal", "console_stream",
+    },
     {"plugin", "cli"},
 ]  # fmt: skip
 # What a text becomes is known to the layer of the value; these import it when they need it.

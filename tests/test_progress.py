@@ -39,6 +39,24 @@ def test_what_takes_long_is_said_again_with_where_it_is(told):
     assert len(lines) >= 2
 
 
+def test_the_one_who_can_redraw_is_given_each_line_and_at_last_none():
+    drawn, enough = [], threading.Event()
+
+    class Redraws(Told):
+        def redraw(self, line):
+            drawn.append(line)
+            if len(drawn) == 3:
+                enough.set()
+            return True
+
+    told = Redraws()
+    with slowly(told, "working", first=0.01, again=0.01):
+        assert enough.wait(30)
+    assert told == []
+    assert drawn[0] == "vmports: working, 0 s so far"
+    assert drawn[-1] == ""
+
+
 def test_without_a_detail_only_the_time_is_said(told):
     with slowly(told, "waiting", first=0.01):
         assert told.events[0].wait(30)

@@ -52,17 +52,21 @@ class Console:
         except FileNotFoundError:
             return self._before
 
+    def own(self) -> str:
+        """Return what was written since this QEMU started."""
+        return self.text()[len(self._before) :]
+
     def last_line(self) -> str:
         """Return the last line that says something; empty when there is none."""
-        lines = (line.strip() for line in reversed(_clean(self.text()).splitlines()))
+        lines = (line.strip() for line in reversed(clean(self.text()).splitlines()))
         return next(filter(None, lines), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines, control characters removed."""
-        return "\n".join(_clean(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+        return "\n".join(clean(self.text()).splitlines()[-lines:]) or "(the console is empty)"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Return a text without what would move a terminal's cursor or colour it."""
     text = re.sub(r"\r*\n|\r", "\n", _CONTROL.sub("", text))
     return "".join(c for c in text if c.isprintable() or c in "\n\t")

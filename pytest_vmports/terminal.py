@@ -1,0 +1,79 @@
+"""What is written to the terminal while tests run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+# Source: ECMA-48 and DEC's VT100. A line below is made, without leaving the column (IND, RI), then
+# the place is saved (DECSC), to go on there when the line below has been taken away.
+_BELOW, _BACK, _ERASE = "\x1bD\x1bM\x1b7\n", "\x1b8", "\r\x1b[2K"
+
+
+class Terminal:
+    """Writes lines to the terminal now, past pytest's capture.
+
+    An xdist worker's standard error is its controller's.
+
+    Args:
+        config: pytest's.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._quiet = config.get_verbosity() < 0
+        # Workers would draw over each other's line, and a test's own output over ours.
+        worker = hasattr(config, "workerinput")
+        self._may_redraw = not worker and config.getoption("capture") != "no"
+        self._drawn = False
+        self._lock = threading.Lock()
+
+    def __call__(self, line: str) -> None:
+        """Write a line that stays; nothing with ``-q``."""
+        if not self._quiet:
+            self.write(line)
+
+    def write(self, line: str) -> None:
+        """Write a line that stays, with ``-q`` too."""
+        with self._lock, self._uncaptured():
+            # What was saved is not the place any more, once the screen has scrolled.
+            begin, self._drawn = _ERASE if self._drawn else "\n", False
+            sys.stderr.write(f"{begin}{line}\n")
+            sys.stderr.flush()
+
+    def redraw(self, line: str) -> bool:
+        """Write a line below the place where pytest writes, over the one before; "" erases it.
+
+        Returns:
+            False where that cannot be done: not on a terminal.
+        """
+        with self._lock, self._uncaptured():
+            if not self._may_redraw or not _draws(sys.stderr):
+                return False
+            if not self._quiet:
+                width = shutil.get_terminal_size().columns - 1
+                begin = _ERASE if self._drawn else _BELOW
+                if line or self._drawn:
+                    sys.stderr.write(f"{begin}{line[:width]}" if line else f"{_ERASE}{_BACK}")
+                    sys.stderr.flush()
+                self._drawn = bool(line)
+            return True
+
+    def _uncaptured(self) -> contextlib.AbstractContextManager[object]:
+        if self._capture is None:
+            return contextlib.nullcontext()
+        uncaptured: contextlib.AbstractContextManager[object]
+        uncaptured = self._capture.global_and_fixture_disabled()
+        return uncaptured
+
+
+def _draws(stream: object) -> bool:
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty and isatty()) and os.environ.get("TERM", "dumb") != "dumb"

@@ -1,0 +1,159 @@
+"""What is written to the terminal while tests run, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from vm_helpers import until
+
+from pytest_vmports.console_stream import ConsoleStream
+from pytest_vmports.vm.console import Console
+from pytest_vmports.vm.machine import State
+
+SLOW = """
+import threading
+from pytest_vmports import report
+from pytest_vmports.progress import slowly
+
+def test_slow(request):
+    terminal = report.terminal(request.config)
+    drawn = threading.Event()
+
+    def detail():
+        lines.append(1)
+        if len(lines) == 3:
+            drawn.set()
+        return f"line {len(lines)}"
+
+    lines = []
+    with slowly(terminal, "working", detail, first=0.01, again=0.01):
+        assert drawn.wait(30)
+    terminal("and it stays")
+"""
+
+
+@pytest.fixture
+def on_a_terminal(pytester):
+    """Return a function that runs a suite on a terminal and returns what was written there."""
+    pytester.makepyfile(SLOW)
+
+    def run(*words, term="xterm"):
+        ours, its = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "pytest", "--color=no", *words],
+            stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": term},
+        ) as process:  # fmt: skip
+            os.close(its)
+            written = b""
+            while True:
+                try:
+                    written += os.read(ours, 4096)
+                except OSError:  # a terminal whose other side is closed
+                    break
+        os.close(ours)
+        assert process.returncode == 0, written.decode()
+        return written.decode()
+
+    return run
+
+
+REDRAWN = (
+    r"\x1b7\r\nvmports: working, 0 s so far: line 1\r\x1b\[2Kvmports: working, 0 s so far: line 2"
+)
+
+
+def test_on_a_terminal_progress_is_redrawn_in_place_and_goes_away(on_a_terminal):
+    written = on_a_terminal("-p", "no:xdist")
+    assert re.search(REDRAWN, written)
+    assert written.count("\n") < 20
+    # Erased, and back to where pytest goes on; what stays comes after that.
+    assert re.search(r"line \d+\r\x1b\[2K\x1b8\r\nand it stays\r\n\.", written)
+
+
+@pytest.mark.parametrize(
+    ("words", "term"), [(["-n1"], "xterm"), (["-p", "no:xdist", "-s"], "xterm"),
+                        (["-p", "no:xdist"], "dumb")],
+)  # fmt: skip
+def test_where_others_write_too_or_nothing_can_be_redrawn_lines_stay(on_a_terminal, words, term):
+    written = on_a_terminal(*words, term=term)
+    assert "\x1b7" not in written
+    assert written.count("vmports: working, 0 s so far") >= 3
+    assert "and it stays" in written
+
+
+def test_quiet_is_quiet_on_a_terminal_too(on_a_terminal):
+    written = on_a_terminal("-p", "no:xdist", "-q")
+    assert "working" not in written and "stays" not in written and "\x1b7" not in written
+
+
+@pytest.fixture
+def shown():
+    """Return a stream of consoles, its lines, and a function that makes a machine."""
+    lines = []
+    stream = ConsoleStream(lines.append, "gw1 ")
+    yield stream, lines
+    stream.close()
+
+
+def machine(folder, state=State.READY):
+    console = Console(folder / "console.log")
+    return SimpleNamespace(console=console, state=state, guest=SimpleNamespace(name="alpine"))
+
+
+def test_the_console_is_shown_by_whole_lines_without_control_characters(shown, tmp_path):
+    stream, lines = shown
+    guest = machine(tmp_path)
+    stream.follow(guest)
+    guest.console.path.write_text("one\r\n\x1b[1mtwo\x1b[0m\r\nlogin: ")
+    stream.close()
+    assert "\n".join(lines).splitlines() == [
+        "gw1 alpine| one",
+        "gw1 alpine| two",
+        "gw1 alpine| login: ",
+    ]
+
+
+def test_a_console_that_was_there_briefly_is_shown_all_the_same(shown, tmp_path):
+    stream, lines = shown
+    guest = machine(tmp_path)
+    guest.console.begin_with("of the template\n")
+    guest.console.path.write_text("short\n")
+    guest.console.keep()
+    guest.console.path.unlink()
+    guest.state = State.STOPPED
+    stream.follow(guest)
+    stream.close()
+    assert lines == ["gw1 alpine| short"]
+
+
+def test_a_console_that_begins_anew_is_shown_anew(shown, tmp_path):
+    stream, lines = shown
+    guest = machine(tmp_path)
+    guest.console.path.write_text("a long first life\n")
+    stream.follow(guest)
+    until(lambda: lines, 10, "the first")
+    guest.console.path.write_text("second\n")
+    stream.close()
+    assert lines == ["gw1 alpine| a long first life", "gw1 alpine| second"]
+
+
+def test_consoles_of_a_real_run_are_shown_and_only_when_asked(pytester, qemu_binary):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vmports(setup="echo set up")
+        def test_it(vm_with_ports):
+            vm_with_ports.run("echo from the test >/dev/console")
+        """
+    )
+    result = pytester.runpytest_subprocess("-n1", "--vmports-console", "-q")
+    result.stderr.fnmatch_lines(["gw0 alpine| set up", "gw0 alpine| from the test"])
+    plain = pytester.runpytest_subprocess("-n0")
+    plain.stderr.no_fnmatch_line("*from the test*")
