@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -51,11 +52,10 @@ def on_a_terminal(pytester):
         ) as process:  # fmt: skip
             os.close(its)
             written = b""
-            while True:
-                try:
+            # Of a terminal whose other side is closed nothing can be read.
+            with contextlib.suppress(OSError):
+                while True:
                     written += os.read(ours, 4096)
-                except OSError:  # a terminal whose other side is closed
-                    break
         os.close(ours)
         assert process.returncode == 0, written.decode()
         return written.decode()
@@ -63,14 +63,12 @@ def on_a_terminal(pytester):
     return run
 
 
-REDRAWN = (
-    r"\x1b7\r\nvmports: working, 0 s so far: line 1\r\x1b\[2Kvmports: working, 0 s so far: line 2"
-)
+WORKING = "vmports: working, 0 s so far: line"
 
 
 def test_on_a_terminal_progress_is_redrawn_in_place_and_goes_away(on_a_terminal):
     written = on_a_terminal("-p", "no:xdist")
-    assert re.search(REDRAWN, written)
+    assert f"\x1b7\r\n{WORKING} 1\r\x1b[2K{WORKING} 2" in written
     assert written.count("\n") < 20
     # Erased, and back to where pytest goes on; what stays comes after that.
     assert re.search(r"line \d+\r\x1b\[2K\x1b8\r\nand it stays\r\n\.", written)
@@ -112,11 +110,8 @@ def test_the_console_is_shown_by_whole_lines_without_control_characters(shown, t
     stream.follow(guest)
     guest.console.path.write_text("one\r\n\x1b[1mtwo\x1b[0m\r\nlogin: ")
     stream.close()
-    assert "\n".join(lines).splitlines() == [
-        "gw1 alpine| one",
-        "gw1 alpine| two",
-        "gw1 alpine| login: ",
-    ]
+    texts = [line.removeprefix("gw1 alpine| ") for line in "\n".join(lines).splitlines()]
+    assert texts == ["one", "two", "login: "]
 
 
 def test_a_console_that_was_there_briefly_is_shown_all_the_same(shown, tmp_path):
