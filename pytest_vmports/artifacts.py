@@ -11,9 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import VmPortsError
-from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.vm.by_hand import script
-from pytest_vmports.vm.command import CAPTURE
 from pytest_vmports.vm.disk_guest import SEED
 
 if TYPE_CHECKING:
@@ -56,9 +54,7 @@ def write(machine: Machine, base: Path, test: str, root: Path, number: int = 1) 
     (folder / "console.log").write_text(machine.console.text())
     for process in machine.processes():
         (folder / f"{process.name}.log").write_text(process.output)
-    for name in (CONFIG, SEED, CAPTURE):
-        if (machine.workdir / name).exists():
-            shutil.copyfile(machine.workdir / name, folder / name)
+    machine.files.copy(machine.workdir, folder)
     by_hand = _by_hand(machine, folder, test, root)
     about = {"test": test, **_facts(machine), "qemu.sh": by_hand or "executable"}
     about["files"] = sorted({file.name for file in folder.iterdir()} | {"vm.json"})

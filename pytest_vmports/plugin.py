@@ -105,6 +105,8 @@ def pytest_runtest_makereport(
     table, timeline = item.config.stash[_closing_key]
     if table or timeline is not None:
         report.add_facts(item, made)
+    if made.when == "teardown":
+        report.forget(item)
     return made
 
 

@@ -134,6 +134,12 @@ def add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
         vars(report)[_FACTS] = facts_of(evidence)
 
 
+def forget(item: pytest.Item) -> None:
+    """Let go of what is known of a test's VMs, files of theirs among it."""
+    if _evidence_key in item.stash:
+        del item.stash[_evidence_key]
+
+
 def add_kept(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put on a report how to reach the VMs that were kept since the last one."""
     keeper = item.config.stash.get(_keeper_key, None)

@@ -18,18 +18,20 @@ from pytest_vmports.artifacts import folder_name
 SUITE = """
 import pytest
 
-pytestmark = pytest.mark.vmports(
-    8080, pcap=True, files={"word": "/etc/word"}, setup="nc -lk -p 8080 -e cat /etc/word &"
-)
+KIND = {
+    "pcap": True, "files": {"word": "/etc/word"}, "setup": "nc -lk -p 8080 -e cat /etc/word &"
+}
+pytestmark = pytest.mark.vmports(8080, **KIND)
 
 def test_call_alone(vm_with_ports):
     with vm_with_ports.connect(8080) as s:
         assert s.recv(100) == b"by hand"
     assert vm_with_ports.console == "other"
 
-@pytest.mark.vmports(allow_network=True)
-def test_call_net(vm_with_ports):
-    assert vm_with_ports.console == "other"
+def test_call_net(vm_factory):
+    with vm_factory(ports=[8080], allow_network=True, **KIND) as vm, vm.connect(8080) as s:
+        assert s.recv(100) == b"by hand"
+    assert vm.console == "other"  # the VM has ended
 
 @pytest.mark.vmports(setup="exit 9")
 def test_setup(vm_with_ports):
@@ -65,10 +67,10 @@ def test_a_failing_test_leaves_its_vm_as_files_and_a_script_that_boots_it(failed
     assert about["wiring"] == "gvproxy" and about["settings"]["allow_network"]["value"] is True
     assert "gvproxy.yaml" in about["files"] and "gvproxy.log" in about["files"]
     # Classic pcap: https://www.tcpdump.org/manpages/pcap-savefile.5.html; 1 is Ethernet.
-    packets = (folders["test_it.py-test_call_alone"] / "packets.pcap").read_bytes()
-    assert struct.unpack_from("=IHH12xI", packets) == (0xA1B2C3D4, 2, 4, 1)
-    assert b"by hand" in packets
     for name in ("test_it.py-test_call_alone", "test_it.py-test_call_net"):
+        packets = (folders[name] / "packets.pcap").read_bytes()
+        assert struct.unpack_from("=IHH12xI", packets) == (0xA1B2C3D4, 2, 4, 1)
+        assert b"by hand" in packets
         assert answer_of(folders[name]) == b"by hand"
 
 

@@ -17,11 +17,13 @@ from pytest_vmports.errors import (
     NoShellError,
     SetupError,
 )
+from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.process import Process, spawn
 from pytest_vmports.vm import disk_guest, failures, forwards
 from pytest_vmports.vm.command import CAPTURE, Channels, Hardware, Ram, build_command
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.control import CLOCK, READY, Control
+from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.readiness import Probe, WaitFor
 from pytest_vmports.vm.shell import AgentShell, OtherShell
@@ -72,6 +74,7 @@ class Machine:
             ``restored`` from a snapshot.
         command: QEMU's argv, empty before the start.
         console: what the guest wrote.
+        files: others of its files that a report may want.
         monitor: the QMP connection; usable from the start to the stop.
         ram: the file that is its memory, if any.
         workdir: the VM's private folder.
@@ -113,6 +116,7 @@ class Machine:
         self._hidden = hidden
         self._root = root
         self.console = Console(workdir / "console.log")
+        self.files = Files((CONFIG, disk_guest.SEED, CAPTURE))
         self._qemu: Process | None = None
         self._control: Control | None = None
         self._template: Saved | None = template
@@ -315,16 +319,14 @@ class Machine:
                 self.wiring.close_opened()
         finally:
             failed = [p for p in self.processes() if p.returncode and not ours]
-            self._end()
+            self.stop()
+            self.console.keep()
+            for process in self.processes():
+                process.keep_output()
+            self.files.keep(self.workdir)
+            self.discard()
         for process in failed:
             raise failures.died(self, process)
-
-    def _end(self) -> None:
-        self.stop()
-        self.console.keep()
-        for process in self.processes():
-            process.keep_output()
-        self.discard()
 
     def let_go(self, folder: Path) -> None:
         """Let the VM live on without us, its files in ``folder``; see `vm.keep`.
@@ -357,12 +359,10 @@ class Machine:
         with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
             drives, agent_fds = disk_guest.attach(self, self.workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
-            channels = Channels(
-                *fds, self.console.path, next(iter(agent_fds), None),
-                self.workdir if self.reachable else None,
-            )  # fmt: skip
+            sockets = self.workdir if self.reachable else None
             self.command = build_command(
-                self.hardware, self.wiring, channels,
+                self.hardware, self.wiring,
+                Channels(*fds, self.console.path, next(iter(agent_fds), None), sockets),
                 kernel=kernel, initrd=initrd, drives=drives,
                 kernel_words=self.guest.kernel_words(self.wiring.dns, self.wiring.kernel_words()),
                 capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,

@@ -1,0 +1,46 @@
+"""Files that outlive their folder for as long as somebody may want them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from pytest_vmports.vm.files import Files
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Return a VM's folder and one for copies."""
+    made = tmp_path / "vm", tmp_path / "copies"
+    for folder in made:
+        folder.mkdir()
+    (made[0] / "config").write_text("a: b")
+    (made[0] / "other").write_text("not asked for")
+    return made
+
+
+def test_what_is_there_is_copied_and_nothing_else(folders):
+    source, target = folders
+    Files(("config", "capture")).copy(source, target)
+    assert [path.name for path in target.iterdir()] == ["config"]
+
+
+def test_a_folder_that_is_gone_is_copied_all_the_same_and_more_than_once(folders):
+    source, target = folders
+    files = Files(("config", "capture"))
+    files.keep(source)
+    shutil.rmtree(source)
+    for _ in range(2):
+        files.copy(source, target)
+        assert (target / "config").read_text() == "a: b"
+
+
+def test_the_descriptors_are_closed_with_their_owner(folders):
+    before = os.listdir("/proc/self/fd")
+    files = Files(("config",))
+    files.keep(folders[0])
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    del files
+    assert len(os.listdir("/proc/self/fd")) == len(before)
