@@ -22,6 +22,7 @@ _LAST_ANSWER_SECONDS = 1.0
 _STEPS = {
     "leased": "ports leased",
     "start": "started",
+    "refused": "a host port was somebody else's: started again with others",
     "console": "first output on its console (seen)",
     "setup": "setup ended, or restored",
     "ready": "ready, handed over",
@@ -77,9 +78,21 @@ def _sections(machine: Machine, *, whole: bool) -> Iterator[tuple[str, str]]:
 def _asked(machine: Machine) -> str:
     lines = [f"guest: {machine.guest.name}", f"hardware: {machine.hardware.accelerator}"]
     lines += [f"forward: {port}" for port in machine.wiring.ports] or ["forward: none"]
+    lines += _second_card(machine)
     if machine.settings is not None:
         lines += _settings(machine.settings)
     return "\n".join(lines)
+
+
+def _second_card(machine: Machine) -> Iterator[str]:
+    wiring, settings = machine.wiring, machine.settings
+    if wiring.lan_address is None:
+        return
+    network = settings.network if settings is not None else None
+    shared = f" on the network {network}" if network is not None else ""
+    yield f"second card: {wiring.lan_address} ({wiring.lan_mac}){shared}"
+    for guest, host in (settings.host_ports if settings is not None else {}).items():
+        yield f"service of the host: {wiring.host_address}:{guest} -> 127.0.0.1:{host}"
 
 
 def _settings(settings: Settings) -> Iterator[str]:

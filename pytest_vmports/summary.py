@@ -22,7 +22,7 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
     """Return what table and timeline need of one test's VMs, as plain values.
 
     Moments are in seconds since the epoch, None where they did not come: ``ready`` of a start that
-    failed, ``stopped`` of a VM that still runs.
+    failed, ``stopped`` of a VM that still runs, ``refused`` where all ports could be bound.
     """
     machines = []
     # The same for all processes of a machine, unlike the wall clock that may be set meanwhile.
@@ -38,7 +38,7 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
                 "wiring": machine.wiring.kind,
                 **{
                     name: epoch + times[name] if name in times else None
-                    for name in ("leased", "start", "ready", "stopped")
+                    for name in ("leased", "start", "refused", "ready", "stopped")
                 },
             }
         )
@@ -78,7 +78,8 @@ class Summary:
         yield _row("time", f"{starting:.1f} s until VMs were ready, {testing:.1f} s in their tests")
         leased = sum(len(m["ports"]) for m in machines)
         waited = sum(facts["waited"] for facts in self._facts.values())
-        yield _row("ports", f"{leased} leased, {waited} waited for")
+        again = sum(m["refused"] is not None for m in machines)
+        yield _row("ports", f"{leased} leased, {waited} waited for, {again} starts retried")
 
 
 def _row(name: str, value: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.vm.machine import Machine
 
     Boot = Callable[..., AbstractContextManager[VM]]
 
@@ -26,12 +27,16 @@ def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary
     """Return a function that boots a VM for a ``with`` block, in tests and fixtures of any scope.
 
     It takes ports and settings as the marker does, boots from cold unless told otherwise, and
-    takes ``meanwhile``: a function that is given the leased ports before the VM is started.
+    takes ``meanwhile``, a function that is given the leased ports before the VM is started, and
+    ``observe``, one that is given every machine before it starts.
     """
 
     @contextlib.contextmanager
     def booted(
-        *ports: Any, meanwhile: Callable[[ExposedPorts], None] | None = None, **keywords: Any
+        *ports: Any,
+        meanwhile: Callable[[ExposedPorts], None] | None = None,
+        observe: Callable[[Machine], None] = lambda _machine: None,
+        **keywords: Any,
     ) -> Iterator[VM]:
         keywords = {"fresh_boot": True, **keywords, "expose": ports}
         settings = options.resolve(request.config, keywords, "the test")
@@ -40,13 +45,9 @@ def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary
             if meanwhile is not None:
                 meanwhile(exposed)
             guest = vmports_launcher.guest(settings)
-            with vmports_launcher.running(exposed, settings, guest, _no_evidence) as vm:
+            with vmports_launcher.running(exposed, settings, guest, observe) as vm:
                 yield vm
         finally:
             exposed.release()
 
     return booted
-
-
-def _no_evidence(machine: object) -> None:
-    pass

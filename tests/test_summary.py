@@ -7,7 +7,7 @@ from pytest_vmports.summary import Summary
 
 def machine(origin="cloned", seconds=0.5, *, template=False, ports=1):
     ready = None if seconds is None else 1000.0 + seconds
-    times = {"leased": 1000.0, "ready": ready}
+    times = {"leased": 1000.0, "ready": ready, "refused": 1000.1 if ready is None else None}
     return {"origin": origin, "template": template, "ports": ["a port"] * ports, **times}
 
 
@@ -26,7 +26,7 @@ def test_the_table_counts_by_origin_and_keeps_templates_and_failed_starts_apart(
         "starts that failed   1",
         "templates made       1",
         "time                 4.6 s until VMs were ready, 2.0 s in their tests",
-        "ports                6 leased, 1 waited for",
+        "ports                6 leased, 1 waited for, 1 starts retried",
     ]
 
 

@@ -25,6 +25,7 @@ from vm_helpers import (
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP, HOST_IP
 from pytest_vmports.errors import OpenHostError
+from pytest_vmports.evidence import Evidence
 
 MANY = 24
 
@@ -77,6 +78,13 @@ def vm(boot, wiring, services):
 def test_the_guest_reaches_the_service_at_the_asked_port(vm):
     assert ask_shell(vm, f"nc {HOST_IP} 8002") == "it is me\n"
     assert vm._machine.wiring.host_address == HOST_IP
+
+
+def test_its_report_names_the_second_card_and_the_service(vm, services):
+    evidence = Evidence([vm._machine])
+    (asked, *_) = (text for _, text in evidence.sections(whole=False))
+    assert f"second card: {vm.lan_address} ({vm._machine.wiring.lan_mac})" in asked
+    assert f"service of the host: {HOST_IP}:8002 -> 127.0.0.1:{services['name']}" in asked
 
 
 def test_megabytes_go_and_come_back_whole(vm):

@@ -108,7 +108,7 @@ def test_without_ports_and_network_there_is_no_card(boot):
 
 
 def test_a_port_that_a_stranger_takes_is_replaced(boot):
-    first = []
+    first, machines = [], []
     with contextlib.ExitStack() as takers:
 
         def meanwhile(exposed):
@@ -117,10 +117,12 @@ def test_a_port_that_a_stranger_takes_is_replaced(boot):
                 takers.enter_context(stranger(port))
 
         setup = serve(8080, "5353/udp")
-        with boot(8080, "5353/udp", meanwhile=meanwhile, setup=setup) as vm:
+        ports = (8080, "5353/udp")
+        with boot(*ports, meanwhile=meanwhile, observe=machines.append, setup=setup) as vm:
             assert addresses(vm.ports).isdisjoint(addresses(first))
             assert ask_tcp(vm, 8080, b"here now") == b"here now"
             assert ask_udp(vm, 5353, b"here too") == b"here too"
+        assert ["refused" in machine.times for machine in machines] == [True, False]
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

@@ -181,6 +181,8 @@ def host_service(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def echo(connection: socket.socket) -> None:
-    """Send back what comes, until the other side has said all."""
-    while data := connection.recv(65536):
-        connection.sendall(data)
+    """Send back what came, when the other side has said all.
+
+    Not before: busybox's nc does not read while it cannot write, so both could wait for each other.
+    """
+    connection.sendall(b"".join(iter(lambda: connection.recv(65536), b"")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -229,6 +230,7 @@ class Launcher:
             except ForwardError as error:
                 if not left or _is_fixed(error, settings.expose):
                     raise
+                machine.times["refused"] = time.monotonic()
                 fresh = lease_ports(settings.expose, self.allocator, host=settings.bind_host)
                 exposed.replace(fresh)
                 self.hide(exposed, settings, guest)
