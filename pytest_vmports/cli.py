@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports import tables
 from pytest_vmports.errors import VmPortsError
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def _ports() -> int:
     from pytest_vmports.leases import PortAllocator
 
     with PortAllocator() as allocator:
-        for info in allocator.leases():
-            sys.stdout.write(f"{info.host}:{info.port}/{info.protocol}  {info.describe()}\n")
+        tables.write(
+            (f"{info.host}:{info.port}/{info.protocol}", info.describe())
+            for info in allocator.leases()
+        )
     return 0
 
 
@@ -134,7 +137,7 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _list(store: TemplateStore) -> None:
-    rows, total = [_COLUMNS], 0
+    rows, total = [], 0
     for manifest, size, used in store.entries():
         facts = manifest.get("facts")
         facts = facts if isinstance(facts, dict) else {}
@@ -148,11 +151,8 @@ def _list(store: TemplateStore) -> None:
             )
         )  # fmt: skip
         total += size
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows if rows[1:] else []:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-    found = f"{_templates(len(rows) - 1)} in {store.base}"
+    tables.write(rows, header=_COLUMNS)
+    found = f"{_templates(len(rows))} in {store.base}"
     sys.stdout.write(f"{found}, {total / _MIB:.0f} MiB\n" if total else f"{found}\n")
 
 

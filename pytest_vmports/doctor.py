@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports import host, parse, port_range
+from pytest_vmports import host, parse, port_range, tables
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FINE, LIMITED, BROKEN = 0, 1, 2
 _WORDS = {FINE: "ok", LIMITED: "limited", BROKEN: "missing"}
+_STYLES = {"ok": "green", "limited": "yellow", "missing": "bold red"}
 _MIB = 1 << 20
 
 
@@ -64,12 +65,12 @@ def show(findings: list[Finding], *, as_json: bool) -> int:
         whole = {"state": worst, "findings": [asdict(one) for one in findings]}
         sys.stdout.write(json.dumps(whole, indent=1) + "\n")
         return worst
-    width = max(len(one.name) for one in findings)
+    rows = []
     for one in findings:
-        text = one.text.replace("\n", "\n" + " " * (width + 11))
-        sys.stdout.write(f"{_WORDS[one.state]:>7}  {one.name:<{width}}  {text}\n")
+        rows.append((_WORDS[one.state], one.name, one.text))
         if one.remedy:
-            sys.stdout.write(f"{'':>7}  {'':<{width}}  -> {one.remedy}\n")
+            rows.append(("", "", f"-> {one.remedy}"))
+    tables.write(rows, styles=_STYLES)
     return worst
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
     Boot = Callable[..., AbstractContextManager[VM]]
+
+
+@pytest.fixture
+def shared_templates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Let this test's inner runs use the templates that other tests' inner runs have made.
+
+    By itself pytester gives each test a home, and so a cache, of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers
+    monkeypatch.setenv("VMPORTS_CACHE_DIR", str(base / "templates"))
 
 
 @pytest.fixture(scope="session")

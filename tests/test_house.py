@@ -26,7 +26,7 @@ LAYERS = [
     {"options"},
     {
         "report", "evidence", "artifacts", "summary", "timeline", "factory", "vm_cli", "doctor",
-        "terminal", "console_stream",
+        "terminal", "console_stream", "tables",
     },
     {"plugin", "cli"},
 ]  # fmt: skip

@@ -19,16 +19,16 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.guests.alpine import find_images
 
-SETUP = "nc -lk -p 8080 -e cat & nc -lk -p 9090 -e cat &"
+SETTINGS = {"setup": "nc -lk -p 8080 -e cat & nc -lk -p 9090 -e cat &", "port_wait": 0.1}
 
 
 @pytest.fixture(scope="module", params=["usernet", "gvproxy_081", "gvproxy_089"])
 def settings(request, qemu_binary):
     """Return the settings of each wiring in turn."""
     if request.param == "usernet":
-        return {"setup": SETUP}
+        return SETTINGS
     gvproxy = request.getfixturevalue(request.param)
-    return {"setup": SETUP, "allow_network": True, "gvproxy": str(gvproxy)}
+    return {**SETTINGS, "allow_network": True, "gvproxy": str(gvproxy)}
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_vms_of_one_test_are_apart(vm_factory, settings):
 
 @pytest.fixture(scope="module")
 def shared(vm_factory):
-    with vm_factory(ports=[8080], setup=SETUP) as vm:
+    with vm_factory(ports=[8080], **SETTINGS) as vm:
         yield vm
 
 
@@ -150,7 +150,7 @@ def test_a_fixture_of_a_module_keeps_its_vm(shared, number):
 
 
 def test_a_port_that_cannot_come_later_is_refused_and_leaves_the_rest(vm_factory):
-    with vm_factory(ports=[8080], setup=SETUP) as vm:
+    with vm_factory(ports=[8080], **SETTINGS) as vm:
         with pytest.raises(MachineError, match="UDP port from its start"):
             vm.expose("53/udp")
         with pytest.raises(ValueError, match="70000"):

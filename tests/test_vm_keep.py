@@ -30,7 +30,7 @@ def test_fails(vm_with_ports):
 
 
 @pytest.fixture
-def run(pytester, qemu_binary):
+def run(pytester, qemu_binary, shared_templates):
     """Return a function that runs the suite in ``test_it.py`` and returns result and kept VMs."""
     names = []
 

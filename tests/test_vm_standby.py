@@ -32,7 +32,7 @@ SUITE = """
 
 
 @pytest.fixture
-def run(pytester, qemu_binary):
+def run(pytester, qemu_binary, shared_templates):
     def run(*, ports="8080", settings="", arguments=()):
         suite = SUITE.format(ports=ports, settings=settings)
         pytester.makepyfile(textwrap.dedent(suite))
