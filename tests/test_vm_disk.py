@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import time
 import urllib.request
@@ -17,6 +18,7 @@ from vm_helpers import WIRINGS, remains, until
 from pytest_vmports import Guest
 from pytest_vmports.errors import CloudInitError, ImageError, NoShellError
 from pytest_vmports.guests.alpine import find_images
+from pytest_vmports.kept import all_kept
 
 
 def digest(path):
@@ -176,6 +178,31 @@ def test_a_cloud_init_that_fails_says_why(vm_factory, debian, data, reason):
         vm_factory(ports=[80], guest=guest, boot_timeout=600),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_vm_that_was_kept_is_reached_by_ssh(pytester, debian, request):
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from pytest_vmports import Guest
+
+        guest = Guest.disk("{debian.disk}", user_data="#cloud-config\\n", memory=512)
+
+        @pytest.mark.vmports(80, guest=guest, fresh_boot=True, boot_timeout=600)
+        def test_fails(vm_with_ports):
+            vm_with_ports.run("echo was here >/root/told")
+            assert False
+        """
+    )
+    result = pytester.runpytest_subprocess("-n1", "--vmports-keep=failed")
+    result.assert_outcomes(failed=1)
+    kept = [vm for vm in all_kept() if f"kept as {vm.name}" in result.stdout.str()]
+    for vm in kept:
+        request.addfinalizer(vm.stop)
+    (vm,) = kept
+    ask = [*shlex.split(vm.ways["ssh"]), "cat /root/told"]
+    assert subprocess.check_output(ask, text=True, timeout=120) == "was here\n"
 
 
 @pytest.mark.slow
