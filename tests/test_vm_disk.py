@@ -187,7 +187,7 @@ def test_a_vm_that_was_kept_is_reached_by_ssh(pytester, debian, request):
         import pytest
         from pytest_vmports import Guest
 
-        guest = Guest.disk("{debian.disk}", user_data="#cloud-config\\n", memory=512)
+        guest = Guest.disk("{debian.disk}", user_data="#cloud-config\\nlocale: false", memory=512)
 
         @pytest.mark.vmports(80, guest=guest, fresh_boot=True, boot_timeout=600)
         def test_fails(vm_with_ports):
@@ -196,10 +196,10 @@ def test_a_vm_that_was_kept_is_reached_by_ssh(pytester, debian, request):
         """
     )
     result = pytester.runpytest_subprocess("-n1", "--vmports-keep=failed")
-    result.assert_outcomes(failed=1)
     kept = [vm for vm in all_kept() if f"kept as {vm.name}" in result.stdout.str()]
     for vm in kept:
         request.addfinalizer(vm.stop)
+    result.assert_outcomes(failed=1)
     (vm,) = kept
     ask = [*shlex.split(vm.ways["ssh"]), "cat /root/told"]
     assert subprocess.check_output(ask, text=True, timeout=120) == "was here\n"
