@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,9 +11,10 @@ import shutil
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import VmPortsError
+from pytest_vmports.errors import MachineError, VmPortsError
 from pytest_vmports.vm.by_hand import script
 from pytest_vmports.vm.disk_guest import SEED
+from pytest_vmports.vm.screen import screenshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +57,10 @@ def write(machine: Machine, base: Path, test: str, root: Path, number: int = 1) 
     for process in machine.processes():
         (folder / f"{process.name}.log").write_text(process.output)
     machine.files.copy(machine.workdir, folder)
+    if machine.running and machine.hardware.display:
+        # What ends meanwhile is told by the report.
+        with contextlib.suppress(MachineError):
+            screenshot(machine, folder / "screen.png")
     by_hand = _by_hand(machine, folder, test, root)
     about = {"test": test, **_facts(machine), "qemu.sh": by_hand or "executable"}
     about["files"] = sorted({file.name for file in folder.iterdir()} | {"vm.json"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, BinaryIO
@@ -71,7 +72,8 @@ class _Followed:
         # Looked at first: what was written before the end is read all the same.
         over = last or self.machine.state in {State.STOPPED, State.KEPT}
         if self._file is None and self.machine.console.begun:
-            self._file = self.machine.console.path.open("rb")
+            with contextlib.suppress(FileNotFoundError):  # removed at this moment
+                self._file = self.machine.console.path.open("rb")
         if self._file is not None:
             if self._file.tell() > self._size():  # a restarted QEMU begins it anew
                 self._file.seek(0)

@@ -8,6 +8,7 @@ pipe's last writer is gone, however that came about, it kills those that were no
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ class Minder:
         self._pid = os.getpid()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PROGRAM], stdin=subprocess.PIPE,
-            start_new_session=True,
+            stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         atexit.register(self.close)
 
@@ -65,8 +66,9 @@ class Minder:
 
     def release(self, pid: int) -> None:
         """Let a child be: it has ended, or shall live on."""
-        # Short enough to be written whole (PIPE_BUF).
-        os.write(self.pipe, f"release {pid}\n".encode())
+        # Short enough to be written whole (PIPE_BUF). A minder that was killed kills nobody.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.pipe, f"release {pid}\n".encode())
 
     def close(self) -> None:
         """End what is still minded. Does nothing in a forked child."""

@@ -46,6 +46,7 @@ class Settings:
     setup: str | None
     memory: int
     cpus: int
+    display: bool
     accel: str
     boot_timeout: float
     wait_for: WaitFor
@@ -135,6 +136,7 @@ OPTIONS = (
     Option("setup", None, parse.text_or_none, "shell text or a script's path, run as root"),
     Option("memory", "256", parse.memory, "the guest's memory in MiB, or as 1G"),
     Option("cpus", "1", parse.whole(1, 255), "the guest's virtual processors"),
+    Option("display", "no", parse.boolean, "give the guest a graphics card, for screenshots"),
     Option(
         "accel", "auto", parse.choice("auto", "kvm", "hvf", "tcg"),
         "accelerator: auto, kvm, hvf or tcg",

@@ -19,7 +19,8 @@ SUITE = """
 import pytest
 
 KIND = {
-    "pcap": True, "files": {"word": "/etc/word"}, "setup": "nc -lk -p 8080 -e cat /etc/word &"
+    "pcap": True, "display": True, "files": {"word": "/etc/word"},
+    "setup": "nc -lk -p 8080 -e cat /etc/word &",
 }
 pytestmark = pytest.mark.vmports(8080, **KIND)
 
@@ -63,6 +64,10 @@ def test_a_failing_test_leaves_its_vm_as_files_and_a_script_that_boots_it(failed
         assert about["files"] == there
         assert {"console.log", "qemu.sh", "QEMU.log"} <= set(there)
         assert "setup ended with" in (folder / "console.log").read_text()
+    # A VM that runs; the others have ended.
+    assert [name for name in names if (folders[name] / "screen.png").exists()] == [
+        "test_it.py-test_call_alone"
+    ]
     about = json.loads((folders["test_it.py-test_call_net"] / "vm.json").read_text())
     assert about["wiring"] == "gvproxy" and about["settings"]["allow_network"]["value"] is True
     assert "gvproxy.yaml" in about["files"] and "gvproxy.log" in about["files"]

@@ -15,8 +15,8 @@ QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 CHANNELS = Channels(monitor_fd=7, control_fd=9, console=Path("/run/v/console.log"))
 
 
-def build(*, qemu=QEMU, accel="tcg", wiring=None, channels=CHANNELS, **keywords):
-    hardware = Hardware(qemu, Accelerator(accel, "a test"), memory=300, cpus=2)
+def build(*, qemu=QEMU, accel="tcg", display=False, wiring=None, channels=CHANNELS, **keywords):
+    hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display)
     keywords = {"kernel": Path("/k"), "initrd": Path("/i"), "kernel_words": "a b", **keywords}
     return build_command(hardware, wiring or NoNetwork(), channels, **keywords)
 
@@ -105,6 +105,11 @@ def test_monitor_and_serial_ports_are_inherited_descriptors_and_a_file():
 def test_a_comma_in_a_path_does_not_end_it():
     channels = Channels(7, 9, Path("/run/a,b/console.log"))
     assert "file,id=console,path=/run/a,,b/console.log" in build(channels=channels)
+
+
+def test_only_a_machine_with_a_display_has_a_graphics_card():
+    assert "VGA" not in build()
+    assert "VGA" in values(build(display=True), "-device")
 
 
 def test_a_vm_that_may_be_kept_has_its_console_and_a_monitor_on_sockets_and_the_same_log():

@@ -197,6 +197,7 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
         "accelerator": hardware.accelerator.name,
         "memory": hardware.memory,
         "cpus": hardware.cpus,
+        "display": hardware.display,
         "wiring": machine.wiring.kind,
         "network": settings.allow_network,  # what the setup could reach
         "door": bool(settings.host_ports),  # a second user network, whose state is saved too

@@ -22,12 +22,13 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine that a guest sees. ``memory`` is in MiB."""
+    """The machine that a guest sees. ``memory`` is in MiB; ``display``: it has a graphics card."""
 
     qemu: Qemu
     accelerator: Accelerator
     memory: int
     cpus: int
+    display: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def build_command(
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
         *("-serial", "chardev:control"),
+        *_display(hardware),
         *_drives(drives),
         *_agent(channels.agent_fd),
         *network,
@@ -140,6 +142,12 @@ def build_command(
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
     return command
+
+
+def _display(hardware: Hardware) -> tuple[str, ...]:
+    # The machine type of arm64 has no VGA.
+    card = "VGA" if hardware.qemu.is_x86 else "virtio-gpu-pci"
+    return ("-device", card) if hardware.display else ()
 
 
 def _console(channels: Channels) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.parse import one_port
-from pytest_vmports.vm import forwards, power, shell
+from pytest_vmports.vm import forwards, power, screen, shell
 
 if TYPE_CHECKING:
     import os
@@ -79,6 +79,14 @@ class VM:
     def console(self) -> str:
         """All that the guest wrote to its console so far."""
         return self._machine.console.text()
+
+    def screenshot(self, path: str | os.PathLike[str]) -> None:
+        """Write what the VM's display shows into a PNG file; it needs ``display=True``.
+
+        Raises:
+            MachineError: there is no display, the VM is gone, or QEMU cannot write the file.
+        """
+        screen.screenshot(self._machine, Path(path))
 
     @property
     def command_line(self) -> str:

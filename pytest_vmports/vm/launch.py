@@ -274,6 +274,7 @@ class Launcher:
             choose_accel(settings.accel, qemu.path),
             memory=guest.memory or settings.memory,
             cpus=guest.cpus or settings.cpus,
+            display=settings.display,
         )
         allow_network, backend = settings.allow_network, settings.backend
         by_gvproxy = wants_gvproxy(allow_network=allow_network, backend=backend)
