@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
     from pytest_vmports.vm.machine import Machine
@@ -28,6 +29,7 @@ class VmFactory:
         launcher: starts them.
         guest: what they boot unless told otherwise; None means the setting.
         observe: told of every machine before it starts.
+        on_wait: told who holds a fixed port, when there is one to wait for.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class VmFactory:
         launcher: Launcher,
         guest: Guest | None,
         observe: Callable[[Machine], None],
+        on_wait: Callable[[LeaseInfo], None],
     ) -> None:
         self._config = config
         self._launcher = launcher
         self._guest = guest
         self._observe = observe
+        self._on_wait = on_wait
 
     @contextlib.contextmanager
     def __call__(
@@ -66,7 +70,7 @@ class VmFactory:
         if ports is not None:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)
-        exposed = self._launcher.expose(wanted.expose, wanted)
+        exposed = self._launcher.expose(wanted.expose, wanted, self._on_wait)
         try:
             boots = self._launcher.guest(wanted, guest or self._guest)
             with self._launcher.running(exposed, wanted, boots, self._observe) as vm:

@@ -13,7 +13,7 @@ from pytest_vmports import options, report
 from pytest_vmports.errors import HostError, SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pytest_vmports.factory import VmFactory
     from pytest_vmports.guests.guest import Guest
@@ -173,9 +173,8 @@ def exposed_ports(
     vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    with contextlib.ExitStack() as waiting:
-        on_wait = _waiting(request.node, waiting)
-        exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, on_wait)
+    on_wait = functools.partial(report.count_wait, request.node)
+    exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, on_wait)
     yield exposed
     exposed.release()
 
@@ -215,7 +214,12 @@ def vm_factory(
         report.observe(item, request.config, machine)
         made[:] = [*(one for one in made if one.running), machine]
 
-    return VmFactory(request.config, vmports_launcher, vmports_guest, observe)
+    def on_wait(holder: LeaseInfo) -> None:
+        item = request.session.stash.get(_running_key, None)
+        if item is not None:
+            report.count_wait(item, holder)
+
+    return VmFactory(request.config, vmports_launcher, vmports_guest, observe, on_wait)
 
 
 @pytest.fixture
@@ -254,20 +258,6 @@ def _missing(settings: options.Settings) -> Iterator[None]:
         if settings.missing == "skip":
             pytest.skip(str(error))
         raise
-
-
-def _waiting(item: pytest.Item, until_over: contextlib.ExitStack) -> Callable[[LeaseInfo], None]:
-    from pytest_vmports.progress import slowly
-
-    say = report.terminal(item.config)
-
-    def tell(holder: LeaseInfo) -> None:
-        report.evidence_of(item).waited += 1
-        what = f"waiting for port {holder.port}"
-        say(f"vmports: {what}, held by {holder.describe()}")
-        until_over.enter_context(slowly(say, what))
-
-    return tell
 
 
 def _header(config: pytest.Config) -> list[str]:

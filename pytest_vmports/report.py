@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.console_stream import ConsoleStream
     from pytest_vmports.evidence import Evidence
+    from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.machine import Machine
 
@@ -76,6 +77,11 @@ def observe(item: pytest.Item | None, config: pytest.Config, machine: Machine) -
         evidence_of(item).machines.append(machine)
     if (stream := config.stash.get(_stream_key, None)) is not None:
         stream.follow(machine)
+
+
+def count_wait(item: pytest.Item, _holder: LeaseInfo) -> None:
+    """Count that a test waits for a fixed port."""
+    evidence_of(item).waited += 1
 
 
 def add_sections(

@@ -1,9 +1,14 @@
 """What takes long is said, and nothing else."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
+from vm_helpers import fixed_port
 
+from pytest_vmports.leases import PortAllocator
 from pytest_vmports.progress import slowly
 
 
@@ -67,3 +72,28 @@ def test_it_is_over_when_the_work_fails(told):
     with pytest.raises(KeyError), slowly(told, "failing", first=0.01, again=0.01):
         raise KeyError
     assert not [t for t in threading.enumerate() if t.name == "vmports-progress"]
+
+
+def test_a_run_that_waits_for_a_fixed_port_says_for_whom_and_then_how_long(pytester):
+    port = fixed_port()
+    pytester.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.vmports("{port}:8080")
+        def test_it(exposed_ports):
+            assert exposed_ports[8080].external == {port}
+        """
+    )
+    with PortAllocator() as allocator, allocator.acquire_fixed(port, label="the holder") as lease:
+        run = [sys.executable, "-m", "pytest", "-p", "no:xdist", pytester.path]
+        with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            lines = []
+            for line in map(bytes.decode, process.stderr):
+                lines += [line] if line.strip() else []
+                if "so far" in line:
+                    lease.release()
+    assert process.returncode == 0
+    assert f"waiting for port {port}, held by pid {os.getpid()}" in lines[0]
+    assert "(the holder)" in lines[0]
+    assert lines[1].startswith(f"vmports: waiting for port {port}, 2 s so far")

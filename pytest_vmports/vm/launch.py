@@ -8,16 +8,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.constants import FIXTURE_NEARNESS
 from pytest_vmports.errors import (
     ForwardError,
     LaunchError,
     MachineDiedError,
     MonitorError,
     OpenHostError,
-    SettingError,
 )
-from pytest_vmports.guests.guest import Guest
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.lan import Lan
@@ -25,6 +22,7 @@ from pytest_vmports.network.wiring import choose_wiring, open_host, wants_gvprox
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm import forwards
+from pytest_vmports.vm.chosen_guest import chosen_guest
 from pytest_vmports.vm.command import Hardware
 from pytest_vmports.vm.disk_guest import hidden_mappings, lay_disks
 from pytest_vmports.vm.handle import VM
@@ -34,6 +32,7 @@ from pytest_vmports.vm.standby import Standby
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
+    from pytest_vmports.guests.guest import Guest
     from pytest_vmports.host import Gvproxy, Qemu
     from pytest_vmports.leases import LeaseInfo, PortAllocator
     from pytest_vmports.models import PortMapping
@@ -80,15 +79,30 @@ class Launcher:
         settings: Settings,
         on_wait: Callable[[LeaseInfo], None] | None = None,
     ) -> ExposedPorts:
-        """Lease a host port for every mapping.
+        """Lease a host port for every mapping, and say so when a fixed one is waited for.
+
+        Args:
+            mappings: what is wanted.
+            settings: on which host address, and how long to wait.
+            on_wait: told the holder when there is one to wait for.
 
         Raises:
             PortError: one cannot be had.
         """
-        granted = lease_ports(
-            mappings, self.allocator, host=settings.bind_host, wait=settings.port_wait,
-            on_wait=on_wait,
-        )  # fmt: skip
+        tell = self._templates.tell
+        with contextlib.ExitStack() as waiting:
+
+            def waits(holder: LeaseInfo) -> None:
+                if on_wait is not None:
+                    on_wait(holder)
+                what = f"waiting for port {holder.port}"
+                tell(f"vmports: {what}, held by {holder.describe()}")
+                waiting.enter_context(slowly(tell, what))
+
+            granted = lease_ports(
+                mappings, self.allocator, host=settings.bind_host, wait=settings.port_wait,
+                on_wait=waits,
+            )  # fmt: skip
         return ExposedPorts(granted, allow_network=settings.allow_network)
 
     def launch(
@@ -325,43 +339,13 @@ class Launcher:
             self._templates.tell(line)
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
-        """Return the guest that the settings, or the user's own fixture, name, with additions.
+        """Return the guest to boot; see `chosen_guest`.
 
         Raises:
             GuestNotFoundError: a file of it is missing.
             SettingError: what was named makes no guest, or takes no additions.
         """
-        # Marker, command line and environment are nearer to the test than its fixture, the ini and
-        # the default are farther.
-        homes = settings.nearness("guest"), settings.nearness("kernel")
-        by_kernel = settings.kernel is not None and (
-            homes[1] < homes[0] or (homes[1] == homes[0] and settings.guest == "alpine")
-        )
-        if own is not None and homes[by_kernel] > FIXTURE_NEARNESS:
-            guest = own
-        elif by_kernel:
-            kernel = self.root / Path(settings.kernel or "").expanduser()
-            initrd = settings.initrd and self.root / Path(settings.initrd).expanduser()
-            guest = Guest.kernel(kernel, initrd or None, settings.append)
-        else:
-            guest = self._named(settings)
-        return guest.with_additions(files=settings.files, setup=settings.setup)
-
-    def _named(self, settings: Settings) -> Guest:
-        named = settings.guest
-        if isinstance(named, Guest):
-            return named
-        if named == "alpine":
-            return Guest.alpine()
-        if isinstance(named, str):
-            return Guest.disk(self.root / Path(named).expanduser())
-        made = named()
-        if not isinstance(made, Guest):
-            raise SettingError(
-                source=settings.sources["guest"], name="guest", value=named,
-                allowed=f"it has to return a Guest, and returned a {type(made).__name__}",
-            )  # fmt: skip
-        return made
+        return chosen_guest(settings, own, self.root)
 
 
 def _shape(settings: Settings) -> Hashable:

@@ -1,0 +1,59 @@
+"""Which guest a test boots, where settings and the user's fixture name several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.constants import FIXTURE_NEARNESS
+from pytest_vmports.errors import SettingError
+from pytest_vmports.guests.guest import Guest
+
+if TYPE_CHECKING:
+    from pytest_vmports.options import Settings
+
+
+def chosen_guest(settings: Settings, own: Guest | None, root: Path) -> Guest:
+    """Return the guest that the settings, or the user's own fixture, name, with additions.
+
+    Args:
+        settings: the test's.
+        own: what the fixture ``vmports_guest`` returned.
+        root: what relative paths are relative to.
+
+    Raises:
+        GuestNotFoundError: a file of it is missing.
+        SettingError: what was named makes no guest, or takes no additions.
+    """
+    # Marker, command line and environment are nearer to the test than its fixture, the ini and
+    # the default are farther.
+    homes = settings.nearness("guest"), settings.nearness("kernel")
+    by_kernel = settings.kernel is not None and (
+        homes[1] < homes[0] or (homes[1] == homes[0] and settings.guest == "alpine")
+    )
+    if own is not None and homes[by_kernel] > FIXTURE_NEARNESS:
+        guest = own
+    elif by_kernel:
+        kernel = root / Path(settings.kernel or "").expanduser()
+        initrd = settings.initrd and root / Path(settings.initrd).expanduser()
+        guest = Guest.kernel(kernel, initrd or None, settings.append)
+    else:
+        guest = _named(settings, root)
+    return guest.with_additions(files=settings.files, setup=settings.setup)
+
+
+def _named(settings: Settings, root: Path) -> Guest:
+    named = settings.guest
+    if isinstance(named, Guest):
+        return named
+    if named == "alpine":
+        return Guest.alpine()
+    if isinstance(named, str):
+        return Guest.disk(root / Path(named).expanduser())
+    made = named()
+    if not isinstance(made, Guest):
+        raise SettingError(
+            source=settings.sources["guest"], name="guest", value=named,
+            allowed=f"it has to return a Guest, and returned a {type(made).__name__}",
+        )  # fmt: skip
+    return made
