@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import pytest
 
     from pytest_vmports.guests.guest import Guest
-    from pytest_vmports.leases import LeaseInfo
+    from pytest_vmports.report import Recorder
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
-    from pytest_vmports.vm.machine import Machine
 
 _WHERE = "vm_factory"
 
@@ -28,8 +27,7 @@ class VmFactory:
         config: pytest's.
         launcher: starts them.
         guest: what they boot unless told otherwise; None means the setting.
-        observe: told of every machine before it starts.
-        on_wait: told who holds a fixed port, when there is one to wait for.
+        recorder: takes note of its VMs, and of ports that were waited for.
     """
 
     def __init__(
@@ -37,14 +35,12 @@ class VmFactory:
         config: pytest.Config,
         launcher: Launcher,
         guest: Guest | None,
-        observe: Callable[[Machine], None],
-        on_wait: Callable[[LeaseInfo], None],
+        recorder: Recorder,
     ) -> None:
         self._config = config
         self._launcher = launcher
         self._guest = guest
-        self._observe = observe
-        self._on_wait = on_wait
+        self._recorder = recorder
 
     @contextlib.contextmanager
     def __call__(
@@ -70,10 +66,10 @@ class VmFactory:
         if ports is not None:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)
-        exposed = self._launcher.expose(wanted.expose, wanted, self._on_wait)
+        exposed = self._launcher.expose(wanted.expose, wanted, self._recorder.on_wait)
         try:
             boots = self._launcher.guest(wanted, guest or self._guest)
-            with self._launcher.running(exposed, wanted, boots, self._observe) as vm:
+            with self._launcher.running(exposed, wanted, boots, self._recorder.observe) as vm:
                 yield vm
         finally:
             exposed.release()

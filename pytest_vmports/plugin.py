@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +16,14 @@ if TYPE_CHECKING:
 
     from pytest_vmports.factory import VmFactory
     from pytest_vmports.guests.guest import Guest
-    from pytest_vmports.leases import FreePortFactory, LeaseInfo, PortAllocator
+    from pytest_vmports.leases import FreePortFactory, PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
-    from pytest_vmports.vm.machine import Machine
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
 _next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
-_made_key: pytest.StashKey[list[Machine]] = pytest.StashKey()
 _closing_key: pytest.StashKey[list[Any]] = pytest.StashKey()
-_running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
 
 
@@ -64,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Read every test's settings now, so that a mistake costs no boot."""
     problems: dict[str, None] = {}  # in order, each once
     for item in items:
-        asks = "vmports_settings" in _fixtures(item)
+        asks = "vmports_settings" in report.fixtures(item)
         if asks or item.get_closest_marker(options.MARKER):
             try:
                 item.stash[_settings_key] = options.settings_for(item)
@@ -87,8 +83,8 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Remember the test, and what the next one needs: its VM can be made ready meanwhile."""
-    item.session.stash[_running_key] = item
-    if nextitem is not None and "vm_with_ports" in _fixtures(nextitem):
+    report.recorder(item.session).item = item
+    if nextitem is not None and "vm_with_ports" in report.fixtures(nextitem):
         item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
 
 
@@ -98,9 +94,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the evidence to a failing test's report."""
     made = yield
-    # A fixture of a wider scope may have made them long before this test.
-    shared = item.session.stash.get(_made_key, []) if "vm_factory" in _fixtures(item) else []
-    report.add_sections(item, made, shared)
+    report.add_sections(item, made)
     report.add_kept(item, made)
     table, timeline = item.config.stash[_closing_key]
     if table or timeline is not None:
@@ -173,8 +167,8 @@ def exposed_ports(
     vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    on_wait = functools.partial(report.count_wait, request.node)
-    exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, on_wait)
+    recorder = report.recorder(request.session)
+    exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, recorder.on_wait)
     yield exposed
     exposed.release()
 
@@ -188,13 +182,13 @@ def vm_with_ports(
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    observe = functools.partial(report.observe, request.node, request.config)
+    recorder = report.recorder(request.session)
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
             guest = vmports_launcher.guest(vmports_settings, vmports_guest)
             running = vmports_launcher.running(
                 exposed_ports, vmports_settings, guest,
-                observe, following=request.node.stash.get(_next_key, None),
+                recorder.observe, following=request.node.stash.get(_next_key, None),
             )  # fmt: skip
             vm = stack.enter_context(running)
         yield vm
@@ -207,19 +201,8 @@ def vm_factory(
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
     from pytest_vmports.factory import VmFactory
 
-    made = request.session.stash.setdefault(_made_key, [])
-
-    def observe(machine: Machine) -> None:
-        item = request.session.stash.get(_running_key, None)
-        report.observe(item, request.config, machine)
-        made[:] = [*(one for one in made if one.running), machine]
-
-    def on_wait(holder: LeaseInfo) -> None:
-        item = request.session.stash.get(_running_key, None)
-        if item is not None:
-            report.count_wait(item, holder)
-
-    return VmFactory(request.config, vmports_launcher, vmports_guest, observe, on_wait)
+    recorder = report.recorder(request.session)
+    return VmFactory(request.config, vmports_launcher, vmports_guest, recorder)
 
 
 @pytest.fixture
@@ -244,10 +227,6 @@ def session_free_port_factory(vmports_allocator: PortAllocator) -> Iterator[Free
 
     with FreePortFactory(vmports_allocator) as factory:
         yield factory
-
-
-def _fixtures(item: pytest.Item) -> Sequence[str]:
-    return getattr(item, "fixturenames", ())
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ _FACTS, _KEPT = "vmports", "vmports_kept"
 _terminal_key: pytest.StashKey[Terminal] = pytest.StashKey()
 _stream_key: pytest.StashKey[ConsoleStream] = pytest.StashKey()
 _keeper_key: pytest.StashKey[Keeper] = pytest.StashKey()
+_recorder_key: pytest.StashKey[Recorder] = pytest.StashKey()
 _evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 
 
@@ -64,35 +65,59 @@ def console_stream(config: pytest.Config) -> Iterator[None]:
         yield
 
 
-def evidence_of(item: pytest.Item) -> Evidence:
-    """Return what is known of a test's VMs, to be added to."""
+class Recorder:
+    """Takes note of VMs for the test that runs.
+
+    Attributes:
+        item: that test; None before the first.
+        made: the VMs that were made, those that have ended without the last one.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.item: pytest.Item | None = None
+        self.made: list[Machine] = []
+        self._config = config
+
+    def observe(self, machine: Machine) -> None:
+        """Take note of a machine that is about to start."""
+        self.made = [*(one for one in self.made if one.running), machine]
+        if self.item is not None:
+            _evidence_of(self.item).machines.append(machine)
+        if (stream := self._config.stash.get(_stream_key, None)) is not None:
+            stream.follow(machine)
+
+    def on_wait(self, _holder: LeaseInfo) -> None:
+        """Count that a fixed port is waited for."""
+        if self.item is not None:
+            _evidence_of(self.item).waited += 1
+
+
+def recorder(session: pytest.Session) -> Recorder:
+    """Return the session's recorder."""
+    if _recorder_key not in session.stash:
+        session.stash[_recorder_key] = Recorder(session.config)
+    return session.stash[_recorder_key]
+
+
+def fixtures(item: pytest.Item) -> Sequence[str]:
+    """Return the names of all fixtures that a test uses, also through others."""
+    return getattr(item, "fixturenames", ())
+
+
+def _evidence_of(item: pytest.Item) -> Evidence:
     from pytest_vmports.evidence import Evidence
 
     return item.stash.setdefault(_evidence_key, Evidence())
 
 
-def observe(item: pytest.Item | None, config: pytest.Config, machine: Machine) -> None:
-    """Take note of a machine that is about to start, for a test or for none in particular."""
-    if item is not None:
-        evidence_of(item).machines.append(machine)
-    if (stream := config.stash.get(_stream_key, None)) is not None:
-        stream.follow(machine)
-
-
-def count_wait(item: pytest.Item, _holder: LeaseInfo) -> None:
-    """Count that a test waits for a fixed port."""
-    evidence_of(item).waited += 1
-
-
-def add_sections(
-    item: pytest.Item, report: pytest.TestReport, made_before: Sequence[Machine]
-) -> None:
+def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
     """Give a failing report what is known of the test's VMs, and of others that it may use."""
-    if not report.failed or not (made_before or _evidence_key in item.stash):
+    # A fixture of a wider scope may have made them long before this test.
+    made = recorder(item.session).made if "vm_factory" in fixtures(item) else []
+    if not report.failed or not (made or _evidence_key in item.stash):
         return
-    evidence = evidence_of(item)
-    others = (one for one in made_before if one.running and one not in evidence.machines)
-    evidence.shared = list(others)
+    evidence = _evidence_of(item)
+    evidence.shared = [one for one in made if one.running and one not in evidence.machines]
     for machine in evidence.shown():
         machine.failing = True
     # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
