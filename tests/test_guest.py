@@ -240,4 +240,10 @@ def test_home_is_understood_in_paths(kernel, tmp_path, monkeypatch):
 def test_linux_does_not_check_an_emulated_timer_by_a_busy_hosts_clock(monkeypatch):
     for architecture, told in (("x86_64", True), ("aarch64", False)):
         monkeypatch.setattr("pytest_vmports.guests.guest.machine", lambda a=architecture: a)
-        assert ("no_timer_check" in Guest("g").kernel_words(None).split()) is told
+        words = Guest("g").kernel_words(None).split()
+        assert ("no_timer_check" in words) is ("console=ttyS0" in words) is told
+
+
+def test_a_guest_of_another_architecture_has_that_ones_console():
+    assert "console=ttyAMA0" in Guest("g").kernel_words(None, x86=False).split()
+    assert "console=ttyS0" in Guest("g").kernel_words(None, x86=True).split()

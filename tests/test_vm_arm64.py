@@ -14,7 +14,7 @@ def arm64(missing):
     if lacking := arm64_guest.missing():
         missing("what makes and runs an arm64 guest", f"install {', '.join(lacking)}")
     kernel, initrd = arm64_guest.kernel_and_initrd()
-    return Guest.kernel(kernel, initrd, "console=ttyAMA0", memory=512)
+    return Guest.kernel(kernel, initrd, memory=512)
 
 
 @pytest.mark.slow

@@ -233,15 +233,19 @@ class Guest:
             **({"image": disk.identity(self.image)} if self.image is not None else {}),
         }
 
-    def kernel_words(self, dns: str | None, more: Sequence[str] = ()) -> str:
+    def kernel_words(
+        self, dns: str | None, more: Sequence[str] = (), *, x86: bool | None = None
+    ) -> str:
         """Return the kernel's command line.
 
         Args:
             dns: the name server; None means there is no network card.
             more: words for our own init, if it runs.
+            x86: whether the VM is an x86-64 PC; None for the host's architecture.
         """
-        words = [f"console={_console()}", "panic=-1", "quiet"]
-        if _console() == "ttyS0":
+        x86 = machine() != "aarch64" if x86 is None else x86
+        words = [f"console={_console(x86=x86)}", "panic=-1", "quiet"]
+        if x86:
             # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC +
             # timer doesn't work!" (source: the kernel's kernel-parameters.txt).
             words.append("no_timer_check")
@@ -271,14 +275,15 @@ class Guest:
         return entries
 
 
-def _console() -> str:
-    return "ttyAMA0" if machine() == "aarch64" else "ttyS0"
+def _console(*, x86: bool) -> str:
+    return "ttyS0" if x86 else "ttyAMA0"
 
 
 def _inittab() -> bytes:
     # The dash makes the console the shell's own terminal, so that Ctrl-C works.
     lines = ["::sysinit:/vmports/boot", "ttyS1::respawn:/vmports/agent"]
-    lines.append(f"{_console()}::respawn:-/vmports/console")
+    console = _console(x86=machine() != "aarch64")
+    lines.append(f"{console}::respawn:-/vmports/console")
     return "\n".join([*lines, ""]).encode()
 
 

@@ -201,7 +201,7 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
         "wiring": machine.wiring.kind,
         "network": settings.allow_network,  # what the setup could reach
         "door": bool(settings.host_ports),  # a second user network, whose state is saved too
-        "kernel_words": guest.kernel_words(machine.wiring.dns),
+        "kernel_words": guest.kernel_words(machine.wiring.dns, x86=hardware.qemu.is_x86),
         "ready": f"{wait_for}: {asked}",
         "guest": guest.digest(root),
     }

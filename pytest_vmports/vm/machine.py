@@ -359,12 +359,13 @@ class Machine:
         with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
             drives, agent_fds = disk_guest.attach(self, self.workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
+            words, x86 = self.wiring.kernel_words(), self.hardware.qemu.is_x86
             sockets = self.workdir if self.reachable else None
             self.command = build_command(
                 self.hardware, self.wiring,
                 Channels(*fds, self.console.path, next(iter(agent_fds), None), sockets),
                 kernel=kernel, initrd=initrd, drives=drives,
-                kernel_words=self.guest.kernel_words(self.wiring.dns, self.wiring.kernel_words()),
+                kernel_words=self.guest.kernel_words(self.wiring.dns, words, x86=x86),
                 capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,
                 ram=self.ram, restore=self._template is not None,
             )  # fmt: skip
