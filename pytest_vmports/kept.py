@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.lease_record import process_start
+from pytest_vmports.proc import stat_fields
 from pytest_vmports.run_dir import default_base, make_private
 
 if TYPE_CHECKING:
@@ -130,11 +131,7 @@ def _read(folder: Path) -> Kept | None:
 
 def _runs(pid: int, start: int) -> bool:
     # A zombie, if nobody reaps it, is over.
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return process_start(pid) == start and state != "Z"
+    return process_start(pid) == start and stat_fields(pid)[:1] not in (["Z"], [])
 
 
 def _kill(pid: int, start: int) -> None:

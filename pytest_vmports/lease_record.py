@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from pytest_vmports.proc import stat_fields
+
 if sys.platform != "win32":
     import fcntl
 
@@ -108,12 +110,8 @@ def make_record(host: str, label: str | None) -> bytes:
 
 def process_start(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 when it is gone or unknown."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-    except OSError:
-        return 0
-    # The command's name, in brackets, may hold anything: count from the last bracket.
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else 0
 
 
 @functools.cache

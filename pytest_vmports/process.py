@@ -15,13 +15,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.minder import Minder
+from pytest_vmports.proc import stat_fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
 _STOP_SECONDS = 5.0
 # If our parent is no longer the one that started us, it died before the signal was set.
@@ -92,13 +93,10 @@ class Process:
     @property
     def cpu_seconds(self) -> float | None:
         """The processor time that the child has used; None where that cannot be told."""
-        try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text("ascii", "replace")
-        except OSError:  # not Linux, or it has ended and was reaped
+        fields = stat_fields(self.pid)
+        if not fields:
             return None
-        # The command's name, in brackets, may hold anything: count from the last bracket.
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # user's and system's
 
     @property
     def output(self) -> str:

@@ -12,7 +12,6 @@ import pytest
 from pytest_vmports import options
 from pytest_vmports.errors import HostError, VmPortsError
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
-from pytest_vmports.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_vmports.console_stream import ConsoleStream
     from pytest_vmports.evidence import Evidence
     from pytest_vmports.leases import LeaseInfo
+    from pytest_vmports.terminal import Terminal
     from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.machine import Machine
 
@@ -34,6 +34,8 @@ _evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
 def terminal(config: pytest.Config) -> Terminal:
     """Return what writes to the terminal while tests run."""
     if _terminal_key not in config.stash:
+        from pytest_vmports.terminal import Terminal
+
         config.stash[_terminal_key] = Terminal(config)
     return config.stash[_terminal_key]
 

@@ -57,13 +57,15 @@ class Terminal:
         with self._lock, self._uncaptured():
             if not self._may_redraw or not _draws(sys.stderr):
                 return False
-            if not self._quiet:
+            if self._quiet:
+                return True
+            if line:
                 width = shutil.get_terminal_size().columns - 1
-                begin = _ERASE if self._drawn else _BELOW
-                if line or self._drawn:
-                    sys.stderr.write(f"{begin}{line[:width]}" if line else f"{_ERASE}{_BACK}")
-                    sys.stderr.flush()
-                self._drawn = bool(line)
+                sys.stderr.write(f"{_ERASE if self._drawn else _BELOW}{line[:width]}")
+            elif self._drawn:
+                sys.stderr.write(f"{_ERASE}{_BACK}")
+            sys.stderr.flush()
+            self._drawn = bool(line)
             return True
 
     def _uncaptured(self) -> contextlib.AbstractContextManager[object]:

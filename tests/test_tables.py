@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
 import subprocess
 import sys
 
-import pytest
+from pseudo_terminal import on_a_terminal
 
 PROGRAM = """
 from pytest_vmports import tables
@@ -27,33 +24,18 @@ missing  a     {("b " * 60).strip()}
 """
 
 
-@pytest.fixture
-def on_a_terminal():
-    """Return a function that runs the program on a terminal and returns what it wrote."""
-
-    def run(program=PROGRAM):
-        ours, its = pty.openpty()
-        with subprocess.Popen(
-            [sys.executable, "-c", program], stdin=its, stdout=its, stderr=its,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "70"},
-        ):  # fmt: skip
-            os.close(its)
-            written = b""
-            with contextlib.suppress(OSError):  # nothing can be read of one that is closed
-                while True:
-                    written += os.read(ours, 4096)
-        os.close(ours)
-        return written.decode().replace("\r\n", "\n")
-
-    return run
+def seen(program=PROGRAM):
+    """Return what somebody at a terminal sees of the program."""
+    _, written = on_a_terminal([sys.executable, "-c", program], COLUMNS="70")
+    return written.replace("\r\n", "\n")
 
 
 def test_a_program_reads_plain_columns():
     assert subprocess.check_output([sys.executable, "-c", PROGRAM], text=True) == PLAIN
 
 
-def test_somebody_sees_colours_and_wrapped_cells_and_no_markup(on_a_terminal):
-    written = on_a_terminal()
+def test_somebody_sees_colours_and_wrapped_cells_and_no_markup():
+    written = seen()
     assert "\x1b[1mSTATE" in written
     assert "\x1b[32mok" in written
     assert "[red]text[/red]" in written
@@ -61,7 +43,7 @@ def test_somebody_sees_colours_and_wrapped_cells_and_no_markup(on_a_terminal):
     assert "NOTHING" not in written
 
 
-def test_without_rich_a_terminal_gets_plain_columns_too(on_a_terminal):
+def test_without_rich_a_terminal_gets_plain_columns_too():
     blocked = "import sys, importlib.util as u; f = u.find_spec\n"
     blocked += "u.find_spec = lambda name, *more: None if name == 'rich' else f(name, *more)\n"
-    assert on_a_terminal(blocked + PROGRAM) == PLAIN
+    assert seen(blocked + PROGRAM) == PLAIN

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from pseudo_terminal import on_a_terminal
 from vm_helpers import until
 
 from pytest_vmports.console_stream import ConsoleStream
@@ -40,34 +37,24 @@ def test_slow(request):
 
 
 @pytest.fixture
-def on_a_terminal(pytester):
+def run(pytester):
     """Return a function that runs a suite on a terminal and returns what was written there."""
     pytester.makepyfile(SLOW)
 
-    def run(*words, term="xterm"):
-        ours, its = pty.openpty()
-        with subprocess.Popen(
-            [sys.executable, "-m", "pytest", "--color=no", *words],
-            stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": term},
-        ) as process:  # fmt: skip
-            os.close(its)
-            written = b""
-            # Of a terminal whose other side is closed nothing can be read.
-            with contextlib.suppress(OSError):
-                while True:
-                    written += os.read(ours, 4096)
-        os.close(ours)
-        assert process.returncode == 0, written.decode()
-        return written.decode()
+    def ran(*words, term="xterm"):
+        command = [sys.executable, "-m", "pytest", "--color=no", *words]
+        status, written = on_a_terminal(command, TERM=term)
+        assert status == 0, written
+        return written
 
-    return run
+    return ran
 
 
 WORKING = "vmports: working, 0 s so far: line"
 
 
-def test_on_a_terminal_progress_is_redrawn_in_place_and_goes_away(on_a_terminal):
-    written = on_a_terminal("-p", "no:xdist")
+def test_on_a_terminal_progress_is_redrawn_in_place_and_goes_away(run):
+    written = run("-p", "no:xdist")
     assert f"\x1b7\r\n{WORKING} 1\r\x1b[2K{WORKING} 2" in written
     assert written.count("\n") < 20
     # Erased, and back to where pytest goes on; what stays comes after that.
@@ -78,15 +65,15 @@ def test_on_a_terminal_progress_is_redrawn_in_place_and_goes_away(on_a_terminal)
     ("words", "term"), [(["-n1"], "xterm"), (["-p", "no:xdist", "-s"], "xterm"),
                         (["-p", "no:xdist"], "dumb")],
 )  # fmt: skip
-def test_where_others_write_too_or_nothing_can_be_redrawn_lines_stay(on_a_terminal, words, term):
-    written = on_a_terminal(*words, term=term)
+def test_where_others_write_too_or_nothing_can_be_redrawn_lines_stay(run, words, term):
+    written = run(*words, term=term)
     assert "\x1b7" not in written
     assert written.count("vmports: working, 0 s so far") >= 3
     assert "and it stays" in written
 
 
-def test_quiet_is_quiet_on_a_terminal_too(on_a_terminal):
-    written = on_a_terminal("-p", "no:xdist", "-q")
+def test_quiet_is_quiet_on_a_terminal_too(run):
+    written = run("-p", "no:xdist", "-q")
     assert "working" not in written and "stays" not in written and "\x1b7" not in written
 
 

@@ -20,8 +20,6 @@ from pytest_vmports.host import machine
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Read by busybox init: our boot script once, then the agent on the control channel.
-
 
 @dataclass(frozen=True)
 class Guest:
@@ -280,7 +278,8 @@ def _console(*, x86: bool) -> str:
 
 
 def _inittab() -> bytes:
-    # The dash makes the console the shell's own terminal, so that Ctrl-C works.
+    # Read by busybox init: our boot script once, then the agent on the control channel, and a shell
+    # on the console. The dash makes that the shell's own terminal, so that Ctrl-C works.
     lines = ["::sysinit:/vmports/boot", "ttyS1::respawn:/vmports/agent"]
     console = _console(x86=machine() != "aarch64")
     lines.append(f"{console}::respawn:-/vmports/console")

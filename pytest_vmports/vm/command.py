@@ -106,21 +106,12 @@ def build_command(
             QEMU's documentation of ``filter-dump``.
         restore: wait for a saved state on the monitor instead of booting.
     """
-    machine = "pc" if hardware.qemu.is_x86 else "virt"
-    if kernel is None and hardware.qemu.is_x86:
-        machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
-    backend: tuple[str, ...] = ()
-    if ram is not None:
-        machine += ",memory-backend=ram"
-        mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
-        backend = ("-object", f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}")
     network = wiring.qemu_args()
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *backend,
-        *("-machine", machine),
+        *_board(hardware, ram, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
         *("-cpu", "max" if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
@@ -142,6 +133,17 @@ def build_command(
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
     return command
+
+
+def _board(hardware: Hardware, ram: Ram | None, *, by_firmware: bool) -> tuple[str, ...]:
+    machine = "pc" if hardware.qemu.is_x86 else "virt"
+    if by_firmware and hardware.qemu.is_x86:
+        machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
+    if ram is None:
+        return ("-machine", machine)
+    mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
+    backend = f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}"
+    return ("-object", backend, "-machine", f"{machine},memory-backend=ram")
 
 
 def _display(hardware: Hardware) -> tuple[str, ...]:

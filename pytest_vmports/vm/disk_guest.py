@@ -16,7 +16,7 @@ from pytest_vmports.network.exposed import find_port
 from pytest_vmports.vm.command import Drives
 from pytest_vmports.vm.guest_agent import GuestAgent
 from pytest_vmports.vm.readiness import Probe, WaitFor
-from pytest_vmports.vm.ssh import SshShell, public_half, session_key
+from pytest_vmports.vm.ssh import CONFIG, SshShell, public_half, session_key
 
 if TYPE_CHECKING:
     import contextlib
@@ -119,13 +119,12 @@ def attach(
     return drives, [open_until_spawned.enter_context(of_qemu).fileno()]
 
 
-def detach(machine: Machine, *, keep_disks: bool) -> None:
-    """Undo `attach` for a machine that has stopped. Safe to call again."""
-    if not keep_disks:
-        # A failed VM's folder stays until its report was made, and an overlay may be large.
-        (machine.workdir / OVERLAY).unlink(missing_ok=True)
-    if machine.agent is not None:
-        machine.agent.close()
+def remove_overlay(machine: Machine) -> None:
+    """Remove what a machine that has stopped wrote to its disk. Safe to call again.
+
+    A failed VM's folder stays until its report was made, and an overlay may be large.
+    """
+    (machine.workdir / OVERLAY).unlink(missing_ok=True)
 
 
 def disk_files(machine: Machine) -> list[Path]:
@@ -164,23 +163,19 @@ def lay_disks(folder: Path, workdir: Path) -> None:
         _copy_key(folder / _KEY, workdir / _KEY)
 
 
-def move_ssh(machine: Machine) -> bool:
-    """Put key and configuration for ssh into the folder of a machine that was let go.
-
-    Returns:
-        whether it has ssh.
+def move_ssh(machine: Machine) -> None:
+    """Put key and configuration for ssh, if it has that, into the folder of a machine let go.
 
     Raises:
         OSError: they cannot be written.
     """
     if machine.ssh is None:
-        return False
+        return
     key = machine.workdir / _KEY
     if not key.exists():
         _copy_key(session_key(machine.home), key)
     port = find_port(machine.wiring.ports, f"{SSH_PORT}/tcp")
-    SshShell(port, key, machine.workdir).write_config(machine.workdir / "ssh_config")
-    return True
+    SshShell(port, key, machine.workdir).write_config(machine.workdir / CONFIG)
 
 
 def set_clock(machine: Machine, timeout: float) -> None:

@@ -11,7 +11,7 @@ from pytest_vmports.lease_record import current_test, process_start
 from pytest_vmports.process import let_outlive
 from pytest_vmports.vm.command import CONSOLE_SOCKET, MONITOR_SOCKET
 from pytest_vmports.vm.disk_guest import move_ssh
-from pytest_vmports.vm.machine import State
+from pytest_vmports.vm.ssh import CONFIG, HOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +46,8 @@ class Keeper:
         It has to run. Its leases stay with its processes.
         """
         running = machine.processes()
-        wanted = self._always or machine.failing
-        if not wanted or machine.state is State.STOPPED or not all(p.running for p in running):
+        lives = machine.running and all(process.running for process in running)
+        if not lives or not (self._always or machine.failing):
             return False
         if len(all_kept()) >= MOST:
             remedy = "pytest-vmports kept stop all"
@@ -58,7 +58,7 @@ class Keeper:
             folder=folder, test=current_test(), guest=machine.guest.name, since=time.time(),
             forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.wiring.outliving()
                       if p in machine.ports],
-            ways=_ways(folder, has_ssh=machine.ssh is not None),
+            ways=_ways(machine, folder),
             processes=[(p.name, p.pid, process_start(p.pid)) for p in running],
         )  # fmt: skip
         # Were we killed in between, it would die with us, and be found as one that has ended.
@@ -74,11 +74,11 @@ class Keeper:
         return machine.failing and self.keep(machine)
 
 
-def _ways(folder: Path, *, has_ssh: bool) -> dict[str, str]:
-    ssh = {"ssh": f"ssh -F {folder / 'ssh_config'} vm"} if has_ssh else {}
+def _ways(machine: Machine, folder: Path) -> dict[str, str]:
+    ssh = {} if machine.ssh is None else {"ssh": f"ssh -F {folder / CONFIG} {HOST}"}
     return {
         **ssh,
         "console": f"socat -,rawer,escape=0x1d UNIX-CONNECT:{folder / CONSOLE_SOCKET}",
         "monitor": f"socat - UNIX-CONNECT:{folder / MONITOR_SOCKET}",
-        "log": str(folder / "console.log"),
+        "log": str(folder / machine.console.path.name),
     }

@@ -280,12 +280,10 @@ class Machine:
             return
         if self._qemu is not None:
             self._qemu.kill()
-        if hasattr(self, "monitor"):
-            self.monitor.close()
+        self._hang_up()
         self.wiring.stop()
-        if self._control is not None:
-            self._control.close()
-        disk_guest.detach(self, keep_disks=keep_disks)
+        if not keep_disks:
+            disk_guest.remove_overlay(self)
         self.times.setdefault("stopped", time.monotonic())
         self.state = State.STOPPED
 
@@ -339,10 +337,12 @@ class Machine:
         self.workdir = folder
         for process in self.processes():
             process.let_go()
-        for channel in (self.monitor, self._control, self.agent):
-            if channel is not None:
-                channel.close()
+        self._hang_up()
         self.state = State.KEPT
+
+    def _hang_up(self) -> None:
+        for channel in filter(None, (getattr(self, "monitor", None), self._control, self.agent)):
+            channel.close()
 
     def discard(self) -> None:
         """Remove the private folder of a machine that does not run."""

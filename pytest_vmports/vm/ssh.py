@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
 
 HOST = "vm"
+CONFIG = "ssh_config"
+"""Name of the client's configuration in a VM's private folder."""
 _KEY_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 _CONNECT_SECONDS = 20
@@ -124,7 +126,7 @@ class SshShell:
     def _ssh(
         self, command: str, timeout: float | None, stdin: bytes | None
     ) -> subprocess.CompletedProcess[bytes]:
-        config = self._folder / "ssh_config"
+        config = self._folder / CONFIG
         if not config.exists():
             self.write_config(config)
         # A log of its own: what the client itself says must not mix with the command's errors.

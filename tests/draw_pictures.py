@@ -1,4 +1,4 @@
-"""Draw what a terminal shows, for the docs: `.venv/bin/python scripts/pictures.py`.
+"""Draw what a terminal shows, for the docs: `.venv/bin/python tests/draw_pictures.py`.
 
 Runs a failing test and the doctor on a terminal of their own, and writes docs/pictures/*.svg. The
 environment's and the temporary folders' paths are shortened.
@@ -6,15 +6,13 @@ environment's and the temporary folders' paths are shortened.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from pseudo_terminal import on_a_terminal
 from rich.console import Console
 from rich.text import Text
 
@@ -36,16 +34,8 @@ FONTS = re.compile(r"@font-face \{.*?\}\n", re.DOTALL)
 
 def shown(command: list[str], folder: Path) -> str:
     """Return what a command writes to a terminal."""
-    ours, its = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(WIDTH)}
-    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=folder, env=env):
-        os.close(its)
-        written = b""
-        with contextlib.suppress(OSError):  # nothing can be read of one that is closed
-            while True:
-                written += os.read(ours, 4096)
-    os.close(ours)
-    text = written.decode().replace("\r\n", "\n")
+    _, written = on_a_terminal(command, folder, COLUMNS=str(WIDTH))
+    text = written.replace("\r\n", "\n")
     text = re.sub(r"\x1bD\x1bM\x1b7\n.*?\x1b8", "", text, flags=re.DOTALL)  # progress, gone again
     for path, short in ((sys.prefix, ".venv"), (str(folder), "/tmp/suite")):
         text = text.replace(path, short)
