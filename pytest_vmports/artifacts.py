@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import shutil
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import MachineError, VmPortsError
+from pytest_vmports.mishaps import noting
 from pytest_vmports.vm.by_hand import script
 from pytest_vmports.vm.disk_guest import SEED
 from pytest_vmports.vm.screen import screenshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from pytest_vmports.process import Process
     from pytest_vmports.vm.machine import Machine
 
 _LONGEST_NAME = 80
@@ -32,13 +32,23 @@ def folder_name(test: str, number: int = 1) -> str:
         test: pytest's node id.
         number: which of its VMs.
     """
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", test).strip("-.")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", test).strip("-.")[:_LONGEST_NAME]
     if readable != test:  # two ids may have become one
-        readable = f"{readable[:_LONGEST_NAME]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
+        # An id may hold what has no encoding, as a file's name that is no UTF-8.
+        digest = hashlib.sha256(test.encode("utf-8", "surrogatepass")).hexdigest()
+        readable = f"{readable}-{digest[:8]}"
     return readable if number == 1 else f"{readable}-vm{number}"
 
 
-def write(machine: Machine, base: Path, test: str, root: Path, number: int = 1) -> Path:
+def write(
+    machine: Machine,
+    base: Path,
+    test: str,
+    root: Path,
+    number: int = 1,
+    *,
+    note: Callable[[str], None],
+) -> Path:
     """Write the console, logs, ``vm.json`` and ``qemu.sh`` of a VM; return their folder.
 
     Args:
@@ -47,53 +57,72 @@ def write(machine: Machine, base: Path, test: str, root: Path, number: int = 1) 
         test: pytest's node id.
         root: what relative paths of the guest's files are relative to.
         number: which of the test's VMs.
+        note: told of each file that cannot be written; the others are there all the same.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: their folder cannot be made.
     """
     folder = base / folder_name(test, number)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "console.log").write_text(machine.console.text())
-    for process in machine.processes():
-        (folder / f"{process.name}.log").write_text(process.output)
-    machine.files.copy(machine.workdir, folder)
-    if machine.running and machine.hardware.display:
-        # What ends meanwhile is told by the report.
-        with contextlib.suppress(MachineError):
-            screenshot(machine, folder / "screen.png")
-    by_hand = _by_hand(machine, folder, test, root)
-    about = {"test": test, **_facts(machine), "qemu.sh": by_hand or "executable"}
-    about["files"] = sorted({file.name for file in folder.iterdir()} | {"vm.json"})
-    (folder / "vm.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+    of_which = f" of VM {number}" if number > 1 else ""
+    failed: list[str] = []
+
+    def fails(line: str) -> None:
+        failed.append(line)
+        note(line)
+
+    with noting(f"artifact failed: some{of_which}", fails):
+        for name, make in _makers(machine, test, root):
+            with noting(f"artifact failed: {name}{of_which}", fails):
+                make(folder / name)
+    with noting(f"artifact failed: vm.json{of_which}", fails):
+        about = {"test": test, **_facts(machine), "failed": failed}
+        about["files"] = sorted({file.name for file in folder.iterdir()} | {"vm.json"})
+        _put(folder / "vm.json", json.dumps(about, indent=1, default=str) + "\n")
     return folder
 
 
-def _by_hand(machine: Machine, folder: Path, test: str, root: Path) -> str:
-    """Write ``qemu.sh``; return why it could not be made, empty when it was."""
-    try:
-        initrd = _keep_initrd(machine, folder, root)
-        seed = SEED if (folder / SEED).exists() else None
-        text = script(machine, test, initrd, seed)
-    except VmPortsError as error:
-        return f"not written: {error}"
-    path = folder / "qemu.sh"
-    path.write_text(text)
+def _makers(
+    machine: Machine, test: str, root: Path
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Yield each artifact's name, and what writes it to a path, where there is anything for it."""
+    yield "console.log", lambda path: _put(path, machine.console.text())
+    for name in machine.files.names:
+        yield name, partial(machine.files.copy, name, machine.workdir)
+    yield "qemu.sh", partial(_by_hand, machine, test, root)  # it mentions the seed if that is there
+    yield "screen.png", partial(_screen, machine)
+    for process in machine.processes():
+        yield f"{process.name}.log", partial(_log, process)
+
+
+def _log(process: Process, path: Path) -> None:
+    _put(path, process.output)
+
+
+def _screen(machine: Machine, path: Path) -> None:
+    # Of a VM that has died the report tells, and that there is no picture is no news.
+    lives = machine.running and all(process.running for process in machine.processes())
+    if machine.hardware.display and lives:
+        screenshot(machine, path)
+
+
+def _by_hand(machine: Machine, test: str, root: Path, path: Path) -> None:
+    """Write the script that boots the VM again, and its initrd, once for all tests."""
+    initrds = path.parent.parent / _INITRDS
+    if machine.guest.image is None:
+        initrds.mkdir(exist_ok=True)
+    _, initrd = machine.guest.boot_files(initrds, root)
+    seen = None if initrd is None else str(initrd)
+    if initrd is not None and initrd != machine.guest.initrd_path:
+        seen = f"../{_INITRDS}/{initrd.name}"
+    seed = SEED if (path.parent / SEED).exists() else None
+    _put(path, script(machine, test, seen, seed))
     path.chmod(0o755)
-    return ""
 
 
-def _keep_initrd(machine: Machine, folder: Path, root: Path) -> str | None:
-    """Copy an initrd that we made, once for all tests; return its path as seen from the folder."""
-    _, initrd = machine.guest.boot_files(machine.home, root)
-    if initrd is None or initrd == machine.guest.initrd_path:
-        return None if initrd is None else str(initrd)
-    kept = folder.parent / _INITRDS / initrd.name
-    if not kept.exists():
-        kept.parent.mkdir(exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(initrd, part)
-        part.replace(kept)
-    return f"../{_INITRDS}/{initrd.name}"
+def _put(path: Path, text: str) -> None:
+    """Write a text, whatever the locale; bytes that Python kept as surrogates are bytes again."""
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _facts(machine: Machine) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, BinaryIO
 
+from pytest_vmports.mishaps import noting
 from pytest_vmports.vm.console import clean
 from pytest_vmports.vm.machine import State
 
@@ -50,12 +51,18 @@ class ConsoleStream:
         while not over:
             over = self._over.wait(_LOOK_SECONDS)  # a file that grows raises no event
             with self._lock:
-                for one in self._followed:
-                    lines = one.lines(last=over)
-                    name = f"{self._prefix}{one.machine.guest.name}"
-                    if lines:
-                        self._write("\n".join(f"{name}| {line}" for line in lines))
-                self._followed = [one for one in self._followed if not one.ended]
+                self._followed = [one for one in self._followed if self._show(one, last=over)]
+
+    def _show(self, one: _Followed, *, last: bool) -> bool:
+        """Show what has come of a console; return whether there may be more."""
+        name = f"{self._prefix}{one.machine.guest.name}"
+        # In a thread, whose errors pytest blames on a test.
+        with noting(f"vmports: the console of {name} is shown no more", self._write):
+            lines = one.lines(last=last)
+            if lines:
+                self._write("\n".join(f"{name}| {line}" for line in lines))
+            return not one.ended
+        return False
 
 
 class _Followed:

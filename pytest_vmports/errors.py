@@ -57,7 +57,8 @@ class VmPortsError(Exception):
     def __init__(self, message: str | None = None, **fields: Any) -> None:
         self.fields = fields if message is None else {"message": message, **fields}
         text = self.template.format_map(self.fields) if message is None else message
-        text = f"{text} [{self.anchor()}]"
+        # A path whose bytes are no UTF-8 has no encoding, and xdist sends errors between processes.
+        text = f"{text} [{self.anchor()}]".encode("utf-8", "backslashreplace").decode()
         # Not super(): some are also errors of subprocess, which are made from other arguments.
         Exception.__init__(self, text)
 

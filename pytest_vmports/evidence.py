@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.mishaps import noting
 from pytest_vmports.vm.console import exit_words
 from pytest_vmports.vm.readiness import Probe, WaitFor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_vmports.options import Settings
+    from pytest_vmports.process import Process
     from pytest_vmports.vm.machine import Machine
 
 _SHORT_CONSOLE, _SHORT_OUTPUT, _WHOLE = 25, 10, 1_000_000
@@ -45,34 +48,46 @@ class Evidence:
         own = [machine for machine in self.machines if not machine.makes_template]
         return [*(own or self.machines[-1:]), *self.shared]
 
-    def sections(self, *, whole: bool) -> Iterator[tuple[str, str]]:
+    def sections(self, *, whole: bool, note: Callable[[str], None]) -> Iterator[tuple[str, str]]:
         """Yield title and text of each section.
 
         Args:
             whole: console, output and command line to their full length.
+            note: told of each that cannot be made; the others come all the same.
         """
         shown = self.shown()
         for number, machine in enumerate(shown, 1):
-            which = f" {number} of {len(shown)}" if len(shown) > 1 else ""
-            for title, text in _sections(machine, whole=whole):
-                yield f"VM{which}: {title}", text
+            which = f"VM {number} of {len(shown)}" if len(shown) > 1 else "VM"
+            with noting(f"evidence failed: {which}", note):
+                for what, gather in _parts(machine, whole=whole):
+                    with noting(f"evidence failed: {which}: {what}", note):
+                        title, text = gather()
+                        if text:
+                            yield f"{which}: {title}", text
 
 
-def _sections(machine: Machine, *, whole: bool) -> Iterator[tuple[str, str]]:
-    yield f"{machine.wiring.kind}, {machine.origin}, {machine.state.value}", _asked(machine)
-    yield "time line", _time_line(machine)
-    answers = _last_answers(machine)
-    if answers:
-        yield "what its ports answer now", answers
+def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[], tuple[str, str]]]]:
+    """Yield what each section is, and what returns its title and text; no section without text."""
+    yield "what was asked for", lambda: (_title(machine), _asked(machine))
+    yield "time line", lambda: ("time line", _time_line(machine))
+    yield "answers", lambda: ("what its ports answer now", _last_answers(machine))
     lines = _WHOLE if whole else _SHORT_CONSOLE
-    yield "end of the guest's console", machine.console.tail(lines)
-    yield "QEMU's command line", machine.command_line() or "(not started)"
+    yield "console", lambda: ("end of the guest's console", machine.console.tail(lines))
+    command = "QEMU's command line"
+    yield command, lambda: (command, machine.command_line() or "(not started)")
     for process in machine.processes():
-        output = process.output.strip().splitlines()
-        ended = "" if process.running else f" (ended with {exit_words(process, machine.console)})"
-        if output or ended:
-            kept = output[-(_WHOLE if whole else _SHORT_OUTPUT) :]
-            yield f"output of {process.name}{ended}", "\n".join(kept) or "(nothing)"
+        lines_of = _WHOLE if whole else _SHORT_OUTPUT
+        yield f"output of {process.name}", partial(_output, machine, process, lines_of)
+
+
+def _title(machine: Machine) -> str:
+    return f"{machine.wiring.kind}, {machine.origin}, {machine.state.value}"
+
+
+def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
+    ended = "" if process.running else f" (ended with {exit_words(process, machine.console)})"
+    text = "\n".join(process.output.strip().splitlines()[-lines:])
+    return f"output of {process.name}{ended}", text or ("(nothing)" if ended else "")
 
 
 def _asked(machine: Machine) -> str:
@@ -117,9 +132,8 @@ def _time_line(machine: Machine) -> str:
 
 def _last_answers(machine: Machine) -> str:
     """Ask every forwarded TCP port of a VM that still runs."""
-    if not all(process.running for process in machine.processes()) or not machine.times.get(
-        "ready"
-    ):
+    lives = machine.running and all(process.running for process in machine.processes())
+    if not lives or "ready" not in machine.times:
         return ""
     probe = Probe(WaitFor("all"), machine.wiring, machine.monitor)
     try:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_vmports import options, report
 from pytest_vmports.errors import HostError, SettingError
+from pytest_vmports.mishaps import noting
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -83,9 +84,11 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Remember the test, and what the next one needs: its VM can be made ready meanwhile."""
-    report.recorder(item.session).item = item
-    if nextitem is not None and "vm_with_ports" in report.fixtures(nextitem):
-        item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
+    recorder = report.recorder(item.config)
+    recorder.item = item
+    with noting("evidence failed: what the next test needs", recorder.note):
+        if nextitem is not None and "vm_with_ports" in report.fixtures(nextitem):
+            item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,13 +97,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the evidence to a failing test's report."""
     made = yield
-    report.add_sections(item, made)
-    report.add_kept(item, made)
     table, timeline = item.config.stash[_closing_key]
-    if table or timeline is not None:
-        report.add_facts(item, made)
-    if made.when == "teardown":
-        report.forget(item)
+    report.complete(item, made, facts=table or timeline is not None)
     return made
 
 
@@ -110,12 +108,11 @@ def pytest_terminal_summary(
 ) -> Generator[None]:
     """Write how to reach what was kept, and what ``report`` and ``timeline`` ask for."""
     yield
-    report.write_kept(terminalreporter)
     table, timeline = config.stash[_closing_key]
-    if table:
-        report.write_summary(terminalreporter)
-    if timeline is not None:
-        report.write_timeline(terminalreporter, config.rootpath / timeline)
+    path = None if timeline is None else config.rootpath / timeline
+    from pytest_vmports.closing import write_closing
+
+    write_closing(terminalreporter, table=table, timeline=path)
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +164,7 @@ def exposed_ports(
     vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    recorder = report.recorder(request.session)
+    recorder = report.recorder(request.config)
     exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, recorder.on_wait)
     yield exposed
     exposed.release()
@@ -182,7 +179,7 @@ def vm_with_ports(
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    recorder = report.recorder(request.session)
+    recorder = report.recorder(request.config)
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
             guest = vmports_launcher.guest(vmports_settings, vmports_guest)
@@ -201,7 +198,7 @@ def vm_factory(
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
     from pytest_vmports.factory import VmFactory
 
-    recorder = report.recorder(request.session)
+    recorder = report.recorder(request.config)
     return VmFactory(request.config, vmports_launcher, vmports_guest, recorder)
 
 
@@ -240,9 +237,13 @@ def _missing(settings: options.Settings) -> Iterator[None]:
 
 
 def _header(config: pytest.Config) -> list[str]:
-    if hasattr(config, "workerinput") or config.get_verbosity() < 0:
+    if hasattr(config, "workerinput") or config.getoption("verbose", 0) < 0:
         return []
     try:
-        return report.header_lines(*options.values(config, "qemu", "accel", "gvproxy"))
+        wanted = options.values(config, "qemu", "accel", "gvproxy")
     except SettingError as error:
         raise pytest.UsageError(str(error)) from error
+    lines: list[str] = []
+    with noting("vmports: header failed", lines.append):
+        lines += report.header_lines(*wanted)
+    return lines

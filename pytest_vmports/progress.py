@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from pytest_vmports.mishaps import noting
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -41,7 +43,10 @@ def slowly(
         wait = first
         redrawn = False
         while not over.wait(wait):
-            seen = detail()
+            seen = ""
+            # In a thread, whose errors pytest blames on the test.
+            with noting(f"vmports: how far {what} is", tell):
+                seen = detail()
             seconds = time.monotonic() - began
             line = f"vmports: {what}, {seconds:.0f} s so far{f': {seen}' if seen else ''}"
             redrawn = redraw(line)

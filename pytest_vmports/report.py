@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_vmports import options
-from pytest_vmports.errors import HostError, VmPortsError
+from pytest_vmports.errors import HostError
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.mishaps import noting, plain, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_vmports.console_stream import ConsoleStream
     from pytest_vmports.evidence import Evidence
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.keep import Keeper
     from pytest_vmports.vm.machine import Machine
 
-_FACTS, _KEPT = "vmports", "vmports_kept"
+# Names of what rides on reports, which xdist brings to its controller.
+FACTS, KEPT, MISHAPS = "vmports", "vmports_kept", "vmports_mishaps"
 _terminal_key: pytest.StashKey[Terminal] = pytest.StashKey()
 _stream_key: pytest.StashKey[ConsoleStream] = pytest.StashKey()
 _keeper_key: pytest.StashKey[Keeper] = pytest.StashKey()
@@ -36,7 +37,7 @@ def terminal(config: pytest.Config) -> Terminal:
     if _terminal_key not in config.stash:
         from pytest_vmports.terminal import Terminal
 
-        config.stash[_terminal_key] = Terminal(config)
+        config.stash[_terminal_key] = Terminal(config, recorder(config).note)
     return config.stash[_terminal_key]
 
 
@@ -73,12 +74,19 @@ class Recorder:
     Attributes:
         item: that test; None before the first.
         made: the VMs that were made, those that have ended without the last one.
+        mishaps: what went wrong beside the tests since the last report.
     """
 
     def __init__(self, config: pytest.Config) -> None:
         self.item: pytest.Item | None = None
         self.made: list[Machine] = []
+        self.mishaps: list[str] = []
         self._config = config
+
+    def note(self, mishap: str) -> None:
+        """Take note of what went wrong, in a line; of the same only once."""
+        if mishap not in self.mishaps:
+            self.mishaps.append(mishap)
 
     def observe(self, machine: Machine) -> None:
         """Take note of a machine that is about to start."""
@@ -94,11 +102,11 @@ class Recorder:
             _evidence_of(self.item).waited += 1
 
 
-def recorder(session: pytest.Session) -> Recorder:
+def recorder(config: pytest.Config) -> Recorder:
     """Return the session's recorder."""
-    if _recorder_key not in session.stash:
-        session.stash[_recorder_key] = Recorder(session.config)
-    return session.stash[_recorder_key]
+    if _recorder_key not in config.stash:
+        config.stash[_recorder_key] = Recorder(config)
+    return config.stash[_recorder_key]
 
 
 def fixtures(item: pytest.Item) -> Sequence[str]:
@@ -112,125 +120,116 @@ def _evidence_of(item: pytest.Item) -> Evidence:
     return item.stash.setdefault(_evidence_key, Evidence())
 
 
-def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
+def complete(item: pytest.Item, report: pytest.TestReport, *, facts: bool) -> None:
+    """Put on a report what is known of the test's VMs; what goes wrong with that is told there too.
+
+    Args:
+        item: the test.
+        report: of one of its phases.
+        facts: the table or the picture of the whole run wants some.
+    """
+    note = recorder(item.config).note
+    with noting("evidence failed: all of it", note):
+        _add_sections(item, report, note)
+    with noting("evidence failed: how to reach what was kept", note):
+        _add_kept(item, report)
+    with noting("evidence failed: facts for the whole run", note):
+        if facts:
+            _add_facts(item, report)
+    with noting("evidence failed: letting go of it", note):
+        if report.when == "teardown":
+            _forget(item)
+    _add_mishaps(item, report)
+
+
+def _add_sections(
+    item: pytest.Item, report: pytest.TestReport, note: Callable[[str], None]
+) -> None:
     """Give a failing report what is known of the test's VMs, and of others that it may use."""
     # A fixture of a wider scope may have made them long before this test.
-    made = recorder(item.session).made if "vm_factory" in fixtures(item) else []
+    made = recorder(item.config).made if "vm_factory" in fixtures(item) else []
     if not report.failed or not (made or _evidence_key in item.stash):
         return
     evidence = _evidence_of(item)
     evidence.shared = [one for one in made if one.running and one not in evidence.machines]
     for machine in evidence.shown():
         machine.failing = True
+    evident = evidence.sections(whole=item.config.getoption("verbose", 0) > 1, note=note)
+    for title, text in evident:
+        _add(report, title, text)
+    with noting("artifact failed: all of them", note):
+        for text in _artifacts(item, evidence, note):
+            _add(report, "VM: artifacts", text)
+
+
+def _add(report: pytest.TestReport, title: str, text: str) -> None:
     # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
     add = getattr(report.longrepr, "addsection", None)
-    evident = evidence.sections(whole=item.config.get_verbosity() > 1)
-    for title, text in itertools.chain(evident, _artifacts(item, evidence)):
-        if add is None:
-            report.sections.append((title, text))
-        else:
-            add(title, text)
+    if add is None:
+        report.sections.append((printable(title), printable(text)))
+    else:
+        add(printable(title), printable(text))
 
 
-def _artifacts(item: pytest.Item, evidence: Evidence) -> Iterator[tuple[str, str]]:
-    """Write the files of each VM, and yield the section that says where they are."""
+def _add_mishaps(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Tell what went wrong beside the tests since the last report: in this one, if anybody sees it.
+
+    That of a test that did not fail is told at the run's end.
+    """
+    noted = recorder(item.config)
+    mishaps, noted.mishaps = noted.mishaps, []
+    later = [] if report.failed else mishaps
+    for mishap in mishaps if report.failed else ():
+        with noting(mishap, later.append):
+            _add(report, f"VM: {mishap.partition(':')[0]}", mishap)
+    if later:
+        vars(report)[MISHAPS] = plain(later)
+
+
+def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None]) -> Iterator[str]:
+    """Write the files of each VM, and yield where they are, or why there are none."""
     (wanted,) = options.values(item.config, "artifacts")
     if wanted == "no":
         return
     root = item.config.rootpath
-    if wanted is None:
+    if wanted is not None:
+        base = root / Path(wanted).expanduser()
+    elif (temporary := getattr(item.config, "_tmp_path_factory", None)) is not None:
         # What the fixture tmp_path_factory returns, which a hook cannot ask for.
-        temporary: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined] # noqa: SLF001
         base = temporary.getbasetemp() / "vmports"
     else:
-        base = root / Path(wanted).expanduser()
-    for number, machine in enumerate(evidence.shown(), 1):
-        yield "VM: artifacts", _written(machine, base, item.nodeid, root, number)
-
-
-def _written(machine: Machine, base: Path, test: str, root: Path, number: int) -> str:
+        yield (
+            "not written: pytest's own folder for them went with its plugin tmpdir; "
+            "--vmports-artifacts DIR names another"
+        )
+        return
     from pytest_vmports.artifacts import write
 
-    try:
-        return str(write(machine, base, test, root, number))
-    except (OSError, VmPortsError) as error:
-        # The test's own failure matters more.
-        return f"not written to {base}: {error}"
+    for number, machine in enumerate(evidence.shown(), 1):
+        with noting(f"artifact failed: all below {base} (see --vmports-artifacts)", note):
+            yield str(write(machine, base, item.nodeid, root, number, note=note))
 
 
-def add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
+def _add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put on a teardown's report what the table of the whole run needs; xdist carries it along."""
     evidence = item.stash.get(_evidence_key, None)
     if evidence is not None and report.when == "teardown":
         from pytest_vmports.summary import facts_of
 
-        vars(report)[_FACTS] = facts_of(evidence)
+        vars(report)[FACTS] = plain(facts_of(evidence))
 
 
-def forget(item: pytest.Item) -> None:
+def _forget(item: pytest.Item) -> None:
     """Let go of what is known of a test's VMs, files of theirs among it."""
     if _evidence_key in item.stash:
         del item.stash[_evidence_key]
 
 
-def add_kept(item: pytest.Item, report: pytest.TestReport) -> None:
+def _add_kept(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put on a report how to reach the VMs that were kept since the last one."""
     keeper = item.config.stash.get(_keeper_key, None)
     if keeper is not None and keeper.fresh:
-        vars(report)[_KEPT], keeper.fresh = keeper.fresh, []
-
-
-def write_kept(reporter: pytest.TerminalReporter) -> None:
-    """Write how to reach the VMs that outlive the run."""
-    kept = [lines for report in _reports(reporter) for lines in getattr(report, _KEPT, ())]
-    if kept:
-        reporter.section("VMs that were kept")
-    for line in itertools.chain.from_iterable(kept):
-        reporter.line(line)
-
-
-def write_summary(reporter: pytest.TerminalReporter) -> None:
-    """Write what the run's VMs came to."""
-    from pytest_vmports.summary import Summary
-
-    summary = Summary()
-    for report in _reports(reporter):
-        if report.when == "call":
-            summary.add_call(report.nodeid, report.duration)
-        elif (facts := getattr(report, _FACTS, None)) is not None:
-            summary.add(report.nodeid, facts)
-    reporter.section("VMs")
-    for line in summary.lines():
-        reporter.line(line)
-
-
-def write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
-    """Draw the run into a file; say so, or why not."""
-    from pytest_vmports.timeline import Timeline
-
-    timeline = Timeline()
-    for report in _reports(reporter):
-        worker = getattr(report, "worker_id", "main")
-        timeline.add_test(
-            report.nodeid, worker, report.when or "call", report.outcome,
-            begin=report.start, end=report.stop,
-        )  # fmt: skip
-        if (facts := getattr(report, _FACTS, None)) is not None:
-            timeline.add_machines(report.nodeid, worker, facts["machines"])
-    drawn = timeline.svg() if path.suffix.lower() == ".svg" else timeline.page()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(drawn, encoding="utf-8")
-    except OSError as error:
-        reporter.line(f"vmports: the timeline cannot be written to {path}: {error}", red=True)
-    else:
-        reporter.line(f"vmports: the timeline is in {path}")
-
-
-def _reports(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
-    """Return those of all phases of all tests, xdist's workers' too."""
-    found = (one for reports in reporter.stats.values() for one in reports)
-    return [one for one in found if isinstance(one, pytest.TestReport)]
+        vars(report)[KEPT], keeper.fresh = plain(keeper.fresh), []
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:

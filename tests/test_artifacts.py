@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from vm_helpers import until
 
-from pytest_vmports.artifacts import folder_name
+from pytest_vmports import artifacts, options
+from pytest_vmports.artifacts import folder_name, write
+from pytest_vmports.vm import files
+from pytest_vmports.vm.command import CAPTURE
 
 SUITE = """
 import pytest
@@ -116,11 +119,107 @@ def test_a_folder_that_cannot_be_written_hides_no_failure(pytester, qemu_binary)
     (pytester.path / "file").touch()
     result = pytester.runpytest_subprocess("--vmports-artifacts", "file")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*SetupError*", "not written to *file: *Not a directory*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*SetupError*", "*VM: artifact failed*",
+            "artifact failed: all below */file (see --vmports-artifacts): NotADirectoryError: *",
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def machine(vmports_launcher, request, qemu_binary):
+    """Return a machine that was never started."""
+    keywords = {"expose": "8080", "pcap": True, "host_ports": "80:9"}
+    settings = options.resolve(request.config, keywords, "the test")
+    exposed = vmports_launcher.expose(settings.expose, settings)
+    exposed.release()
+    return vmports_launcher.machine(exposed, settings, vmports_launcher.guest(settings))
+
+
+ALWAYS = ["console.log", "qemu.sh", "vm.json"]
+
+
+@pytest.mark.parametrize("name", [*ALWAYS, CAPTURE])
+def test_one_file_that_a_full_disk_does_not_take_costs_no_other(machine, tmp_path, name):
+    """The disk is full in earnest, for this one name."""
+    folder = tmp_path / folder_name("a test")
+    folder.mkdir()
+    (folder / name).symlink_to("/dev/full")
+    machine.console.path.write_text("said\n" * 1000)
+    (machine.workdir / CAPTURE).write_bytes(b"packets")
+    lines = []
+    assert write(machine, tmp_path, "a test", tmp_path, note=lines.append) == folder
+    (line,) = lines
+    assert line.startswith(f"artifact failed: {name}: OSError: [Errno 28] No space left on device")
+    assert f"from {artifacts.__file__}:" in line or f"from {files.__file__}:" in line
+    for other in {*ALWAYS, CAPTURE} - {name}:
+        assert (folder / other).stat().st_size > 0
+    if name != "vm.json":
+        assert json.loads((folder / "vm.json").read_text())["failed"] == lines
+
+
+def test_an_initrd_that_cannot_be_made_costs_no_other_file(machine, tmp_path):
+    (tmp_path / "initrds").touch()  # where their folder should be
+    lines = []
+    folder = write(machine, tmp_path, "a test", tmp_path, number=2, note=lines.append)
+    (line,) = lines
+    assert line.startswith("artifact failed: qemu.sh of VM 2: ")
+    assert sorted(os.listdir(folder)) == ["console.log", "vm.json"]
+
+
+ODD = {
+    "surrogates": "\udcff\ud800", "NUL": "\0", "control": "\r\n\x1b[31m", "letters": "é中",
+    "long": "x" * 5000, "path": "/../..", "shell": "'$(exit 9)`", "blank": " ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_odd_id_has_its_files_and_a_script_that_a_shell_takes(machine, tmp_path, odd):
+    (tmp_path / "base").mkdir()
+    lines = []
+    folder = write(machine, tmp_path / "base", f"a::b[{odd}]", tmp_path, note=lines.append)
+    assert lines == []
+    assert folder.parent == tmp_path / "base" and len(folder.name) < 120
+    assert json.loads((folder / "vm.json").read_text())["test"] == f"a::b[{odd}]"
+    subprocess.run(["sh", "-n", folder / "qemu.sh"], check=True)
+    head = (folder / "qemu.sh").read_text().splitlines()[1]
+    assert head.startswith("# Boots the VM of a::b[") and head.isprintable()
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_a_kernel_whose_name_is_no_text_is_told_and_named_in_the_script(
+    pytester, qemu_binary, workers
+):
+    """And no worker falls silent: xdist sends only what has an encoding."""
+    pytester.makepyfile(
+        """
+        def test_it(vm_factory):
+            with vm_factory(ports=[], kernel="k\\udcff"):
+                pass
+
+        def test_none(vm_factory):
+            with vm_factory(ports=[], kernel="none\\udcff"):
+                pass
+
+        def test_next():
+            pass
+        """
+    )
+    (pytester.path / "k\udcff").write_bytes(b"no kernel" * 1000)
+    words = ["--vmports-artifacts=kept", "--vmports-report", "--vmports-timeline=a.svg"]
+    result = pytester.runpytest_subprocess(workers, *words)
+    result.assert_outcomes(failed=2, passed=1)
+    result.stdout.fnmatch_lines(["guest: k\\udcff", "*qemu: invalid kernel header*"])
+    result.stdout.fnmatch_lines(["*GuestNotFoundError: *none\\udcff does not exist*"])
+    result.stdout.no_fnmatch_line("* failed: *")
+    (script,) = (pytester.path / "kept").glob("*/qemu.sh")
+    assert b"/k\xff" in script.read_bytes()
 
 
 def test_names_are_readable_bounded_and_never_two_tests():
-    names = {folder_name(test) for test in ("a.py::test[x/y]", "a.py::test[x:y]", "a" * 500 + "/")}
-    assert len(names) == 3
+    ids = ["a.py::test[x/y]", "a.py::test[x:y]", "a" * 500 + "/", "a" * 500, "a" * 501, "\udcff"]
+    names = {folder_name(test) for test in ids}
+    assert len(names) == len(ids)
     assert all(len(name) < 120 and "/" not in name and Path(name).name == name for name in names)
     assert folder_name("plain") == "plain" and folder_name("plain", 2) == "plain-vm2"

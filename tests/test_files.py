@@ -23,7 +23,9 @@ def folders(tmp_path):
 
 def test_what_is_there_is_copied_and_nothing_else(folders):
     source, target = folders
-    Files(("config", "capture")).copy(source, target)
+    files = Files(("config", "capture"))
+    for name in files.names:
+        files.copy(name, source, target / name)
     assert [path.name for path in target.iterdir()] == ["config"]
 
 
@@ -33,7 +35,7 @@ def test_a_folder_that_is_gone_is_copied_all_the_same_and_more_than_once(folders
     files.keep(source)
     shutil.rmtree(source)
     for _ in range(2):
-        files.copy(source, target)
+        files.copy("config", source, target / "config")
         assert (target / "config").read_text() == "a: b"
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(pytest_vmports.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"constants", "errors", "models", "parse"},
+    {"constants", "errors", "models", "parse", "mishaps"},
     {
         "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease",
         "port_allocator", "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
@@ -26,7 +26,7 @@ LAYERS = [
     {"options"},
     {
         "report", "evidence", "artifacts", "summary", "timeline", "factory", "vm_cli", "doctor",
-        "terminal", "console_stream", "tables",
+        "terminal", "console_stream", "tables", "closing",
     },
     {"plugin", "cli"},
 ]  # fmt: skip
@@ -82,7 +82,7 @@ def test_imports_point_towards_the_foundations(module):
 
 def test_only_hooks_reports_and_options_know_pytest():
     users = {name_of(m) for m in MODULES if "pytest" in imports(m, whole=True)}
-    assert users <= {"plugin", "report", "options"}
+    assert users <= {"plugin", "report", "closing", "options"}
 
 
 def test_leases_know_nothing_of_qemu():

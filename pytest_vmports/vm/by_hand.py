@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.guests import disk
-from pytest_vmports.network.usernet import UsernetWiring
+from pytest_vmports.mishaps import printable
+from pytest_vmports.network.second_card import SecondCardWiring
+from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
 from pytest_vmports.vm.command import Channels, Drives, build_command
 from pytest_vmports.vm.disk_guest import OVERLAY, VARIABLES, firmware_of
 
@@ -24,9 +26,14 @@ _HEAD = """\
 set -e
 cd "$(dirname "$0")"
 """
-_OTHER_WIRING = """\
-# The test's VM was wired by {kind}; here QEMU's user network makes the same forwards of TCP ports.
-# Services of the host and networks shared with other VMs are not part of this.
+_BY_GVPROXY = """\
+# The test's VM was wired by gvproxy; here QEMU's user network makes the same forwards.
+"""
+_NO_UDP = """\
+# Without {ports}: a guest without network gets UDP from the test's process only.
+"""
+_NO_SECOND_CARD = """\
+# Without the second card, for host_ports and network: it leads to the test's process.
 """
 
 
@@ -43,26 +50,39 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
         HostError: ``qemu-img`` or the firmware is missing.
         ImageError: the disk image has become unreadable.
     """
-    wiring = machine.wiring
-    if wiring.ports:
-        network = bool(machine.settings and machine.settings.allow_network)
-        tcp = tuple(port for port in wiring.ports if port.protocol == "tcp")
-        wiring = UsernetWiring(tcp, restrict=not network)
-    lines = [_HEAD.format(title=title.replace("\n", " "))]
-    if machine.wiring.kind not in {wiring.kind, "none"}:
-        lines.append(_OTHER_WIRING.format(kind=machine.wiring.kind))
+    lines = [_HEAD.format(title=printable(title.replace("\n", " ")))]
+    wiring = _wiring(machine, lines)
     drives = _drives(machine, seed, lines)
     command = build_command(
         machine.hardware, wiring, Channels(0, 0, Path("console.log")),
         kernel=machine.guest.kernel_path, initrd=Path(initrd) if initrd else None,
         drives=drives,
-        kernel_words=machine.guest.kernel_words(
-            machine.wiring.dns, x86=machine.hardware.qemu.is_x86
-        ),
+        kernel_words=machine.guest.kernel_words(wiring.dns, x86=machine.hardware.qemu.is_x86),
     )  # fmt: skip
     words = [shlex.quote(word) for word in _on_a_terminal(command)]
     lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")
     return "".join(lines)
+
+
+def _wiring(machine: Machine, lines: list[str]) -> NoNetwork | UsernetWiring:
+    """Return a network that QEMU makes by itself; add to the script what it lacks.
+
+    The VM's own wiring is asked for its kind and its forwards only, which it knows in any state;
+    what it leads to, a descriptor or a program's socket, is there as long as it runs.
+    """
+    own = machine.wiring
+    if isinstance(own, SecondCardWiring):
+        lines.append(_NO_SECOND_CARD)
+    if own.kind == "none":
+        return NoNetwork()
+    if own.kind == "gvproxy":
+        lines.append(_BY_GVPROXY)
+    network = own.kind == "gvproxy" or bool(machine.settings and machine.settings.allow_network)
+    udp = [port for port in own.ports if port.protocol == "udp" and not network]
+    if udp:
+        lines.append(_NO_UDP.format(ports=", ".join(map(str, udp))))
+    ports = tuple(port for port in own.ports if port not in udp)
+    return UsernetWiring(ports, restrict=not network)
 
 
 def _drives(machine: Machine, seed: str | None, lines: list[str]) -> Drives | None:

@@ -18,10 +18,13 @@ class Files:
 
     Args:
         names: what they are called; none of them needs to be there.
+
+    Attributes:
+        names: the same.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
+        self.names = names
         self._open: dict[str, int] = {}
 
     def keep(self, folder: Path) -> None:
@@ -30,25 +33,23 @@ class Files:
         As open descriptors, so that nothing is left on the disk when we are killed; they are closed
         when this object is let go.
         """
-        for name in self._names:
+        for name in self.names:
             with contextlib.suppress(FileNotFoundError):
                 self._open[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, _close, list(self._open.values()))
 
-    def copy(self, folder: Path, target: Path) -> None:
-        """Copy them, from ``folder`` as long as it is there.
+    def copy(self, name: str, folder: Path, target: Path) -> None:
+        """Copy one of them to ``target``, from ``folder`` as long as it is there.
 
         Raises:
-            OSError: they cannot be copied.
+            OSError: it cannot be copied.
         """
-        for name in self._names:
-            if name in self._open:
-                with os.fdopen(os.dup(self._open[name]), "rb") as source:
-                    source.seek(0)
-                    with (target / name).open("wb") as copy:
-                        shutil.copyfileobj(source, copy)
-            elif (folder / name).exists():
-                shutil.copyfile(folder / name, target / name)
+        if name in self._open:
+            with os.fdopen(os.dup(self._open[name]), "rb") as source, target.open("wb") as copy:
+                source.seek(0)
+                shutil.copyfileobj(source, copy)
+        elif (folder / name).exists():
+            shutil.copyfile(folder / name, target)
 
 
 def _close(descriptors: list[int]) -> None:

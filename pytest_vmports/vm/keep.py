@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import MachineError
 from pytest_vmports.kept import Kept, all_kept, new_folder
 from pytest_vmports.lease_record import current_test, process_start
+from pytest_vmports.mishaps import noting
 from pytest_vmports.process import let_outlive
 from pytest_vmports.vm.command import CONSOLE_SOCKET, MONITOR_SOCKET
 from pytest_vmports.vm.disk_guest import move_ssh
@@ -43,17 +44,24 @@ class Keeper:
     def keep(self, machine: Machine) -> bool:
         """Let a VM live on if that is wanted; return whether it does.
 
-        It has to run. Its leases stay with its processes.
+        It has to run. Its leases stay with its processes. One that cannot be kept is told and
+        ended: a VM that nobody knows of would be worse.
         """
         running = machine.processes()
         lives = machine.running and all(process.running for process in running)
         if not lives or not (self._always or machine.failing):
             return False
+        with noting("vmports: a VM is not kept", self._tell):
+            return self._let_go(machine)
+        return False
+
+    def _let_go(self, machine: Machine) -> bool:
         if len(all_kept()) >= MOST:
             remedy = "pytest-vmports kept stop all"
             self._tell(f"vmports: a VM is not kept, for {MOST} are already: {remedy}")
             return False
         folder = new_folder()
+        running = machine.processes()
         kept = Kept(
             folder=folder, test=current_test(), guest=machine.guest.name, since=time.time(),
             forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.wiring.outliving()
@@ -63,8 +71,11 @@ class Keeper:
         )  # fmt: skip
         # Were we killed in between, it would die with us, and be found as one that has ended.
         kept.write(machine.workdir)
+        for process in running:
+            process.keep_output()  # its file is about to move
         machine.let_go(folder)
-        move_ssh(machine)
+        with noting(f"vmports: {kept.name} is kept, but not by ssh", self._tell):
+            move_ssh(machine)
         self.fresh.append(list(kept.lines()))
         return True
 
