@@ -17,6 +17,7 @@ from pytest_vmports.errors import VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
 from pytest_vmports.leases import PortAllocator
+from pytest_vmports.network.wiring import open_host
 from pytest_vmports.run_dir import dead_folders
 from pytest_vmports.vm.template_store import TemplateStore
 from pytest_vmports.vm_cli import started
@@ -116,7 +117,13 @@ def _guest() -> Finding:
 
 
 def _gvproxy() -> Finding:
-    return Finding("gvproxy", FINE, str(host.find_gvproxy()))
+    gvproxy = host.find_gvproxy()
+    found = open_host(allow_network=True, backend="gvproxy", qemu=host.find_qemu(), gvproxy=gvproxy)
+    if found is None:
+        return Finding("gvproxy", FINE, f"{gvproxy}; its API is closed to guests")
+    return Finding(
+        "gvproxy", LIMITED, f"guests reach {found['reached']}: {found['why']}", found["remedy"]
+    )
 
 
 def _ports() -> Finding:

@@ -150,14 +150,14 @@ class GvproxyNotFoundError(HostError):
 
 
 class OpenHostError(HostError):
-    """With ``strict_network``: the guest would reach every service of the host's loopback.
+    """With ``strict_network``: the guest would get of the host what nobody gave it.
 
-    Fields: ``program``, ``address``, ``remedy``.
+    Fields: ``reached``, ``why``, ``remedy``.
     """
 
     template = (
-        "strict_network = yes, and {program} cannot keep a guest with network from the services on "
-        "the host's 127.0.0.1, which it reaches at {address}; {remedy}, or set strict_network = no"
+        "strict_network = yes, and a guest with network would reach {reached}: {why}; {remedy}, or "
+        "set strict_network = no"
     )
 
 

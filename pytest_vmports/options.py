@@ -123,7 +123,7 @@ OPTIONS = (
     ),
     Option(
         "strict_network", "no", parse.boolean,
-        "refuse a VM whose network cannot keep it from the host's 127.0.0.1: yes or no",
+        "refuse a VM that cannot be kept from gvproxy's API and the host's 127.0.0.1: yes or no",
     ),
     Option(
         "guest", "alpine", parse.guest,

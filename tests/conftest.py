@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_vmports import options
+from pytest_vmports.network import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +36,12 @@ def shared_templates(
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # of all workers
     monkeypatch.setenv("VMPORTS_CACHE_DIR", str(base / "templates"))
+
+
+@pytest.fixture
+def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faked: a host that does not let us put a filter before gvproxy."""
+    monkeypatch.setattr(seal, "problem", lambda: "the test switched it off")
 
 
 @pytest.fixture(scope="session")

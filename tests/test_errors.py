@@ -18,7 +18,7 @@ FACTS = {
     "stderr": "oops", "command": "qemu -x", "detail": "in use", "console": "panic",
     "timeout": 3.5, "waited_for": "any port", "ports": "port 80: refused", "reply": "no",
     "lock": "/run/x.lock", "cmd": "ls", "said": "no such file", "guest": "alpine",
-    "address": "192.168.127.254",
+    "reached": "its API", "why": "it cannot be kept from it",
     "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
     "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
     "stdout": "so far", "means": "ssh",

@@ -13,7 +13,8 @@ from pytest_vmports import ExposedPort, PortAllocator
 from pytest_vmports.errors import ForwardError, GuestForwardError, LaunchError, MachineError
 from pytest_vmports.host import Gvproxy, find_gvproxy
 from pytest_vmports.network.exposed import ExposedPorts
-from pytest_vmports.network.gvproxy import GvproxyWiring, config, stream_args
+from pytest_vmports.network.gvproxy import GvproxyWiring, config
+from pytest_vmports.network.usernet import network_card
 from pytest_vmports.run_dir import RunDir
 
 
@@ -33,7 +34,7 @@ def test_the_guests_address_belongs_to_its_card():
     stack = config([])["stack"]
     (card,) = stack["dhcpStaticLeases"].values()
     assert stack["dhcpStaticLeases"] == {"192.168.127.2": card}
-    assert f"mac={card}," in stream_args("/run/net.sock")[-1]
+    assert f"mac={card}," in network_card()[-1]
 
 
 def test_the_guest_does_not_reach_the_hosts_loopback():
@@ -63,13 +64,6 @@ def test_the_value_is_the_same_as_json_and_as_yaml():
 def test_a_test_of_its_own_launcher_gets_the_same_value():
     exposed = ExposedPorts([(WEB, None), (DNS, None)])
     assert exposed.gvproxy_config("/q", "/a") == config([WEB, DNS], "/q", "/a")
-
-
-def test_qemu_connects_to_the_socket_even_with_a_comma_in_its_path():
-    option, network, *card = stream_args("/run/a,b/net.sock")
-    assert option == "-netdev"
-    assert network == "stream,id=n0,addr.type=unix,addr.path=/run/a,,b/net.sock"
-    assert card[0] == "-device"
 
 
 @pytest.fixture
@@ -111,7 +105,7 @@ def start(any_gvproxy, folder, allocator):
 
 
 def listed(wiring):
-    return {(f["local"], f["remote"], f["protocol"]) for f in wiring.forwards()}
+    return {(f["local"], f["remote"], f["protocol"]) for f in wiring._api.forwards()}
 
 
 def expected(ports):
@@ -120,6 +114,20 @@ def expected(ports):
 
 def test_gvproxy_forwards_what_was_asked_and_nothing_else(start, ports):
     assert listed(start(*ports)) == expected(ports)
+
+
+def test_qemu_inherits_the_connection_and_nothing_listens_for_another(start):
+    wiring = start()
+    option, network, *card = wiring.qemu_args()
+    assert (option, card[0]) == ("-netdev", "-device")
+    (fd,) = wiring.qemu_fds([0])
+    assert network == f"dgram,id=n0,local.type=fd,local.str={fd}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as second:
+        second.settimeout(0.2)
+        # It waits in the queue for ever: gvproxy takes one.
+        second.connect(str(wiring._guest_socket))
+        with pytest.raises(TimeoutError):
+            second.recv(1)
 
 
 def test_gvproxy_without_forwards_has_none(start):
@@ -138,11 +146,11 @@ def test_forwards_come_and_go_while_it_runs(start, ports):
         wiring.hide(ports[0], None)
 
 
-def test_a_forward_that_nobody_asked_us_for_is_closed_and_named(start, ports):
+def test_a_forward_that_nobody_asked_us_for_is_closed_and_named(start, ports, unsealed):
     """As a guest opens one; here it is asked for behind the wiring's back."""
     wiring = start(ports[0])
     wiring.close_opened()
-    wiring._expose(ports[1])
+    wiring._api.expose(ports[1])
     with pytest.raises(GuestForwardError) as caught:
         wiring.close_opened()
     local = f"127.0.0.1:{ports[1].external}"
@@ -151,15 +159,15 @@ def test_a_forward_that_nobody_asked_us_for_is_closed_and_named(start, ports):
     wiring.close_opened()
 
 
-def test_a_forward_of_ours_that_leads_elsewhere_is_not_ours(start, ports):
+def test_a_forward_of_ours_that_leads_elsewhere_is_not_ours(start, ports, unsealed):
     wiring = start(ports[0])
-    wiring._unexpose(f"127.0.0.1:{ports[0].external}", "tcp")
-    wiring._expose(ports[0].model_copy(update={"internal": 22}))
+    wiring._api.unexpose(f"127.0.0.1:{ports[0].external}", "tcp")
+    wiring._api.expose(ports[0].model_copy(update={"internal": 22}))
     with pytest.raises(GuestForwardError, match=r"192\.168\.127\.2:22/tcp"):
         wiring.close_opened()
 
 
-def test_a_gvproxy_that_does_not_say_what_it_forwards_is_an_error(start):
+def test_a_gvproxy_that_does_not_say_what_it_forwards_is_an_error(start, unsealed):
     wiring = start()
     wiring._api_socket.unlink()
     with pytest.raises(MachineError, match="did not say what it forwards"):

@@ -89,6 +89,9 @@ def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
     assert "running" in talk(vm.folder / "monitor.sock", "info status\n", until="running")
     shell = talk(vm.folder / "console.sock", "\r", "echo $((6*7)) by $(hostname)\r", until="42 by ")
     assert "42 by " in shell
+    # Whatever stands before gvproxy goes on standing there.
+    api = "wget -T 2 -q -O- http://192.168.127.1/services/forwarder/all || echo closed $((6*7))\r"
+    assert '"local"' not in talk(vm.folder / "console.sock", api, until="closed 42")
     pids = [pid for _, pid, _ in vm.processes]
     assert [name for name, _, _ in vm.processes] == ["QEMU", "gvproxy"][: len(pids)]
     assert len(pids) == (1 if wiring == "usernet" else 2)

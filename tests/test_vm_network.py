@@ -124,7 +124,9 @@ def test_vms_of_a_network_boot_from_cold_and_one_line_says_so(boot, vmports_laun
     assert "network cold boots from cold" in line
 
 
-def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(boot, any_gvproxy):
+def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(
+    boot, any_gvproxy, unsealed
+):
     """Whoever ends the VM is told, and a forward that was asked for is no reason."""
     port = fixed_port()
     local = f"127.0.0.1:{port}"
@@ -143,7 +145,7 @@ def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(b
         socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def test_a_host_socket_that_the_guest_opens_is_removed(boot, gvproxy_089, tmp_path):
+def test_a_host_socket_that_the_guest_opens_is_removed(boot, gvproxy_089, tmp_path, unsealed):
     """Nothing of it is left, though gvproxy is killed."""
     path = tmp_path / "opened.sock"
     body = f'{{"local":"{path}","remote":"tcp://{GUEST_IP}:{SHELL_PORT}","protocol":"unix"}}'

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.handle import VM
+    from pytest_vmports.vm.machine import Machine
 
 # The settings of a marker that lead to each wiring.
 WIRINGS: dict[str, dict[str, Any]] = {"usernet": {}, "gvproxy": {"allow_network": True}}
@@ -140,6 +141,14 @@ def assert_gone(story: dict[str, Any], seconds: float) -> None:
     finally:
         for pid in filter(alive, pids):  # a failing test must not leave them to the machine
             os.kill(pid, signal.SIGKILL)
+
+
+def complaints(machine: Machine) -> list[str]:
+    """Return the lines of QEMU's own output that somebody should mend."""
+    said = machine.processes()[0].output.lower().splitlines()
+    # The hub of the host's services joins two networks and has no card, on purpose.
+    said = [line for line in said if "hub 1 with no nics" not in line]
+    return [line for line in said if "deprecated" in line or "warning" in line]
 
 
 # A guest that does what a test tells it: `ask_shell` is its other side.

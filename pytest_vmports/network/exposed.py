@@ -64,6 +64,9 @@ class ExposedPorts:
     ) -> dict[str, Any]:
         """Return gvproxy's configuration with these forwards, ready to be written as YAML.
 
+        The gvproxy that is started with it serves its API to the guest, which can delete files and
+        open ports of the host by it: see docs/networks.md.
+
         Args:
             qemu_socket: path of the socket that QEMU will connect to.
             api_socket: path of the socket for its API.

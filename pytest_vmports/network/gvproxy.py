@@ -1,5 +1,7 @@
 """gvproxy: a guest with network, and forwards by configuration file or API.
 
+It reaches QEMU by a descriptor, behind the filter of `seal` where the host can have that.
+
 Sources: gvisor-tap-vsock's README, ``cmd/gvproxy/config.go`` and ``pkg/types/configuration.go``.
 Versions from 0.8.8 on take a YAML file (JSON is YAML, so the standard library writes it); older
 ones take forwards only over HTTP on their control socket.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,9 @@ from pytest_vmports.constants import (
     GUEST_SUBNET,
     HOST_ALIAS_IP,
 )
-from pytest_vmports.errors import ForwardError, GuestForwardError, LaunchError, MachineError
-from pytest_vmports.network import handshake
+from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
+from pytest_vmports.network import handshake, seal
+from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.network.wiring import port_of
 from pytest_vmports.process import spawn
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 CONFIG = "gvproxy.yaml"
 """Name of its configuration in a VM's private folder."""
 _START_SECONDS = 20.0
-_CALL_SECONDS = 10.0
 _ENDS_SECONDS = 1.0
 # Where the guest's name for the host leads. gvproxy's default is the host's own loopback; an empty
 # map means that default too, so it leads to an address that no connection can be made to.
@@ -78,39 +80,46 @@ class GvproxyWiring:
         self.gvproxy = gvproxy
         self.log = workdir / "gvproxy.log"
         self._config = workdir / CONFIG
-        self._qemu_socket = workdir / "net.sock"
+        self._guest_socket = workdir / "net.sock"
         self._api_socket = workdir / "api.sock"
+        self._api = Api(self._api_socket)
         self._capture = workdir / "handshake.pcap"
         self._process: Process | None = None
+        # QEMU's end of the connection to gvproxy. A copy stays open here, so that the end of QEMU
+        # is not the end of gvproxy: who looks for a cause finds one.
+        self._qemu_fd: int | None = None
+        self._sealed = False
 
     def qemu_args(self) -> list[str]:
-        """Return the stream connection to gvproxy and the guest's network card."""
-        return stream_args(self._qemu_socket)
+        """Return the connection to gvproxy and the guest's network card; needs `start` first."""
+        assert self._qemu_fd is not None
+        netdev = f"dgram,id={NETDEV_ID},local.type=fd,local.str={self._qemu_fd}"
+        return ["-netdev", netdev, *network_card()]
 
     def kernel_words(self) -> list[str]:
         """Return none: the addresses are known."""
         return []
 
     def start(self, lease_fds: Collection[int]) -> None:
-        """Start gvproxy, and return when QEMU can connect and every forward listens.
+        """Start gvproxy, and return when QEMU is connected to it and every forward listens.
 
         Raises:
             ForwardError: a host port could not be bound.
             LaunchError: gvproxy ended or did not come up.
         """
-        for leftover in (self._qemu_socket, self._api_socket):
-            leftover.unlink(missing_ok=True)
+        self._remove_sockets()
         if self.gvproxy.has_config:
-            self._config.write_text(
-                json.dumps(config(self.ports, self._qemu_socket, self._api_socket), indent=1)
-            )
+            given = config(self.ports, api_socket=self._api_socket)
+            given["interfaces"] = {"bess": f"unixpacket://{self._guest_socket}"}
+            self._config.write_text(json.dumps(given, indent=1))
             self._launch(["-config", str(self._config)], lease_fds)
         else:
             self._start_by_api(lease_fds)
 
     def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:  # noqa: ARG002 - protocol
-        """Return none: gvproxy binds the ports."""
-        return ()
+        """Return the connection to gvproxy; it is gvproxy that binds the ports."""
+        assert self._qemu_fd is not None
+        return (self._qemu_fd,)
 
     def refused(self, qemu_output: str) -> None:
         """Return None: gvproxy refuses, and `start` raises."""
@@ -121,7 +130,7 @@ class GvproxyWiring:
         Raises:
             ForwardError: the host port could not be bound.
         """
-        self._expose(port)
+        self._api.expose(port)
         self.ports += (port,)
 
     def hide(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
@@ -130,7 +139,7 @@ class GvproxyWiring:
         Raises:
             MachineError: there is no such forward.
         """
-        self._unexpose(f"{port.host}:{port.external}", port.protocol)
+        self._api.unexpose(f"{port.host}:{port.external}", port.protocol)
         self.ports = tuple(p for p in self.ports if p != port)
 
     def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
@@ -149,30 +158,24 @@ class GvproxyWiring:
         """Kill gvproxy: it keeps nothing that a gentler end would save."""
         if self._process is not None:
             self._process.kill()
-        for leftover in (self._qemu_socket, self._api_socket):
-            leftover.unlink(missing_ok=True)
-
-    def forwards(self) -> list[dict[str, str]]:
-        """Return gvproxy's own list: ``local``, ``remote``, ``protocol`` of every forward."""
-        listed: list[dict[str, str]] = self._json("/services/forwarder/all")
-        return listed
+        if self._qemu_fd is not None:
+            os.close(self._qemu_fd)
+            self._qemu_fd = None
+        self._remove_sockets()
 
     def close_opened(self) -> None:
-        """Close the forwards that nobody asked us for.
-
-        A guest can ask any gvproxy for forwards, at port 80 of its gateway (gvproxy's
-        ``cmd/gvproxy/main.go``), which no option closes.
+        """Close the forwards that nobody asked us for, where no seal keeps the guest from asking.
 
         Raises:
             GuestForwardError: there were some.
             MachineError: gvproxy kept one.
         """
-        if self._process is None or not self._process.running:
+        if self._sealed or self._process is None or not self._process.running:
             return
         asked = {(p.protocol, f"{p.host}:{p.external}", f"{GUEST_IP}:{p.internal}")
                  for p in self.ports}  # fmt: skip
         try:
-            there = self.forwards()
+            there = self._api.forwards()
         except (OSError, http.client.HTTPException) as error:
             # One that is killed hangs up before it is seen to have ended, which others tell.
             if self._process.wait(_ENDS_SECONDS) is not None:
@@ -182,7 +185,7 @@ class GvproxyWiring:
         for forward in there:
             protocol, local, remote = (forward[key] for key in ("protocol", "local", "remote"))
             if (protocol, local, remote) not in asked:
-                self._unexpose(local, protocol)
+                self._api.unexpose(local, protocol)
                 opened.append(f"{local} -> {remote}/{protocol}")
         if opened:
             raise GuestForwardError(forwards=", ".join(opened))
@@ -195,26 +198,32 @@ class GvproxyWiring:
             self._launch(
                 [
                     "-listen", f"unix://{self._api_socket}",
-                    "-listen-qemu", f"unix://{self._qemu_socket}",
+                    "-listen-bess", f"unixpacket://{self._guest_socket}",
                     "-ssh-port", str(ssh.port),
                 ],
                 [*lease_fds, ssh.fileno()],
             )  # fmt: skip
-            self._unexpose(f"127.0.0.1:{ssh.port}", "tcp")
+            self._api.unexpose(f"127.0.0.1:{ssh.port}", "tcp")
         for port in self.ports:
-            self._expose(port)
+            self._api.expose(port)
 
     def _launch(self, arguments: list[str], fds: Collection[int]) -> None:
         command = [self.gvproxy.path, *arguments]
         self._process = spawn("gvproxy", command, log=self.log, pass_fds=fds)
         self._await_listening(self._process)
+        self._sealed = seal.problem() is None
+        self._qemu_fd = seal.connect(self._guest_socket, self._process, sealed=self._sealed)
+
+    def _remove_sockets(self) -> None:
+        for leftover in (self._guest_socket, self._api_socket):
+            leftover.unlink(missing_ok=True)
 
     def _await_listening(self, process: Process) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        wanted = {str(self._qemu_socket), str(self._api_socket)}
+        wanted = {str(self._guest_socket), str(self._api_socket)}
         while not wanted <= _listening_sockets():
-            # QEMU connects once, and gvproxy takes one connection: a trial would use it up. So
-            # look, and let gvproxy's death end the wait.
+            # gvproxy takes one connection, which a trial would use up. So look, and let gvproxy's
+            # death end the wait.
             code = process.wait(0.004)
             if code is not None:
                 self._raise_ended(process, code)
@@ -229,41 +238,10 @@ class GvproxyWiring:
         output = process.output
         port = port_of(output, self.ports) if "address already in use" in output else None
         if port is not None:
-            raise _forward_error(port, _last_line(output))
+            raise forward_error(port, _last_line(output))
         raise LaunchError(
             program="gvproxy", returncode=code, stderr=output, command=" ".join(process.command)
         )
-
-    def _expose(self, port: ExposedPort) -> None:
-        body = {
-            "local": f"{port.host}:{port.external}",
-            "remote": f"{GUEST_IP}:{port.internal}",
-            "protocol": port.protocol,
-        }
-        status, text = self._call("POST", "/services/forwarder/expose", body)
-        if status != http.client.OK:
-            raise _forward_error(port, text.strip())
-
-    def _unexpose(self, local: str, protocol: str) -> None:
-        body = {"local": local, "protocol": protocol}
-        status, text = self._call("POST", "/services/forwarder/unexpose", body)
-        if status != http.client.OK:
-            raise MachineError(f"gvproxy kept its forward of {local}: {status} {text.strip()}")
-
-    def _json(self, path: str) -> Any:
-        status, text = self._call("GET", path)
-        if status != http.client.OK:
-            raise MachineError(f"gvproxy answered {status} to {path}: {text.strip()}")
-        return json.loads(text)
-
-    def _call(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
-        connection = _UnixConnection(self._api_socket)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            reply = connection.getresponse()
-            return reply.status, reply.read().decode(errors="replace")
-        finally:
-            connection.close()
 
 
 def config(
@@ -294,23 +272,9 @@ def config(
     return value
 
 
-def stream_args(qemu_socket: Path | str) -> list[str]:
-    """Return QEMU's arguments for a guest behind the gvproxy that listens on ``qemu_socket``."""
-    path = str(qemu_socket).replace(",", ",,")  # a single comma would end the value
-    netdev = f"stream,id={NETDEV_ID},addr.type=unix,addr.path={path}"
-    return ["-netdev", netdev, *network_card()]
-
-
 def _local(port: ExposedPort) -> str:
     prefix = "udp:" if port.protocol == "udp" else ""
     return f"{prefix}{port.host}:{port.external}"
-
-
-def _forward_error(port: ExposedPort, detail: str) -> ForwardError:
-    return ForwardError(
-        program="gvproxy", port=port.external, protocol=port.protocol, host=port.host,
-        detail=detail,
-    )  # fmt: skip
 
 
 def _last_line(text: str) -> str:
@@ -325,14 +289,3 @@ def _listening_sockets() -> set[str]:
         for row in rows
         if len(row) > _PATH_COLUMN and int(row[3], 16) & _LISTENING
     }
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("gvproxy", timeout=_CALL_SECONDS)
-        self._path = str(path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)

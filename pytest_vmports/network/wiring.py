@@ -209,22 +209,31 @@ def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
 def open_host(
     *, allow_network: bool, backend: str, qemu: Qemu, gvproxy: Gvproxy | None
 ) -> dict[str, str] | None:
-    """Return what lets the guest reach every service of the host's 127.0.0.1; None when nothing.
+    """Return what a guest would get of the host that nobody gave it; None when nothing.
 
     Its fields are those of `OpenHostError`.
     """
     if wants_gvproxy(allow_network=allow_network, backend=backend):
-        if gvproxy is None or gvproxy.has_config:
+        from pytest_vmports.network import seal  # noqa: PLC0415 - only where gvproxy is used
+
+        problem = seal.problem()
+        if gvproxy is None or problem is None:
             return None
+        loopback = f", and services on 127.0.0.1 at {HOST_ALIAS_IP}"
         return {
-            "program": str(gvproxy),
-            "address": HOST_ALIAS_IP,
-            "remedy": "use gvproxy 0.8.8 or later, which can",
+            "reached": f"gvproxy's API at http://{GATEWAY_IP}, which opens ports of the host and "
+            f"deletes files of yours{'' if gvproxy.has_config else loopback}",
+            "why": f"{gvproxy} serves it to the guest, and {problem}",
+            "remedy": "use a Linux host that allows pidfd_getfd(2) and SO_ATTACH_FILTER; in a "
+            "container that takes --cap-add SYS_PTRACE",
         }
     if not allow_network:
         return None
-    remedy = "use backend = auto with gvproxy 0.8.8 or later, which can"
-    return {"program": f"the user network of {qemu}", "address": GATEWAY_IP, "remedy": remedy}
+    return {
+        "reached": f"every service on the host's 127.0.0.1, at {GATEWAY_IP}",
+        "why": f"the user network of {qemu} cannot prevent it",
+        "remedy": "use backend = auto with gvproxy",
+    }
 
 
 def port_of(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:

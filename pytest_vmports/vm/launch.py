@@ -330,9 +330,8 @@ class Launcher:
         if settings.strict_network:
             raise OpenHostError(**found)
         line = (
-            "vmports: guests with network reach every service on the host's 127.0.0.1, at "
-            f"{found['address']}: {found['program']} cannot prevent it; {found['remedy']}; "
-            "strict_network = yes refuses such VMs"
+            f"vmports: guests with network reach {found['reached']}: {found['why']}; "
+            f"{found['remedy']}; strict_network = yes refuses such VMs"
         )
         if line not in self._told:
             self._told.add(line)

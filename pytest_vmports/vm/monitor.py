@@ -19,11 +19,14 @@ from pytest_vmports.errors import MonitorError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 _T = TypeVar("_T")
 _CALL_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
+# The QEMU that brought ``file:`` as a migration's address.
+_FIRST_WITH_FILE = (8, 2)
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -38,6 +41,7 @@ class Monitor:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._client: QMPClient | None = None
+        self._version = (0, 0)
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -106,12 +110,46 @@ class Monitor:
     def _migrate(self, command: str, file: int) -> None:
         wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
         self.execute("migrate-set-capabilities", capabilities=wanted)
-        # A descriptor, because QEMU's sandbox forbids exec: and 7.2 has no file: yet.
-        self.give(file, "state")
+        refused = []
+        for way in self._ways_to_a_file():
+            try:
+                with way(file) as uri:
+                    return self._migrate_by(command, uri)
+            except _RefusedError as error:  # noqa: PERF203 - two ways at the most
+                refused.append(str(error))
+        raise MonitorError(command=command, reply="; ".join(refused))
+
+    def _ways_to_a_file(self) -> Sequence[Callable[[int], AbstractContextManager[str]]]:
+        """Return how to name an open file to this QEMU, the likelier way first.
+
+        A descriptor, because QEMU's sandbox forbids ``exec:`` and the file is ours to choose.
+        ``fd:`` takes a file in every version before 11, 10 calls that deprecated; ``file:`` came
+        with 8.2 (source: QEMU's documents on migration and on removed features). A distribution's
+        QEMU may differ from its number, so the other way is tried where one is refused.
+        """
+        ways = (self._by_set, self._by_name)
+        return ways if self._version >= _FIRST_WITH_FILE else ways[::-1]
+
+    @contextlib.contextmanager
+    def _by_set(self, file: int) -> Iterator[str]:
+        added = self._give(file, "add-fd")["fdset-id"]
         try:
-            status = _run(self._migration(command), _CALL_SECONDS)
+            yield f"file:/dev/fdset/{added}"
+        finally:
+            # Where QEMU has hung up, whoever asked is told so already.
+            with contextlib.suppress(MonitorError):
+                self.execute("remove-fd", **{"fdset-id": added})
+
+    @contextlib.contextmanager
+    def _by_name(self, file: int) -> Iterator[str]:
+        self.give(file, "state")
+        yield "fd:state"
+
+    def _migrate_by(self, command: str, uri: str) -> None:
+        try:
+            status = _run(self._migration(command, uri), _CALL_SECONDS)
         except ExecuteError as error:
-            raise MonitorError(command=command, reply=str(error)) from error
+            raise _RefusedError(f"{uri.partition(':')[0]}: {error}") from error
         except (QMPError, EOFError, OSError) as error:
             reply = f"QEMU is gone or does not answer ({type(error).__name__})"
             raise MonitorError(command=command, reply=reply) from error
@@ -124,21 +162,23 @@ class Monitor:
         Raises:
             MonitorError: QEMU hung up.
         """
+        self._give(descriptor, "getfd", fdname=name)
 
-        async def send() -> None:
+    def _give(self, descriptor: int, command: str, **arguments: str) -> Any:
+        async def send() -> Any:
             assert self._client is not None
             self._client.send_fd_scm(descriptor)
-            await self._client.execute("getfd", {"fdname": name})
+            return await self._client.execute(command, arguments or None)
 
         try:
-            _run(send(), _CALL_SECONDS)
+            return _run(send(), _CALL_SECONDS)
         except (QMPError, EOFError, OSError) as error:
-            raise MonitorError(command="getfd", reply=str(error)) from error
+            raise MonitorError(command=command, reply=str(error)) from error
 
-    async def _migration(self, command: str) -> str:
+    async def _migration(self, command: str, uri: str) -> str:
         assert self._client is not None
         with self._client.listener("MIGRATION") as events:
-            await self._client.execute(command, {"uri": "fd:state"})
+            await self._client.execute(command, {"uri": uri})
             async for event in events:
                 status = str(event["data"]["status"])  # type: ignore[index]
                 if status in {"completed", "failed", "cancelled"}:
@@ -160,6 +200,13 @@ class Monitor:
         client.logger.setLevel("CRITICAL")
         await client.connect(self._connection)
         self._client = client
+        assert client.greeting is not None
+        told: Any = client.greeting.QMP.version["qemu"]
+        self._version = (int(told["major"]), int(told["minor"]))
+
+
+class _RefusedError(Exception):
+    """QEMU does not take a migration's address; nothing has happened yet."""
 
 
 def _run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:

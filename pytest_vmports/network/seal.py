@@ -1,0 +1,158 @@
+"""What keeps gvproxy from serving the guest: a filter in the kernel, before gvproxy's own socket.
+
+gvproxy takes frames by a socket of its own, one message a frame (``-listen-bess``, a Unix socket of
+type seqpacket). We connect to it, fetch gvproxy's end out of its process, put a filter on it that
+nobody can take off again, gvproxy included, and give the other end to QEMU, which has not started
+by then. The filter lives as long as the connection, also when we do not.
+
+Sources: unix(7), socket(7) (``SO_ATTACH_FILTER``, ``SO_LOCK_FILTER``), pidfd_getfd(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import LaunchError
+from pytest_vmports.network.guest_frames import program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_vmports.process import Process
+
+# Source: asm-generic/socket.h and asm-generic/unistd.h; the same on x86-64 and arm64.
+_ATTACH_FILTER, _LOCK_FILTER = 26, 44
+_PIDFD_GETFD = 438
+_STEP_BYTES = 8
+_ACCEPT_SECONDS = 20.0
+_LOOK_SECONDS = 0.002
+
+
+def connect(listener: Path, process: Process, *, sealed: bool) -> int:
+    """Return a connection to gvproxy for QEMU to inherit.
+
+    Args:
+        listener: where gvproxy listens for one connection.
+        process: gvproxy.
+        sealed: what is sent there passes the filter.
+
+    Raises:
+        LaunchError: gvproxy ended, or its end cannot be fetched or filtered.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ours:
+        try:
+            ours.connect(str(listener))
+            if sealed:
+                with _accepted(listener, process) as gvproxys:
+                    attach(gvproxys)
+        except OSError as error:
+            raise LaunchError(
+                program="gvproxy", returncode=f"no connection behind a filter ({error})",
+                stderr=process.output, command=" ".join(process.command),
+            ) from error  # fmt: skip
+        return ours.detach()
+
+
+def attach(receiver: socket.socket) -> None:
+    """Put the filter on a socket for good.
+
+    Args:
+        receiver: what is sent to it is filtered.
+
+    Raises:
+        OSError: the kernel has no such filters.
+    """
+    steps = program()
+    buffer = ctypes.create_string_buffer(steps, len(steps))
+    given = struct.pack("@HP", len(steps) // _STEP_BYTES, ctypes.addressof(buffer))
+    receiver.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, given)
+    receiver.setsockopt(socket.SOL_SOCKET, _LOCK_FILTER, 1)
+
+
+@lru_cache(maxsize=1)
+def problem() -> str | None:
+    """Return why gvproxy cannot be sealed on this host; None where it can. Tried, not guessed."""
+    if not sys.platform.startswith("linux"):
+        return f"{sys.platform} has no filter that could stand before it"
+    try:
+        ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, childs:
+            # Any child will do that holds a socket; it ends when we hang up.
+            child = subprocess.Popen(["cat"], stdin=childs.fileno(), stdout=subprocess.DEVNULL)
+            childs.close()
+            try:
+                _try_on(child.pid)
+            finally:
+                ours.close()
+                child.wait()
+    except OSError as error:
+        return f"this host does not let us put a filter before it: {error}"
+    return None
+
+
+def _try_on(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        with _fetch(pidfd, 0) as standard_input:
+            attach(standard_input)
+    finally:
+        os.close(pidfd)
+
+
+@contextlib.contextmanager
+def _accepted(listener: Path, process: Process) -> Iterator[socket.socket]:
+    """Yield a copy of gvproxy's end of our connection, once gvproxy has accepted it."""
+    deadline = time.monotonic() + _ACCEPT_SECONDS
+    while (found := _find(listener, process)) is None:
+        # An accept raises no event outside of the process; its end does.
+        code = process.wait(_LOOK_SECONDS)
+        if code is not None or time.monotonic() > deadline:
+            raise LaunchError(
+                program="gvproxy", stderr=process.output, command=" ".join(process.command),
+                returncode="no connection taken" if code is None else code,
+            )  # fmt: skip
+    with found:
+        yield found
+
+
+def _find(listener: Path, process: Process) -> socket.socket | None:
+    assert process.death is not None
+    for number in os.listdir(f"/proc/{process.pid}/fd"):  # noqa: PTH208 - numbers, no paths
+        try:
+            if not os.readlink(f"/proc/{process.pid}/fd/{number}").startswith("socket:"):  # noqa: PTH115
+                continue
+            copy = _fetch(process.death, int(number))
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.EBADF}:  # closed since it was listed
+                continue
+            raise
+        listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if copy.family == socket.AF_UNIX and copy.getsockname() == str(listener) and not listens:
+            return copy
+        copy.close()
+    return None
+
+
+def _fetch(pidfd: int, number: int) -> socket.socket:
+    """Return a copy of another process's socket.
+
+    Raises:
+        OSError: we may not (a container's seccomp filter, yama), or it was closed meanwhile.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = libc.syscall(_PIDFD_GETFD, pidfd, number, 0)
+    if copy < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"pidfd_getfd: {os.strerror(code)}")
+    return socket.socket(fileno=copy)
