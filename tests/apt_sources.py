@@ -11,7 +11,7 @@ OS_RELEASE = Path("/etc/os-release")
 
 def release(name: str) -> str:
     """Return what this system says about itself, such as its ``VERSION_CODENAME``."""
-    for line in OS_RELEASE.read_text().splitlines():
+    for line in OS_RELEASE.read_text().splitlines() if OS_RELEASE.exists() else ():
         key, _, value = line.partition("=")
         if key == name:
             return value.strip('"')

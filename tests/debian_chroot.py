@@ -28,7 +28,7 @@ from pathlib import Path
 from apt_sources import release, write_entry
 from cached import CannotMakeError, cached
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent
 DAYS = 7
 PACKAGES = (
     "qemu-system-x86", "qemu-utils", "python3-venv", "openssh-client", "util-linux", "iproute2",
@@ -86,9 +86,10 @@ def missing() -> str:
         lacking.insert(0, "a Debian system, whose sources of packages and keys are used")
     if lacking:
         return f"missing: {', '.join(lacking)}"
-    tried = subprocess.run([*_namespaces(), "true"], capture_output=True, text=True, check=False)
+    trial = [*_namespaces(), "--net", "mount", "-t", "proc", "proc", "/proc"]
+    tried = subprocess.run(trial, capture_output=True, text=True, check=False)
     if tried.returncode:
-        return f"neither root nor user namespaces: {' '.join(tried.stderr.split())}"
+        return f"missing: root, or user namespaces that may mount: {' '.join(tried.stderr.split())}"
     return ""
 
 
@@ -197,14 +198,15 @@ def _enter(root: Path, venv: Path, command, *, installing: bool = False, **keywo
 
 def _environment() -> dict[str, str]:
     kept = ("TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "PY_COLORS")
-    # The gvproxy that the plugin finds by itself out here.
-    gvproxy = (CHECKOUT / ".venv/bin/gvproxy").resolve().parent
+    # The plugin finds the newer one by itself, as it does out here.
+    gvproxies = sorted((path.name for path in CHECKOUT.glob(".tools/gvproxy-*")), reverse=True)
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
-        "PATH": f"/venv/bin:/checkout/{gvproxy.relative_to(CHECKOUT)}:{PATH}",
+        "PATH": ":".join(["/venv/bin", *(f"/checkout/.tools/{name}" for name in gvproxies), PATH]),
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
         "CI": "true",  # what is missing fails its tests
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # not in the checkout
     }
 
 
