@@ -102,6 +102,17 @@ def test_monitor_and_serial_ports_are_inherited_descriptors_and_a_file():
     assert values(command, "-serial") == ["chardev:console", "chardev:control"]
 
 
+def test_a_qemu_that_has_monitors_as_objects_is_given_those():
+    channels = Channels(7, 9, Path("/run/v/console.log"), sockets=Path("/run/v"))
+    command = build(qemu=Qemu(QEMU.path, (11, 1, 0), "from PATH"), channels=channels)
+    assert values(command, "-object") == [
+        "monitor-qmp,id=monitor0,chardev=monitor",
+        "monitor-hmp,id=people0,chardev=people",
+    ]
+    assert "-mon" not in command
+    assert "-object" not in build(qemu=Qemu(QEMU.path, (11, 0, 9), "from PATH"))
+
+
 def test_a_comma_in_a_path_does_not_end_it():
     channels = Channels(7, 9, Path("/run/a,b/console.log"))
     assert "file,id=console,path=/run/a,,b/console.log" in build(channels=channels)

@@ -64,6 +64,7 @@ def test_a_way_to_a_file_that_this_qemu_refuses_is_followed_by_the_other(
 ):
     """Faked: what we believe of QEMU's version. Each QEMU refuses or deprecates one of the two."""
     monkeypatch.setattr(monitor, "_FIRST_WITH_FILE", first_with_file)
+    monkeypatch.setattr(monitor, "_refused", set())
     with vm_factory(ports=[], setup="touch /root/saved", pcap=True) as vm:
         assert vm.origin == "cloned"
         moment = vm.snapshot()

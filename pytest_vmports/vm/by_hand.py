@@ -90,6 +90,7 @@ def _on_a_terminal(command: Sequence[str]) -> list[str]:
     instead = {
         "socket,id=monitor,fd=0": "stdio,id=console,mux=on,signal=off",
         "chardev=monitor,mode=control": "chardev=console,mode=readline",
+        "monitor-qmp,id=monitor0,chardev=monitor": "monitor-hmp,id=monitor0,chardev=console",
         "socket,id=control,fd=0": "null,id=control",
     }
     changed = [instead.get(word, word) for word in command]

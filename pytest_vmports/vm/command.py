@@ -19,6 +19,9 @@ CONSOLE_SOCKET, MONITOR_SOCKET = "console.sock", "monitor.sock"
 # QEMU's own seccomp filter; no part of it is needed by a guest that only computes and talks.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+# This QEMU calls ``-mon`` deprecated (source: its document on deprecated features).
+_FIRST_WITH_MONITOR_OBJECTS = (11, 1, 0)
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -119,8 +122,8 @@ def build_command(
         # Tells Linux that it was restored, so that no two clones draw the same random numbers.
         *(("-device", "vmgenid,guid=auto") if hardware.qemu.is_x86 else ()),
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
-        *("-mon", "chardev=monitor,mode=control"),
-        *_console(channels),
+        *_monitor(hardware.qemu, "monitor", "control"),
+        *_console(hardware.qemu, channels),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
         *("-serial", "chardev:control"),
@@ -152,7 +155,15 @@ def _display(hardware: Hardware) -> tuple[str, ...]:
     return ("-device", card) if hardware.display else ()
 
 
-def _console(channels: Channels) -> list[str]:
+def _monitor(qemu: Qemu, chardev: str, mode: str) -> list[str]:
+    """Return a monitor: ``control`` speaks QMP, ``readline`` is for people."""
+    if qemu.version < _FIRST_WITH_MONITOR_OBJECTS:
+        return ["-mon", f"chardev={chardev},mode={mode}"]
+    kind = "monitor-qmp" if mode == "control" else "monitor-hmp"
+    return ["-object", f"{kind},id={chardev}0,chardev={chardev}"]
+
+
+def _console(qemu: Qemu, channels: Channels) -> list[str]:
     log = _comma(channels.console)
     if channels.sockets is None:
         return ["-chardev", f"file,id=console,path={log}"]
@@ -162,7 +173,8 @@ def _console(channels: Channels) -> list[str]:
     )
     return [
         *("-chardev", f"socket,id=console,{console},logfile={log}"),
-        *("-chardev", f"socket,id=people,{monitor}", "-mon", "chardev=people,mode=readline"),
+        *("-chardev", f"socket,id=people,{monitor}"),
+        *_monitor(qemu, "people", "readline"),
     ]
 
 

@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    _Way = Callable[[int], AbstractContextManager[str]]
+
 _T = TypeVar("_T")
 _CALL_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
 # The QEMU that brought ``file:`` as a migration's address.
 _FIRST_WITH_FILE = (8, 2)
+# Version and kind of address that this process saw refused. A QEMU that has refused to load takes
+# no other address any more (11.1: "Illegal migration incoming state"): the next is asked better.
+_refused: set[tuple[tuple[int, int], str]] = set()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -110,16 +115,17 @@ class Monitor:
     def _migrate(self, command: str, file: int) -> None:
         wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
         self.execute("migrate-set-capabilities", capabilities=wanted)
-        refused = []
-        for way in self._ways_to_a_file():
+        replies = []
+        for kind, way in self._ways_to_a_file():
             try:
                 with way(file) as uri:
                     return self._migrate_by(command, uri)
             except _RefusedError as error:  # noqa: PERF203 - two ways at the most
-                refused.append(str(error))
-        raise MonitorError(command=command, reply="; ".join(refused))
+                _refused.add((self._version, kind))
+                replies.append(f"{kind}: {error}")
+        raise MonitorError(command=command, reply="; ".join(replies))
 
-    def _ways_to_a_file(self) -> Sequence[Callable[[int], AbstractContextManager[str]]]:
+    def _ways_to_a_file(self) -> Sequence[tuple[str, _Way]]:
         """Return how to name an open file to this QEMU, the likelier way first.
 
         A descriptor, because QEMU's sandbox forbids ``exec:`` and the file is ours to choose.
@@ -127,8 +133,10 @@ class Monitor:
         with 8.2 (source: QEMU's documents on migration and on removed features). A distribution's
         QEMU may differ from its number, so the other way is tried where one is refused.
         """
-        ways = (self._by_set, self._by_name)
-        return ways if self._version >= _FIRST_WITH_FILE else ways[::-1]
+        ways: list[tuple[str, _Way]] = [("file", self._by_set), ("fd", self._by_name)]
+        if self._version < _FIRST_WITH_FILE:
+            ways.reverse()
+        return sorted(ways, key=lambda way: (self._version, way[0]) in _refused)
 
     @contextlib.contextmanager
     def _by_set(self, file: int) -> Iterator[str]:
@@ -149,7 +157,7 @@ class Monitor:
         try:
             status = _run(self._migration(command, uri), _CALL_SECONDS)
         except ExecuteError as error:
-            raise _RefusedError(f"{uri.partition(':')[0]}: {error}") from error
+            raise _RefusedError(str(error)) from error
         except (QMPError, EOFError, OSError) as error:
             reply = f"QEMU is gone or does not answer ({type(error).__name__})"
             raise MonitorError(command=command, reply=reply) from error
