@@ -38,7 +38,7 @@ def machine(monkeypatch, tmp_path, missing):
         missing("apt-config", "these tests are for systems with apt")
 
     def having(name, text):
-        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts").mkdir(exist_ok=True)
         (tmp_path / "parts" / name).write_text(text)
         config = f'Dir::Etc {{ SourceList "{tmp_path}/none"; SourceParts "{tmp_path}/parts"; }};\n'
         (tmp_path / "apt.conf").write_text(config)
@@ -63,6 +63,14 @@ def test_a_line_is_copied_with_another_suite(machine, tmp_path):
     assert entry.name == "new.list"
     text = entry.read_text()
     assert text.endswith("http://mirror.test/debian new main\n") and "signed-by=/keys.gpg" in text
+
+
+def test_it_is_found_among_files_of_both_formats(machine, tmp_path):
+    machine("debian.sources", DEB822)
+    machine("more.list", "deb http://more.test/debian more main\n")
+    words = write_entry(tmp_path, "more").read_text().split()
+    assert words[-3:] == ["http://more.test/debian", "more", "main"]
+    assert write_entry(tmp_path, "old").name == "old.sources"
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.sources", DEB822), ("a.list", ONE_LINE)])
