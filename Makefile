@@ -5,16 +5,17 @@ N ?= 2
 PYTEST_ARGS ?=
 # On CI the suite needs both generations of gvproxy; on a desk it skips what is not there.
 STRICT := $(if $(filter-out 0 false,$(CI)),--strict)
+VERSIONS = .venv/bin/python tests/versions.py -n $(N) -- $(PYTEST_ARGS)
 # For `make stress PROCESSES=32 SECONDS=600`. "=" and unexport: SECONDS is a name shells use too.
 PROCESSES = 8
 SECONDS = 120
 unexport SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint stress bench clean
+.PHONY: help setup demo test test-slow test-versions lint stress bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## install what is missing: QEMU, .venv, gvproxy
 	@scripts/setup
@@ -31,10 +32,17 @@ test: ## run the test suite and the examples (N=workers, PYTEST_ARGS=...)
 	exit $$failed
 
 # pytest's exit code 5 is "no tests collected": no test is marked slow, which is no failure.
-test-slow: ## run the tests that boot guests for minutes
+test-slow: ## run the tests that boot guests for minutes, and test-versions
 	@scripts/setup --images
-	@$(PYTEST) tests -n $(N) -m slow $(PYTEST_ARGS) || { code=$$?; \
-	  if [ $$code -eq 5 ]; then echo "no slow tests"; else exit $$code; fi; }
+	@failed=0; \
+	$(PYTEST) tests -n $(N) -m slow $(PYTEST_ARGS) || { code=$$?; \
+	  if [ $$code -eq 5 ]; then echo "no slow tests"; else failed=1; fi; }; \
+	$(VERSIONS) || failed=1; \
+	exit $$failed
+
+test-versions: ## run VM tests with the QEMUs of other Debian releases
+	@scripts/setup --images
+	@$(VERSIONS)
 
 lint: setup ## check style and types
 	.venv/bin/ruff check .

@@ -16,6 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from apt_sources import release, write_entry
 from cached import cached
 
 MIB = 1 << 20
@@ -71,20 +72,18 @@ def missing() -> list[str]:
     """Return what has to be installed before an image can be built here."""
     lacking = [name for name in PROGRAMS if _program(name) is None]
     lacking += [str(path) for path in (MBR, SYSTEMD_BOOT) if not path.exists()]
-    if not _release("VERSION_CODENAME") or _release("ID") != "debian":
+    if not release("VERSION_CODENAME") or release("ID") != "debian":
         lacking.append("a Debian system, whose packages make the image")
     return lacking
 
 
 def image() -> DebianImage:
     """Return the image, built when it is not in the cache."""
-    source = Path(__file__).read_bytes() + _release("VERSION_CODENAME").encode()
+    source = Path(__file__).read_bytes() + release("VERSION_CODENAME").encode()
     return DebianImage(cached("debian", source, _build))
 
 
 def _build(out: Path) -> None:
-    sources = out / "sources.list"
-    kind = _write_sources(sources)
     out.chmod(0o777)  # an unprivileged build runs as another user
     without = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "man", "locale")]
     _run(
@@ -93,7 +92,7 @@ def _build(out: Path) -> None:
         '--customize-hook=chroot "$1" systemctl enable systemd-networkd',
         '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*',
         f"--customize-hook={MAKE_ROOT.format(out=out, size=ROOT_MIB)}",
-        _release("VERSION_CODENAME"), "-", str(sources.rename(sources.with_suffix(kind))),
+        release("VERSION_CODENAME"), "-", *_sources(out),
     )  # fmt: skip
     _make_disk(out)
 
@@ -154,34 +153,10 @@ def _copy_sparse(source: Path, target) -> None:
                 target.seek(len(block), 1)
 
 
-def _write_sources(path: Path) -> str:
-    """Write those entries of apt's own sources that are of this release; return their format."""
-    codename = _release("VERSION_CODENAME")
-    suites = {codename, f"{codename}-updates", f"{codename}-security"}
-    apt = Path("/etc/apt")
-    found = []
-    for file in sorted(apt.glob("sources.list.d/*.sources")):
-        lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
-        for paragraph in "\n".join(lines).split("\n\n"):
-            named = [s for s in paragraph.splitlines() if s.lower().startswith("suites:")]
-            if named and set(named[0].split()[1:]) <= suites:
-                found.append(paragraph.strip())
-    if found:
-        path.write_text("\n\n".join(found) + "\n")
-        return ".sources"
-    for file in (apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))):
-        lines = file.read_text().splitlines() if file.exists() else []
-        found += [s for s in lines if s.startswith("deb ") and suites & set(s.split())]
-    path.write_text("\n".join(found) + "\n")
-    return ".list"
-
-
-def _release(name: str) -> str:
-    for line in Path("/etc/os-release").read_text().splitlines():
-        key, _, value = line.partition("=")
-        if key == name:
-            return value.strip('"')
-    return ""
+def _sources(folder: Path) -> list[str]:
+    codename = release("VERSION_CODENAME")
+    own = [write_entry(folder, codename + pocket) for pocket in ("", "-updates", "-security")]
+    return [str(file) for file in own if file is not None]
 
 
 def _program(name: str) -> str | None:

@@ -153,3 +153,14 @@ def test_the_readme_shows_the_settings_of_the_code():
     script = PACKAGE.parent / "scripts" / "settings_table.py"
     done = subprocess.run([sys.executable, script, "--check"], check=False)
     assert done.returncode == 0, "run scripts/settings_table.py"
+
+
+def test_no_inner_run_is_given_a_path_as_a_word_of_its_own():
+    """pytest takes it for a place of tests: the run would have that place's settings and cache."""
+    found = [
+        f"{test.name}: {line.strip()}"
+        for test in Path(__file__).parent.glob("*.py")
+        for line in test.read_text().splitlines()
+        if re.search(r'"--vmports-[a-z-]+", str\(', line)
+    ]
+    assert found == []

@@ -167,7 +167,7 @@ def test_names_and_connections_to_elsewhere_work(pytester, any_gvproxy, missing,
     )
     command = [*namespace, "sh", "-c", script, "sh", sys.executable, "-m", "pytest"]
     done = subprocess.run(
-        [*command, "-p", "no:randomly", "-p", "no:xdist", "--vmports-gvproxy", str(any_gvproxy)],
+        [*command, "-p", "no:randomly", "-p", "no:xdist", f"--vmports-gvproxy={any_gvproxy}"],
         cwd=pytester.path, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )  # fmt: skip

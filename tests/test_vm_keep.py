@@ -70,7 +70,7 @@ def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
 ):
     settings = ", ".join(f"{name}={value!r}" for name, value in WIRINGS[wiring].items())
     pytester.makepyfile(test_it=SUITE.format(settings=settings))
-    result, kept = run("-n2", "--vmports-keep=failed", "--vmports-gvproxy", str(gvproxy_089))
+    result, kept = run("-n2", "--vmports-keep=failed", f"--vmports-gvproxy={gvproxy_089}")
     result.assert_outcomes(passed=1, failed=1)
     (vm,) = kept
     assert vm.test == "test_it.py::test_fails"

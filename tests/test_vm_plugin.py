@@ -50,7 +50,7 @@ def test_what_is_missing_skips_or_fails_and_says_what_was_tried(
 
 def test_the_header_names_qemu_accelerator_and_gvproxy(pytester, gvproxy_081, qemu_binary):
     result = pytester.runpytest_subprocess(
-        "--vmports-accel", "tcg", "--vmports-gvproxy", str(gvproxy_081)
+        "--vmports-accel=tcg", f"--vmports-gvproxy={gvproxy_081}"
     )
     result.stdout.fnmatch_lines(
         [

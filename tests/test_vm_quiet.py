@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 from vm_helpers import WIRINGS, complaints
 
@@ -58,14 +60,22 @@ def test_qemu_has_nothing_to_say_of_a_disk(vm_factory, wiring, qemu_binary, gvpr
         assert complaints(vm._machine) == []
 
 
+@pytest.mark.parametrize("saved", [False, True], ids=["to save first", "to load first"])
 @pytest.mark.parametrize("first_with_file", [(0, 0), (99, 0)], ids=["file first", "fd first"])
 def test_a_way_to_a_file_that_this_qemu_refuses_is_followed_by_the_other(
-    vm_factory, monkeypatch, first_with_file
+    vm_factory, monkeypatch, first_with_file, saved
 ):
     """Faked: what we believe of QEMU's version. Each QEMU refuses or deprecates one of the two."""
+    asked = {
+        "ports": [], "pcap": True,
+        "setup": f"touch /root/saved # {secrets.token_hex(8)}",  # so nobody has saved it before
+    }  # fmt: skip
+    if saved:
+        with vm_factory(**asked):
+            pass
     monkeypatch.setattr(monitor, "_FIRST_WITH_FILE", first_with_file)
-    monkeypatch.setattr(monitor, "_refused", set())
-    with vm_factory(ports=[], setup="touch /root/saved", pcap=True) as vm:
+    monkeypatch.setattr(monitor, "_learned", {})
+    with vm_factory(**asked) as vm:
         assert vm.origin == "cloned"
         moment = vm.snapshot()
         vm.run("rm /root/saved")

@@ -29,9 +29,8 @@ _CALL_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
 # The QEMU that brought ``file:`` as a migration's address.
 _FIRST_WITH_FILE = (8, 2)
-# Version and kind of address that this process saw refused. A QEMU that has refused to load takes
-# no other address any more (11.1: "Illegal migration incoming state"): the next is asked better.
-_refused: set[tuple[tuple[int, int], str]] = set()
+# What this process has learned of a version: the kind of address to try first.
+_learned: dict[tuple[int, int], str] = {}
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -115,15 +114,20 @@ class Monitor:
     def _migrate(self, command: str, file: int) -> None:
         wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
         self.execute("migrate-set-capabilities", capabilities=wanted)
-        replies = []
+        replies = {}
         for kind, way in self._ways_to_a_file():
             try:
                 with way(file) as uri:
-                    return self._migrate_by(command, uri)
+                    self._migrate_by(command, uri)
+                    _learned[self._version] = kind
+                    return
             except _RefusedError as error:  # noqa: PERF203 - two ways at the most
-                _refused.add((self._version, kind))
-                replies.append(f"{kind}: {error}")
-        raise MonitorError(command=command, reply="; ".join(replies))
+                replies[kind] = f"{kind}: {error}"
+        if command == "migrate-incoming":
+            # A QEMU that has refused to load takes no other address any more (11.1: "Illegal
+            # migration incoming state"), so the second way has yet to show what it is worth.
+            _learned[self._version] = list(replies)[-1]
+        raise MonitorError(command=command, reply="; ".join(replies.values()))
 
     def _ways_to_a_file(self) -> Sequence[tuple[str, _Way]]:
         """Return how to name an open file to this QEMU, the likelier way first.
@@ -133,10 +137,10 @@ class Monitor:
         with 8.2 (source: QEMU's documents on migration and on removed features). A distribution's
         QEMU may differ from its number, so the other way is tried where one is refused.
         """
+        likely = "file" if self._version >= _FIRST_WITH_FILE else "fd"
+        likely = _learned.get(self._version, likely)
         ways: list[tuple[str, _Way]] = [("file", self._by_set), ("fd", self._by_name)]
-        if self._version < _FIRST_WITH_FILE:
-            ways.reverse()
-        return sorted(ways, key=lambda way: (self._version, way[0]) in _refused)
+        return sorted(ways, key=lambda way: way[0] != likely)
 
     @contextlib.contextmanager
     def _by_set(self, file: int) -> Iterator[str]:

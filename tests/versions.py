@@ -1,0 +1,68 @@
+"""Run the tests in which QEMU's version shows with each other QEMU that Debian serves now.
+
+    .venv/bin/python tests/versions.py                     every release, one after the other
+    .venv/bin/python tests/versions.py --suite sid -n 0 -- -x tests/test_vm_udp.py
+    .venv/bin/python tests/versions.py --suite sid --shell
+
+What follows ``--`` goes to pytest; files named there are run in place of the list below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import debian_chroot
+from cached import CannotMakeError
+
+SUITES = ("trixie", "sid")
+# Clones, VMs kept ready, snapshots, kept VMs, both wirings, services of the host, and what QEMU
+# says about its command line.
+TESTS = tuple(
+    f"tests/test_vm_{name}.py"
+    for name in (
+        "template", "standby", "control", "keep", "usernet", "gvproxy", "host_ports", "udp",
+        "hostile", "quiet",
+    )
+)  # fmt: skip
+ON_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+VERSIONS = "qemu-system-x86_64 --version | head -n 1; python --version"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", action="append", choices=SUITES, help="only this release")
+    parser.add_argument("-n", metavar="WORKERS", default="2", help="xdist's (default: 2)")
+    parser.add_argument("--shell", action="store_true", help="a shell in there instead of tests")
+    parser.add_argument("arguments", nargs="*", help="for pytest")
+    options = parser.parse_args()
+    if why := debian_chroot.missing():
+        print(f"other versions of QEMU: {'failed' if ON_CI else 'not run'}: {why}", file=sys.stderr)
+        return 1 if ON_CI else 0
+    files = any(word.startswith("tests/") for word in options.arguments)
+    command = ["pytest", "-p", "no:cacheprovider", "-n", options.n, *options.arguments]
+    command = ["bash"] if options.shell else [*command, *(() if files else TESTS)]
+    # pytest's 5 is "no tests collected", which a choice of one's own may well lead to.
+    good = {0, 5} if options.arguments else {0}
+    ended = {suite: _run(suite, command, good) for suite in options.suite or SUITES}
+    for suite, how in ended.items():
+        print(f"{suite}: {how or 'passed'}")
+    return 1 if any(ended.values()) else 0
+
+
+def _run(suite: str, command: list[str], good: set[int]) -> str:
+    """Return how it failed, or ``""``."""
+    print(f"\n=== {suite}", flush=True)
+    try:
+        system = debian_chroot.chroot(suite)
+    except CannotMakeError as error:
+        print(error, file=sys.stderr)
+        return "its system could not be made"
+    system.run("sh", "-c", VERSIONS)
+    code = system.run(*command).returncode
+    return "" if code in good else f"failed (exit code {code})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
