@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
-from pytest_vmports.vm.console import exit_words
+from pytest_vmports.vm.failures import exit_words
 from pytest_vmports.vm.readiness import Probe, WaitFor
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Evidence:
 
 
 def _sections(machine: Machine, *, whole: bool) -> Iterator[tuple[str, str]]:
+    if (panic := machine.console.panic()) is not None:
+        yield "the guest's kernel panicked", panic or "(it gave no reason)"
     yield f"{machine.wiring.kind}, {machine.origin}, {machine.state.value}", _asked(machine)
     yield "time line", _time_line(machine)
     answers = _last_answers(machine)
@@ -69,7 +71,7 @@ def _sections(machine: Machine, *, whole: bool) -> Iterator[tuple[str, str]]:
     yield "QEMU's command line", machine.command_line() or "(not started)"
     for process in machine.processes():
         output = process.output.strip().splitlines()
-        ended = "" if process.running else f" (ended with {exit_words(process, machine.console)})"
+        ended = "" if process.running else f" (ended with {exit_words(machine, process)})"
         if output or ended:
             kept = output[-(_WHOLE if whole else _SHORT_OUTPUT) :]
             yield f"output of {process.name}{ended}", "\n".join(kept) or "(nothing)"

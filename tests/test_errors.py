@@ -21,7 +21,7 @@ FACTS = {
     "address": "192.168.127.254",
     "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
     "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
-    "stdout": "so far", "means": "ssh",
+    "stdout": "so far", "means": "ssh", "panic": "no init",
 }  # fmt: skip
 
 
