@@ -26,6 +26,7 @@
         ├── GuestForwardError            the guest had host ports opened that nobody asked for
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
+        │   └── GuestPanicError          ... or the guest's kernel panicked
         ├── MonitorError                 a monitor command was refused
         ├── CommandFailedError           a command in the guest ended with another status than 0
         ├── CommandTimeoutError          a command in the guest did not end in time
@@ -263,6 +264,22 @@ class MachineDiedError(MachineError):
         "{program} ended on its own with {returncode}; it said:\n{stderr}\n"
         "the end of the guest's console:\n{console}"
     )
+
+
+class GuestPanicError(MachineDiedError):
+    """The guest's kernel panicked, whether or not QEMU has ended with that.
+
+    Fields: ``panic`` (its reason), ``console``, ``program``, ``returncode``, ``stderr``.
+    """
+
+    template = (
+        "the guest's kernel panicked: {panic}\nthe end of its console:\n{console}\n"
+        "where the test wants that, set allow_crash = yes"
+    )
+
+
+class GuestRebootWarning(UserWarning):
+    """A guest rebooted by itself, which ends its VM."""
 
 
 class MonitorError(MachineError):

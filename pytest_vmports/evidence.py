@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.mishaps import noting
-from pytest_vmports.vm.console import exit_words
+from pytest_vmports.vm.failures import exit_words
 from pytest_vmports.vm.readiness import Probe, WaitFor
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Evidence:
 
 def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[], tuple[str, str]]]]:
     """Yield what each section is, and what returns its title and text; no section without text."""
+    panicked = "the guest's kernel panicked"
+    yield panicked, lambda: (panicked, _panic(machine))
     yield "what was asked for", lambda: (_title(machine), _asked(machine))
     yield "time line", lambda: ("time line", _time_line(machine))
     yield "answers", lambda: ("what its ports answer now", _last_answers(machine))
@@ -80,12 +82,17 @@ def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[],
         yield f"output of {process.name}", partial(_output, machine, process, lines_of)
 
 
+def _panic(machine: Machine) -> str:
+    panic = machine.console.panic()
+    return "" if panic is None else panic or "(it gave no reason)"
+
+
 def _title(machine: Machine) -> str:
     return f"{machine.wiring.kind}, {machine.origin}, {machine.state.value}"
 
 
 def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
-    ended = "" if process.running else f" (ended with {exit_words(process, machine.console)})"
+    ended = "" if process.running else f" (ended with {exit_words(machine, process)})"
     text = "\n".join(process.output.strip().splitlines()[-lines:])
     return f"output of {process.name}{ended}", text or ("(nothing)" if ended else "")
 

@@ -52,6 +52,7 @@ class Settings:
     wait_for: WaitFor
     template: bool
     fresh_boot: bool
+    allow_crash: bool
     prewarm: int
     cache_size: int
     cache_dir: str | None
@@ -151,6 +152,7 @@ OPTIONS = (
         "boot once and start each test's VM from its saved state: yes or no",
     ),
     Option("fresh_boot", "no", parse.boolean, "boot this test's VM from cold: yes or no"),
+    Option("allow_crash", "no", parse.boolean, "a kernel panic does not fail its test: yes or no"),
     Option(
         "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", parse.whole(0, 1),
         "VMs that are kept ready for the next test while one runs: 0 or 1",

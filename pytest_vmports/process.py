@@ -91,6 +91,14 @@ class Process:
         return self.returncode is None
 
     @property
+    def ending(self) -> bool:
+        """Whether it has begun to end, and what it held may be closed, but has not ended yet.
+
+        A program of many threads, as QEMU or gvproxy, takes a moment (source: wait(2), ``Z``).
+        """
+        return self.running and stat_fields(self.pid)[:1] == ["Z"]
+
+    @property
     def cpu_seconds(self) -> float | None:
         """The processor time that the child has used; None where that cannot be told."""
         fields = stat_fields(self.pid)

@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         if name in options.BY_NAME and value is not None
     }  # fmt: skip
     words["expose"] = " ".join(arguments.port)
-    with contextlib.suppress(KeyboardInterrupt), started(words) as vm:
+    with _warned(), contextlib.suppress(KeyboardInterrupt), started(words) as vm:
         for port in vm:
             sys.stdout.write(f"{port.url} -> {port.internal}/{port.protocol}\n")
         sys.stdout.write(f"{vm.origin} in {vm.wiring} mode; Ctrl-C stops it\n\n")
@@ -92,6 +93,14 @@ def _lives(pid: int) -> bool:
         return not select.select([fd], [], [], 0)[0]
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[None]:
+    """Write warnings as lines of ours, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda said, *_, **__: _tell(f"vmports: {said}")
+        yield
 
 
 def _tell(line: str) -> None:

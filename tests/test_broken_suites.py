@@ -49,7 +49,10 @@ ERROR, PASSED_AND_ERROR = {"errors": 1}, {"passed": 1, "errors": 1}
 
 def test_a_guest_that_panics(report):
     text = report("8080, setup='echo c >/proc/sysrq-trigger'", outcome=ERROR)
-    assert_told(text, "kernel panic: sysrq triggered crash", "8080/tcp", "VM: end of the guest's")
+    assert_told(
+        text, "GuestPanicError: the guest's kernel panicked: sysrq triggered crash", "8080/tcp",
+        "VM: end of the guest's", "ended with 0 (kernel panic: sysrq triggered crash)",
+    )  # fmt: skip
 
 
 def test_a_server_that_never_listens(report):

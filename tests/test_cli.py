@@ -148,6 +148,29 @@ class TestRun:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=5)
 
+    @pytest.mark.parametrize(
+        ("how", "status", "said"),
+        [
+            ("echo c >/proc/sysrq-trigger", 1, "pytest-vmports: the guest's kernel panicked: "),
+            ("reboot -f", 0, "vmports: the guest rebooted by itself"),
+            ("poweroff -f", 0, ""),
+        ],
+    )
+    def test_it_says_how_the_guest_ended(self, qemu_binary, how, status, said):
+        command = [sys.executable, "-m", "pytest_vmports.cli", "run", "--port", "8080"]
+        command += ["--setup", "nc -lk -p 8080 -e sh &"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            host, port = re.match(r"http://([\d.]+):(\d+)", process.stdout.readline()).groups()
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(f"{how}\n".encode())
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == status
+        lines = [line for line in errors.splitlines() if said and line.startswith(said)]
+        assert len(lines) == bool(said), errors
+        assert "warn" not in errors.lower()
+
     def test_a_wrong_port_is_named_before_anything_starts(self, run):
         status, _, errors = run("run", "--port", "99999")
         assert status == 1

@@ -81,6 +81,7 @@ HOMES = [
     ("cpus", "5", "4", "3", "2", [5, 4, 3, 2, 1]),
     ("allow_network", "False", "yes", "no", "yes", [False, True, False, True, False]),
     ("template", "False", "yes", "no", "yes", [False, True, False, True, True]),
+    ("allow_crash", "False", "yes", "no", "yes", [False, True, False, True, False]),
     ("backend", "'auto'", "gvproxy", "usernet", "gvproxy",
      ["auto", "gvproxy", "usernet", "gvproxy", "auto"]),
     ("accel", "'tcg'", "kvm", "tcg", "hvf", ["tcg", "kvm", "tcg", "hvf", "auto"]),

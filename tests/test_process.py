@@ -152,6 +152,26 @@ def test_its_death_can_be_waited_for(log):
     assert child.death is None
 
 
+def test_a_child_whose_first_thread_has_ended_and_another_has_not_is_ending(log):
+    end = "import ctypes, threading; threading.Thread(target=threading.Event().wait).start()"
+    child = spawn(
+        "t", [sys.executable, "-c", f"{end}; ctypes.CDLL(None).pthread_exit(None)"], log=log
+    )
+    try:
+        until(lambda: not alive(child.pid), 30, lambda: child.output)
+        assert child.running and child.ending
+    finally:
+        child.kill()
+    assert not child.ending
+
+
+def test_a_child_that_works_or_has_ended_is_not_ending(log):
+    child = spawn("s", ["sleep", "60"], log=log)
+    assert not child.ending
+    child.kill()
+    assert not child.ending
+
+
 def test_stop_asks_first_and_kills_who_does_not_listen(log):
     polite = spawn("p", ["sleep", "60"], log=log)
     polite.stop()

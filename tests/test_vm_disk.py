@@ -16,9 +16,16 @@ import pytest
 from vm_helpers import WIRINGS, remains, until
 
 from pytest_vmports import Guest
-from pytest_vmports.errors import CloudInitError, ImageError, NoShellError
+from pytest_vmports.errors import (
+    CloudInitError,
+    GuestPanicError,
+    ImageError,
+    MachineDiedError,
+    NoShellError,
+)
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
+from pytest_vmports.vm.shell import OtherShell
 
 
 def digest(path):
@@ -178,6 +185,21 @@ def test_a_cloud_init_that_fails_says_why(vm_factory, debian, data, reason):
         vm_factory(ports=[80], guest=guest, boot_timeout=600),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("means", ["ssh", "agent"])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_command_by_ssh_or_agent_that_the_guest_panics_at_raises_the_panic(
+    vm_factory, debian, means, check
+):
+    guest = booted_by(debian, "kernel")
+    with vm_factory(ports=[80], guest=guest, boot_timeout=900, allow_crash=True) as vm:
+        vm._machine._shell = OtherShell(getattr(vm._machine, means))
+        with pytest.raises(MachineDiedError) as caught:
+            vm.run("echo c >/proc/sysrq-trigger", check=check, timeout=120)
+    assert type(caught.value) is GuestPanicError
+    assert caught.value.panic == "sysrq triggered crash"
 
 
 @pytest.mark.slow

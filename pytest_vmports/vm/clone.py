@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
 from pytest_vmports.host import machine
 from pytest_vmports.progress import slowly
+from pytest_vmports.vm import failures
 from pytest_vmports.vm.command import Ram
 from pytest_vmports.vm.disk_guest import save_disks
 from pytest_vmports.vm.power import save, settle
@@ -110,11 +111,7 @@ class Templates:
                     ):
                         booted.start(exposed.pass_fds)
                         booted.wait_ready(settings.wait_for, settings.boot_timeout)
-                        settle(booted, settings.boot_timeout)
-                        booted.wiring.close_opened()
-                        save(booted, folder / "state")
-                        # QEMU has written all of them out, and lets go of them.
-                        save_disks(booted, folder)
+                        _rest_and_save(booted, folder, settings.boot_timeout)
                     (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
                 except BaseException as error:
                     maker.end_failed(booted, error)
@@ -154,6 +151,15 @@ class Templates:
     def close(self) -> None:
         """Let go of the templates in use."""
         self._store.close()
+
+
+def _rest_and_save(booted: Machine, folder: Path, timeout: float) -> None:
+    with failures.cause_first(booted):
+        settle(booted, timeout)
+        booted.wiring.close_opened()
+        save(booted, folder / "state")
+        # QEMU has written all of them out, and lets go of them.
+        save_disks(booted, folder)
 
 
 def _why_never(guest: Guest) -> str | None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_vmports.process import Process
-
 _TAIL_LINES = 25
+# A kernel that has panicked writes its trace and stops, so its words stand near the end.
+_LOOK_BYTES = 1 << 20
+_LONGEST_REASON = 500
+_PANIC = "Kernel panic - not syncing:"
+# A kernel begins a line of its own with it, as a program that quotes another's does not. Behind a
+# program's half line, as a prompt, the time tells, and the task or processor where it writes those
+# (source: its printk.c). One that stays as it is says it twice, the second time as an end.
+_PANIC_LINE = re.compile(
+    rf"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )(?:---\[ end )?{_PANIC}([^\n]*)", re.MULTILINE
+)
 # Source: ECMA-48; and the few shorter ones that firmware and systemd write.
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]?[0-~])")
 
@@ -26,10 +36,18 @@ class Console:
         self.path = path
         self._before = ""
         self._kept: str | None = None
+        self._panic: str | None = None
+        self._looked_at = 0
 
     def begin_with(self, text: str) -> None:
         """Put what was written before this QEMU started first."""
-        self._before = text
+        self._before, self._panic, self._looked_at = text, None, 0
+
+    def begin_anew(self, text: str) -> None:
+        """Likewise for a QEMU that will be started in the place of one that has ended."""
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.path, 0)
+        self.begin_with(text)
 
     @property
     def begun(self) -> bool:
@@ -41,6 +59,7 @@ class Console:
 
     def keep(self) -> None:
         """Keep the text in memory: the file is about to be removed."""
+        self.panic()
         self._kept = self.text()
 
     def text(self) -> str:
@@ -51,6 +70,27 @@ class Console:
             return self._before + self.path.read_text(errors="replace")
         except FileNotFoundError:
             return self._before
+
+    def panic(self) -> str | None:
+        """Return the kernel's reason to give up since this QEMU started; None when it has not.
+
+        A line that is being written is read as far as it goes. The look costs little, and may be
+        taken often.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            size = self.path.stat().st_size
+            if size != self._looked_at:
+                self._looked_at = size
+                found = panic_in(self._last_words(size))
+                self._panic = self._panic if found is None else found
+        return self._panic
+
+    def _last_words(self, size: int) -> str:
+        with self.path.open("rb") as file:
+            begin = file.seek(max(0, size - _LOOK_BYTES))
+            # Where the look begins no line does.
+            words = (b"." if begin else b"") + file.read(_LOOK_BYTES)
+        return words.decode(errors="replace")
 
     def own(self) -> str:
         """Return what was written since this QEMU started."""
@@ -72,11 +112,7 @@ def clean(text: str) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
-def exit_words(process: Process, console: Console) -> str:
-    """Return in words how a process of a VM ended, and why where the console tells."""
-    code = process.returncode
-    if code == 0 and process.name == "QEMU":
-        # The line itself is followed by a trace that may fill the whole tail.
-        panic = re.search(r"Kernel panic - not syncing: ([^\r\n]*)", console.text())
-        return f"0 (kernel panic: {panic[1]})" if panic else "0 (the guest powered off or rebooted)"
-    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+def panic_in(text: str) -> str | None:
+    """Return the reason that the first line of a kernel's panic gives; None where there is none."""
+    found = _PANIC_LINE.search(clean(text)) if _PANIC in text else None
+    return None if found is None else found[1].removesuffix(" ]---").strip()[:_LONGEST_REASON]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.parse import one_port
-from pytest_vmports.vm import forwards, power, screen, shell
+from pytest_vmports.vm import failures, forwards, power, screen, shell
 
 if TYPE_CHECKING:
     import os
@@ -86,7 +87,8 @@ class VM:
         Raises:
             MachineError: there is no display, the VM is gone, or QEMU cannot write the file.
         """
-        screen.screenshot(self._machine, Path(path))
+        with self._living():
+            screen.screenshot(self._machine, Path(path))
 
     @property
     def command_line(self) -> str:
@@ -122,10 +124,11 @@ class VM:
             NoShellError: nothing in this guest runs commands.
             MachineError: the VM ended, or is paused.
         """
-        return shell.run(
-            self._shell, command, timeout=timeout, check=check, input=input, env=env,
-            cwd=cwd,
-        )  # fmt: skip
+        with self._living():
+            return shell.run(
+                self._shell, command, timeout=timeout, check=check, input=input, env=env,
+                cwd=cwd,
+            )  # fmt: skip
 
     def put(
         self, source: str | os.PathLike[str], target: str, *, timeout: float | None = 120.0
@@ -141,7 +144,8 @@ class VM:
         Raises:
             GuestFileError: it is not there or cannot be copied.
         """
-        shell.put(self._shell, Path(source), target, timeout)
+        with self._living():
+            shell.put(self._shell, Path(source), target, timeout)
 
     def get(
         self, source: str, target: str | os.PathLike[str], *, timeout: float | None = 120.0
@@ -156,7 +160,8 @@ class VM:
         Raises:
             GuestFileError: it is not there or cannot be copied.
         """
-        return shell.get(self._shell, source, Path(target), timeout)
+        with self._living():
+            return shell.get(self._shell, source, Path(target), timeout)
 
     def ssh_config(self, path: str | os.PathLike[str]) -> Path:
         """Write what ``ssh -F``, testinfra and Ansible need to reach this VM as host ``vm``.
@@ -194,7 +199,8 @@ class VM:
         more = self._lease([one_port(port)])
         (forward,) = more.ports
         try:
-            forwards.add(self._machine, forward, more.pass_fds[0])
+            with self._living():
+                forwards.add(self._machine, forward, more.pass_fds[0])
         except BaseException:
             more.release()
             raise
@@ -209,8 +215,8 @@ class VM:
             KeyError: `expose` did not make it.
         """
         forward = find_port(tuple(self._added), port)
-        self._machine.check_alive()
-        forwards.remove(self._machine, forward, self._added[forward].pass_fds[0])
+        with self._living():
+            forwards.remove(self._machine, forward, self._added[forward].pass_fds[0])
         self._added.pop(forward).release()
 
     def pause(self) -> None:
@@ -219,8 +225,8 @@ class VM:
         Raises:
             MachineError: the VM is gone.
         """
-        self._machine.check_alive()
-        self._machine.monitor.execute("stop")
+        with self._living():
+            self._machine.monitor.execute("stop")
         self._paused = True
 
     def resume(self) -> None:
@@ -229,8 +235,8 @@ class VM:
         Raises:
             MachineError: the VM is gone.
         """
-        self._machine.check_alive()
-        self._machine.monitor.execute("cont")
+        with self._living():
+            self._machine.monitor.execute("cont")
         self._paused = False
 
     def reset(self) -> None:
@@ -240,6 +246,7 @@ class VM:
         guest without a disk that is everything but its setup.
 
         Raises:
+            MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
             MachineError: as at the first start.
         """
         self._again(None)
@@ -248,10 +255,13 @@ class VM:
         """Save this moment, memory and all, to come back to with `restore` while the VM lives.
 
         Raises:
+            MachineDiedError: the VM is gone.
             MonitorError: QEMU cannot save it.
         """
         self._snapshots += 1
-        return power.snapshot(self._machine, self._machine.workdir / f"snapshot-{self._snapshots}")
+        path = self._machine.workdir / f"snapshot-{self._snapshots}"
+        with self._living():
+            return power.snapshot(self._machine, path)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a moment of this VM; its forwards stay, their connections end.
@@ -259,6 +269,7 @@ class VM:
         The guest is given the host's time where its init is ours, or by guest agent or ssh.
 
         Raises:
+            MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
             MachineError: it cannot be restored, or the guest does not answer.
         """
         self._again(snapshot)
@@ -271,10 +282,11 @@ class VM:
 
         Raises:
             ShutdownTimeoutError: it still runs; nothing is done about that before the VM's end.
-            MachineDiedError: it had ended before.
+            MachineDiedError: it had ended before, or ended in another way.
         """
         self.resume()  # a guest that is paused would never hear of it
-        power.shut_down(self._machine, timeout)
+        with self._living():
+            power.shut_down(self._machine, timeout)
 
     def end(self, keeper: Keeper | None = None) -> None:
         """Kill the VM and give back what `expose` leased; the fixtures do this.
@@ -283,7 +295,7 @@ class VM:
             keeper: may let it live on instead.
 
         Raises:
-            MachineDiedError: QEMU or gvproxy had failed before.
+            MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
         """
         try:
             if keeper is None or not keeper.keep(self._machine):
@@ -292,6 +304,14 @@ class VM:
             for more in self._added.values():
                 more.release()
             self._added.clear()
+        failures.warn_of_reboot(self._machine)
+
+    @contextlib.contextmanager
+    def _living(self) -> Iterator[None]:
+        """Find out that the VM is gone before something is asked of it, or when that fails."""
+        self._machine.check_alive()
+        with failures.cause_first(self._machine):
+            yield
 
     @property
     def _shell(self) -> shell.Shell:

@@ -44,11 +44,12 @@ class Keeper:
     def keep(self, machine: Machine) -> bool:
         """Let a VM live on if that is wanted; return whether it does.
 
-        It has to run. Its leases stay with its processes. One that cannot be kept is told and
-        ended: a VM that nobody knows of would be worse.
+        It has to run, and its kernel not to have panicked. Its leases stay with its processes. One
+        that cannot be kept is told and ended: a VM that nobody knows of would be worse.
         """
         running = machine.processes()
         lives = machine.running and all(process.running for process in running)
+        lives = lives and machine.console.panic() is None
         if not lives or not (self._always or machine.failing):
             return False
         with noting("vmports: a VM is not kept", self._tell):

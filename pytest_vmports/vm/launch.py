@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from pytest_vmports.network.lan import Lan
 from pytest_vmports.network.wiring import choose_wiring, open_host, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.progress import slowly
-from pytest_vmports.vm import forwards
+from pytest_vmports.vm import failures, forwards
 from pytest_vmports.vm.chosen_guest import chosen_guest
 from pytest_vmports.vm.command import Hardware
 from pytest_vmports.vm.disk_guest import hidden_mappings, lay_disks
@@ -134,7 +135,7 @@ class Launcher:
             machine = self._start(exposed, settings, guest, observe, template)
         # A disk guest's own forwards, as that of ssh, are not handed over.
         light = guest.image is None and settings.prewarm
-        if template is not None and light and following == settings:
+        if template is not None and light and _alike(following, settings):
             self._standby.prepare(
                 (template.folder, _shape(settings)), machine.hardware.memory,
                 lambda: self._make_standby(template, settings, guest),
@@ -190,7 +191,7 @@ class Launcher:
             return None
         try:
             machine.hand_over(exposed.ports, exposed.pass_fds)
-        except (ForwardError, MonitorError, MachineDiedError):
+        except (ForwardError, MonitorError, MachineDiedError, OSError):
             # A fresh clone tries other ports, and tells what is wrong when that is in vain too.
             machine.stop()
             machine.discard()
@@ -209,7 +210,8 @@ class Launcher:
             exposed.release_guards()
             try:
                 machine.wait_ready(settings.wait_for, settings.boot_timeout)
-                forwards.remove_all(machine)
+                with failures.cause_first(machine):
+                    forwards.remove_all(machine)
             except BaseException:
                 machine.stop()
                 raise
@@ -354,6 +356,13 @@ def _shape(settings: Settings) -> Hashable:
         settings.accel, settings.qemu, settings.gvproxy, settings.bind_host, settings.backend,
         doors, settings.pcap,
     )  # fmt: skip
+
+
+def _alike(following: Settings | None, settings: Settings) -> bool:
+    """Whether the next test's VM looks the same, from inside too."""
+    if following is None:
+        return False
+    return replace(following, allow_crash=settings.allow_crash) == settings
 
 
 def _is_fixed(error: ForwardError, mappings: Sequence[PortMapping]) -> bool:

@@ -11,12 +11,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import (
-    MachineError,
-    MonitorError,
-    NoShellError,
-    SetupError,
-)
+from pytest_vmports.errors import MachineError, NoShellError, SetupError
 from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.process import Process, spawn
 from pytest_vmports.vm import disk_guest, failures, forwards
@@ -170,7 +165,7 @@ class Machine:
         """
         deadline = self.times["start"] + timeout
         probe = Probe(wait_for, self.wiring, self.monitor, self.ports)
-        try:
+        with failures.cause_first(self):
             # A booted guest answers after its setup, a restored one at once: its clock is set
             # while it answers.
             restored = self._template is not None
@@ -189,12 +184,6 @@ class Machine:
                     self._await_guest(CLOCK, deadline, timeout, probe.answers)
                 else:
                     disk_guest.set_clock(self, timeout)
-        except MonitorError:
-            # The monitor hangs up a moment before the process is seen to have ended.
-            assert self._qemu is not None
-            self._qemu.wait(1.0)
-            self.check_alive()
-            raise
         self.times["ready"] = time.monotonic()
         self.state = State.READY
 
@@ -211,27 +200,28 @@ class Machine:
 
         Raises:
             ForwardError: a host port could not be bound.
-            MachineDiedError: QEMU or gvproxy has ended meanwhile.
-            MonitorError: QEMU hung up.
+            MachineDiedError: QEMU or gvproxy has ended meanwhile, or the guest's kernel panicked.
+            MachineError: QEMU refused.
         """
         self.times["start"] = time.monotonic()
         self.origin = "standby"
-        for port, lease in zip(ports, lease_fds, strict=True):
-            forwards.add(self, port, lease)
+        self.check_alive()
+        with failures.cause_first(self):
+            for port, lease in zip(ports, lease_fds, strict=True):
+                forwards.add(self, port, lease)
         self.check_alive()
         self.times["ready"] = time.monotonic()
 
     def check_alive(self) -> None:
-        """Raise when a process of this VM has ended.
+        """Raise when a process of this VM has ended, or its guest's kernel has panicked.
 
         Raises:
             MachineDiedError: with what it said and the console's tail.
         """
         if "console" not in self.times and self.console.begun:
             self.times["console"] = time.monotonic()
-        for process in self.processes():
-            if not process.running:
-                raise failures.died(self, process)
+        if (died := failures.found(self)) is not None:
+            raise died
 
     @property
     def running(self) -> bool:
@@ -309,22 +299,22 @@ class Machine:
 
         Raises:
             GuestForwardError: the guest had host ports opened that nobody asked for.
-            MachineDiedError: QEMU or gvproxy had failed before. A guest that powered off has not.
+            MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
+                A guest that powered off has not failed, nor one that may crash.
         """
-        ours = self.state is State.STOPPED  # we ended them, and whoever called knows why
+        died = failures.at_the_end(self)
         try:
-            if not ours and not any(p.returncode for p in self.processes()):
+            if died is None and self.running:
                 self.wiring.close_opened()
         finally:
-            failed = [p for p in self.processes() if p.returncode and not ours]
             self.stop()
             self.console.keep()
             for process in self.processes():
                 process.keep_output()
             self.files.keep(self.workdir)
             self.discard()
-        for process in failed:
-            raise failures.died(self, process)
+        if died is not None:
+            raise died
 
     def let_go(self, folder: Path) -> None:
         """Let the VM live on without us, its files in ``folder``; see `vm.keep`.

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 
 from pytest_vmports.errors import MonitorError
 
@@ -31,6 +31,7 @@ _LOOK_SECONDS = 0.002
 _FIRST_WITH_FILE = (8, 2)
 # What this process has learned of a version: the kind of address to try first.
 _learned: dict[tuple[int, int], str] = {}
+_LAST_WORDS_SECONDS = 5.0
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -46,6 +47,7 @@ class Monitor:
         self._connection = connection
         self._client: QMPClient | None = None
         self._version = (0, 0)
+        self._ends = EventListener("SHUTDOWN")
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -87,6 +89,31 @@ class Monitor:
             MonitorError: QEMU hung up.
         """
         return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether QEMU has closed the connection or said that it will, as it does when it ends."""
+        client = self._client
+        lost = client is not None and client.runstate is not Runstate.RUNNING
+        return lost or bool(self._ends.history)
+
+    def why_ended(self) -> str:
+        """Return why a QEMU that has ended did, in its own word; empty where it said none.
+
+        As ``guest-shutdown``, ``guest-reset``, ``host-signal`` (source: its QMP reference, event
+        ``SHUTDOWN`` and type ``ShutdownCause``). Can be asked after `close` too.
+        """
+        client = self._client
+        if client is not None and not self._ends.history:
+
+            async def hear_all() -> None:
+                while client.runstate is Runstate.RUNNING:
+                    await client.runstate_changed()
+
+            with contextlib.suppress(TimeoutError):
+                _run(hear_all(), _LAST_WORDS_SECONDS)
+        said = [str(event["data"]["reason"]) for event in self._ends.history]  # type: ignore[index]
+        return said[-1] if said else ""
 
     def save(self, file: int) -> None:
         """Write the state of the stopped machine, without its shared memory, to an open file.
@@ -210,6 +237,7 @@ class Monitor:
         client = QMPClient("vmports")
         # Death is found out and told in full by the machine; the library would log it as critical.
         client.logger.setLevel("CRITICAL")
+        client.register_listener(self._ends)
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
-from pytest_vmports.vm import disk_guest
+from pytest_vmports.vm import disk_guest, failures
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -130,8 +130,14 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
     Raises:
         ForwardError: a host port was taken by another program meanwhile.
         LaunchError: QEMU or gvproxy ended.
+        MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked,
+            which would be forgotten.
         MonitorError: what was saved cannot be restored.
     """
+    if (died := failures.at_the_end(machine)) is not None:
+        raise died
+    if machine.running:
+        failures.warn_of_reboot(machine)
     if disk_guest.disk_files(machine):
         # A kill would lose what QEMU has not written of the disk image's own tables.
         with contextlib.suppress(MonitorError):
@@ -139,8 +145,9 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
         machine.processes()[0].wait(_QUIT_SECONDS)
     machine.stop(keep_disks=True)
     if saved is None:
-        machine.console.begin_with(machine.console.text())
+        machine.console.begin_anew(machine.console.text())
     else:
+        machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)
     machine.become(saved)
     machine.start(lease_fds)
@@ -155,7 +162,7 @@ def shut_down(machine: Machine, timeout: float) -> None:
 
     Raises:
         ShutdownTimeoutError: it still runs.
-        MachineDiedError: it had ended before.
+        MachineDiedError: it had ended before, or ends in another way.
     """
     deadline = time.monotonic() + timeout
     machine.check_alive()
@@ -169,5 +176,8 @@ def shut_down(machine: Machine, timeout: float) -> None:
         # The VM may be gone before the answer is here.
         with contextlib.suppress(MachineError, OSError):
             shell.execute("poweroff", timeout=timeout, input=b"")
-    if qemu.wait(max(0.0, deadline - time.monotonic())) is None:
+    ended = qemu.wait(max(0.0, deadline - time.monotonic()))
+    if (died := failures.at_the_end(machine)) is not None:
+        raise died
+    if ended is None:
         raise ShutdownTimeoutError(timeout=timeout, console=machine.console.tail())

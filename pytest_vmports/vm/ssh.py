@@ -140,6 +140,10 @@ class SshShell:
             said = log.read_text(errors="replace").strip() if log.exists() else ""
         finally:
             log.unlink(missing_ok=True)
+        # The one thing that it says among the command's errors (source: OpenSSH's clientloop.c).
+        lost = f"Connection to {self._port.host} closed by remote host."
+        if done.stderr.rstrip().endswith(lost.encode()):
+            said = said or lost
         if done.returncode == _CLIENT_FAILED and said:
             raise GuestShellError(
                 means="ssh", detail=said,

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import VmPortsError
+from pytest_vmports.errors import MachineDiedError, VmPortsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -67,7 +67,7 @@ class Standby:
         machine, self._machine = self._machine, None
         if machine is None or kind == self._kind:
             return machine
-        machine.finish()
+        self._end(machine)
         return None
 
     def drop(self) -> None:
@@ -75,7 +75,15 @@ class Standby:
         self._join()
         machine, self._machine = self._machine, None
         if machine is not None:
+            self._end(machine)
+
+    def _end(self, machine: Machine) -> None:
+        try:
             machine.finish()
+        except MachineDiedError as error:
+            # No test has used it.
+            why = str(error).partition("\n")[0]
+            self._tell(f"vmports: a VM that was kept ready has ended: {why}")
 
     def _join(self) -> None:
         if self._thread is not None:
