@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,11 @@ if ON_CI:
     # The plugin's own fixtures then fail too where they would have skipped. The environment is the
     # home of the setting that xdist's workers see as well.
     os.environ.setdefault("VMPORTS_MISSING", "error")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As behind `nohup make test &`; the runs that tests interrupt would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

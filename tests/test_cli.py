@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-# Imported now: were it loaded while a test patches the host's programs, others would keep the patch.
+# Now, for were it loaded while a test patches the host's programs, others would keep the patch.
 import pytest_vmports.doctor  # noqa: F401
 from pytest_vmports import cli, host
 from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError
