@@ -10,7 +10,13 @@ import yaml
 from test_wiring import DNS, WEB
 
 from pytest_vmports import ExposedPort, PortAllocator
-from pytest_vmports.errors import ForwardError, GuestForwardError, LaunchError, MachineError
+from pytest_vmports.errors import (
+    ForwardError,
+    GuestForwardError,
+    LaunchError,
+    MachineError,
+    PortInUseError,
+)
 from pytest_vmports.host import Gvproxy, find_gvproxy
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.gvproxy import GvproxyWiring, config
@@ -176,11 +182,22 @@ def test_a_gvproxy_that_does_not_say_what_it_forwards_is_an_error(start, unseale
     wiring.close_opened()  # nothing is asked of one that has ended
 
 
+@pytest.fixture
+def both(allocator):
+    """Return a TCP and a UDP forward on one leased number."""
+    for _ in range(100):
+        (tcp,) = allocator.acquire()
+        with contextlib.suppress(PortInUseError):
+            allocator.acquire_fixed(tcp.port, protocol="udp", timeout=0)
+            one = ExposedPort(internal=8080, external=tcp.port)
+            return one, one.model_copy(update={"protocol": "udp"})
+        tcp.release()
+    pytest.fail("no number is free for both protocols")
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["tcp", "udp"])
-def test_a_host_port_that_is_taken_is_named_with_its_protocol(start, ports, which):
-    taken = ports[which]
-    # The other protocol's forward has the same number and comes first.
-    other = taken.model_copy(update={"protocol": ports[1 - which].protocol})
+def test_a_host_port_that_is_taken_is_named_with_its_protocol(start, both, which):
+    taken, other = both[which], both[1 - which]  # the other comes first
     kind = socket.SOCK_STREAM if taken.protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(type=kind) as stranger:
         if kind == socket.SOCK_STREAM:
