@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_vmports.errors import GuestPanicError
 from pytest_vmports.vm.console import Console
-from pytest_vmports.vm.failures import exit_words
+from pytest_vmports.vm.failures import at_the_end, exit_words
 
 
 @pytest.fixture
@@ -50,3 +51,20 @@ def test_a_qemu_that_ended_well_is_told_by_its_reason_or_by_the_guests_last_word
 def test_another_program_is_told_by_its_status(machine, code, said):
     gvproxy = SimpleNamespace(name="gvproxy", returncode=code)
     assert exit_words(machine("guest-reset", ""), gvproxy) == said
+
+
+def test_a_vm_that_ends_within_the_words_of_a_panic_is_given_time_to_say_them(machine):
+    """Faked: that moment, which is too short to be met on purpose."""
+    left = machine("guest-reset", "[    3.0] Kernel panic - not sync")
+
+    def wait(_seconds):
+        left.console.path.write_text("[    3.0] Kernel panic - not syncing: why\n")
+        qemu.running, qemu.returncode = False, 0
+
+    qemu = SimpleNamespace(
+        name="QEMU", running=True, ending=False, returncode=None, output="", wait=wait
+    )
+    left.running, left.settings, left.processes = True, None, lambda: [qemu]
+    left.monitor.hung_up = False
+    error = at_the_end(left)
+    assert isinstance(error, GuestPanicError) and error.panic == "why"

@@ -85,6 +85,13 @@ class Console:
                 self._panic = self._panic if found is None else found
         return self._panic
 
+    def may_be_panicking(self) -> bool:
+        """Whether the last line is cut within the words that begin a panic: more is on its way."""
+        with contextlib.suppress(FileNotFoundError):
+            line = self._last_words(self.path.stat().st_size).rpartition("\n")[2]
+            return any(line.endswith(_PANIC[:size]) for size in range(len("Kernel"), len(_PANIC)))
+        return False
+
     def _last_words(self, size: int) -> str:
         with self.path.open("rb") as file:
             begin = file.seek(max(0, size - _LOOK_BYTES))

@@ -92,6 +92,8 @@ def at_the_end(machine: Machine) -> MachineDiedError | None:
     if not machine.running:  # we stopped it, and whoever called knows why
         return None
     _await_ending(machine)
+    if machine.console.may_be_panicking():
+        machine.processes()[0].wait(_PANIC_SECONDS)
     error = found(machine)
     if isinstance(error, GuestPanicError):
         return None if _may_crash(machine) else error
