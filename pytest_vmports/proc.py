@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+
+# Source: Linux's include/linux/sched.h: PF_EXITING and PF_SIGNALED (killed by a signal).
+_ON_ITS_WAY = 0x4 | 0x400
+_FLAGS = 6
+_KILL = 1 << (signal.SIGKILL - 1)
 
 
 def stat_fields(pid: int) -> list[str]:
@@ -16,3 +22,22 @@ def stat_fields(pid: int) -> list[str]:
         return []
     # The command's name, in brackets, may hold anything: count from the last bracket.
     return stat.rpartition(")")[2].split()
+
+
+def ending(pid: int) -> bool:
+    """Whether a process has begun to end, though it may not have ended; False where not known.
+
+    One that is killed has the signal from that moment on, but dies when it next gets a processor:
+    on a busy host some milliseconds later. One of many threads, as QEMU or gvproxy, then takes a
+    moment longer (source: proc(5), ``Z`` and ``SigPnd``).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except OSError:
+        return False
+    pending = (line.split()[1] for line in status.splitlines() if line.startswith("SigPnd:"))
+    if int(next(pending, "0"), 16) & _KILL:
+        return True
+    # In this order: the signal is taken away before the flag is set, and is not seen after it.
+    fields = stat_fields(pid)
+    return fields[:1] == ["Z"] or bool(fields) and bool(int(fields[_FLAGS]) & _ON_ITS_WAY)

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from pytest_vmports import proc
 from pytest_vmports.minder import Minder
-from pytest_vmports.proc import stat_fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -92,16 +92,13 @@ class Process:
 
     @property
     def ending(self) -> bool:
-        """Whether it has begun to end, and what it held may be closed, but has not ended yet.
-
-        A program of many threads, as QEMU or gvproxy, takes a moment (source: wait(2), ``Z``).
-        """
-        return self.running and stat_fields(self.pid)[:1] == ["Z"]
+        """Whether it has begun to end, and what it held may be closed, but has not ended yet."""
+        return self.running and proc.ending(self.pid)
 
     @property
     def cpu_seconds(self) -> float | None:
         """The processor time that the child has used; None where that cannot be told."""
-        fields = stat_fields(self.pid)
+        fields = proc.stat_fields(self.pid)
         if not fields:
             return None
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # user's and system's

@@ -165,6 +165,22 @@ def test_a_child_whose_first_thread_has_ended_and_another_has_not_is_ending(log)
     assert not child.ending
 
 
+def test_a_child_that_was_killed_is_ending_before_it_gets_a_processor_to_die_on(log):
+    child = spawn("s", ["sleep", "60"], log=log)
+    ours = os.sched_getaffinity(0)
+    until(lambda: "sleep" in Path(f"/proc/{child.pid}/cmdline").read_text(), 30, lambda: "")
+    try:
+        # The one that we are on, and only when we leave it.
+        os.sched_setaffinity(0, {min(ours)})
+        os.sched_setaffinity(child.pid, {min(ours)})
+        os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.ending or child.returncode == -signal.SIGKILL
+    finally:
+        os.sched_setaffinity(0, ours)
+        child.kill()
+
+
 def test_a_child_that_works_or_has_ended_is_not_ending(log):
     child = spawn("s", ["sleep", "60"], log=log)
     assert not child.ending
