@@ -40,4 +40,4 @@ def ending(pid: int) -> bool:
         return True
     # In this order: the signal is taken away before the flag is set, and is not seen after it.
     fields = stat_fields(pid)
-    return fields[:1] == ["Z"] or bool(fields) and bool(int(fields[_FLAGS]) & _ON_ITS_WAY)
+    return fields[:1] == ["Z"] or (bool(fields) and bool(int(fields[_FLAGS]) & _ON_ITS_WAY))

@@ -21,7 +21,7 @@ from pytest_vmports import proc
 from pytest_vmports.minder import Minder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 _STOP_SECONDS = 5.0
@@ -165,6 +165,7 @@ def spawn(
     log: Path,
     pass_fds: Collection[int] = (),
     cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Process:
     """Start a child that ends when this process does, however that comes about.
 
@@ -176,6 +177,7 @@ def spawn(
         log: file that takes its standard output and error.
         pass_fds: descriptors that the child inherits under the same numbers.
         cwd: its working directory.
+        env: variables that it gets beside ours.
 
     Raises:
         OSError: the program does not exist or cannot be run.
@@ -195,6 +197,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             pass_fds=tuple(pass_fds),
             cwd=cwd,
+            env={**os.environ, **(env or {})},
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,
         )

@@ -18,6 +18,7 @@ from pytest_vmports.errors import (
     PortInUseError,
 )
 from pytest_vmports.host import Gvproxy, find_gvproxy
+from pytest_vmports.network import gvproxy
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.gvproxy import GvproxyWiring, config
 from pytest_vmports.network.usernet import network_card
@@ -233,3 +234,15 @@ def test_a_gvproxy_that_ends_says_why_at_once(folder, allocator):
     assert (caught.value.program, caught.value.returncode) == ("gvproxy", 3)
     assert "it is broken" in str(caught.value)
     assert "-config" in caught.value.command
+
+
+@pytest.mark.parametrize(("cpus", "used"), [(1, "1"), (2, "1"), (5, "2"), (None, "1")])
+def test_gvproxy_leaves_half_of_the_processors_to_qemu(monkeypatch, cpus, used):
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    monkeypatch.setattr(gvproxy.os, "cpu_count", lambda: cpus)
+    assert gvproxy._processors() == {"GOMAXPROCS": used}
+
+
+def test_gvproxy_takes_the_processors_that_the_user_has_set(monkeypatch):
+    monkeypatch.setenv("GOMAXPROCS", "7")
+    assert gvproxy._processors() == {}

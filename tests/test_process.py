@@ -142,6 +142,14 @@ def test_descriptors_are_inherited_under_their_numbers(log):
     os.close(write)
 
 
+def test_it_gets_the_variables_it_is_given_beside_ours(log, monkeypatch):
+    monkeypatch.setenv("OURS", "ours")
+    child = spawn("env", ["sh", "-c", 'echo "$OURS $ITS"'], log=log, env={"ITS": "its"})
+    assert child.wait(10) == 0
+    assert child.output == "ours its\n"
+    child.kill()
+
+
 def test_its_death_can_be_waited_for(log):
     child = spawn("s", ["sleep", "60"], log=log)
     assert select.select([child.death], [], [], 0)[0] == []

@@ -153,7 +153,7 @@ def test_an_unsealed_gvproxy_leaves_the_host_open_and_says_so(
     lines = []
     monkeypatch.setattr(vmports_launcher._templates, "tell", lines.append)
     monkeypatch.setattr(vmports_launcher, "_told", set())
-    # The service is asked, and not the guest: gvproxy 0.8.1 loses an answer when either side closes.
+    # The service is asked, not the guest: gvproxy 0.8.1 may lose an answer when either side closes.
     let_in = threading.Event()
     with host_service(lambda _: let_in.set()) as port:
         with boot(SHELL_PORT, allow_network=True, gvproxy=str(gvproxy_081), setup=SHELL) as vm:

@@ -36,9 +36,9 @@ _ATTACH_FILTER, _LOCK_FILTER = 26, 44
 _PIDFD_GETFD = 438
 _STEP_BYTES = 8
 _ACCEPT_SECONDS = 20.0
-# Frames for the guest that may wait for QEMU, which reads one a turn of its main loop: the more
-# wait, the slower they come (seen from 16 KiB to 1 MiB: this is the best).
-_WAITING_BYTES = 40_000
+# Frames for the guest that may wait for QEMU, which reads one a turn of its main loop: where fewer
+# or more wait, they come slower (seen from 20,000 to 400,000 bytes).
+_WAITING_BYTES = 120_000
 _LOOK_SECONDS = 0.002
 
 
