@@ -2,7 +2,7 @@
 
     python benchmarks/forwards.py [--rounds N] [--gvproxy PATH ...] [--against CHECKOUT]
 
-A round takes about 20 seconds a wiring. Let nothing else run meanwhile. `--against` measures
+A round takes about 10 seconds a wiring. Let nothing else run meanwhile. `--against` measures
 another checkout of this project in the same run, turn by turn, and prints ratios.
 """
 

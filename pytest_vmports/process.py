@@ -197,7 +197,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             pass_fds=tuple(pass_fds),
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env=None if env is None else {**os.environ, **env},
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,
         )

@@ -258,14 +258,18 @@ def test_words_of_a_panic_in_another_programs_output_are_none(make):
         assert lives(vm)
 
 
+def end_process(vm, program, how):
+    pid = vm.pids[program]
+    os.kill(pid, how)
+    until(lambda: not alive(pid), 60, f"{program} ends")
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_qemu_that_somebody_ended_fails_the_test(make, either, how):
     """At SIGTERM it ends with 0, as when its guest powers off."""
 
     def use(vm):
-        qemu = vm.pids["QEMU"]
-        os.kill(qemu, how)
-        until(lambda: not alive(qemu), 60, "QEMU ends")
+        end_process(vm, "QEMU", how)
         raised(vm.reset)  # which would make it forgotten
 
     error = failing(make(**either), use)
@@ -277,13 +281,8 @@ def test_a_qemu_that_somebody_ended_fails_the_test(make, either, how):
 def test_a_gvproxy_that_ended_while_qemu_did_not_fails_the_test(make, any_gvproxy, how):
     """At SIGTERM it ends with 0, as when QEMU has hung up."""
 
-    def use(vm):
-        gvproxy = vm.pids["gvproxy"]
-        os.kill(gvproxy, how)
-        until(lambda: not alive(gvproxy), 60, "gvproxy ends")
-
     block = make(allow_network=True, gvproxy=str(any_gvproxy))
-    assert failing(block, use).program == "gvproxy"
+    assert failing(block, lambda vm: end_process(vm, "gvproxy", how)).program == "gvproxy"
 
 
 SUITE = """
