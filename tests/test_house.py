@@ -19,7 +19,7 @@ LAYERS = [
     {
         "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease",
         "port_allocator", "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
-        "progress", "fingerprint", "minder", "kept", "proc",
+        "progress", "fingerprint", "minder", "kept", "proc", "system",
     },
     {"network", "guests"},
     {"vm"},

@@ -1,0 +1,91 @@
+"""What differs from one processor architecture to another, as values of the QEMU that was found."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The architecture that a QEMU emulates, and what its guests are given for it.
+
+    Attributes:
+        name: QEMU's word for it, ``x86_64``.
+        board: its machine type, as ``-machine`` takes it.
+        boards: what names of machine types begin with in descriptions of firmware for it.
+        has_bios: the board brings a BIOS, which boots a disk where no UEFI is asked for.
+        console: the guest's name of its console's device.
+        control: the guest's name of the control channel's device.
+        control_args: what connects that device to the chardev ``control``.
+        display: its graphics card.
+        restored_args: what tells a guest that it was restored, so that no two clones draw the same
+            random numbers; empty where the board has no such device.
+        kernel_words: words for the kernel's command line.
+        agent: the file of our agent among the package's guest files; None where there is none.
+    """
+
+    name: str
+    board: str
+    boards: str
+    has_bios: bool
+    console: str
+    control: str
+    control_args: tuple[str, ...]
+    display: str
+    restored_args: tuple[str, ...] = ()
+    kernel_words: tuple[str, ...] = ()
+    agent: str | None = None
+
+
+X86_64 = Architecture(
+    name="x86_64",
+    board="pc",
+    boards="pc-i440fx",
+    has_bios=True,
+    console="ttyS0",
+    control="ttyS1",
+    control_args=("-serial", "chardev:control"),
+    display="VGA",
+    restored_args=("-device", "vmgenid,guid=auto"),
+    # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC + timer
+    # doesn't work!" (source: the kernel's kernel-parameters.txt).
+    kernel_words=("no_timer_check",),
+    agent="agent.x86_64",
+)
+AARCH64 = Architecture(
+    name="aarch64",
+    board="virt",
+    boards="virt",
+    has_bios=False,
+    console="ttyAMA0",
+    # This board has one serial port.
+    control="ttyS0",
+    control_args=("-device", "pci-serial,chardev=control"),
+    display="virtio-gpu-pci",
+    agent="agent.aarch64",
+)
+_KNOWN = {
+    "x86_64": X86_64,
+    "i386": replace(X86_64, name="i386", agent=None),
+    "aarch64": AARCH64,
+}
+
+
+def host_architecture() -> str:
+    """Return QEMU's name for this machine's architecture."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def architecture_of(qemu: str) -> Architecture:
+    """Return what a QEMU emulates, by its program's name.
+
+    Args:
+        qemu: its path; a name that tells nothing is taken for the host's own.
+    """
+    _, told, target = Path(qemu).name.partition("qemu-system-")
+    name = target.partition("-")[0].removesuffix(".exe") if told else host_architecture()
+    # Others boot, on the board that most of them have, where their console has arm64's name.
+    return _KNOWN.get(name) or replace(AARCH64, name=name, agent=None)
