@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         normalize_port_mappings,
         resolve_port_mappings,
     )
-    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.pool.handle import VM
 
 __version__ = "0.1.0"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.mishaps import noting
 from pytest_vmports.vm.by_hand import script
-from pytest_vmports.vm.disk_guest import SEED
+from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.screen import screenshot
 
 if TYPE_CHECKING:

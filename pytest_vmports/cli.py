@@ -15,7 +15,7 @@ from pytest_vmports.errors import VmPortsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_vmports.vm.template_store import TemplateStore
+    from pytest_vmports.pool.template_store import TemplateStore
 
 _MIB = 1 << 20
 # Settings that ``run`` takes; all others by their environment variables.
@@ -125,7 +125,7 @@ def _kept(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from pytest_vmports.vm.template_store import TemplateStore
+    from pytest_vmports.pool.template_store import TemplateStore
 
     folder = options.cache_dir and Path(options.cache_dir)
     if folder is not None and not folder.is_dir():  # opening the store would make it

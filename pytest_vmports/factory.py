@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.report import Recorder
-    from pytest_vmports.vm.handle import VM
-    from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.pool.handle import VM
+    from pytest_vmports.pool.launch import Launcher
 
 _WHERE = "vm_factory"
 

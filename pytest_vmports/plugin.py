@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.leases import FreePortFactory, PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.vm.handle import VM
-    from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.pool.handle import VM
+    from pytest_vmports.pool.launch import Launcher
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
 _next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
@@ -131,8 +131,8 @@ def vmports_launcher(
 ) -> Iterator[Launcher]:
     """Return what starts this process's VMs."""
     from pytest_vmports.run_dir import RunDir
-    from pytest_vmports.vm.clone import Templates
-    from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.pool.templates import Templates
+    from pytest_vmports.pool.launch import Launcher
 
     config = request.config
     cache, limit = options.values(config, "cache_dir", "cache_size")

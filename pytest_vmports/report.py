@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_vmports.evidence import Evidence
     from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.terminal import Terminal
-    from pytest_vmports.vm.keep import Keeper
+    from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.vm.machine import Machine
 
 # Names of what rides on reports, which xdist brings to its controller.
@@ -46,7 +46,7 @@ def keeper(config: pytest.Config) -> Keeper | None:
     (keep,) = options.values(config, "keep")
     if keep == "never":
         return None
-    from pytest_vmports.vm.keep import Keeper
+    from pytest_vmports.pool.keeper import Keeper
 
     made = config.stash[_keeper_key] = Keeper(always=keep == "always", tell=terminal(config))
     return made

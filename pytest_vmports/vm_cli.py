@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports import options
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.run_dir import RunDir
-from pytest_vmports.vm.clone import Templates
-from pytest_vmports.vm.launch import Launcher
+from pytest_vmports.pool.templates import Templates
+from pytest_vmports.pool.launch import Launcher
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
-    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.pool.handle import VM
 
 _LOOK_SECONDS = 0.1
 

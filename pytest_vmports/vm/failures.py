@@ -1,10 +1,12 @@
-"""What went wrong with a machine, as errors that hold the evidence; a cause before what follows."""
+"""What went wrong with a VM, as errors that hold the evidence; a cause before what follows."""
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import (
@@ -19,11 +21,13 @@ from pytest_vmports.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_vmports.errors import MachineError
+    from pytest_vmports.models import ExposedPort
     from pytest_vmports.process import Process
-    from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.console import Console
+    from pytest_vmports.vm.monitor import Monitor
 
 # QEMU closes its channels, and gvproxy ends with that, before QEMU itself is seen to have ended.
 _MOMENT = 5.0
@@ -43,74 +47,115 @@ _WHY = {
 _LINUX_SAYS = {"reboot: Restarting system": _REBOOT, "reboot: Power down": _POWER_OFF}
 
 
-def not_started(machine: Machine, qemu: Process, seconds: float) -> MachineError:
-    """Return why QEMU's monitor did not come up; waits up to ``seconds`` for QEMU's end."""
-    code = qemu.wait(seconds)
-    refused = machine.wiring.refused(qemu.output)
+@dataclass(frozen=True)
+class Vitals:
+    """What tells whether a VM lives, and how it died.
+
+    Attributes:
+        qemu: its QEMU.
+        helpers: the processes that its network needs.
+        console: what its guest wrote.
+        monitor: QEMU's.
+        may_crash: its test allows the guest's kernel to panic.
+    """
+
+    qemu: Process
+    helpers: Sequence[Process]
+    console: Console
+    monitor: Monitor
+    may_crash: bool = False
+
+    @property
+    def first_dead(self) -> Process | None:
+        """The first of its processes that has ended."""
+        return next((one for one in (self.qemu, *self.helpers) if not one.running), None)
+
+    @property
+    def why_ended(self) -> str:
+        """Why a QEMU that ended with 0 did, in its own word; empty where that is not known."""
+        console = self.console.own()
+        told = (why for words, why in _LINUX_SAYS.items() if words in console)
+        return self.monitor.why_ended() or next(told, "")
+
+    def await_ending(self, *, sure: bool = False) -> None:
+        """Wait for what is about to end; at most some seconds."""
+        if sure or self.qemu.ending or self.monitor.hung_up:
+            self.qemu.wait(_MOMENT)
+        for helper in self.helpers:
+            if helper.ending:
+                helper.wait(_MOMENT)
+
+
+def not_started(vitals: Vitals, refused: tuple[ExposedPort, str] | None) -> MachineError:
+    """Return why QEMU's monitor did not come up.
+
+    Args:
+        vitals: of the VM; its QEMU has ended, or was waited for in vain.
+        refused: the forward that QEMU says it could not bind, and its words.
+    """
+    qemu = vitals.qemu
     if refused is not None:
         port, detail = refused
         return ForwardError(
             program="QEMU", port=port.external, protocol=port.protocol, host=port.host,
             detail=detail,
         )  # fmt: skip
-    ended = "no monitor" if code is None else exit_words(machine, qemu)
+    ended = "no monitor" if qemu.returncode is None else why_qemu_ended(vitals)
     return LaunchError(
-        program="QEMU", returncode=ended,
-        stderr=qemu.output.strip() or "(nothing)", command=machine.command_line(),
+        program="QEMU", returncode=ended, stderr=qemu.output.strip() or "(nothing)",
+        command=shlex.join(qemu.command),
     )  # fmt: skip
 
 
-def found(machine: Machine) -> MachineDiedError | None:
-    """Return how a machine died that nobody has stopped; None while it lives.
+def found(vitals: Vitals) -> MachineDiedError | None:
+    """Return how a VM died that nobody has stopped; None while it lives.
 
     A guest whose kernel has panicked is dead, also where QEMU still runs it.
     """
-    qemu = machine.processes()[0]
-    dead = _first_dead(machine)
-    if dead is None and machine.console.panic() is None:
+    qemu, console, dead = vitals.qemu, vitals.console, vitals.first_dead
+    if dead is None and console.panic() is None:
         return None
     if dead is None:
         qemu.wait(_PANIC_SECONDS)
     elif dead is not qemu and (dead.returncode or 0) >= 0:  # nor was it killed
         qemu.wait(_MOMENT)
-    dead = _first_dead(machine) or qemu
-    panic = machine.console.panic()
+    dead = vitals.first_dead or qemu
+    panic = console.panic()
     facts = {
-        "program": dead.name, "returncode": exit_words(machine, dead),
+        "program": dead.name,
+        "returncode": why_qemu_ended(vitals) if dead is qemu else status_of(dead),
         "stderr": dead.output.strip() or "(nothing)",
     }  # fmt: skip
     if panic is None:
-        return MachineDiedError(console=machine.console.tail(), **facts)
-    return GuestPanicError(panic=panic, console=machine.console.tail(_PANIC_LINES), **facts)
+        return MachineDiedError(console=console.tail(), **facts)
+    return GuestPanicError(panic=panic, console=console.tail(_PANIC_LINES), **facts)
 
 
-def at_the_end(machine: Machine) -> MachineDiedError | None:
+def at_the_end(vitals: Vitals) -> MachineDiedError | None:
     """Return why the test fails whose VM ends now, or begins anew; None when it does not.
 
     A guest may power off or reboot, and panic where that is allowed.
     """
-    if not machine.running:  # we stopped it, and whoever called knows why
-        return None
-    _await_ending(machine)
-    if machine.console.may_be_panicking():
-        machine.processes()[0].wait(_PANIC_SECONDS)
-    error = found(machine)
+    vitals.await_ending()
+    if vitals.console.may_be_panicking():
+        vitals.qemu.wait(_PANIC_SECONDS)
+    error = found(vitals)
     if isinstance(error, GuestPanicError):
-        return None if _may_crash(machine) else error
-    if error is None or error.program != "QEMU" or machine.processes()[0].returncode:
+        return None if vitals.may_crash else error
+    if error is None or error.program != "QEMU" or vitals.qemu.returncode:
         return error
-    return error if _why_ended(machine) in _BY_THE_HOST else None
+    return error if vitals.why_ended in _BY_THE_HOST else None
 
 
-def warn_of_reboot(machine: Machine) -> None:
+def warn_of_reboot(vitals: Vitals) -> None:
     """Warn when a guest has ended its VM by a reboot, unless it may crash.
 
     Args:
-        machine: has ended, by itself or not.
+        vitals: of a VM that has ended, by itself or not.
     """
-    if machine.processes()[0].returncode != 0 or machine.console.panic() is not None:
+    if vitals.qemu.returncode != 0 or vitals.console.panic() is not None:
         return
-    if _why_ended(machine) == _REBOOT and not _may_crash(machine):
+    if vitals.why_ended == _REBOOT and not vitals.may_crash:
         warnings.warn(
             "the guest rebooted by itself, which ends its VM: vm.reset() boots it again; where "
             "the test wants that, set allow_crash = yes",
@@ -120,8 +165,8 @@ def warn_of_reboot(machine: Machine) -> None:
 
 
 @contextlib.contextmanager
-def cause_first(machine: Machine) -> Iterator[None]:
-    """Raise how a machine died in place of what only came of that.
+def cause_first(vitals: Vitals) -> Iterator[None]:
+    """Raise how a VM died in place of what only came of that.
 
     Raises:
         MachineDiedError: it died.
@@ -132,58 +177,38 @@ def cause_first(machine: Machine) -> Iterator[None]:
         MonitorError, GuestShellError, BootTimeoutError, OSError,
         subprocess.TimeoutExpired,  # a command's
     ) as error:  # fmt: skip
-        _await_ending(machine, sure=isinstance(error, (ConnectionError, GuestShellError)))
-        died = found(machine)
+        vitals.await_ending(sure=isinstance(error, (ConnectionError, GuestShellError)))
+        died = found(vitals)
         if died is None:
             raise
         raise died from None
 
 
-def exit_words(machine: Machine, process: Process) -> str:
-    """Return in words how a process of a VM ended, and why where that is known."""
+def why_qemu_ended(vitals: Vitals) -> str:
+    """Return in words how QEMU ended, and why where that is known."""
+    if vitals.qemu.returncode != 0:
+        return status_of(vitals.qemu)
+    panic = vitals.console.panic()
+    if panic is not None:
+        return f"0 (kernel panic: {panic})"
+    why = vitals.why_ended
+    return f"0 ({_WHY.get(why, why or 'the guest powered off or rebooted')})"
+
+
+def status_of(process: Process) -> str:
+    """Return in words how a process ended."""
     code = process.returncode
     if code is None:
         return "nothing yet: it still runs"
-    if code == 0 and process.name == "QEMU":
-        panic = machine.console.panic()
-        if panic is not None:
-            return f"0 (kernel panic: {panic})"
-        why = _why_ended(machine)
-        return f"0 ({_WHY.get(why, why or 'the guest powered off or rebooted')})"
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def timed_out(
-    machine: Machine, what: str, timeout: float, answers: Mapping[int, str]
+    console: Console, what: str, timeout: float, answers: Mapping[int, str]
 ) -> BootTimeoutError:
-    """Return what the machine was waited for, and what its ports have answered."""
+    """Return what a VM was waited for, and what its ports have answered."""
     said = [f"  port {port}: {answer}" for port, answer in answers.items()]
     return BootTimeoutError(
-        timeout=timeout, waited_for=what, console=machine.console.tail(),
+        timeout=timeout, waited_for=what, console=console.tail(),
         ports="\n".join(said) or "  no port was to be asked",
     )  # fmt: skip
-
-
-def _await_ending(machine: Machine, *, sure: bool = False) -> None:
-    """Wait for what is about to end; at most some seconds."""
-    qemu, *others = machine.processes()
-    if sure or qemu.ending or machine.monitor.hung_up:
-        qemu.wait(_MOMENT)
-    for other in others:
-        if other.ending:
-            other.wait(_MOMENT)
-
-
-def _first_dead(machine: Machine) -> Process | None:
-    return next((process for process in machine.processes() if not process.running), None)
-
-
-def _why_ended(machine: Machine) -> str:
-    """Return why a QEMU that ended with 0 did, in its own word; empty where that is not known."""
-    console = machine.console.own()
-    told = (why for words, why in _LINUX_SAYS.items() if words in console)
-    return machine.monitor.why_ended() or next(told, "")
-
-
-def _may_crash(machine: Machine) -> bool:
-    return machine.settings is not None and machine.settings.allow_crash

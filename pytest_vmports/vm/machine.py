@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import os
 import shlex
 import shutil
 import socket
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError, NoShellError, SetupError
+from pytest_vmports.errors import NoShellError
 from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.process import Process, spawn
-from pytest_vmports.vm import disk_guest, failures, forwards
-from pytest_vmports.vm.command import CAPTURE, Channels, Hardware, Ram, build_command
+from pytest_vmports.vm import failures
+from pytest_vmports.vm.argv import CAPTURE, Channels
 from pytest_vmports.vm.console import Console
-from pytest_vmports.vm.control import CLOCK, READY, Control
+from pytest_vmports.vm.failures import Vitals
 from pytest_vmports.vm.files import Files
+from pytest_vmports.vm.inside.disk import SEED
+from pytest_vmports.vm.inside.waiting import Place, Waiting
+from pytest_vmports.vm.milestones import Milestones, Origin
 from pytest_vmports.vm.monitor import Monitor
-from pytest_vmports.vm.readiness import Probe, WaitFor
-from pytest_vmports.vm.shell import AgentShell, OtherShell
+from pytest_vmports.vm.plan import Ends
+from pytest_vmports.vm.readiness import ALL, Probe
+from pytest_vmports.vm.saved import remove_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.errors import MachineDiedError
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.network.wiring import Wiring
-    from pytest_vmports.options import Settings
-    from pytest_vmports.vm.guest_agent import GuestAgent
-    from pytest_vmports.vm.power import Snapshot
-    from pytest_vmports.vm.shell import Shell
-    from pytest_vmports.vm.ssh import SshShell
-    from pytest_vmports.vm.template import Saved, Template
+    from pytest_vmports.network.cards import Cards
+    from pytest_vmports.vm.argv import Ram
+    from pytest_vmports.vm.inside.shell import Shell
+    from pytest_vmports.vm.plan import Plan
+    from pytest_vmports.vm.saved import Saved
 
 _GREETING_SECONDS = 30.0
 
 
 class State(enum.Enum):
-    """Where a machine is in its life; it only moves forward."""
+    """Where a machine is in its life.
+
+    From new to started, ready and stopped; a reset goes back from any of the last three to started,
+    and one that was kept is not ours any more.
+    """
 
     NEW = "new"
     STARTED = "started"
@@ -51,80 +56,114 @@ class State(enum.Enum):
 
 
 class Machine:
-    """A QEMU process with its wiring.
+    """A QEMU process with its network. Its attributes are changed by its own methods only.
 
     Args:
-        guest: what to boot.
-        hardware: on what.
-        wiring: its network.
+        plan: what it is.
+        cards: its network cards, and what they lead to.
         workdir: private folder for its console, logs and sockets.
-        root: what relative paths of the guest's files are relative to.
-        template: restore this instead of booting.
+        saved: restore this instead of booting.
         ram: the file that becomes its memory, for a machine that will be saved as a template.
-        hidden: those of the wiring's ports that are ours and not the test's.
+        leased: when its host ports were leased, a `time.monotonic` value.
 
     Attributes:
+        plan: what it is; that of the test it was handed over to.
         state: see `State`.
-        origin: ``booted``, ``cloned``, ``standby`` for a clone that waited for its test, or
-            ``restored`` from a snapshot.
+        origin: where it came from.
+        milestones: when what happened to it.
         command: QEMU's argv, empty before the start.
         console: what the guest wrote.
         files: others of its files that a report may want.
+        kind: its guest, from the host's side.
         monitor: the QMP connection; usable from the start to the stop.
         ram: the file that is its memory, if any.
-        workdir: the VM's private folder.
-        settings: what was asked for, for the evidence.
-        times: what happened when, `time.monotonic` seconds by name.
-        home: the folder of all VMs of this process, with what they share.
-        reachable: whether console and monitor are on sockets too, for people.
+        place: where its files are.
         failing: whether a test that used it has failed.
-        ssh: runs commands by ssh; None where the guest does not let us in, or before the start.
-        agent: runs commands by the QEMU guest agent, likewise.
     """
 
     monitor: Monitor
 
     def __init__(
         self,
-        guest: Guest,
-        hardware: Hardware,
-        wiring: Wiring,
+        plan: Plan,
+        cards: Cards,
         workdir: Path,
-        root: Path,
         *,
-        template: Template | None = None,
+        saved: Saved | None = None,
         ram: Ram | None = None,
-        hidden: Collection[ExposedPort] = (),
+        leased: float | None = None,
     ) -> None:
-        self.guest = guest
-        self.hardware = hardware
-        self.wiring = wiring
+        self.plan = plan
+        self.cards = cards
+        self.kind = plan.kind
         self.state = State.NEW
-        self.origin = "booted" if template is None else "cloned"
+        self.origin = Origin.BOOTED if saved is None else Origin.CLONED
+        self.milestones = Milestones(leased=leased)
         self.command: list[str] = []
-        self.settings: Settings | None = None
-        self.times: dict[str, float] = {}
-        self.workdir, self.home = workdir, workdir.parent
-        self.reachable = self.failing = False
-        self.ssh: SshShell | None = None
-        self.agent: GuestAgent | None = None
-        self._hidden = hidden
-        self._root = root
+        self.place = Place(workdir, workdir.parent, plan.root)
+        self.failing = False
         self.console = Console(workdir / "console.log")
-        self.files = Files((CONFIG, disk_guest.SEED, CAPTURE))
+        self.files = Files((CONFIG, SEED, CAPTURE))
         self._qemu: Process | None = None
-        self._control: Control | None = None
-        self._template: Saved | None = template
-        self.ram = ram if template is None else Ram(template.ram, share=False)
-        self._shell: Shell | None = None
+        self._saved = saved
+        self.ram = ram if saved is None else saved.memory
+
+    @property
+    def workdir(self) -> Path:
+        """Its private folder."""
+        return self.place.workdir
 
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
         """The test's forwards, in the order they were asked for."""
-        return tuple(port for port in self.wiring.ports if port not in self._hidden)
+        own = self.plan.own_forwards
+        return tuple(port for port in self.cards.first.ports if port not in own)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started, and not been ended by us."""
+        return self.state in {State.STARTED, State.READY}
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs, and all of its processes do."""
+        return self.running and all(process.running for process in self.processes())
+
+    @property
+    def makes_template(self) -> bool:
+        """Whether it was booted only to be saved."""
+        return self.ram is not None and self.ram.share
+
+    @property
+    def vitals(self) -> Vitals:
+        """What tells whether it lives; of a machine that was started."""
+        assert self._qemu is not None
+        helpers = self.cards.first.processes()
+        return Vitals(self._qemu, helpers, self.console, self.monitor, self.plan.may_crash)
+
+    def how_ended(self, process: Process) -> str:
+        """Return in words how one of its processes ended, and why where that is known."""
+        if process is self._qemu:
+            return failures.why_qemu_ended(self.vitals)
+        return failures.status_of(process)
+
+    def failure_at_the_end(self) -> MachineDiedError | None:
+        """Return why the test fails whose VM ends now, or begins anew; None when it does not.
+
+        One that we have stopped has not: whoever did so knows why.
+        """
+        return failures.at_the_end(self.vitals) if self.running else None
+
+    def processes(self) -> list[Process]:
+        """Return QEMU and the network's processes, those that were started."""
+        return [p for p in (self._qemu, *self.cards.first.processes()) if p is not None]
+
+    def command_line(self) -> str:
+        """Return QEMU's command line as a shell would take it."""
+        return shlex.join(self.command)
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
-        """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
+        """Start the network and QEMU; return when QEMU runs and every forward is bound.
 
         Args:
             lease_fds: descriptors of port leases; inherited by whoever binds the ports, so that
@@ -134,148 +173,83 @@ class Machine:
             ForwardError: a host port could not be bound.
             LaunchError: QEMU or gvproxy ended.
         """
-        self.times["start"] = time.monotonic()
+        self.milestones.start = time.monotonic()
         try:
-            self.wiring.start(lease_fds)
-            self._start_qemu(lease_fds)
-            if self._template is not None:
-                self._restore(self._template)
+            self._start_qemu(self.cards.start(lease_fds))
+            if self._saved is not None:
+                self._restore(self._saved)
         except BaseException:
             self.stop()
             raise
         self.state = State.STARTED
 
-    def become(self, saved: Snapshot | None) -> None:
-        """Be, when it is started again, what was saved, or a machine that boots."""
-        self.ram = None if saved is None else saved.ram
-        self._template, self._shell = saved, None
-        self.origin = "booted" if saved is None else "restored"
-
-    def wait_ready(self, wait_for: WaitFor, timeout: float) -> None:
-        """Return when the guest's setup has ended well and ``wait_for`` was answered by the guest.
+    def start_again(self, lease_fds: Collection[int], saved: Saved | None) -> None:
+        """Start another QEMU in the place of one that has ended; see `start`.
 
         Args:
-            wait_for: what has to answer.
-            timeout: seconds from the start.
+            lease_fds: as for `start`.
+            saved: what to restore; None boots.
+        """
+        self.ram = None if saved is None else saved.memory
+        self._saved = saved
+        self.kind = self.plan.kind
+        self.origin = Origin.BOOTED if saved is None else Origin.RESTORED
+        self.start(lease_fds)
+
+    def wait_ready(self) -> None:
+        """Return when the guest's setup has ended well and it has answered what is waited for.
 
         Raises:
             SetupError: the setup failed.
             BootTimeoutError: not ready in time.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        deadline = self.times["start"] + timeout
-        probe = Probe(wait_for, self.wiring, self.monitor, self.ports)
-        with failures.cause_first(self):
+        plan, restored = self.plan, self._saved is not None
+        assert self.milestones.start is not None
+        deadline = self.milestones.start + plan.boot_timeout
+        probe = Probe(plan.wait_for, self.cards.first, self.monitor, self.ports)
+        waiting = self._waiting(deadline, probe.answers)
+        with failures.cause_first(self.vitals):
             # A booted guest answers after its setup, a restored one at once: its clock is set
             # while it answers.
-            restored = self._template is not None
-            if self.guest.prepared and not restored:
-                self._await_guest(READY, deadline, timeout, probe.answers)
             if not restored:
-                disk_guest.wait_for_cloud_init(self, deadline, timeout)
-            self.times["setup"] = time.monotonic()
+                self.kind.await_setup(waiting)
+            self.milestones.setup = time.monotonic()
             while not probe.done:
-                if time.monotonic() >= deadline:
-                    raise failures.timed_out(self, f"waited for {wait_for}", timeout, probe.answers)
+                if waiting.over:
+                    raise waiting.timed_out(f"waited for {plan.wait_for}")
                 probe.step(deadline, self.check_alive)
-            disk_guest.wait_for_shells(self, deadline, timeout)
+            self.kind.await_shell(waiting)
             if restored and self.state is State.STARTED:
-                if self.guest.prepared:
-                    self._await_guest(CLOCK, deadline, timeout, probe.answers)
-                else:
-                    disk_guest.set_clock(self, timeout)
-        self.times["ready"] = time.monotonic()
+                self.kind.set_clock(waiting)
+        self.milestones.ready = time.monotonic()
         self.state = State.READY
 
-    def hand_over(self, ports: Sequence[ExposedPort], lease_fds: Sequence[int]) -> None:
-        """Forward these ports to a guest that is already ready, instead of those it had.
+    def hand_over(self, plan: Plan, lease_fds: Sequence[int], leased: float) -> None:
+        """Become the VM of a test that needs one like it: forward its ports instead of none.
 
-        It has answered once and is not asked again: a third connection, beside the test's own and
-        the first, would overrun the queue of a server that listens with a backlog of one, and the
-        forwarder repeats a connection's first packet only after six seconds.
+        The guest has answered once and is not asked again: a third connection, beside the test's
+        own and the first, would overrun the queue of a server that listens with a backlog of one,
+        and the forwarder repeats a connection's first packet only after six seconds.
 
         Args:
-            ports: the forwards.
-            lease_fds: their leases' descriptors, in the same order.
+            plan: the test's.
+            lease_fds: its leases' descriptors, in the order of its forwards.
+            leased: when they were leased, a `time.monotonic` value.
 
         Raises:
             ForwardError: a host port could not be bound.
             MachineDiedError: QEMU or gvproxy has ended meanwhile, or the guest's kernel panicked.
             MachineError: QEMU refused.
         """
-        self.times["start"] = time.monotonic()
-        self.origin = "standby"
+        self.plan, self.origin = plan, Origin.STANDBY
+        self.milestones.leased, self.milestones.start = leased, time.monotonic()
         self.check_alive()
-        with failures.cause_first(self):
-            for port, lease in zip(ports, lease_fds, strict=True):
-                forwards.add(self, port, lease)
+        with failures.cause_first(self.vitals):
+            for port, lease in zip(plan.forwards, lease_fds, strict=True):
+                self.cards.first.add_forward(port, lease, self.monitor)
         self.check_alive()
-        self.times["ready"] = time.monotonic()
-
-    def check_alive(self) -> None:
-        """Raise when a process of this VM has ended, or its guest's kernel has panicked.
-
-        Raises:
-            MachineDiedError: with what it said and the console's tail.
-        """
-        if "console" not in self.times and self.console.begun:
-            self.times["console"] = time.monotonic()
-        if (died := failures.found(self)) is not None:
-            raise died
-
-    @property
-    def running(self) -> bool:
-        """Whether it has been started, and not been ended by us."""
-        return self.state in {State.STARTED, State.READY}
-
-    @property
-    def makes_template(self) -> bool:
-        """Whether it was booted only to be saved."""
-        return self.ram is not None and self.ram.share
-
-    def processes(self) -> list[Process]:
-        """Return QEMU and the wiring's processes, those that were started."""
-        return [p for p in (self._qemu, *self.wiring.processes()) if p is not None]
-
-    @property
-    def shell(self) -> Shell:
-        """The way by which commands are run in the guest.
-
-        Raises:
-            MachineDiedError: the VM is gone.
-            NoShellError: there is none.
-        """
-        self.check_alive()
-        if self._shell is None:
-            means = self.ssh or self.agent
-            if self.guest.prepared and self._control is not None and self.hardware.qemu.is_x86:
-                self._shell = AgentShell(self._control, self.check_alive)
-            elif means is not None:
-                self._shell = OtherShell(means)
-            else:
-                raise NoShellError(guest=self.guest.name)
-        return self._shell
-
-    def command_line(self) -> str:
-        """Return QEMU's command line as a shell would take it."""
-        return shlex.join(self.command)
-
-    def stop(self, *, keep_disks: bool = False) -> None:
-        """Kill QEMU, then the wiring. Nothing of value is in either. Safe to call again.
-
-        Args:
-            keep_disks: what the guest wrote to its disks is needed again.
-        """
-        if self.state is State.KEPT:
-            return
-        if self._qemu is not None:
-            self._qemu.kill()
-        self._hang_up()
-        self.wiring.stop()
-        if not keep_disks:
-            disk_guest.remove_overlay(self)
-        self.times.setdefault("stopped", time.monotonic())
-        self.state = State.STOPPED
+        self.milestones.ready = time.monotonic()
 
     def set_clock(self, timeout: float) -> None:
         """Give the guest the host's time; return when it has it.
@@ -287,12 +261,57 @@ class Machine:
             BootTimeoutError: the guest does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        if not self.guest.prepared:
-            disk_guest.set_clock(self, timeout)
+        self.kind.set_clock(self._waiting(time.monotonic() + timeout, {}, timeout))
+
+    def check_alive(self) -> None:
+        """Raise when a process of this VM has ended, or its guest's kernel has panicked.
+
+        Raises:
+            MachineDiedError: with what it said and the console's tail.
+        """
+        if self.milestones.console is None and self.console.begun:
+            self.milestones.console = time.monotonic()
+        if (died := failures.found(self.vitals)) is not None:
+            raise died
+
+    @property
+    def shell(self) -> Shell:
+        """The way by which commands are run in the guest.
+
+        Raises:
+            MachineDiedError: the VM is gone.
+            NoShellError: there is none.
+        """
+        self.check_alive()
+        shell = self.kind.shell(self.check_alive)
+        if shell is None:
+            raise NoShellError(guest=self.plan.guest.name)
+        return shell
+
+    def note_refused(self) -> None:
+        """Note that a host port was somebody else's, so that another machine is tried."""
+        self.milestones.refused = time.monotonic()
+
+    def note_failing(self) -> None:
+        """Note that a test that used it has failed."""
+        self.failing = True
+
+    def stop(self, *, keep_disks: bool = False) -> None:
+        """Kill QEMU, then its network. Nothing of value is in either. Safe to call again.
+
+        Args:
+            keep_disks: what the guest wrote to its disks is needed again.
+        """
+        if self.state is State.KEPT:
             return
-        assert self._control is not None
-        self._control.send_clock(time.time())
-        self._await_guest(CLOCK, time.monotonic() + timeout, timeout, {})
+        if self._qemu is not None:
+            self._qemu.kill()
+        self._hang_up()
+        self.cards.stop()
+        if not keep_disks:
+            remove_overlay(self.workdir)
+        self.milestones.stopped = self.milestones.stopped or time.monotonic()
+        self.state = State.STOPPED
 
     def finish(self) -> None:
         """Stop, keep in memory what a report may need, and remove the private folder.
@@ -302,10 +321,10 @@ class Machine:
             MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
                 A guest that powered off has not failed, nor one that may crash.
         """
-        died = failures.at_the_end(self)
+        died = self.failure_at_the_end()
         try:
             if died is None and self.running:
-                self.wiring.close_opened()
+                self.cards.first.close_opened()
         finally:
             self.stop()
             self.console.keep()
@@ -317,74 +336,66 @@ class Machine:
             raise died
 
     def let_go(self, folder: Path) -> None:
-        """Let the VM live on without us, its files in ``folder``; see `vm.keep`.
+        """Let the VM live on without us, its files in ``folder``; see `pool.keeper`.
 
         Raises:
             OSError: the files cannot be moved there.
         """
         self.console.keep()
         self.workdir.rename(folder)
-        self.workdir = folder
+        self.place = Place(folder, self.place.home, self.place.root)
         for process in self.processes():
             process.let_go()
         self._hang_up()
         self.state = State.KEPT
 
-    def _hang_up(self) -> None:
-        for channel in filter(None, (getattr(self, "monitor", None), self._control, self.agent)):
-            channel.close()
-
     def discard(self) -> None:
         """Remove the private folder of a machine that does not run."""
         shutil.rmtree(self.workdir)
 
-    def _start_qemu(self, lease_fds: Collection[int]) -> None:
-        monitor, monitor_of_qemu = socket.socketpair()
-        control, control_of_qemu = socket.socketpair()
-        self._control = Control(control)
-        self.monitor = Monitor(monitor)
-        kernel, initrd = self.guest.kernel_path, None
-        if self._template is None:
-            kernel, initrd = self.guest.boot_files(self.home, self._root)
-        with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
-            drives, agent_fds = disk_guest.attach(self, self.workdir, own)
-            fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
-            words, x86 = self.wiring.kernel_words(), self.hardware.qemu.is_x86
-            sockets = self.workdir if self.reachable else None
-            self.command = build_command(
-                self.hardware, self.wiring,
-                Channels(*fds, self.console.path, next(iter(agent_fds), None), sockets),
-                kernel=kernel, initrd=initrd, drives=drives,
-                kernel_words=self.guest.kernel_words(self.wiring.dns, words, x86=x86),
-                capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,
-                ram=self.ram, restore=self._template is not None,
+    def _waiting(
+        self, deadline: float, answers: Mapping[int, str], timeout: float | None = None
+    ) -> Waiting:
+        deaths = [p.death for p in self.processes() if p.death is not None]
+        return Waiting(
+            self.console, self.check_alive, deadline,
+            self.plan.boot_timeout if timeout is None else timeout, deaths, answers,
+            lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
+        )  # fmt: skip
+
+    def _hang_up(self) -> None:
+        if hasattr(self, "monitor"):
+            self.monitor.close()
+        self.kind.close()
+
+    def _start_qemu(self, network_fds: Collection[int]) -> None:
+        plan, workdir, restored = self.plan, self.workdir, self._saved is not None
+        ours, monitor = socket.socketpair()
+        self.monitor = Monitor(ours)
+        with ExitStack() as until_spawned:
+            until_spawned.enter_context(monitor)
+            control, agent = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
+            sockets = workdir if plan.reachable else None
+            ends = Ends(
+                Channels(monitor.fileno(), control, self.console.path, agent, sockets),
+                self.kind.files(self.place, restored=restored),
+                self.cards.qemu_args(), self.cards.kernel_words(), self.ram,
+                workdir / CAPTURE if plan.capture else None, restored,
             )  # fmt: skip
+            self.command = plan.argv(ends)
+            fds = [fd for fd in (monitor.fileno(), control, agent) if fd is not None]
             self._qemu = spawn(
-                "QEMU", self.command, log=self.workdir / "qemu.log",
-                pass_fds=[*fds, *agent_fds, *self.wiring.qemu_fds(lease_fds)],
-            )  # fmt: skip
+                "QEMU", self.command, log=workdir / "qemu.log", pass_fds=[*fds, *network_fds]
+            )
         if not self.monitor.connect(_GREETING_SECONDS):
-            raise failures.not_started(self, self._qemu, _GREETING_SECONDS)
+            self._qemu.wait(_GREETING_SECONDS)
+            raise failures.not_started(
+                self.vitals, self.cards.first.refused(self._qemu.output)
+            )
 
-    def _restore(self, template: Saved) -> None:
-        self.console.begin_with(template.console)
-        with template.open_state() as file:
+    def _restore(self, saved: Saved) -> None:
+        self.console.begin_with(saved.console)
+        with saved.open_state() as file:
             self.monitor.load(file.fileno())
-        if self._control is not None and self.guest.prepared:
-            self._control.send_clock(time.time())
+        self.kind.restored()
         self.monitor.execute("cont")
-
-    def _await_guest(
-        self, what: str, deadline: float, timeout: float, answers: Mapping[int, str]
-    ) -> None:
-        """Wait for the agent: the end of the setup, or of setting the clock of a restored guest."""
-        assert self._control is not None
-        self._control.deaths = [p.death for p in self.processes() if p.death is not None]
-        code = self._control.await_number(what, deadline, self.check_alive)
-        if code is None:
-            said = "its setup has not ended" if what == READY else "its clock is not set"
-            raise failures.timed_out(self, said, timeout, answers)
-        if code and what == CLOCK:
-            raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
-        if code:
-            raise SetupError(returncode=code, console=self.console.tail())

@@ -11,13 +11,15 @@ import select
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.wiring import Asks, Wiring
+
+_Port = TypeVar("_Port", "ExposedPort", "PortMapping")
 
 # A guest that was not up when the connection's first packet came answers a repeated one seconds
 # later; a new connection asks at once.
@@ -26,6 +28,34 @@ _FIRST_LOOK_SECONDS = 0.002
 _LOOK_SECONDS = 0.02
 _NOT_ASKED = "not asked yet"
 _HTTP_GOOD = range(200, 400)
+
+
+class Condition(Protocol):
+    """What has to answer before a VM is ready, as `settings.wait_for.WaitFor` says it."""
+
+    @property
+    def mode(self) -> str:
+        """``any``: one answer is enough. ``http``: a good answer to a request is one."""
+
+    @property
+    def path(self) -> str:
+        """What is requested, for ``http``."""
+
+    def candidates(self, ports: Sequence[_Port]) -> list[_Port]:
+        """Return those of these ports that are to be asked."""
+
+
+@dataclass(frozen=True)
+class _AllPorts:
+    mode: str = "all"
+    path: str = ""
+
+    def candidates(self, ports: Sequence[_Port]) -> list[_Port]:
+        return [port for port in ports if port.protocol == "tcp"]
+
+
+ALL: Condition = _AllPorts()
+"""All TCP ports have to answer."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +106,7 @@ class Probe:
 
     def __init__(
         self,
-        wait_for: WaitFor,
+        wait_for: Condition,
         wiring: Wiring,
         monitor: Asks,
         ports: Sequence[ExposedPort] | None = None,

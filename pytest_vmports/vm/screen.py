@@ -18,7 +18,7 @@ def screenshot(machine: Machine, path: Path) -> None:
     Raises:
         MachineError: there is no display, the VM is gone, or QEMU cannot write it: a PNG needs 7.1.
     """
-    if not machine.hardware.display:
+    if not machine.plan.hardware.display:
         raise MachineError("the VM has no display; give it one with display = yes")
     machine.check_alive()
     machine.monitor.execute("screendump", filename=str(path.absolute()), format="png")

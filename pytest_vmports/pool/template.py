@@ -15,30 +15,18 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import MonitorError
 from pytest_vmports.fingerprint import fingerprint
+from pytest_vmports.vm.argv import Ram
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from typing import BinaryIO
 
-FORMAT = 5
-KEY_LENGTH = 24
 _MANIFEST = "manifest.json"
-
-
-class Saved(Protocol):
-    """A guest's saved state."""
-
-    @property
-    def console(self) -> str:
-        """What the guest wrote to its console before it was saved."""
-
-    def open_state(self) -> BinaryIO:
-        """Return the state, open."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,11 @@ class Template:
     def ram(self) -> Path:
         """The guest's memory."""
         return self.folder / "ram"
+
+    @property
+    def memory(self) -> Ram:
+        """The same as a clone maps it: what it writes stays its own."""
+        return Ram(self.ram, share=False)
 
     def open_state(self) -> BinaryIO:
         """Return the state of its devices, open.
@@ -110,12 +103,6 @@ class Template:
             reply = f"the template's {name} cannot be read: {error.strerror}"
             raise MonitorError(command="migrate-incoming", reply=reply) from error
         return os.fdopen(file, "rb")
-
-
-def key_of(facts: Mapping[str, Any]) -> str:
-    """Return the name of the template for these facts."""
-    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def write_manifest(folder: Path, key: str, facts: Mapping[str, Any]) -> None:

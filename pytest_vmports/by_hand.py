@@ -10,8 +10,8 @@ from pytest_vmports.guests import disk
 from pytest_vmports.mishaps import printable
 from pytest_vmports.network.second_card import SecondCardWiring
 from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
-from pytest_vmports.vm.command import Channels, Drives, build_command
-from pytest_vmports.vm.disk_guest import OVERLAY, VARIABLES, firmware_of
+from pytest_vmports.vm.argv import Channels, Drives, build_command
+from pytest_vmports.vm.inside.disk import OVERLAY, VARIABLES, firmware_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -49,6 +49,17 @@ def public_half(key: Path) -> Path:
     return key.with_name(f"{key.name}.pub")
 
 
+def copy_key(key: Path, target: Path) -> None:
+    """Copy both halves of a key.
+
+    Raises:
+        OSError: one cannot be copied.
+    """
+    for source, copy in ((key, target), (public_half(key), public_half(target))):
+        copy.touch(mode=0o600)
+        shutil.copyfile(source, copy)
+
+
 class SshShell:
     """Runs commands as root in one guest.
 
@@ -62,6 +73,10 @@ class SshShell:
         self._port = port
         self._key = key
         self._folder = folder
+
+    def moved(self, key: Path, folder: Path) -> SshShell:
+        """Return the same for a VM whose files are in another folder now, its key among them."""
+        return SshShell(self._port, key, folder)
 
     def run(
         self,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.parse import one_port
-from pytest_vmports.vm import failures, forwards, power, screen, shell
+from pytest_vmports.vm import failures, screen, snapshots
+from pytest_vmports.vm.inside import shell
 
 if TYPE_CHECKING:
     import os
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.options import Settings
-    from pytest_vmports.vm.keep import Keeper
+    from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.vm.machine import Machine
-    from pytest_vmports.vm.power import Snapshot
-    from pytest_vmports.vm.shell import Completed
+    from pytest_vmports.vm.saved import Snapshot
+    from pytest_vmports.vm.inside.shell import Completed
 
 
 class VM:
@@ -32,12 +33,10 @@ class VM:
         self,
         machine: Machine,
         exposed: ExposedPorts,
-        settings: Settings,
         lease: Callable[[Sequence[PortMapping]], ExposedPorts],
     ) -> None:
         self._machine = machine
         self._exposed = exposed
-        self._settings = settings
         self._lease = lease
         self._added: dict[ExposedPort, ExposedPorts] = {}
         self._snapshots = 0
@@ -51,17 +50,17 @@ class VM:
     @property
     def wiring(self) -> str:
         """``usernet``, ``gvproxy`` or ``none``."""
-        return self._machine.wiring.kind
+        return self._machine.cards.network.kind
 
     @property
     def lan_address(self) -> str | None:
         """Its address for the other VMs of its ``network``; None without such a network."""
-        return self._machine.wiring.lan_address
+        return self._machine.cards.lan_address
 
     @property
     def host_address(self) -> str | None:
         """Where the guest reaches the services of ``host_ports``; None without them."""
-        return self._machine.wiring.host_address
+        return self._machine.cards.network.host_address
 
     @property
     def origin(self) -> str:
@@ -69,7 +68,7 @@ class VM:
 
         ``restored`` after `restore`.
         """
-        return self._machine.origin
+        return str(self._machine.origin)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -172,11 +171,11 @@ class VM:
         Raises:
             MachineError: the guest was not given ssh (``Guest.disk(..., ssh=True)``).
         """
-        if self._machine.ssh is None:
-            raise MachineError(
-                f"{self._machine.guest.name} is not reached by ssh: use Guest.disk(..., ssh=True)"
-            )
-        return self._machine.ssh.write_config(Path(path))
+        ssh = self._machine.kind.ssh
+        if ssh is None:
+            name = self._machine.plan.guest.name
+            raise MachineError(f"{name} is not reached by ssh: use Guest.disk(..., ssh=True)")
+        return ssh.write_config(Path(path))
 
     def expose(self, port: int | str | Mapping[str, Any] | PortMapping) -> ExposedPort:
         """Forward one more guest port, until `unexpose` or the VM's end.
@@ -200,7 +199,7 @@ class VM:
         (forward,) = more.ports
         try:
             with self._living():
-                forwards.add(self._machine, forward, more.pass_fds[0])
+                self._forwards.add_forward(forward, more.pass_fds[0], self._machine.monitor)
         except BaseException:
             more.release()
             raise
@@ -215,8 +214,9 @@ class VM:
             KeyError: `expose` did not make it.
         """
         forward = find_port(tuple(self._added), port)
+        lease = self._added[forward].pass_fds[0]
         with self._living():
-            forwards.remove(self._machine, forward, self._added[forward].pass_fds[0])
+            self._forwards.remove_forward(forward, lease, self._machine.monitor)
         self._added.pop(forward).release()
 
     def pause(self) -> None:
@@ -261,7 +261,7 @@ class VM:
         self._snapshots += 1
         path = self._machine.workdir / f"snapshot-{self._snapshots}"
         with self._living():
-            return power.snapshot(self._machine, path)
+            return snapshots.snapshot(self._machine, path)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a moment of this VM; its forwards stay, their connections end.
@@ -286,7 +286,7 @@ class VM:
         """
         self.resume()  # a guest that is paused would never hear of it
         with self._living():
-            power.shut_down(self._machine, timeout)
+            snapshots.shut_down(self._machine, timeout)
 
     def end(self, keeper: Keeper | None = None) -> None:
         """Kill the VM and give back what `expose` leased; the fixtures do this.
@@ -304,14 +304,18 @@ class VM:
             for more in self._added.values():
                 more.release()
             self._added.clear()
-        failures.warn_of_reboot(self._machine)
+        failures.warn_of_reboot(self._machine.vitals)
 
     @contextlib.contextmanager
     def _living(self) -> Iterator[None]:
         """Find out that the VM is gone before something is asked of it, or when that fails."""
         self._machine.check_alive()
-        with failures.cause_first(self._machine):
+        with failures.cause_first(self._machine.vitals):
             yield
+
+    @property
+    def _forwards(self) -> Wiring:
+        return self._machine.cards.first
 
     @property
     def _shell(self) -> shell.Shell:
@@ -321,9 +325,9 @@ class VM:
 
     def _again(self, saved: Snapshot | None) -> None:
         fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]
-        power.restart(self._machine, fds, saved)
+        snapshots.restart(self._machine, fds, saved)
         self._paused = False
-        self._machine.wait_ready(self._settings.wait_for, self._settings.boot_timeout)
+        self._machine.wait_ready()
 
     def connect(
         self, port: int | str, *, protocol: str | None = None, timeout: float = 10.0
@@ -361,4 +365,4 @@ class VM:
 
     def __repr__(self) -> str:
         ports = ", ".join(map(str, self.ports)) or "no ports"
-        return f"<VM {self._machine.guest.name} {self.wiring} {ports} {self._machine.state.value}>"
+        return f"<VM {self._machine.plan.guest.name} {self.wiring} {ports} {self._machine.state.value}>"

@@ -15,15 +15,14 @@ from filelock import FileLock, Timeout
 
 from pytest_vmports.errors import StateDirError, TemplateBusyError
 from pytest_vmports.progress import slowly
-from pytest_vmports.vm.template import (
-    KEY_LENGTH,
+from pytest_vmports.pool.template import (
     Template,
-    key_of,
     last_use,
     read_manifest,
     size_on_disk,
     write_manifest,
 )
+from pytest_vmports.vm.plan import KEY_LENGTH, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

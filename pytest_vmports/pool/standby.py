@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import MachineDiedError, VmPortsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
     from pytest_vmports.vm.machine import Machine
 
@@ -33,22 +33,22 @@ class Standby:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._thread: threading.Thread | None = None
-        self._kind: Hashable = None
+        self._key: str | None = None
         self._machine: Machine | None = None
         self._off = False
 
-    def prepare(self, kind: Hashable, memory: int, make: Callable[[], Machine]) -> None:
+    def prepare(self, key: str, memory: int, make: Callable[[], Machine]) -> None:
         """Begin to make a machine in the background, unless memory is short.
 
         Args:
-            kind: what it can be taken for.
+            key: what it can be taken for; see `Plan.standby_key`.
             memory: of one guest, in MiB.
             make: returns it, restored and without forwards.
         """
         self.drop()
         if self._off or not _memory_for(memory):
             return
-        self._kind = kind
+        self._key = key
 
         def run() -> None:
             try:
@@ -61,18 +61,18 @@ class Standby:
         self._thread = threading.Thread(target=run, name="vmports-standby", daemon=True)
         self._thread.start()
 
-    def take(self, kind: Hashable) -> Machine | None:
-        """Return the machine when it is of this kind; waits for one that is being made."""
-        self._join()
+    def take(self, key: str) -> Machine | None:
+        """Return the machine when it was made for this key; waits for one that is being made."""
+        self.join()
         machine, self._machine = self._machine, None
-        if machine is None or kind == self._kind:
+        if machine is None or key == self._key:
             return machine
         self._end(machine)
         return None
 
     def drop(self) -> None:
         """End the machine, if there is one. Safe to call again."""
-        self._join()
+        self.join()
         machine, self._machine = self._machine, None
         if machine is not None:
             self._end(machine)
@@ -85,7 +85,8 @@ class Standby:
             why = str(error).partition("\n")[0]
             self._tell(f"vmports: a VM that was kept ready has ended: {why}")
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Return when none is being made."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

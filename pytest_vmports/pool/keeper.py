@@ -10,9 +10,9 @@ from pytest_vmports.kept import Kept, all_kept, new_folder
 from pytest_vmports.lease_record import current_test, process_start
 from pytest_vmports.mishaps import noting
 from pytest_vmports.process import let_outlive
-from pytest_vmports.vm.command import CONSOLE_SOCKET, MONITOR_SOCKET
-from pytest_vmports.vm.disk_guest import move_ssh
-from pytest_vmports.vm.ssh import CONFIG, HOST
+from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET
+from pytest_vmports.vm.inside.disk import KEY
+from pytest_vmports.vm.inside.ssh import CONFIG, HOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +47,7 @@ class Keeper:
         It has to run, and its kernel not to have panicked. Its leases stay with its processes. One
         that cannot be kept is told and ended: a VM that nobody knows of would be worse.
         """
-        running = machine.processes()
-        lives = machine.running and all(process.running for process in running)
-        lives = lives and machine.console.panic() is None
+        lives = machine.lives and machine.console.panic() is None
         if not lives or not (self._always or machine.failing):
             return False
         with noting("vmports: a VM is not kept", self._tell):
@@ -64,9 +62,9 @@ class Keeper:
         folder = new_folder()
         running = machine.processes()
         kept = Kept(
-            folder=folder, test=current_test(), guest=machine.guest.name, since=time.time(),
-            forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.wiring.outliving()
-                      if p in machine.ports],
+            folder=folder, test=current_test(), guest=machine.plan.guest.name, since=time.time(),
+            forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.ports
+                      if machine.cards.network.outlives(p)],
             ways=_ways(machine, folder),
             processes=[(p.name, p.pid, process_start(p.pid)) for p in running],
         )  # fmt: skip
@@ -76,18 +74,28 @@ class Keeper:
             process.keep_output()  # its file is about to move
         machine.let_go(folder)
         with noting(f"vmports: {kept.name} is kept, but not by ssh", self._tell):
-            move_ssh(machine)
+            _move_ssh(machine)
         self.fresh.append(list(kept.lines()))
         return True
 
     def keep_failed_start(self, machine: Machine, error: BaseException) -> bool:
         """Likewise for one that did not get ready."""
-        machine.failing = isinstance(error, MachineError)
-        return machine.failing and self.keep(machine)
+        if not isinstance(error, MachineError):
+            return False
+        machine.note_failing()
+        return self.keep(machine)
+
+
+def _move_ssh(machine: Machine) -> None:
+    """Put key and configuration for ssh, if it has that, into the folder of a VM let go."""
+    ssh, folder = machine.kind.ssh, machine.workdir
+    if ssh is not None:
+        machine.kind.save_key(machine.place, folder)
+        ssh.moved(folder / KEY, folder).write_config(folder / CONFIG)
 
 
 def _ways(machine: Machine, folder: Path) -> dict[str, str]:
-    ssh = {} if machine.ssh is None else {"ssh": f"ssh -F {folder / CONFIG} {HOST}"}
+    ssh = {} if machine.kind.ssh is None else {"ssh": f"ssh -F {folder / CONFIG} {HOST}"}
     return {
         **ssh,
         "console": f"socat -,rawer,escape=0x1d UNIX-CONNECT:{folder / CONSOLE_SOCKET}",

@@ -18,12 +18,12 @@ from pytest_vmports.errors import (
     GuestFileError,
     MachineError,
 )
-from pytest_vmports.vm.control import LARGEST
+from pytest_vmports.vm.inside.control import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_vmports.vm.control import Control
+    from pytest_vmports.vm.inside.control import Control
 
 _ENVIRONMENT = {
     "HOME": "/root",

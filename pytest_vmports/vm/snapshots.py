@@ -5,55 +5,21 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
-from pytest_vmports.vm import disk_guest, failures
+from pytest_vmports.vm import failures
+from pytest_vmports.vm.saved import Snapshot, disk_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
-    from typing import BinaryIO
 
-    from pytest_vmports.vm.command import Ram
     from pytest_vmports.vm.machine import Machine
 
-# A guest rests when, for so many seconds, it uses less than this share of a processor; one that
-# never does is not waited for any longer.
+# A guest rests when, for so many seconds, it uses less than this share of a processor.
+_REST, _RESTING = 0.2, 0.2
 _QUIT_SECONDS = 30.0
-# A distribution goes on starting things after its ports answer.
-_REST, _RESTING, _LONGEST_REST, _LONGEST_REST_OF_A_DISK = 0.2, 0.2, 3.0, 30.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A moment of one VM, to go back to while that VM lives.
-
-    Attributes:
-        path: the file of its state and memory.
-        console: what the guest had written to its console.
-        ram: the file that its memory was mapped from, if any.
-        disks: copies of the files it wrote as its disks.
-    """
-
-    path: Path
-    console: str
-    ram: Ram | None
-    disks: tuple[Path, ...] = ()
-
-    def bring_back_disks(self, workdir: Path) -> None:
-        """Put the disks' files back where the VM has them.
-
-        Raises:
-            OSError: they cannot be copied.
-        """
-        for copy in self.disks:
-            shutil.copyfile(copy, workdir / copy.name)
-
-    def open_state(self) -> BinaryIO:
-        """Return the state, open."""
-        return self.path.open("rb")
 
 
 def settle(machine: Machine, timeout: float) -> None:
@@ -73,8 +39,8 @@ def settle(machine: Machine, timeout: float) -> None:
     """
     # The answer comes by QEMU's main loop, which has then seen the connection's end too.
     machine.set_clock(timeout)
-    disk = machine.guest.image is not None
-    latest = time.monotonic() + (_LONGEST_REST_OF_A_DISK if disk else _LONGEST_REST)
+    # One that never rests is not waited for any longer.
+    latest = time.monotonic() + machine.kind.rest_seconds
     used = machine.processes()[0].cpu_seconds
     while time.monotonic() < latest:
         time.sleep(_REST)  # there is no event for having nothing to do
@@ -82,6 +48,17 @@ def settle(machine: Machine, timeout: float) -> None:
         before, used = used, machine.processes()[0].cpu_seconds
         if before is None or used is None or used - before < _REST * _RESTING:
             return
+
+
+def save_disks(machine: Machine, folder: Path) -> None:
+    """Put beside a machine's saved state what its guest has written, and the key that it lets in.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    for file in disk_files(machine.workdir):
+        shutil.copyfile(file, folder / file.name)
+    machine.kind.save_key(machine.place, folder)
 
 
 def save(machine: Machine, state: Path) -> None:
@@ -109,7 +86,7 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
     try:
         save(machine, path)
         # QEMU has written all of them out, and lets go of them until it runs on.
-        for file in disk_guest.disk_files(machine):
+        for file in disk_files(machine.workdir):
             disks.mkdir(exist_ok=True)
             shutil.copyfile(file, disks / file.name)
     finally:
@@ -134,11 +111,11 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
             which would be forgotten.
         MonitorError: what was saved cannot be restored.
     """
-    if (died := failures.at_the_end(machine)) is not None:
+    if (died := machine.failure_at_the_end()) is not None:
         raise died
     if machine.running:
-        failures.warn_of_reboot(machine)
-    if disk_guest.disk_files(machine):
+        failures.warn_of_reboot(machine.vitals)
+    if disk_files(machine.workdir):
         # A kill would lose what QEMU has not written of the disk image's own tables.
         with contextlib.suppress(MonitorError):
             machine.monitor.execute("quit")
@@ -149,8 +126,7 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
     else:
         machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)
-    machine.become(saved)
-    machine.start(lease_fds)
+    machine.start_again(lease_fds, saved)
 
 
 def shut_down(machine: Machine, timeout: float) -> None:
@@ -177,7 +153,7 @@ def shut_down(machine: Machine, timeout: float) -> None:
         with contextlib.suppress(MachineError, OSError):
             shell.execute("poweroff", timeout=timeout, input=b"")
     ended = qemu.wait(max(0.0, deadline - time.monotonic()))
-    if (died := failures.at_the_end(machine)) is not None:
+    if (died := machine.failure_at_the_end()) is not None:
         raise died
     if ended is None:
         raise ShutdownTimeoutError(timeout=timeout, console=machine.console.tail())

@@ -1,0 +1,257 @@
+"""From a plan and leased ports to a machine that is ready, with new ports where one was taken."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import ForwardError, LaunchError, MachineDiedError, MonitorError
+from pytest_vmports.network.cards import Cards
+from pytest_vmports.network.choose import make_wiring
+from pytest_vmports.network.lan import Lan
+from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.progress import slowly
+from pytest_vmports.vm import failures
+from pytest_vmports.vm.inside.disk import lay_disks
+from pytest_vmports.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.pool.standby import Standby
+    from pytest_vmports.pool.template import Template
+    from pytest_vmports.pool.templates import Templates
+    from pytest_vmports.vm.argv import Ram
+    from pytest_vmports.vm.plan import Plan
+
+    Observe = Callable[[Machine], None]
+
+_TRIES = 5
+
+
+class Launcher:
+    """Starts the VMs of one process.
+
+    Args:
+        allocator: grants host ports.
+        run_dir: private folder of this process.
+        templates: the saved states to start from.
+        standby: the VM that waits for the next test.
+        tell: writes a line to the terminal.
+        keeper: keeps VMs beyond the run; None where none is to be kept.
+    """
+
+    def __init__(
+        self,
+        allocator: PortAllocator,
+        run_dir: Path,
+        templates: Templates,
+        standby: Standby,
+        tell: Callable[[str], None],
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._allocator = allocator
+        self._run_dir = run_dir
+        self._templates = templates
+        self._standby = standby
+        self._tell = tell
+        self._keeper = keeper
+        self._lans: dict[str, Lan] = {}
+
+    def launch(
+        self,
+        plan: Plan,
+        exposed: ExposedPorts,
+        observe: Observe,
+        *,
+        cloned: bool,
+        prepare_next: bool = False,
+    ) -> Machine:
+        """Return a machine that is ready, and begin to make the next one where that is wanted.
+
+        A forward that cannot be bound, although we hold its lease, was taken by a program that
+        sets ``SO_REUSEADDR`` and listens in our range. Where the port was ours to choose,
+        ``exposed`` gets others and the start is tried again.
+
+        Args:
+            plan: what it is.
+            exposed: the ports that were granted to the test; those that we need join them.
+            observe: told of every machine before it starts, for the evidence.
+            cloned: start it from a template, where its guest can have one.
+            prepare_next: the next test needs one like it.
+
+        Raises:
+            MachineError: see `Machine.start` and `Machine.wait_ready`.
+            PortError: a port that we need ourselves cannot be had.
+        """
+        host = exposed.host
+        for left in reversed(range(_TRIES)):
+            exposed.add_own(lease_ports(plan.own_ports, self._allocator, host=host))
+            plan = plan.with_forwards(exposed.ports, exposed.own)
+            try:
+                return self._once(plan, exposed, observe, cloned, prepare_next)
+            except ForwardError as error:
+                if not left or exposed.is_fixed(error.port, error.protocol, plan.wanted):
+                    raise
+                exposed.replace(lease_ports(plan.wanted, self._allocator, host=host))
+        raise AssertionError("unreachable: the last try raises")
+
+    def end_failed(self, machine: Machine, error: BaseException) -> None:
+        """End a machine that did not get ready, or have it kept for whoever looks into it."""
+        if self._keeper is None or not self._keeper.keep_failed_start(machine, error):
+            machine.stop()
+
+    def machine(
+        self,
+        plan: Plan,
+        *,
+        template: Template | None = None,
+        ram: Ram | None = None,
+        leased: float | None = None,
+    ) -> Machine:
+        """Return the machine of a plan with forwards, not started.
+
+        Args:
+            plan: what it is.
+            template: what it is cloned from; None boots.
+            ram: the file that becomes its memory, if it is to be saved.
+            leased: when its host ports were leased, a `time.monotonic` value.
+
+        Raises:
+            OSError: its folder cannot be made.
+        """
+        workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
+        if template is not None:
+            lay_disks(template.folder, workdir)
+        network = plan.network
+        wiring = make_wiring(
+            network, (*plan.forwards, *plan.own_forwards), gvproxy=plan.gvproxy, workdir=workdir,
+            allocator=self._allocator,
+        )  # fmt: skip
+        lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
+        cards = Cards(network, wiring, lan)
+        return Machine(plan, cards, workdir, saved=template, ram=ram, leased=leased)
+
+    def _once(
+        self,
+        plan: Plan,
+        exposed: ExposedPorts,
+        observe: Observe,
+        cloned: bool,  # noqa: FBT001
+        prepare_next: bool,  # noqa: FBT001
+    ) -> Machine:
+        for _ in range(_TRIES):
+            template = self._template(plan, exposed, observe) if cloned else None
+            if template is None:
+                return self._start(plan, exposed, observe, None)
+            ready = self._from_standby(plan, exposed, observe)
+            if ready is None:
+                try:
+                    ready = self._start(plan, exposed, observe, template)
+                except ForwardError:
+                    raise
+                except (LaunchError, MonitorError, MachineDiedError) as error:
+                    # Found sound, and still not to be restored, or restored and dead at once.
+                    self._templates.discard(template, plan.guest, error)
+                    continue
+            if prepare_next and plan.kind.stands_by:
+                self._standby.prepare(
+                    plan.standby_key, plan.hardware.memory,
+                    lambda template=template: self._make_standby(plan, template, exposed.host),
+                )  # fmt: skip
+            return ready
+        return self._start(plan, exposed, observe, None)
+
+    def _template(self, plan: Plan, exposed: ExposedPorts, observe: Observe) -> Template | None:
+        """Return what the machine is cloned from; None means: boot."""
+
+        def build(ram: Ram, save: Observe) -> None:
+            # On the test's own ports, whose guards stay: the test's VM binds them next.
+            machine = self.machine(plan, ram=ram, leased=exposed.since)
+            observe(machine)
+            what = f"making a template of {plan.guest.name}"
+            try:
+                with slowly(self._tell, what, machine.console.last_line):
+                    machine.start(exposed.pass_fds)
+                    machine.wait_ready()
+                    save(machine)
+            except ForwardError:
+                machine.note_refused()
+                raise
+            except BaseException as error:
+                self.end_failed(machine, error)
+                raise
+            machine.stop()
+
+        if self._templates.boots_from_cold(plan):
+            return None
+        try:
+            return self._templates.find(plan, build)
+        except MonitorError as error:
+            self._templates.cannot_be_saved(plan.guest, error)
+            return None
+
+    def _from_standby(self, plan: Plan, exposed: ExposedPorts, observe: Observe) -> Machine | None:
+        """Return the machine that was kept ready, with this test's forwards; or None."""
+        machine = self._standby.take(plan.standby_key)
+        if machine is None:
+            return None
+        try:
+            machine.hand_over(plan, exposed.pass_fds, exposed.since)
+        except (ForwardError, MonitorError, MachineDiedError, OSError):
+            # A fresh clone tries other ports, and tells what is wrong when that is in vain too.
+            machine.stop()
+            machine.discard()
+            return None
+        exposed.release_guards()
+        observe(machine)
+        return machine
+
+    def _make_standby(self, plan: Plan, template: Template, host: str) -> Machine:
+        granted = lease_ports(
+            [port.model_copy(update={"external": None}) for port in plan.wanted], self._allocator,
+            host=host,
+        )  # fmt: skip
+        try:
+            own = plan.with_forwards([port for port, _ in granted])
+            machine = self.machine(own, template=template)
+            # QEMU does not inherit these leases: it is to hold none while it waits.
+            machine.start()
+            try:
+                machine.wait_ready()
+                with failures.cause_first(machine.vitals):
+                    for port in machine.ports:
+                        machine.cards.first.remove_forward(port, None, machine.monitor)
+            except BaseException:
+                machine.stop()
+                raise
+        finally:
+            for _, lease in granted:
+                lease.release()
+        return machine
+
+    def _start(
+        self, plan: Plan, exposed: ExposedPorts, observe: Observe, template: Template | None
+    ) -> Machine:
+        """Return a machine that is ready, cloned or booted."""
+        machine = self.machine(plan, template=template, leased=exposed.since)
+        observe(machine)
+        try:
+            with slowly(self._tell, f"booting {plan.guest.name}", machine.console.last_line):
+                machine.start(exposed.pass_fds)
+                exposed.release_guards()
+                machine.wait_ready()
+        except ForwardError:
+            machine.note_refused()
+            raise
+        except (LaunchError, MonitorError, MachineDiedError):
+            machine.stop()
+            raise
+        except BaseException as error:
+            self.end_failed(machine, error)
+            raise
+        return machine

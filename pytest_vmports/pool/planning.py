@@ -1,0 +1,84 @@
+"""From settings to the plan of a VM."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.errors import OpenHostError
+from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
+from pytest_vmports.vm.argv import Hardware
+from pytest_vmports.vm.inside.kind import kind_of
+from pytest_vmports.vm.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.options import Settings
+
+
+def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = False) -> Plan:
+    """Return what the settings and the guest make of a VM, without host ports yet.
+
+    Args:
+        settings: a test's.
+        guest: what it boots.
+        root: what relative paths of the guest's files are relative to.
+        reachable: console and monitor are to be on sockets too.
+
+    Raises:
+        HostError: QEMU or gvproxy is missing, or cannot do what is asked for.
+    """
+    qemu = find_qemu(settings.qemu)
+    way = {"allow_network": settings.allow_network, "backend": settings.backend}
+    own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
+    return Plan(
+        hardware=Hardware(
+            qemu, choose_accel(settings.accel, qemu.path), guest.memory or settings.memory,
+            guest.cpus or settings.cpus, settings.display,
+        ),
+        network=choose_network(
+            [*settings.expose, *own], **way, qemu=qemu, host_ports=settings.host_ports,
+            network=settings.network,
+        ),
+        guest=guest,
+        wanted=settings.expose,
+        wait_for=settings.wait_for,
+        boot_timeout=settings.boot_timeout,
+        root=root,
+        gvproxy=find_gvproxy(settings.gvproxy) if wants_gvproxy(**way) else None,
+        capture=settings.pcap,
+        reachable=reachable,
+        may_crash=settings.allow_crash,
+        said=tuple(_said(settings)),
+    )  # fmt: skip
+
+
+def open_host_line(settings: Settings, plan: Plan) -> str | None:
+    """Return what is to be said of a network that leaves the host open; None where none does.
+
+    Raises:
+        OpenHostError: one does, and the settings refuse that.
+    """
+    found = open_host(
+        allow_network=settings.allow_network, backend=settings.backend, qemu=plan.hardware.qemu,
+        gvproxy=plan.gvproxy,
+    )  # fmt: skip
+    if found is None:
+        return None
+    if settings.strict_network:
+        raise OpenHostError(**found)
+    return (
+        f"vmports: guests with network reach {found['reached']}: {found['why']}; "
+        f"{found['remedy']}; strict_network = yes refuses such VMs"
+    )
+
+
+def _said(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    for one in fields(settings):
+        source = settings.sources.get(one.name)
+        if source is not None:
+            yield one.name, getattr(settings, one.name), source

@@ -1,0 +1,205 @@
+"""All VMs of one process: what they share, and the one way from settings to a VM and back."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.network.exposed import lease_exposed
+from pytest_vmports.pool.guest_choice import chosen_guest
+from pytest_vmports.pool.handle import VM
+from pytest_vmports.pool.launch import Launcher
+from pytest_vmports.pool.planning import open_host_line, plan_of
+from pytest_vmports.pool.standby import Standby
+from pytest_vmports.pool.templates import Templates
+from pytest_vmports.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.leases import LeaseInfo, PortAllocator
+    from pytest_vmports.models import PortMapping
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.options import Settings
+    from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.plan import Plan
+
+
+class Pool:
+    """The VMs of one process; made by `open_pool`.
+
+    Attributes:
+        allocator: grants host ports.
+        root: what relative paths in settings are relative to.
+        run_dir: private folder of this process.
+        standby: the VM that waits for the next test.
+        launcher: starts VMs.
+    """
+
+    def __init__(
+        self,
+        allocator: PortAllocator,
+        run_dir: Path,
+        root: Path,
+        templates: Templates,
+        tell: Callable[[str], None],
+        keeper: Keeper | None,
+    ) -> None:
+        self.allocator = allocator
+        self.root = root
+        self.run_dir = run_dir
+        self.standby = Standby(tell)
+        self.launcher = Launcher(allocator, run_dir, templates, self.standby, tell, keeper)
+        self.keeper = keeper
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def lease(
+        self,
+        mappings: Sequence[PortMapping],
+        settings: Settings,
+        on_wait: Callable[[LeaseInfo], None] | None = None,
+    ) -> ExposedPorts:
+        """Lease a host port for every mapping; see `lease_exposed`.
+
+        Raises:
+            PortError: one cannot be had.
+        """
+        return lease_exposed(
+            mappings, self.allocator, host=settings.bind_host, wait=settings.port_wait,
+            allow_network=settings.allow_network, tell=self._tell, on_wait=on_wait,
+        )  # fmt: skip
+
+    def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
+        """Return the guest to boot; see `chosen_guest`.
+
+        Raises:
+            GuestNotFoundError: a file of it is missing.
+            SettingError: what was named makes no guest, or takes no additions.
+        """
+        return chosen_guest(settings, own, self.root)
+
+    def plan(self, settings: Settings, guest: Guest) -> Plan:
+        """Return what the settings and the guest make of a VM, without host ports yet.
+
+        Raises:
+            HostError: QEMU or gvproxy is missing, or not as strict as asked for.
+        """
+        plan = plan_of(settings, guest, self.root, reachable=self.keeper is not None)
+        line = open_host_line(settings, plan)
+        if line is not None and line not in self._told:
+            self._told.add(line)
+            self._tell(line)
+        return plan
+
+    def start(
+        self,
+        settings: Settings,
+        guest: Guest,
+        exposed: ExposedPorts,
+        observe: Callable[[Machine], None] = lambda _machine: None,
+        following: Settings | None = None,
+    ) -> Machine:
+        """Return a machine that is ready; `vm` is for everybody who does not measure its parts.
+
+        Args:
+            settings: what was asked for.
+            guest: what to boot.
+            exposed: the ports that were granted.
+            observe: told of every machine before it starts, for the evidence.
+            following: the settings of the next test, when that is known.
+
+        Raises:
+            HostError: QEMU or gvproxy is missing.
+            MachineError: see `Machine.start` and `Machine.wait_ready`.
+        """
+        return self.launcher.launch(
+            self.plan(settings, guest), exposed, observe,
+            cloned=settings.template and not settings.fresh_boot,
+            prepare_next=bool(settings.prewarm) and _alike(following, settings),
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def vm(
+        self,
+        settings: Settings,
+        own: Guest | None = None,
+        *,
+        exposed: ExposedPorts | None = None,
+        observe: Callable[[Machine], None] = lambda _machine: None,
+        on_wait: Callable[[LeaseInfo], None] | None = None,
+        following: Settings | None = None,
+    ) -> Iterator[VM]:
+        """Yield a VM that is ready, and end it, or have it kept; its ports are given back.
+
+        Args:
+            settings: what was asked for.
+            own: the guest of the user's fixture.
+            exposed: its ports, if they are leased already: then they stay so.
+            observe: told of every machine before it starts, for the evidence.
+            on_wait: told the holder of a fixed port that is waited for.
+            following: the settings of the next test, when that is known.
+
+        Raises:
+            PortError: a host port cannot be had.
+            HostError: QEMU, gvproxy or the guest is missing.
+            MachineError: it does not get ready; `MachineDiedError` at the end too, when QEMU or
+                gvproxy had failed.
+        """
+        with contextlib.ExitStack() as stack:
+            if exposed is None:
+                exposed = self.lease(settings.expose, settings, on_wait)
+                stack.callback(exposed.release)
+            guest = self.guest(settings, own)
+            machine = self.start(settings, guest, exposed, observe, following)
+            vm = VM(machine, exposed, lambda mappings: self.lease(mappings, settings))
+            stack.callback(vm.end, self.keeper)
+            try:
+                yield vm
+            except BaseException as error:
+                # pytest.fail's error is no Exception, and pytest is not known here.
+                if isinstance(error, Exception) or type(error).__name__ == "Failed":
+                    machine.note_failing()
+                raise
+
+
+@contextlib.contextmanager
+def open_pool(
+    allocator: PortAllocator,
+    *,
+    root: Path,
+    tell: Callable[[str], None],
+    cache_dir: str | Path | None = None,
+    cache_size: int = 4096,
+    keeper: Keeper | None = None,
+) -> Iterator[Pool]:
+    """Yield the pool of this process, the only place that puts its parts together.
+
+    Args:
+        allocator: grants host ports.
+        root: what relative paths in settings are relative to.
+        tell: writes a line to the terminal.
+        cache_dir: the folder of the templates; None means the user's cache folder.
+        cache_size: MiB on disk that all templates may take.
+        keeper: keeps VMs beyond the run; None where none is to be kept.
+
+    Raises:
+        StateDirError: a folder cannot be made, or is not this user's alone.
+    """
+    with RunDir() as run_dir, contextlib.ExitStack() as stack:
+        templates = Templates(Path(cache_dir) if cache_dir else None, cache_size, tell)
+        stack.callback(templates.close)
+        pool = Pool(allocator, run_dir.path, root, templates, tell, keeper)
+        stack.callback(pool.standby.drop)
+        yield pool
+
+
+def _alike(following: Settings | None, settings: Settings) -> bool:
+    """Whether the next test's VM looks the same, from inside too."""
+    if following is None:
+        return False
+    return replace(following, allow_crash=settings.allow_crash) == settings

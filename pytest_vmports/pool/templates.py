@@ -1,0 +1,141 @@
+"""Which template a VM starts from, and how it comes to be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
+from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.vm import failures
+from pytest_vmports.vm.argv import Ram
+from pytest_vmports.vm.snapshots import save, save_disks, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.pool.template import Template
+    from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.plan import Plan
+
+_MIB = 1 << 20
+# A builder boots and then saves; who waits for it allows for both.
+_SAVE_SECONDS = 60.0
+_CONSOLE_CHARACTERS = 1 << 16
+_OF_A_NETWORK = "a saved guest has one address, and each of these has its own"
+
+
+class Templates:
+    """The templates that this process uses.
+
+    Args:
+        cache: the folder; None means the user's cache folder.
+        limit: MiB on disk that all templates may take.
+        tell: writes a line to the terminal.
+    """
+
+    def __init__(self, cache: Path | None, limit: int, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._store = TemplateStore(cache, limit * _MIB, tell)
+        self._told: set[str] = set()
+        self._without: set[str] = set()  # guests, each as its repr: names may be equal
+        self._failed: set[str] = set()
+
+    def boots_from_cold(self, plan: Plan) -> bool:
+        """Whether a VM has to boot, whatever was saved; says why, once for each guest or network.
+
+        Whether a test wants that is not asked here.
+        """
+        if repr(plan.guest) in self._without:
+            return True
+        if plan.network.lan is not None:
+            self._say_cold(f"the network {plan.network.lan}", _OF_A_NETWORK)
+            return True
+        if (why := plan.kind.why_no_template) is not None:
+            self._give_up(plan.guest, why)
+            return True
+        return False
+
+    def find(self, plan: Plan, build: Callable[[Ram, Callable[[Machine], None]], None]) -> Template:
+        """Return the template for a plan, built when need be.
+
+        Args:
+            plan: of the VM that is to be cloned from it.
+            build: boots a machine with this file as its memory, hands it to a function when it is
+                ready, and ends it.
+
+        Raises:
+            MachineError: the guest does not get ready, or had host ports opened.
+            MonitorError: QEMU cannot save it.
+            ForwardError: a host port was somebody else's.
+        """
+
+        def fill(folder: Path) -> None:
+            def save_it(booted: Machine) -> None:
+                _rest_and_save(booted, folder)
+                (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
+
+            try:
+                build(Ram(folder / "ram", share=True), save_it)
+            except MachineDiedError as error:
+                _mind_full_disk(folder, error)
+                raise
+
+        return self._store.get(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
+
+    def cannot_be_saved(self, guest: Guest, error: VmPortsError) -> None:
+        """Boot this guest from cold from now on, and say so once."""
+        self._give_up(guest, _brief(error))
+
+    def discard(self, template: Template, guest: Guest, error: VmPortsError) -> None:
+        """Give up a template that was sound and could not be restored all the same."""
+        self._store.discard(template)
+        if template.folder.name in self._failed:
+            self._give_up(guest, f"its saved state cannot be restored: {_brief(error)}")
+        else:
+            self._failed.add(template.folder.name)
+            said = "a saved state could not be restored and is built anew"
+            self._tell(f"vmports: {said}: {_brief(error)}")
+
+    def close(self) -> None:
+        """Let go of the templates in use."""
+        self._store.close()
+
+    def _give_up(self, guest: Guest, why: str) -> None:
+        self._without.add(repr(guest))
+        self._say_cold(guest.name, why)
+
+    def _say_cold(self, whose: str, why: str) -> None:
+        line = f"vmports: every VM of {whose} boots from cold: {why}"
+        if line not in self._told:
+            self._told.add(line)
+            self._tell(line)
+
+
+def _rest_and_save(booted: Machine, folder: Path) -> None:
+    with failures.cause_first(booted.vitals):
+        settle(booted, booted.plan.boot_timeout)
+        booted.cards.first.close_opened()
+        save(booted, folder / "state")
+        # QEMU has written all of them out, and lets go of them.
+        save_disks(booted, folder)
+
+
+def _mind_full_disk(folder: Path, error: MachineDiedError) -> None:
+    """Say what it means when the guest's memory, a file, cannot grow: the kernel kills QEMU."""
+    if shutil.disk_usage(folder).free < _MIB:
+        reason = os.strerror(errno.ENOSPC)
+        raise StateDirError(
+            path=str(folder.parent), reason=f"{reason}, when a guest's memory was to be kept there",
+            remedy="free some space, set cache_dir, or template = no",
+        ) from error  # fmt: skip
+
+
+def _brief(error: VmPortsError) -> str:
+    """Return what went wrong in one line, without the evidence."""
+    text = str(error).partition("\nthe end of the guest's console")[0].partition("\ncommand:")[0]
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Ways into a guest, and what differs between kinds of guests."""

@@ -1,0 +1,272 @@
+"""A guest that boots from a disk image: its drives, cloud-init, ssh and the QEMU guest agent."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import CloudInitError, MachineError
+from pytest_vmports.guests import cloud_init
+from pytest_vmports.guests import disk as image_file
+from pytest_vmports.guests.firmware import find_firmware
+from pytest_vmports.models import PortMapping
+from pytest_vmports.network.exposed import find_port
+from pytest_vmports.vm.argv import Drives
+from pytest_vmports.vm.inside.own_init import OwnInit
+from pytest_vmports.vm.inside.qemu_agent import GuestAgent
+from pytest_vmports.vm.inside.shell import OtherShell
+from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
+from pytest_vmports.vm.inside.waiting import BootFiles
+from pytest_vmports.vm.saved import OVERLAY, VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import ExitStack
+
+    from pytest_vmports.guests.disk import Disk
+    from pytest_vmports.guests.firmware import Firmware
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.system.architecture import Architecture
+    from pytest_vmports.vm.inside.shell import Shell
+    from pytest_vmports.vm.inside.waiting import Place, Waiting
+
+SSH_PORT = 22
+SEED = "seed.iso"
+"""Name of what cloud-init reads, in a VM's private folder."""
+KEY = "ssh_key"
+_LOOK_SECONDS = 0.05
+# A stage that could not run is told within moments by cloud-init too, and in more detail.
+_GRACE_SECONDS = 15.0
+
+
+class DiskGuest(OwnInit):
+    """The kind of guest that boots a disk image; see `kind.GuestKind`.
+
+    Args:
+        guest: what is booted.
+        image: its disk.
+        architecture: of its VM.
+    """
+
+    # A distribution goes on starting things after its ports answer.
+    rest_seconds = 30.0
+    # Its own forwards, as that of ssh, are not handed over.
+    stands_by = False
+
+    def __init__(self, guest: Guest, image: Disk, architecture: Architecture) -> None:
+        super().__init__(guest, architecture)
+        self._image = image
+        self._direct = guest.kernel_path is not None
+        self._agent: GuestAgent | None = None
+        self._ssh_port: ExposedPort | None = None
+
+    @property
+    def has_agent(self) -> bool:  # type: ignore[override]
+        """Whether it runs the QEMU guest agent, on a channel of its own."""
+        return self._image.agent
+
+    @property
+    def why_no_template(self) -> str | None:
+        """Why its VMs boot from cold: nothing in it could be told the time."""
+        if self._image.ssh or self._image.agent:
+            return None
+        return "nothing would set the clock of a restored one: give its Guest.disk ssh or agent"
+
+    def own_ports(self, wanted: Sequence[PortMapping]) -> list[PortMapping]:
+        """Return the forward to its ssh, unless the test has asked for that itself."""
+        asked = any(m.internal == SSH_PORT and m.protocol == "tcp" for m in wanted)
+        return [PortMapping(internal=SSH_PORT)] if self._image.ssh and not asked else []
+
+    def shape(self) -> BootFiles:
+        """Return names in the place of its files.
+
+        Raises:
+            HostError: its firmware is not installed.
+        """
+        firmware = (Path("firmware"), Path(VARIABLES)) if self._firmware else None
+        seed = Path(SEED) if self._image.seed is not None else None
+        kernel = Path("kernel") if self._direct else None
+        initrd = Path("initrd") if self.guest.initrd_path else None
+        return BootFiles(kernel, initrd, Drives(Path(OVERLAY), seed, firmware))
+
+    def files(self, place: Place, *, restored: bool) -> BootFiles:
+        """Return what it boots: kernel, if any, overlay, seed and the firmware's variables.
+
+        Raises:
+            ImageError: the image cannot be booted.
+            HostError: a program, a package or the firmware is missing.
+        """
+        boots = super().files(place, restored=restored)
+        return BootFiles(boots.kernel, boots.initrd, self._drives(place))
+
+    def connect(
+        self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
+    ) -> tuple[int, int | None]:
+        """Open its channels; see `OwnInit.connect`."""
+        control, _ = super().connect(place, forwards, until_spawned)
+        if self._image.ssh:
+            self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
+            self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
+        if not self._image.agent:
+            return control, None
+        ours, of_qemu = socket.socketpair()
+        self._agent = GuestAgent(ours)
+        return control, until_spawned.enter_context(of_qemu).fileno()
+
+    def await_setup(self, waiting: Waiting) -> None:
+        """Return when cloud-init, if it is given anything, has finished well.
+
+        Raises:
+            CloudInitError: it reported errors, or could not run.
+            BootTimeoutError: it has not finished.
+            MachineDiedError: QEMU or gvproxy ended.
+        """
+        if self._image.seed is None:
+            return
+        give_up: float | None = None
+        while True:
+            console = waiting.console.text()
+            found = cloud_init.verdict(console)
+            if found is not None and not found.errors:
+                return
+            if found is not None:
+                raise _failed(waiting, "\n".join(f"  {error}" for error in found.errors))
+            failed = cloud_init.failure(console)
+            if failed is not None and give_up is None:
+                give_up = time.monotonic() + _GRACE_SECONDS
+            if failed is not None and (waiting.over or time.monotonic() >= (give_up or 0.0)):
+                raise _failed(waiting, f"  {failed}")
+            if waiting.over:
+                raise waiting.timed_out("cloud-init has not said that it finished")
+            waiting.check()
+            time.sleep(_LOOK_SECONDS)  # a file that grows raises no event
+
+    def await_shell(self, waiting: Waiting) -> None:
+        """Return when ssh and the QEMU guest agent, as far as it has them, answer.
+
+        Raises:
+            BootTimeoutError: one does not.
+            MachineDiedError: QEMU or gvproxy ended.
+        """
+        if self._ssh_port is not None:
+            assert waiting.probe is not None
+            probe = waiting.probe([self._ssh_port])
+            while not probe.done:
+                if waiting.over:
+                    said = probe.answers[SSH_PORT]
+                    raise waiting.timed_out(f"ssh: {said}; ssh=False if the image runs no sshd")
+                probe.step(waiting.deadline, waiting.check)
+        if self._agent is not None and not self._agent.answers(waiting.deadline, waiting.check):
+            raise waiting.timed_out("the QEMU guest agent does not answer; does it run?")
+
+    def set_clock(self, waiting: Waiting) -> None:
+        """Give it the host's time, where we can run commands in it.
+
+        Raises:
+            MachineError: it refuses.
+            CommandTimeoutError: it does not answer.
+        """
+        means = self._agent or self.ssh
+        if means is None:
+            return
+        # busybox takes no fraction.
+        now = time.time()
+        script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
+        code, _, said = means.run(script, timeout=waiting.timeout)
+        if code:
+            detail = said.decode(errors="replace").strip()
+            raise MachineError(f"the guest refused to have its clock set: {detail or code}")
+
+    def shell(self, check: Callable[[], None]) -> Shell | None:  # noqa: ARG002 - protocol
+        """Return ssh or the QEMU guest agent as a shell; None where it has neither."""
+        means = self.ssh or self._agent
+        return None if means is None else OtherShell(means)
+
+    def save_key(self, place: Place, folder: Path) -> None:
+        """Put the key that it lets in into another folder, unless it is there.
+
+        Raises:
+            OSError: it cannot be copied.
+        """
+        if self.ssh is not None and not (folder / KEY).exists():
+            copy_key(_key(place), folder / KEY)
+
+    def by_hand(self, seed: Path | None) -> tuple[list[list[str]], Drives | None]:
+        """Return the commands that make its overlay and variables in a folder, and its drives.
+
+        Raises:
+            HostError: ``qemu-img`` or the firmware is missing.
+            ImageError: the image has become unreadable.
+        """
+        kind = image_file.check(self._image, direct=self._direct)
+        overlay = image_file.overlay_arguments(self._image.path, kind, Path(OVERLAY))
+        commands = [["qemu-img", *overlay]]
+        if self._firmware is None:
+            return commands, Drives(Path(OVERLAY), seed)
+        commands.append(["cp", str(self._firmware.variables), VARIABLES])
+        return commands, Drives(Path(OVERLAY), seed, (self._firmware.code, Path(VARIABLES)))
+
+    def close(self) -> None:
+        """Hang up. Safe to call again."""
+        super().close()
+        if self._agent is not None:
+            self._agent.close()
+
+    @cached_property
+    def _firmware(self) -> Firmware | None:
+        """The UEFI firmware that boots the image; None where a BIOS or a kernel does."""
+        by_bios = self._image.firmware == "bios" and self.architecture.has_bios
+        return None if self._direct or by_bios else find_firmware(self.architecture)
+
+    def _drives(self, place: Place) -> Drives:
+        root = place.workdir / OVERLAY
+        if not root.exists():  # a VM that is reset keeps its disk
+            kind = image_file.check(self._image, direct=self._direct)
+            image_file.make_overlay(self._image.path, kind, root)
+        seed = None
+        if self._image.seed is not None:
+            key = public_half(_key(place)).read_text() if self._image.ssh else ""
+            seed = place.workdir / SEED
+            cloud_init.write_seed(self._image.seed.files(key), seed)
+        if self._firmware is None:
+            return Drives(root, seed)
+        variables = place.workdir / VARIABLES
+        if not variables.exists():
+            shutil.copyfile(self._firmware.variables, variables)
+        return Drives(root, seed, (self._firmware.code, variables))
+
+
+def lay_disks(folder: Path, workdir: Path) -> None:
+    """Give a VM that will start from a template disks of its own, on top of the template's.
+
+    A template without disks has none to lay.
+
+    Args:
+        folder: the template's.
+        workdir: the VM's private folder.
+
+    Raises:
+        ImageError: no overlay can be made.
+        OSError: a file cannot be copied.
+    """
+    if (folder / OVERLAY).exists():
+        image_file.make_overlay(folder / OVERLAY, "qcow2", workdir / OVERLAY)
+    if (folder / VARIABLES).exists():
+        shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
+    if (folder / KEY).exists():
+        copy_key(folder / KEY, workdir / KEY)
+
+
+def _key(place: Place) -> Path:
+    """Return the private key that this VM lets in: its template's, else this process's."""
+    own = place.workdir / KEY
+    return own if own.exists() else session_key(place.home)
+
+
+def _failed(waiting: Waiting, errors: str) -> CloudInitError:
+    return CloudInitError(errors=errors, console=waiting.console.tail(40))

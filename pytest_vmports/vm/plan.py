@@ -1,0 +1,180 @@
+"""What one VM is, as one value: QEMU's arguments and the keys of what is saved derive from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.network.cards import network_args, network_words
+from pytest_vmports.vm.argv import Channels, build_command
+from pytest_vmports.vm.inside.kind import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.host import Gvproxy
+    from pytest_vmports.models import ExposedPort, PortMapping
+    from pytest_vmports.network.choose import Network
+    from pytest_vmports.vm.argv import Hardware, Ram
+    from pytest_vmports.vm.inside.kind import GuestKind
+    from pytest_vmports.vm.inside.waiting import BootFiles
+    from pytest_vmports.vm.readiness import Condition
+
+# Of the identity and of what lies in a template's folder: a change of either is another template.
+FORMAT = 6
+KEY_LENGTH = 24
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where one start of a VM leads: descriptors and files, of which the guest sees nothing.
+
+    Attributes:
+        channels: of QEMU's monitor and serial ports.
+        boots: kernel, initrd and disks.
+        network: QEMU's arguments for the network cards.
+        network_words: what tells a prepared guest of them.
+        ram: the file that is its memory; None for anonymous memory.
+        capture: the file that the first card's packets go to; None for none.
+        restore: wait for a saved state on the monitor instead of booting.
+    """
+
+    channels: Channels
+    boots: BootFiles
+    network: Sequence[str]
+    network_words: Sequence[str] = ()
+    ram: Ram | None = None
+    capture: Path | None = None
+    restore: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that shapes one VM.
+
+    Attributes:
+        hardware: the machine that the guest sees, and the QEMU that makes it.
+        network: how the guest is connected.
+        guest: what it boots.
+        wanted: the guest ports that the test asked for.
+        wait_for: what has to answer before it is ready.
+        boot_timeout: seconds until it has to be ready.
+        root: what relative paths of the guest's files are relative to.
+        gvproxy: the program that connects it, if one does.
+        forwards: the test's forwards, once their host ports are leased.
+        own_forwards: those that we need ourselves.
+        capture: its packets are written to a file.
+        reachable: console and monitor are on sockets too, for people.
+        may_crash: its test allows the guest's kernel to panic.
+        said: name, value and source of what was set by anybody, for reports.
+    """
+
+    hardware: Hardware
+    network: Network
+    guest: Guest
+    wanted: tuple[PortMapping, ...]
+    wait_for: Condition
+    boot_timeout: float
+    root: Path
+    gvproxy: Gvproxy | None = None
+    forwards: tuple[ExposedPort, ...] = ()
+    own_forwards: tuple[ExposedPort, ...] = ()
+    capture: bool = False
+    reachable: bool = False
+    may_crash: bool = False
+    said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
+
+    @property
+    def kind(self) -> GuestKind:
+        """What kind of guest it is, for one VM: each call returns another."""
+        return kind_of(self.guest, self.hardware.qemu.architecture)
+
+    @property
+    def own_ports(self) -> list[PortMapping]:
+        """The guest ports that we need ourselves."""
+        return self.kind.own_ports(self.wanted)
+
+    def with_forwards(
+        self, forwards: Sequence[ExposedPort], own_forwards: Sequence[ExposedPort] = ()
+    ) -> Plan:
+        """Return the same with these host ports."""
+        return replace(self, forwards=tuple(forwards), own_forwards=tuple(own_forwards))
+
+    def argv(self, ends: Ends) -> list[str]:
+        """Return QEMU's argv for one start of this VM."""
+        boots, architecture = ends.boots, self.hardware.qemu.architecture
+        card = self.network.card_netdev
+        words = self.guest.kernel_words(architecture, self.network.dns, ends.network_words)
+        return build_command(
+            self.hardware, ends.network, ends.channels,
+            kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
+            ram=ends.ram, restore=ends.restore,
+            capture=(card, ends.capture) if card is not None and ends.capture is not None else None,
+        )  # fmt: skip
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What QEMU and the guest get to see, which a template has to be made anew for.
+
+        Paths, descriptors and host ports are masked in it; of the forwards, which the guest does
+        not see, those remain that it has to answer on before it is saved.
+
+        Raises:
+            VmPortsError: a file of the guest or its firmware is missing.
+        """
+        qemu = self.hardware.qemu
+        binary = Path(qemu.path).stat()
+        ports = [*self.wanted, *self.own_ports]
+        asked = sorted({port.internal for port in self.wait_for.candidates(ports)})
+        return {
+            "name": self.guest.name,
+            "qemu": [str(qemu), binary.st_size, binary.st_mtime_ns],
+            "wiring": self.network.kind,
+            "memory": self.hardware.memory,
+            "argv": self._masked(replace(self.network, relayed=False), ())[1:],
+            "guest": self.guest.digest(self.root, qemu.architecture),
+            "ready": f"{self.wait_for}: {asked}",
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the template that its VMs are cloned from."""
+        return key_of(self.identity)
+
+    @cached_property
+    def standby_key(self) -> str:
+        """What a VM that is kept ready has to have been made for, host ports apart."""
+        blank = [port.model_copy(update={"external": 0}) for port in self.forwards]
+        return key_of(
+            {
+                "template": self.key,
+                "wiring": self.network.kind,
+            "memory": self.hardware.memory,
+            "argv": self._masked(self.network, blank),
+                "gvproxy": str(self.gvproxy),
+                "services": sorted(self.network.host_ports),
+                "capture": self.capture,
+                "reachable": self.reachable,
+            }
+        )
+
+    def _masked(self, network: Network, forwards: Sequence[ExposedPort]) -> list[str]:
+        """Return the argv with this network and these forwards, and names for all that differs."""
+        kind = self.kind
+        agent = 0 if kind.has_agent else None
+        ends = Ends(
+            Channels(0, 0, Path("console"), agent), kind.shape(),
+            network_args(network, forwards), network_words(network),
+        )  # fmt: skip
+        return self.argv(ends)
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Return a name for these facts, and for no others."""
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

@@ -1,0 +1,75 @@
+"""A guest's saved state, and what of a VM's disks goes with it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from pytest_vmports.vm.argv import Ram
+
+OVERLAY, VARIABLES = "root.qcow2", "efi-variables.fd"
+"""Names of the files in a VM's private folder that it writes as its disks."""
+
+
+class Saved(Protocol):
+    """A guest's saved state."""
+
+    @property
+    def console(self) -> str:
+        """What the guest wrote to its console before it was saved."""
+
+    @property
+    def memory(self) -> Ram | None:
+        """The file that its memory is mapped from; None where the state holds all of it."""
+
+    def open_state(self) -> BinaryIO:
+        """Return the state, open."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of one VM, to go back to while that VM lives.
+
+    Attributes:
+        path: the file of its state and memory.
+        console: what the guest had written to its console.
+        memory: the file that its memory was mapped from, if any.
+        disks: copies of the files it wrote as its disks.
+    """
+
+    path: Path
+    console: str
+    memory: Ram | None
+    disks: tuple[Path, ...] = ()
+
+    def bring_back_disks(self, workdir: Path) -> None:
+        """Put the disks' files back where the VM has them.
+
+        Raises:
+            OSError: they cannot be copied.
+        """
+        for copy in self.disks:
+            shutil.copyfile(copy, workdir / copy.name)
+
+    def open_state(self) -> BinaryIO:
+        """Return the state, open."""
+        return self.path.open("rb")
+
+
+def disk_files(workdir: Path) -> list[Path]:
+    """Return the files that a VM with this private folder writes as its disks."""
+    files = (workdir / name for name in (OVERLAY, VARIABLES))
+    return [file for file in files if file.exists()]
+
+
+def remove_overlay(workdir: Path) -> None:
+    """Remove what a VM that has stopped wrote to its disk. Safe to call again.
+
+    A failed VM's folder stays until its report was made, and an overlay may be large.
+    """
+    (workdir / OVERLAY).unlink(missing_ok=True)
