@@ -153,7 +153,7 @@ class Lan:
                 return
             self._seats = {n: other for n, other in self._seats.items() if other is not seat}
             for link in seat.links:
-                self._pump.unlink(link)
+                self._pump.remove(link)
             if not self._seats:
                 self._pump.close()
                 self._pump = None
