@@ -156,7 +156,7 @@ class Templates:
 def _rest_and_save(booted: Machine, folder: Path, timeout: float) -> None:
     with failures.cause_first(booted):
         settle(booted, timeout)
-        booted.wiring.close_opened()
+        booted.cards.first.close_opened()
         save(booted, folder / "state")
         # QEMU has written all of them out, and lets go of them.
         save_disks(booted, folder)
@@ -196,7 +196,7 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
     hardware, guest = machine.hardware, machine.guest
     binary = Path(hardware.qemu.path).stat()
     wait_for = settings.wait_for
-    asked = sorted({port.internal for port in wait_for.candidates(machine.wiring.ports)})
+    asked = sorted({port.internal for port in wait_for.candidates(machine.cards.first.ports)})
     return {
         "name": guest.name,
         "qemu": [str(hardware.qemu), binary.st_size, binary.st_mtime_ns],
@@ -204,10 +204,10 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
         "memory": hardware.memory,
         "cpus": hardware.cpus,
         "display": hardware.display,
-        "wiring": machine.wiring.kind,
+        "wiring": machine.cards.network.kind,
         "network": settings.allow_network,  # what the setup could reach
         "door": bool(settings.host_ports),  # a second user network, whose state is saved too
-        "kernel_words": guest.kernel_words(machine.wiring.dns, x86=hardware.qemu.is_x86),
+        "kernel_words": guest.kernel_words(machine.cards.network.dns, x86=hardware.qemu.is_x86),
         "ready": f"{wait_for}: {asked}",
         "guest": guest.digest(root),
     }

@@ -110,7 +110,7 @@ def attach(
     direct = machine.guest.kernel_path is not None
     drives = make_drives(image, workdir, machine.hardware.qemu, direct=direct)
     if image.ssh:
-        port = find_port(machine.wiring.ports, f"{SSH_PORT}/tcp")
+        port = find_port(machine.cards.first.ports, f"{SSH_PORT}/tcp")
         machine.ssh = SshShell(port, _key(workdir), workdir)
     if not image.agent:
         return drives, []
@@ -174,7 +174,7 @@ def move_ssh(machine: Machine) -> None:
     key = machine.workdir / _KEY
     if not key.exists():
         _copy_key(session_key(machine.home), key)
-    port = find_port(machine.wiring.ports, f"{SSH_PORT}/tcp")
+    port = find_port(machine.cards.first.ports, f"{SSH_PORT}/tcp")
     SshShell(port, key, machine.workdir).write_config(machine.workdir / CONFIG)
 
 
@@ -256,7 +256,7 @@ def wait_for_shells(machine: Machine, deadline: float, timeout: float) -> None:
         MachineDiedError: QEMU or gvproxy ended.
     """
     if machine.ssh is not None:
-        probe = Probe(WaitFor("ports", (SSH_PORT,)), machine.wiring, machine.monitor)
+        probe = Probe(WaitFor("ports", (SSH_PORT,)), machine.cards.first, machine.monitor)
         while not probe.done:
             if time.monotonic() >= deadline:
                 raise _timeout(

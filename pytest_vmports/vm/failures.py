@@ -46,7 +46,7 @@ _LINUX_SAYS = {"reboot: Restarting system": _REBOOT, "reboot: Power down": _POWE
 def not_started(machine: Machine, qemu: Process, seconds: float) -> MachineError:
     """Return why QEMU's monitor did not come up; waits up to ``seconds`` for QEMU's end."""
     code = qemu.wait(seconds)
-    refused = machine.wiring.refused(qemu.output)
+    refused = machine.cards.first.refused(qemu.output)
     if refused is not None:
         port, detail = refused
         return ForwardError(

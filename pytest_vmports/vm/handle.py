@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.parse import one_port
-from pytest_vmports.vm import failures, forwards, power, screen, shell
+from pytest_vmports.vm import failures, power, screen, shell
 
 if TYPE_CHECKING:
     import os
@@ -51,17 +51,17 @@ class VM:
     @property
     def wiring(self) -> str:
         """``usernet``, ``gvproxy`` or ``none``."""
-        return self._machine.wiring.kind
+        return self._machine.cards.network.kind
 
     @property
     def lan_address(self) -> str | None:
         """Its address for the other VMs of its ``network``; None without such a network."""
-        return self._machine.wiring.lan_address
+        return self._machine.cards.lan_address
 
     @property
     def host_address(self) -> str | None:
         """Where the guest reaches the services of ``host_ports``; None without them."""
-        return self._machine.wiring.host_address
+        return self._machine.cards.network.host_address
 
     @property
     def origin(self) -> str:
@@ -200,7 +200,9 @@ class VM:
         (forward,) = more.ports
         try:
             with self._living():
-                forwards.add(self._machine, forward, more.pass_fds[0])
+                self._machine.cards.first.add_forward(
+                    forward, more.pass_fds[0], self._machine.monitor
+                )
         except BaseException:
             more.release()
             raise
@@ -216,7 +218,9 @@ class VM:
         """
         forward = find_port(tuple(self._added), port)
         with self._living():
-            forwards.remove(self._machine, forward, self._added[forward].pass_fds[0])
+            self._machine.cards.first.remove_forward(
+                forward, self._added[forward].pass_fds[0], self._machine.monitor
+            )
         self._added.pop(forward).release()
 
     def pause(self) -> None:

@@ -65,8 +65,8 @@ class Keeper:
         running = machine.processes()
         kept = Kept(
             folder=folder, test=current_test(), guest=machine.guest.name, since=time.time(),
-            forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.wiring.outliving()
-                      if p in machine.ports],
+            forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.ports
+                      if machine.cards.network.outlives(p)],
             ways=_ways(machine, folder),
             processes=[(p.name, p.pid, process_start(p.pid)) for p in running],
         )  # fmt: skip

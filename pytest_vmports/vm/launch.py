@@ -17,9 +17,10 @@ from pytest_vmports.errors import (
     OpenHostError,
 )
 from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.network.cards import Cards
+from pytest_vmports.network.choose import choose_network, make_wiring, open_host
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.lan import Lan
-from pytest_vmports.network.wiring import choose_wiring, open_host, wants_gvproxy
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm import failures, forwards
@@ -292,25 +293,25 @@ class Launcher:
             cpus=guest.cpus or settings.cpus,
             display=settings.display,
         )
-        allow_network, backend = settings.allow_network, settings.backend
-        by_gvproxy = wants_gvproxy(allow_network=allow_network, backend=backend)
-        gvproxy = find_gvproxy(settings.gvproxy) if by_gvproxy else None
+        forwards = (*exposed.ports, *exposed.hidden)
+        network = choose_network(
+            forwards, allow_network=settings.allow_network, backend=settings.backend, qemu=qemu,
+            host_ports=settings.host_ports, network=settings.network,
+        )  # fmt: skip
+        gvproxy = find_gvproxy(settings.gvproxy) if network.kind == "gvproxy" else None
         self._mind_open_host(settings, qemu, gvproxy)
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
         if template is not None and guest.image is not None:
             lay_disks(template.folder, workdir)
-        name = settings.network
-        wiring = choose_wiring(
-            (*exposed.ports, *exposed.hidden), allow_network=allow_network, backend=backend,
-            qemu=qemu,
-            gvproxy=gvproxy, workdir=workdir, allocator=self.allocator,
-            host_ports=settings.host_ports,
-            lan=None if name is None else self._lans.setdefault(name, Lan(name)),
-        )  # fmt: skip
+        wiring = make_wiring(
+            network, forwards, gvproxy=gvproxy, workdir=workdir, allocator=self.allocator
+        )
+        name = network.lan
+        lan = None if name is None else self._lans.setdefault(name, Lan(name))
         machine = Machine(
             guest,
             hardware,
-            wiring,
+            Cards(network, wiring, lan),
             workdir,
             self.root,
             template=template,

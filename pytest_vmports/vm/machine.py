@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import MachineError, NoShellError, SetupError
 from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.process import Process, spawn
-from pytest_vmports.vm import disk_guest, failures, forwards
-from pytest_vmports.vm.command import CAPTURE, Channels, Hardware, Ram, build_command
+from pytest_vmports.vm import disk_guest, failures
+from pytest_vmports.vm.command import CAPTURE, Capture, Channels, Hardware, Ram, build_command
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.files import Files
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.network.cards import Cards
     from pytest_vmports.options import Settings
     from pytest_vmports.vm.guest_agent import GuestAgent
     from pytest_vmports.vm.power import Snapshot
@@ -51,17 +51,17 @@ class State(enum.Enum):
 
 
 class Machine:
-    """A QEMU process with its wiring.
+    """A QEMU process with its network.
 
     Args:
         guest: what to boot.
         hardware: on what.
-        wiring: its network.
+        cards: its network.
         workdir: private folder for its console, logs and sockets.
         root: what relative paths of the guest's files are relative to.
         template: restore this instead of booting.
         ram: the file that becomes its memory, for a machine that will be saved as a template.
-        hidden: those of the wiring's ports that are ours and not the test's.
+        hidden: those of the forwarded ports that are ours and not the test's.
 
     Attributes:
         state: see `State`.
@@ -88,7 +88,7 @@ class Machine:
         self,
         guest: Guest,
         hardware: Hardware,
-        wiring: Wiring,
+        cards: Cards,
         workdir: Path,
         root: Path,
         *,
@@ -98,7 +98,7 @@ class Machine:
     ) -> None:
         self.guest = guest
         self.hardware = hardware
-        self.wiring = wiring
+        self.cards = cards
         self.state = State.NEW
         self.origin = "booted" if template is None else "cloned"
         self.command: list[str] = []
@@ -121,10 +121,10 @@ class Machine:
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
         """The test's forwards, in the order they were asked for."""
-        return tuple(port for port in self.wiring.ports if port not in self._hidden)
+        return tuple(port for port in self.cards.first.ports if port not in self._hidden)
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
-        """Start the wiring and QEMU; return when QEMU runs and every forward is bound.
+        """Start the network and QEMU; return when QEMU runs and every forward is bound.
 
         Args:
             lease_fds: descriptors of port leases; inherited by whoever binds the ports, so that
@@ -136,8 +136,7 @@ class Machine:
         """
         self.times["start"] = time.monotonic()
         try:
-            self.wiring.start(lease_fds)
-            self._start_qemu(lease_fds)
+            self._start_qemu(self.cards.start(lease_fds))
             if self._template is not None:
                 self._restore(self._template)
         except BaseException:
@@ -164,7 +163,7 @@ class Machine:
             MachineDiedError: QEMU or gvproxy ended.
         """
         deadline = self.times["start"] + timeout
-        probe = Probe(wait_for, self.wiring, self.monitor, self.ports)
+        probe = Probe(wait_for, self.cards.first, self.monitor, self.ports)
         with failures.cause_first(self):
             # A booted guest answers after its setup, a restored one at once: its clock is set
             # while it answers.
@@ -208,7 +207,7 @@ class Machine:
         self.check_alive()
         with failures.cause_first(self):
             for port, lease in zip(ports, lease_fds, strict=True):
-                forwards.add(self, port, lease)
+                self.cards.first.add_forward(port, lease, self.monitor)
         self.check_alive()
         self.times["ready"] = time.monotonic()
 
@@ -234,8 +233,8 @@ class Machine:
         return self.ram is not None and self.ram.share
 
     def processes(self) -> list[Process]:
-        """Return QEMU and the wiring's processes, those that were started."""
-        return [p for p in (self._qemu, *self.wiring.processes()) if p is not None]
+        """Return QEMU and the network's processes, those that were started."""
+        return [p for p in (self._qemu, *self.cards.first.processes()) if p is not None]
 
     @property
     def shell(self) -> Shell:
@@ -261,7 +260,7 @@ class Machine:
         return shlex.join(self.command)
 
     def stop(self, *, keep_disks: bool = False) -> None:
-        """Kill QEMU, then the wiring. Nothing of value is in either. Safe to call again.
+        """Kill QEMU, then the network. Nothing of value is in either. Safe to call again.
 
         Args:
             keep_disks: what the guest wrote to its disks is needed again.
@@ -271,7 +270,7 @@ class Machine:
         if self._qemu is not None:
             self._qemu.kill()
         self._hang_up()
-        self.wiring.stop()
+        self.cards.stop()
         if not keep_disks:
             disk_guest.remove_overlay(self)
         self.times.setdefault("stopped", time.monotonic())
@@ -305,7 +304,7 @@ class Machine:
         died = failures.at_the_end(self)
         try:
             if died is None and self.running:
-                self.wiring.close_opened()
+                self.cards.first.close_opened()
         finally:
             self.stop()
             self.console.keep()
@@ -338,7 +337,7 @@ class Machine:
         """Remove the private folder of a machine that does not run."""
         shutil.rmtree(self.workdir)
 
-    def _start_qemu(self, lease_fds: Collection[int]) -> None:
+    def _start_qemu(self, network_fds: Collection[int]) -> None:
         monitor, monitor_of_qemu = socket.socketpair()
         control, control_of_qemu = socket.socketpair()
         self._control = Control(control)
@@ -349,22 +348,28 @@ class Machine:
         with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
             drives, agent_fds = disk_guest.attach(self, self.workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
-            words, x86 = self.wiring.kernel_words(), self.hardware.qemu.is_x86
+            words, x86 = self.cards.kernel_words(), self.hardware.qemu.is_x86
             sockets = self.workdir if self.reachable else None
             self.command = build_command(
-                self.hardware, self.wiring,
+                self.hardware, self.cards.qemu_args(),
                 Channels(*fds, self.console.path, next(iter(agent_fds), None), sockets),
                 kernel=kernel, initrd=initrd, drives=drives,
-                kernel_words=self.guest.kernel_words(self.wiring.dns, words, x86=x86),
-                capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,
+                kernel_words=self.guest.kernel_words(self.cards.network.dns, words, x86=x86),
+                capture=self._capture(),
                 ram=self.ram, restore=self._template is not None,
             )  # fmt: skip
             self._qemu = spawn(
                 "QEMU", self.command, log=self.workdir / "qemu.log",
-                pass_fds=[*fds, *agent_fds, *self.wiring.qemu_fds(lease_fds)],
+                pass_fds=[*fds, *agent_fds, *network_fds],
             )  # fmt: skip
         if not self.monitor.connect(_GREETING_SECONDS):
             raise failures.not_started(self, self._qemu, _GREETING_SECONDS)
+
+    def _capture(self) -> Capture | None:
+        netdev = self.cards.network.card_netdev
+        if netdev is None or self.settings is None or not self.settings.pcap:
+            return None
+        return Capture(netdev, self.workdir / CAPTURE)
 
     def _restore(self, template: Saved) -> None:
         self.console.begin_with(template.console)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.network.wiring import Asks, Wiring
+    from pytest_vmports.network.wiring import MonitorCommands, Wiring
 
 # A guest that was not up when the connection's first packet came answers a repeated one seconds
 # later; a new connection asks at once.
@@ -78,7 +78,7 @@ class Probe:
         self,
         wait_for: WaitFor,
         wiring: Wiring,
-        monitor: Asks,
+        monitor: MonitorCommands,
         ports: Sequence[ExposedPort] | None = None,
     ) -> None:
         self.wait_for = wait_for
