@@ -130,7 +130,7 @@ def _facts(machine: Machine) -> dict[str, Any]:
     first = min(machine.times.values(), default=0.0)
     return {
         "guest": machine.guest.name,
-        "wiring": machine.wiring.kind,
+        "wiring": machine.cards.network.kind,
         "origin": machine.origin,
         "state": machine.state.value,
         "qemu": str(hardware.qemu),

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.guests import disk
 from pytest_vmports.mishaps import printable
-from pytest_vmports.network.second_card import SecondCardWiring
-from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
-from pytest_vmports.vm.argv import Channels, Drives, build_command
-from pytest_vmports.vm.inside.disk import OVERLAY, VARIABLES, firmware_of
+from pytest_vmports.network.choose import Network
+from pytest_vmports.vm.command import Channels, Drives, build_command
+from pytest_vmports.vm.disk_guest import OVERLAY, VARIABLES, firmware_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.machine import Machine
 
 _HEAD = """\
@@ -51,38 +51,37 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
         ImageError: the disk image has become unreadable.
     """
     lines = [_HEAD.format(title=printable(title.replace("\n", " ")))]
-    wiring = _wiring(machine, lines)
+    network, forwards = _network(machine, lines)
     drives = _drives(machine, seed, lines)
     command = build_command(
-        machine.hardware, wiring, Channels(0, 0, Path("console.log")),
+        machine.hardware, network.first_card_args(forwards, ()),
+        Channels(0, 0, Path("console.log")),
         kernel=machine.guest.kernel_path, initrd=Path(initrd) if initrd else None,
         drives=drives,
-        kernel_words=machine.guest.kernel_words(wiring.dns, x86=machine.hardware.qemu.is_x86),
+        kernel_words=machine.guest.kernel_words(network.dns, x86=machine.hardware.qemu.is_x86),
     )  # fmt: skip
     words = [shlex.quote(word) for word in _on_a_terminal(command)]
     lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")
     return "".join(lines)
 
 
-def _wiring(machine: Machine, lines: list[str]) -> NoNetwork | UsernetWiring:
+def _network(machine: Machine, lines: list[str]) -> tuple[Network, Sequence[ExposedPort]]:
     """Return a network that QEMU makes by itself; add to the script what it lacks.
 
-    The VM's own wiring is asked for its kind and its forwards only, which it knows in any state;
+    Of the VM's own only the shape and the forwards are asked for, which are known in any state;
     what it leads to, a descriptor or a program's socket, is there as long as it runs.
     """
-    own = machine.wiring
-    if isinstance(own, SecondCardWiring):
+    own, ports = machine.cards.network, machine.cards.first.ports
+    if own.second_card:
         lines.append(_NO_SECOND_CARD)
     if own.kind == "none":
-        return NoNetwork()
+        return Network(), ()
     if own.kind == "gvproxy":
         lines.append(_BY_GVPROXY)
-    network = own.kind == "gvproxy" or bool(machine.settings and machine.settings.allow_network)
-    udp = [port for port in own.ports if port.protocol == "udp" and not network]
+    udp = [port for port in ports if port.protocol == "udp" and own.restrict]
     if udp:
         lines.append(_NO_UDP.format(ports=", ".join(map(str, udp))))
-    ports = tuple(port for port in own.ports if port not in udp)
-    return UsernetWiring(ports, restrict=not network)
+    return Network("usernet", own.restrict), [port for port in ports if port not in udp]
 
 
 def _drives(machine: Machine, seed: str | None, lines: list[str]) -> Drives | None:

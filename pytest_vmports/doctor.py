@@ -17,7 +17,7 @@ from pytest_vmports.errors import VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
 from pytest_vmports.leases import PortAllocator
-from pytest_vmports.network.wiring import open_host
+from pytest_vmports.network.choose import open_host
 from pytest_vmports.run_dir import dead_folders
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.vm_cli import started

@@ -88,7 +88,7 @@ def _panic(machine: Machine) -> str:
 
 
 def _title(machine: Machine) -> str:
-    return f"{machine.wiring.kind}, {machine.origin}, {machine.state.value}"
+    return f"{machine.cards.network.kind}, {machine.origin}, {machine.state.value}"
 
 
 def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
@@ -99,7 +99,7 @@ def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
 
 def _asked(machine: Machine) -> str:
     lines = [f"guest: {machine.guest.name}", f"hardware: {machine.hardware.accelerator}"]
-    lines += [f"forward: {port}" for port in machine.wiring.ports] or ["forward: none"]
+    lines += [f"forward: {port}" for port in machine.cards.first.ports] or ["forward: none"]
     lines += _second_card(machine)
     if machine.settings is not None:
         lines += _settings(machine.settings)
@@ -107,14 +107,14 @@ def _asked(machine: Machine) -> str:
 
 
 def _second_card(machine: Machine) -> Iterator[str]:
-    wiring, settings = machine.wiring, machine.settings
-    if wiring.lan_address is None:
+    cards, settings = machine.cards, machine.settings
+    if cards.lan_address is None:
         return
     network = settings.network if settings is not None else None
     shared = f" on the network {network}" if network is not None else ""
-    yield f"second card: {wiring.lan_address} ({wiring.lan_mac}){shared}"
+    yield f"second card: {cards.lan_address} ({cards.lan_mac}){shared}"
     for guest, host in (settings.host_ports if settings is not None else {}).items():
-        yield f"service of the host: {wiring.host_address}:{guest} -> 127.0.0.1:{host}"
+        yield f"service of the host: {cards.network.host_address}:{guest} -> 127.0.0.1:{host}"
 
 
 def _settings(settings: Settings) -> Iterator[str]:
@@ -142,7 +142,7 @@ def _last_answers(machine: Machine) -> str:
     lives = machine.running and all(process.running for process in machine.processes())
     if not lives or "ready" not in machine.times:
         return ""
-    probe = Probe(WaitFor("all"), machine.wiring, machine.monitor)
+    probe = Probe(WaitFor("all"), machine.cards.first, machine.monitor)
     try:
         probe.step(time.monotonic() + _LAST_ANSWER_SECONDS, machine.check_alive)
     except VmPortsError as error:

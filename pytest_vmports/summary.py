@@ -35,7 +35,7 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
                 "template": machine.makes_template,
                 "ports": [str(port) for port in machine.ports],
                 "guest": machine.guest.name,
-                "wiring": machine.wiring.kind,
+                "wiring": machine.cards.network.kind,
                 **{
                     name: epoch + times[name] if name in times else None
                     for name in ("leased", "start", "refused", "ready", "stopped")

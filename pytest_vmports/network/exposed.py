@@ -56,8 +56,7 @@ class ExposedPorts:
         sends by UDP, answers included: a UDP forward brings datagrams to the guest, and nothing
         comes back.
         """
-        wiring = usernet.UsernetWiring(self.ports, restrict=not self._allow_network)
-        return wiring.qemu_args()
+        return usernet.card_args(self.ports, restrict=not self._allow_network)
 
     def gvproxy_config(
         self, qemu_socket: Path | str | None = None, api_socket: Path | str | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
 from pytest_vmports.network import handshake, seal
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
-from pytest_vmports.network.wiring import port_of
 from pytest_vmports.process import spawn
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pytest_vmports.host import Gvproxy
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.network.wiring import Asks
+    from pytest_vmports.network.wiring import MonitorCommands
     from pytest_vmports.process import Process
 
 CONFIG = "gvproxy.yaml"
@@ -62,12 +62,6 @@ class GvproxyWiring:
         allocator: gives the port that versions without ``-config`` insist on forwarding to ssh.
     """
 
-    kind = "gvproxy"
-    dns: str | None = GATEWAY_IP
-    lan_address: str | None = None
-    lan_mac: str | None = None
-    host_address: str | None = None
-
     def __init__(
         self,
         ports: tuple[ExposedPort, ...],
@@ -90,18 +84,8 @@ class GvproxyWiring:
         self._qemu_fd: int | None = None
         self._sealed = False
 
-    def qemu_args(self) -> list[str]:
-        """Return the connection to gvproxy and the guest's network card; needs `start` first."""
-        assert self._qemu_fd is not None
-        netdev = f"dgram,id={NETDEV_ID},local.type=fd,local.str={self._qemu_fd}"
-        return ["-netdev", netdev, *network_card()]
-
-    def kernel_words(self) -> list[str]:
-        """Return none: the addresses are known."""
-        return []
-
-    def start(self, lease_fds: Collection[int]) -> None:
-        """Start gvproxy, and return when QEMU is connected to it and every forward listens.
+    def start(self, lease_fds: Collection[int]) -> Sequence[int]:
+        """Start gvproxy; return QEMU's end of a connection to it, when every forward listens.
 
         Raises:
             ForwardError: a host port could not be bound.
@@ -115,16 +99,19 @@ class GvproxyWiring:
             self._launch(["-config", str(self._config)], lease_fds)
         else:
             self._start_by_api(lease_fds)
-
-    def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:  # noqa: ARG002 - protocol
-        """Return the connection to gvproxy; it is gvproxy that binds the ports."""
         assert self._qemu_fd is not None
         return (self._qemu_fd,)
 
     def refused(self, qemu_output: str) -> None:
         """Return None: gvproxy refuses, and `start` raises."""
 
-    def expose(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
+    def watch(
+        self, port: ExposedPort, monitor: MonitorCommands
+    ) -> AbstractContextManager[Callable[[], bool]]:
+        """Watch the guest's side of the wire: gvproxy does not tell one connection's fate."""
+        return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
+
+    def add_forward(self, port: ExposedPort, lease_fd: int, monitor: MonitorCommands) -> None:  # noqa: ARG002 - protocol
         """Add a forward over the API.
 
         Raises:
@@ -133,7 +120,12 @@ class GvproxyWiring:
         self._api.expose(port)
         self.ports += (port,)
 
-    def hide(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
+    def remove_forward(
+        self,
+        port: ExposedPort,
+        lease_fd: int | None,  # noqa: ARG002 - protocol
+        monitor: MonitorCommands,  # noqa: ARG002 - protocol
+    ) -> None:
         """Take a forward away over the API.
 
         Raises:
@@ -142,17 +134,9 @@ class GvproxyWiring:
         self._api.unexpose(f"{port.host}:{port.external}", port.protocol)
         self.ports = tuple(p for p in self.ports if p != port)
 
-    def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
-        """Watch the guest's side of the wire: gvproxy does not tell one connection's fate."""
-        return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
-
     def processes(self) -> Sequence[Process]:
         """Return gvproxy's process once it was started."""
         return () if self._process is None else (self._process,)
-
-    def outliving(self) -> Sequence[ExposedPort]:
-        """Return all."""
-        return self.ports
 
     def stop(self) -> None:
         """Kill gvproxy: it keeps nothing that a gentler end would save."""
@@ -244,6 +228,11 @@ class GvproxyWiring:
         )
 
 
+def card_args(fd: int | str) -> list[str]:
+    """Return the connection to gvproxy, by QEMU's end of it, and the guest's network card."""
+    return ["-netdev", f"dgram,id={NETDEV_ID},local.type=fd,local.str={fd}", *network_card()]
+
+
 def config(
     ports: Sequence[ExposedPort],
     qemu_socket: Path | str | None = None,
@@ -270,6 +259,15 @@ def config(
     if api_socket is not None:
         value["services"] = f"unix://{api_socket}"
     return value
+
+
+def port_of(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:
+    """Return the forward whose host port a message names, and protocol where it names one."""
+    named = {int(number) for number in re.findall(r"(?<=:)\d{2,5}\b", text)}
+    found = [port for port in ports if port.external in named]
+    # Go writes "listen udp 127.0.0.1:5353: bind: address already in use".
+    exact = [port for port in found if re.search(rf"\b{port.protocol}\b", text)]
+    return next(iter(exact or found), None)
 
 
 def _processors() -> dict[str, str]:

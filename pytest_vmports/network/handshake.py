@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_vmports.network.wiring import Asks
+    from pytest_vmports.network.wiring import MonitorCommands
 
 _FILTER = "handshake"
 # Ethernet, the longest IP header and TCP's up to the flags: no data of the guest's is written.
@@ -31,7 +31,9 @@ _GUEST = socket.inet_aton(GUEST_IP)
 
 
 @contextlib.contextmanager
-def watch(monitor: Asks, netdev: str, file: Path, guest_port: int) -> Iterator[Callable[[], bool]]:
+def watch(
+    monitor: MonitorCommands, netdev: str, file: Path, guest_port: int
+) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether the guest has accepted a connection since.
 
     Args:

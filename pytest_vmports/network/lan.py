@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import (
@@ -30,34 +31,85 @@ from pytest_vmports.network.links import Pump
 from pytest_vmports.network.usernet import network_card
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _FIRST, _LAST = 2, 253
 _MAC_LENGTH = 6
 _GROUP_BIT = 1
-_CARD_ID, _DOOR_ID, _STACK_ID = "lan", "door", "host"
+CARD_NETDEV = "lan"
+"""What the guest's second card is connected to."""
+_DOOR_ID, _STACK_ID = "door", "host"
 _STACK = f"user,id={_STACK_ID},net={LAN_SUBNET},host={HOST_IP},dns={LAN_DNS_IP},ipv6=off"
+
+
+@dataclass(frozen=True)
+class SeatValues:
+    """What QEMU and the guest get to know of a VM's place on a network.
+
+    Attributes:
+        address: the VM's, ``192.168.128.2`` for the first.
+        mac: its card's.
+        fds: QEMU's ends of the card's link and, with a door, of the door's; or what stands for
+            them.
+    """
+
+    address: str
+    mac: str
+    fds: tuple[int | str, ...]
+
+
+def seat_values(fds: Sequence[int | str], number: int = _FIRST) -> SeatValues:
+    """Return the values of a place; by default of the first, which a VM alone always has.
+
+    Args:
+        fds: see `SeatValues`.
+        number: the last part of its address.
+    """
+    return SeatValues(f"{LAN_PREFIX}{number}", f"{LAN_MAC_PREFIX}{number:02x}", tuple(fds))
+
+
+def card_args(mac: str, fds: Sequence[int | str]) -> list[str]:
+    """Return the arguments of the second card, and of the user network behind the door.
+
+    Args:
+        mac: the card's.
+        fds: see `SeatValues`.
+    """
+    card, *door = (f"local.type=fd,local.str={fd}" for fd in fds)
+    arguments = ["-netdev", f"dgram,id={CARD_NETDEV},{card}", *network_card(CARD_NETDEV, mac)]
+    for back in door:
+        # Networks are joined by a hub only.
+        arguments += [
+            *("-netdev", f"dgram,id={_DOOR_ID},{back}"),
+            *("-netdev", _STACK),
+            *("-netdev", f"hubport,id={_DOOR_ID}0,hubid=1,netdev={_DOOR_ID}"),
+            *("-netdev", f"hubport,id={_DOOR_ID}1,hubid=1,netdev={_STACK_ID}"),
+        ]
+    return arguments
+
+
+def kernel_words(address: str, mac: str) -> list[str]:
+    """Return what tells a prepared guest's boot script to configure the second card."""
+    return [f"vmports.lan_ip={address}", f"vmports.lan_mac={mac}"]
 
 
 class Seat:
     """A VM's place on a network. Made by `Lan.join`.
 
     Attributes:
-        address: the VM's, ``192.168.128.2`` for the first.
-        mac: its card's.
-        mac_bytes: the same as frames have it.
+        values: what QEMU and the guest get to know of it.
+        mac_bytes: its card's address as frames have it.
         links: its card's frames and, with a door, those of the host's side.
     """
 
     def __init__(self, lan: Lan, pump: Pump, number: int, host_ports: Mapping[int, int]) -> None:
-        self.address = f"{LAN_PREFIX}{number}"
-        self.mac = f"{LAN_MAC_PREFIX}{number:02x}"
-        self.mac_bytes = bytes.fromhex(self.mac.replace(":", ""))
         self.links = [pump.link(self._from_guest)]
         if host_ports:
             self.links.append(pump.link(self._from_host))
+        self.values = seat_values(self.fds, number)
+        self.mac_bytes = bytes.fromhex(self.values.mac.replace(":", ""))
         self._lan = lan
-        self._ip = socket.inet_aton(self.address)
+        self._ip = socket.inet_aton(self.values.address)
         self._ports = dict(host_ports)
         self._back = {host: guest for guest, host in host_ports.items()}
 
@@ -65,24 +117,6 @@ class Seat:
     def fds(self) -> list[int]:
         """What QEMU has to inherit."""
         return [link.qemu_fd for link in self.links]
-
-    def qemu_args(self) -> list[str]:
-        """Return the arguments of the second card, and of the user network behind the door."""
-        card, *door = (f"local.type=fd,local.str={fd}" for fd in self.fds)
-        arguments = ["-netdev", f"dgram,id={_CARD_ID},{card}", *network_card(_CARD_ID, self.mac)]
-        for back in door:
-            # Networks are joined by a hub only.
-            arguments += [
-                *("-netdev", f"dgram,id={_DOOR_ID},{back}"),
-                *("-netdev", _STACK),
-                *("-netdev", f"hubport,id={_DOOR_ID}0,hubid=1,netdev={_DOOR_ID}"),
-                *("-netdev", f"hubport,id={_DOOR_ID}1,hubid=1,netdev={_STACK_ID}"),
-            ]
-        return arguments
-
-    def kernel_words(self) -> list[str]:
-        """Return what tells a prepared guest's boot script to configure the card."""
-        return [f"vmports.lan_ip={self.address}", f"vmports.lan_mac={self.mac}"]
 
     def leave(self) -> None:
         """Give the place up. Safe to call again."""
@@ -153,7 +187,7 @@ class Lan:
                 return
             self._seats = {n: other for n, other in self._seats.items() if other is not seat}
             for link in seat.links:
-                self._pump.unlink(link)
+                self._pump.remove(link)
             if not self._seats:
                 self._pump.close()
                 self._pump = None

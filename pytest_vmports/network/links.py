@@ -1,14 +1,16 @@
 r"""Ethernet frames between our process and QEMUs, one datagram a frame.
 
-A `Pump` is one thread that reads any number of `Link`\ s; what becomes of a frame is told by the
-function that a link was made with. Source: the invocation chapter of QEMU's documentation,
-``-netdev dgram``.
+A `Pump` is one thread that reads any number of `Link`\ s, and other sockets beside them; what
+becomes of a frame is told by the function that a link was made with. Sources: the invocation
+chapter of QEMU's documentation, ``-netdev dgram``; socket(7), ``SO_ATTACH_FILTER``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import selectors
 import socket
+import struct
 import threading
 from collections import deque
 from contextlib import ExitStack
@@ -20,7 +22,27 @@ if TYPE_CHECKING:
 _LONGEST_FRAME = 65536
 # Frames kept for a QEMU that does not read just now; TCP sends again what is lost beyond.
 _MOST_WAITING = 2048
+# All fragments of UDP's longest datagram and some more, where the kernel allows.
 _LINK_BYTES = 1 << 20
+# Source: asm-generic/socket.h; the same on x86-64 and arm64. Python's socket module has no name
+# for it.
+_ATTACH_FILTER = 26
+_STEP_BYTES = 8
+
+
+def attach_filter(receiver: socket.socket, program: bytes) -> None:
+    """Have the kernel look at what is sent to a socket, and drop what ``program`` tells.
+
+    Args:
+        receiver: what is sent to it is filtered.
+        program: an array of ``struct sock_filter`` (classic BPF).
+
+    Raises:
+        OSError: the kernel has no such filters, or does not take this one.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    given = struct.pack("@HP", len(program) // _STEP_BYTES, ctypes.addressof(buffer))
+    receiver.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, given)
 
 
 class Link:
@@ -49,16 +71,25 @@ class Link:
         """The descriptor for QEMU to inherit: ``-netdev dgram,local.type=fd,local.str=…``."""
         return self._qemu_end.fileno()
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame, now or when QEMU reads again; for functions that handle frames only."""
+    def filter(self, program: bytes) -> None:
+        """Have the kernel drop frames of the guest's before they get here; see `attach_filter`."""
+        attach_filter(self._ours, program)
+
+    def send(self, frame: bytes) -> bool:
+        """Send a frame, now or when QEMU reads again; for functions that the pump calls only.
+
+        Returns:
+            whether there was room for it.
+        """
         if len(self._waiting) >= _MOST_WAITING:
             self.dropped += 1
-            return
+            return False
         self._waiting.append(frame)
         if len(self._waiting) == 1:
             self._flush()
             if self._waiting:
                 self._pump.watch(self, writable=True)
+        return True
 
     def _flush(self) -> None:
         while self._waiting:
@@ -94,15 +125,19 @@ class Link:
 
 
 class Pump:
-    """A thread that reads links; close it, or the thread lives as long as the process.
+    """A thread that reads links and sockets; close it, or the thread lives as long as the process.
 
     Args:
         name: the thread's.
+
+    Attributes:
+        lock: held during each event. Whoever holds it may change what those work with, and add and
+            remove sockets.
     """
 
     def __init__(self, name: str) -> None:
-        self._lock = threading.Lock()  # held for one event at a time
-        self._links: list[Link] = []
+        self.lock = threading.RLock()
+        self._files: list[Link | socket.socket] = []
         with ExitStack() as stack:
             wake, wake_end = socket.socketpair()
             stack.enter_context(wake)
@@ -110,7 +145,7 @@ class Pump:
             # An epoll or kqueue takes notice of what is registered while it waits.
             self._selector = stack.enter_context(selectors.DefaultSelector())
             self._selector.register(wake, selectors.EVENT_READ, None)
-            stack.callback(self._close_links)
+            stack.callback(self._close_files)
             thread = threading.Thread(target=self._run, name=name, daemon=True)
             thread.start()
             # Run in the opposite order: the thread is woken, and has ended before all else goes.
@@ -120,37 +155,54 @@ class Pump:
 
     def link(self, handle: Callable[[bytes], None]) -> Link:
         """Return a new link whose frames ``handle`` is given, in the pump's thread."""
-        with self._lock:
-            link = Link(self, handle)
-            self._links.append(link)
-            self._selector.register(link, selectors.EVENT_READ, link)
+        link = Link(self, handle)
+        try:
+            self.add(link, link.on_event)
+        except BaseException:
+            link.close()
+            raise
         return link
 
-    def unlink(self, link: Link) -> None:
-        """Close a link. Not from a function that handles frames."""
-        with self._lock:
-            self._links.remove(link)
-            self._selector.unregister(link)
-            link.close()
+    def add(self, file: Link | socket.socket, on_event: Callable[[int], None]) -> None:
+        """Read another socket, which is the pump's to close from now on.
+
+        Args:
+            file: the socket; it does not block.
+            on_event: called in the pump's thread when there is something to read, with the
+                selector's events.
+
+        Raises:
+            OSError: the kernel does not let us watch any more; the socket is the caller's still.
+        """
+        with self.lock:
+            self._selector.register(file, selectors.EVENT_READ, on_event)
+            self._files.append(file)
+
+    def remove(self, file: Link | socket.socket) -> None:
+        """Close a link or socket. Not from a function that the pump calls."""
+        with self.lock:
+            self._files.remove(file)
+            self._selector.unregister(file)
+            file.close()
 
     def watch(self, link: Link, *, writable: bool) -> None:
         """Have the link told when QEMU reads again, or no more."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
-        self._selector.modify(link, events, link)
+        self._selector.modify(link, events, link.on_event)
 
     def close(self) -> None:
-        """End the thread and close every link. Safe to call again."""
+        """End the thread and close every link and socket. Safe to call again."""
         self._close()
 
-    def _close_links(self) -> None:
-        while self._links:
-            self._links.pop().close()
+    def _close_files(self) -> None:
+        while self._files:
+            self._files.pop().close()
 
     def _run(self) -> None:
         while True:
             for key, events in self._selector.select():
                 if key.data is None:
                     return
-                with self._lock:
-                    if key.data in self._links:  # else it was closed since its event
-                        key.data.on_event(events)
+                with self.lock:
+                    if key.fileobj in self._files:  # else it was closed since its event
+                        key.data(events)

@@ -15,7 +15,6 @@ import ctypes
 import errno
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
+from pytest_vmports.network.links import attach_filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from pytest_vmports.process import Process
 
 # Source: asm-generic/socket.h and asm-generic/unistd.h; the same on x86-64 and arm64.
-_ATTACH_FILTER, _LOCK_FILTER = 26, 44
+_LOCK_FILTER = 44
 _PIDFD_GETFD = 438
-_STEP_BYTES = 8
 _ACCEPT_SECONDS = 20.0
 # Frames for the guest that may wait for QEMU, which reads one a turn of its main loop: where fewer
 # or more wait, they come slower (seen from 20,000 to 400,000 bytes).
@@ -77,10 +76,7 @@ def attach(receiver: socket.socket) -> None:
     Raises:
         OSError: the kernel has no such filters.
     """
-    steps = program()
-    buffer = ctypes.create_string_buffer(steps, len(steps))
-    given = struct.pack("@HP", len(steps) // _STEP_BYTES, ctypes.addressof(buffer))
-    receiver.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, given)
+    attach_filter(receiver, program())
     receiver.setsockopt(socket.SOL_SOCKET, _LOCK_FILTER, 1)
 
 

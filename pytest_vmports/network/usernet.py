@@ -17,17 +17,19 @@ from pytest_vmports.constants import (
     GUEST_SUBNET,
     USERNET_DNS_IP,
 )
-from pytest_vmports.errors import ForwardError, MachineError
+from pytest_vmports.errors import ForwardError, MachineError, MonitorError
+from pytest_vmports.network.wiring import NoProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.network.wiring import Asks
-    from pytest_vmports.process import Process
+    from pytest_vmports.network.wiring import MonitorCommands
 
 NETDEV_ID = "n0"
+NO_CARD = ("-nic", "none")
+"""The arguments that keep QEMU from adding its default card."""
 _ROW = re.compile(
     r"^\s*(?P<proto>TCP|UDP)\[(?P<state>\w+)\]\s+\S+\s+\S+\s+(?P<host_port>\d+)"
     r"\s+(?P<guest>\S+)\s+(?P<guest_port>\d+)"
@@ -36,53 +38,27 @@ _ROW = re.compile(
 _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING", "LAST_ACK"}
 
 
-class Quiet:
-    """A wiring without processes of its own."""
-
-    ports: tuple[ExposedPort, ...]
-    lan_address: str | None = None
-    lan_mac: str | None = None
-    host_address: str | None = None
-
-    def kernel_words(self) -> list[str]:
-        """Return none: the addresses are known."""
-        return []
-
-    def close_opened(self) -> None:
-        """Do nothing: a guest cannot ask QEMU for a forward."""
-
-    def start(self, lease_fds: Collection[int]) -> None:
-        """Do nothing: QEMU brings this network itself."""
-
-    def qemu_fds(self, lease_fds: Collection[int]) -> Collection[int]:
-        """Return all: QEMU binds the ports."""
-        return lease_fds
-
-    def processes(self) -> Sequence[Process]:
-        """Return none."""
-        return ()
-
-    def outliving(self) -> Sequence[ExposedPort]:
-        """Return all."""
-        return self.ports
-
-    def stop(self) -> None:
-        """Do nothing: the network ends with QEMU."""
-
-
 @dataclass(frozen=True)
-class NoNetwork(Quiet):
+class NoNetwork(NoProcesses):
     """A guest without a network card."""
 
-    kind: str = "none"
     ports: tuple[ExposedPort, ...] = ()
-    dns: str | None = None
 
-    def qemu_args(self) -> list[str]:
-        """Return the argument that keeps QEMU from adding its default card."""
-        return ["-nic", "none"]
+    def refused(self, qemu_output: str) -> None:
+        """Return None: there is no forward."""
 
-    def expose(self, port: ExposedPort, monitor: Asks) -> None:  # noqa: ARG002 - protocol
+    def watch(
+        self, port: ExposedPort, monitor: MonitorCommands
+    ) -> AbstractContextManager[Callable[[], bool]]:
+        """Refuse: there is no forward."""
+        raise NotImplementedError
+
+    def add_forward(
+        self,
+        port: ExposedPort,
+        lease_fd: int | None,  # noqa: ARG002 - protocol
+        monitor: MonitorCommands,  # noqa: ARG002 - protocol
+    ) -> None:
         """Refuse: the guest has no network card.
 
         Raises:
@@ -90,18 +66,11 @@ class NoNetwork(Quiet):
         """
         raise MachineError(f"{port} cannot be forwarded: the guest has no network card")
 
-    hide = expose
-
-    def refused(self, qemu_output: str) -> None:
-        """Return None: there is no forward."""
-
-    def watch(self, port: ExposedPort, monitor: Asks) -> AbstractContextManager[Callable[[], bool]]:
-        """Refuse: there is no forward."""
-        raise NotImplementedError
+    remove_forward = add_forward
 
 
 @dataclass
-class UsernetWiring(Quiet):
+class UsernetWiring(NoProcesses):
     """QEMU's user network. ``restrict``: the guest can reach nothing, TCP forwards still work.
 
     UDP forwards of a restricted guest are one way; see `RelayedUsernetWiring`.
@@ -109,35 +78,33 @@ class UsernetWiring(Quiet):
 
     ports: tuple[ExposedPort, ...]
     restrict: bool = True
-    kind: str = "usernet"
-    dns: str | None = USERNET_DNS_IP
 
-    def qemu_args(self) -> list[str]:
-        """Return ``-netdev user,…`` with one hostfwd a port, and the guest's network card."""
-        return ["-netdev", netdev(self.ports, restrict=self.restrict), *network_card()]
-
-    def expose(self, port: ExposedPort, monitor: Asks) -> None:
-        """Add a forward with ``hostfwd_add``.
+    def add_forward(self, port: ExposedPort, lease_fd: int, monitor: MonitorCommands) -> None:
+        """Add a forward with ``hostfwd_add``; QEMU shares its lease from before that on.
 
         Raises:
             ForwardError: the host port could not be bound.
-            MachineError: the guest's answers would be dropped.
+            MachineError: the guest's answers would be dropped, or QEMU hung up.
         """
         if port.protocol == "udp" and self.restrict:
             raise MachineError(
                 f"{port} cannot be forwarded: a guest without network needs a UDP port from its "
                 "start on to be given any later"
             )
+        monitor.give(lease_fd, _lease_name(port))
         # QMP reports success whatever came of it; the human monitor's text is the truth.
         reply = monitor.hmp(f"hostfwd_add {NETDEV_ID} {hostfwd(port)}").strip()
         if reply:
+            monitor.execute("closefd", fdname=_lease_name(port))
             raise ForwardError(
                 program="QEMU", port=port.external, protocol=port.protocol, host=port.host,
                 detail=reply,
             )  # fmt: skip
         self.ports += (port,)
 
-    def hide(self, port: ExposedPort, monitor: Asks) -> None:
+    def remove_forward(
+        self, port: ExposedPort, lease_fd: int | None, monitor: MonitorCommands
+    ) -> None:
         """Take a forward away with ``hostfwd_remove``.
 
         Raises:
@@ -148,6 +115,10 @@ class UsernetWiring(Quiet):
         if not reply.endswith("removed"):
             raise MachineError(f"QEMU did not remove the forward {rule}: {reply}")
         self.ports = tuple(p for p in self.ports if p != port)
+        if lease_fd is not None:
+            # A QEMU that was restarted since has inherited it, and keeps the lease while it lives.
+            with contextlib.suppress(MonitorError):
+                monitor.execute("closefd", fdname=_lease_name(port))
 
     def refused(self, qemu_output: str) -> tuple[ExposedPort, str] | None:
         """Return the forward in QEMU's "Could not set up host forwarding rule"."""
@@ -159,11 +130,11 @@ class UsernetWiring(Quiet):
         return None
 
     @contextlib.contextmanager
-    def watch(self, port: ExposedPort, monitor: Asks) -> Iterator[Callable[[], bool]]:
+    def watch(self, port: ExposedPort, monitor: MonitorCommands) -> Iterator[Callable[[], bool]]:
         """Yield whether ``info usernet`` shows a connection to ``port`` that the guest answered."""
         yield lambda: self._accepted(port, monitor)
 
-    def _accepted(self, port: ExposedPort, monitor: Asks) -> bool:
+    def _accepted(self, port: ExposedPort, monitor: MonitorCommands) -> bool:
         for line in monitor.hmp("info usernet").splitlines():
             row = _ROW.match(line)
             if (
@@ -174,6 +145,11 @@ class UsernetWiring(Quiet):
             ):
                 return True
         return False
+
+
+def card_args(forwards: Sequence[ExposedPort], *, restrict: bool) -> list[str]:
+    """Return ``-netdev user,…`` with one hostfwd a port, and the guest's network card."""
+    return ["-netdev", netdev(forwards, restrict=restrict), *network_card()]
 
 
 def hostfwd(port: ExposedPort) -> str:
@@ -206,3 +182,7 @@ def network_card(netdev_id: str = NETDEV_ID, mac: str = GUEST_MAC) -> list[str]:
     """
     card = f"virtio-net-pci,netdev={netdev_id},mac={mac},romfile=,guest_announce=off"
     return ["-device", card]
+
+
+def _lease_name(port: ExposedPort) -> str:
+    return f"lease-{port.protocol}-{port.external}"

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.host import Accelerator, Qemu
-    from pytest_vmports.network.wiring import Wiring
 
 # Name of the file of captured packets in a VM's private folder.
 CAPTURE = "packets.pcap"
@@ -78,9 +77,22 @@ class Ram:
     share: bool
 
 
+@dataclass(frozen=True)
+class Capture:
+    """A card whose packets are written down. Source: QEMU's documentation of ``filter-dump``.
+
+    Attributes:
+        netdev: QEMU's id of what the card is connected to.
+        file: where to, in pcap's format.
+    """
+
+    netdev: str
+    file: Path
+
+
 def build_command(
     hardware: Hardware,
-    wiring: Wiring,
+    network: list[str],
     channels: Channels,
     *,
     kernel: Path | None,
@@ -88,7 +100,7 @@ def build_command(
     kernel_words: str,
     drives: Drives | None = None,
     ram: Ram | None = None,
-    capture: Path | None = None,
+    capture: Capture | None = None,
     restore: bool = False,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
@@ -98,18 +110,16 @@ def build_command(
 
     Args:
         hardware: the machine.
-        wiring: its network.
+        network: the arguments that give it its cards; see `network_args`.
         channels: where its monitor and serial ports lead.
         kernel: the kernel to boot; None where firmware finds one on the disk.
         initrd: the initrd, or None.
         kernel_words: the kernel's command line.
         drives: its disks, or None.
         ram: the file that is its memory; None for anonymous memory.
-        capture: the file that the first card's packets go to, as pcap; None for none. Source:
-            QEMU's documentation of ``filter-dump``.
+        capture: whose packets to write down; None for nobody's.
         restore: wait for a saved state on the monitor instead of booting.
     """
-    network = wiring.qemu_args()
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
@@ -131,7 +141,7 @@ def build_command(
         *_drives(drives),
         *_agent(channels.agent_fd),
         *network,
-        *_capture(network, capture),
+        *_capture(capture),
     ]
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
@@ -202,12 +212,11 @@ def _drives(drives: Drives | None) -> list[str]:
     return command
 
 
-def _capture(network: list[str], file: Path | None) -> list[str]:
-    card = next((word for word in network if word.startswith("virtio-net-pci,")), None)
-    if file is None or card is None:
+def _capture(capture: Capture | None) -> list[str]:
+    if capture is None:
         return []
-    netdev = card.partition("netdev=")[2].partition(",")[0]
-    return ["-object", f"filter-dump,id=capture,netdev={netdev},file={_comma(file)}"]
+    dump = f"filter-dump,id=capture,netdev={capture.netdev},file={_comma(capture.file)}"
+    return ["-object", dump]
 
 
 def _agent(descriptor: int | None) -> list[str]:

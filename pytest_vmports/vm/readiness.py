@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_vmports.models import ExposedPort, PortMapping
-    from pytest_vmports.network.wiring import Asks, Wiring
+    from pytest_vmports.network.wiring import MonitorCommands, Wiring
 
 _Port = TypeVar("_Port", "ExposedPort", "PortMapping")
 
@@ -108,7 +108,7 @@ class Probe:
         self,
         wait_for: Condition,
         wiring: Wiring,
-        monitor: Asks,
+        monitor: MonitorCommands,
         ports: Sequence[ExposedPort] | None = None,
     ) -> None:
         self.wait_for = wait_for

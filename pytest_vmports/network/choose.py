@@ -1,0 +1,218 @@
+"""The choice between the ways of connecting a guest: first as a value, later as the live thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP, HOST_IP, USERNET_DNS_IP
+from pytest_vmports.errors import HostError, SettingError
+from pytest_vmports.network import gvproxy as by_gvproxy
+from pytest_vmports.network import lan, relayed, seal, usernet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_vmports.host import Gvproxy, Qemu
+    from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.wiring import Wiring
+
+# The QEMU that brought ``-netdev dgram``, which connects the relay.
+_FIRST_WITH_DGRAM = (7, 2, 0)
+
+
+class HasProtocol(Protocol):
+    """A port that is asked for or leased: `PortMapping` or `ExposedPort`."""
+
+    @property
+    def protocol(self) -> str:
+        """``tcp`` or ``udp``."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The shape of a guest's connection. Made by `choose_network`, before any port is leased.
+
+    Attributes:
+        kind: what the first card is connected to: ``usernet``, ``gvproxy`` or ``none`` for no card.
+        restrict: the guest reaches nothing by it; forwards work all the same.
+        relayed: UDP forwards go through a relay of ours on a hub, as a restricted guest needs.
+        host_ports: the second card's door: port at `HOST_IP`, and port of the host's 127.0.0.1.
+        lan: the name of the network that the second card shares with other VMs.
+    """
+
+    kind: str = "none"
+    restrict: bool = True
+    relayed: bool = False
+    host_ports: tuple[tuple[int, int], ...] = ()
+    lan: str | None = None
+
+    @property
+    def dns(self) -> str | None:
+        """The guest's name server; None when it has no first card."""
+        return {"usernet": USERNET_DNS_IP, "gvproxy": GATEWAY_IP}.get(self.kind)
+
+    @property
+    def second_card(self) -> bool:
+        """Whether the guest gets a second card."""
+        return bool(self.host_ports) or self.lan is not None
+
+    @property
+    def host_address(self) -> str | None:
+        """Where the guest reaches the host's services that were asked for; None without."""
+        return HOST_IP if self.host_ports else None
+
+    @property
+    def qemu_binds(self) -> bool:
+        """Whether QEMU binds the TCP forwards' host ports, and so inherits their leases."""
+        return self.kind != "gvproxy"
+
+    @property
+    def card_netdev(self) -> str | None:
+        """QEMU's id of what the first of the guest's cards is connected to; None without cards."""
+        if self.relayed:
+            return relayed.CARD_NETDEV
+        if self.kind != "none":
+            return usernet.NETDEV_ID
+        return lan.CARD_NETDEV if self.second_card else None
+
+    def outlives(self, port: HasProtocol) -> bool:
+        """Whether a forward goes on if QEMU and gvproxy outlive our process, the relay's."""
+        return not self.relayed or port.protocol == "tcp"
+
+    def first_card_args(
+        self, forwards: Sequence[ExposedPort], fds: Sequence[int | str]
+    ) -> list[str]:
+        """Return QEMU's arguments for the first card, or for having none.
+
+        Args:
+            forwards: in their order.
+            fds: what `Wiring.start` returned, or one word that stands for it.
+        """
+        if self.kind == "none":
+            return list(usernet.NO_CARD)
+        if self.kind == "gvproxy":
+            return by_gvproxy.card_args(fds[0])
+        if self.relayed:
+            return relayed.card_args(forwards, fds[0])
+        return usernet.card_args(forwards, restrict=self.restrict)
+
+
+def choose_network(
+    ports: Sequence[HasProtocol],
+    *,
+    allow_network: bool,
+    backend: str,
+    qemu: Qemu,
+    host_ports: Mapping[int, int] | None = None,
+    network: str | None = None,
+) -> Network:
+    """Return the network for these ports; the only place that chooses.
+
+    ============  ==================  ==========================================
+    ports         allow_network       first card
+    ============  ==================  ==========================================
+    none          no                  none
+    some          no                  QEMU user network, ``restrict=on``, hostfwd;
+                                      with UDP ports also a relay of our own
+    some or none  yes                 gvproxy
+    ============  ==================  ==========================================
+
+    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows. With ``host_ports`` (port at
+    `HOST_IP` to port of the host) or ``network`` (a name) there is a second card, whatever the
+    first.
+
+    Raises:
+        HostError: UDP ports, a door or a network of VMs, and this QEMU is too old for it.
+    """
+    restrict = relay = False
+    if wants_gvproxy(allow_network=allow_network, backend=backend):
+        kind = "gvproxy"
+    elif ports or allow_network:
+        kind, restrict = "usernet", not allow_network
+        relay = restrict and any(port.protocol == "udp" for port in ports)
+    else:
+        kind, restrict = "none", True
+    doors = tuple(sorted((host_ports or {}).items()))
+    chosen = Network(kind, restrict, relay, doors, network)
+    if qemu.version >= _FIRST_WITH_DGRAM:
+        return chosen
+    if relay:
+        raise HostError(
+            f"UDP ports of a guest without network need QEMU 7.2 or later, and this is {qemu}; "
+            "use a later one, or allow_network = yes"
+        )
+    if chosen.second_card:
+        raise HostError(
+            f"host_ports and network need QEMU 7.2 or later, and this is {qemu}; use a later one"
+        )
+    return chosen
+
+
+def make_wiring(
+    network: Network,
+    forwards: Sequence[ExposedPort],
+    *,
+    gvproxy: Gvproxy | None,
+    workdir: Path,
+    allocator: PortAllocator,
+) -> Wiring:
+    """Return what connects the first card, not started.
+
+    Args:
+        network: what was chosen.
+        forwards: with their host ports.
+        gvproxy: the program; None where it is not chosen.
+        workdir: private folder for gvproxy's files.
+        allocator: gives gvproxy the port that old ones insist on.
+
+    Raises:
+        SettingError: gvproxy is to be used and none was given.
+    """
+    ports = tuple(forwards)
+    if network.kind == "none":
+        return usernet.NoNetwork()
+    if network.relayed:
+        return relayed.RelayedUsernetWiring(ports)
+    if network.kind == "usernet":
+        return usernet.UsernetWiring(ports, restrict=network.restrict)
+    if gvproxy is None:
+        raise SettingError(
+            source="make_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
+        )
+    return by_gvproxy.GvproxyWiring(ports, gvproxy, workdir, allocator)
+
+
+def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
+    """Whether gvproxy, and not QEMU's user network, connects the guest."""
+    return backend == "gvproxy" or (backend == "auto" and allow_network)
+
+
+def open_host(
+    *, allow_network: bool, backend: str, qemu: Qemu, gvproxy: Gvproxy | None
+) -> dict[str, str] | None:
+    """Return what a guest would get of the host that nobody gave it; None when nothing.
+
+    Its fields are those of `OpenHostError`.
+    """
+    if wants_gvproxy(allow_network=allow_network, backend=backend):
+        problem = seal.problem()
+        if gvproxy is None or problem is None:
+            return None
+        loopback = f", and services on 127.0.0.1 at {HOST_ALIAS_IP}"
+        return {
+            "reached": f"gvproxy's API at http://{GATEWAY_IP}, which opens ports of the host and "
+            f"deletes files of yours{'' if gvproxy.has_config else loopback}",
+            "why": f"{gvproxy} serves it to the guest, and {problem}",
+            "remedy": "use a Linux host that allows pidfd_getfd(2) and SO_ATTACH_FILTER; in a "
+            "container that takes --cap-add SYS_PTRACE",
+        }
+    if not allow_network:
+        return None
+    return {
+        "reached": f"every service on the host's 127.0.0.1, at {GATEWAY_IP}",
+        "why": f"the user network of {qemu} cannot prevent it",
+        "remedy": "use backend = auto with gvproxy",
+    }
