@@ -15,9 +15,7 @@ import echo_server
 
 from pytest_vmports import options
 from pytest_vmports.leases import PortAllocator
-from pytest_vmports.run_dir import RunDir
-from pytest_vmports.vm.clone import Templates
-from pytest_vmports.vm.launch import Launcher
+from pytest_vmports.pool.pool import Pool, open_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,14 +41,14 @@ def settings(folder: Path, **keywords: Any) -> options.Settings:
 
 
 class Bench:
-    """A launcher with a cache of its own, and a stopwatch.
+    """A pool with a cache of its own, and a stopwatch.
 
     Attributes:
         folder: for what is put into guests.
     """
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
-        self.launcher = launcher
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        self.pool = pool
         self.folder = folder
 
     def start(
@@ -58,9 +56,9 @@ class Bench:
     ) -> tuple[float, Machine, Any]:
         """Return the seconds to the first byte, from before the port was leased on; the VM."""
         began = time.perf_counter()
-        exposed = self.launcher.expose(wanted.expose, wanted)
-        guest = self.launcher.guest(wanted)
-        machine = self.launcher.launch(exposed, wanted, guest, lambda _: None, following=following)
+        exposed = self.pool.lease(wanted.expose, wanted)
+        guest = self.pool.guest(wanted)
+        machine = self.pool.start(wanted, guest, exposed, following=following)
         first_byte(exposed[echo_server.PORT].address)
         return time.perf_counter() - began, machine, exposed
 
@@ -74,16 +72,16 @@ class Bench:
     def once(self, wanted: options.Settings, origin: str) -> tuple[float, float]:
         """Return the seconds to the first byte and those to be rid of the VM."""
         seconds, machine, exposed = self.start(wanted)
-        assert machine.origin == origin, f"{machine.origin}, not {origin}"
+        assert str(machine.origin) == origin, f"{machine.origin}, not {origin}"
         return seconds, self.stop(machine, exposed)
 
     def standby(self, wanted: options.Settings) -> float:
         """Return the seconds to the first byte of a VM that was kept ready."""
         _, machine, exposed = self.start(wanted, following=wanted)
         self.stop(machine, exposed)
-        self.launcher._standby._join()  # a test that is not over at once
+        self.pool.standby.join()  # a test that is not over at once
         seconds, machine, exposed = self.start(wanted)
-        assert machine.origin == "standby", machine.origin
+        assert str(machine.origin) == "standby", machine.origin
         self.stop(machine, exposed)
         return seconds
 
@@ -91,17 +89,10 @@ class Bench:
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
     """Yield a `Bench`; everything of it is gone afterwards."""
-    with (
-        tempfile.TemporaryDirectory() as cache,
-        PortAllocator() as allocator,
-        RunDir() as run_dir,
-    ):
-        templates = Templates(Path(cache, "cache"), 4096, print)
-        launcher = Launcher(allocator, run_dir.path, Path(cache), templates)
-        try:
-            yield Bench(launcher, Path(cache))
-        finally:
-            launcher.close()
+    with tempfile.TemporaryDirectory() as cache, PortAllocator() as allocator:
+        folder = Path(cache)
+        with open_pool(allocator, root=folder, tell=print, cache_dir=folder / "cache") as pool:
+            yield Bench(pool, folder)
 
 
 def first_byte(address: tuple[str, int]) -> None:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease, free_port, leased_ports
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.pool.handle import VM
     from pytest_vmports.port_forward import (
         allocate_ephemeral_port,
         normalize_port_mappings,
         resolve_port_mappings,
     )
-    from pytest_vmports.pool.handle import VM
 
 __version__ = "0.1.0"
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.by_hand import script
 from pytest_vmports.mishaps import noting
-from pytest_vmports.vm.by_hand import script
 from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.screen import screenshot
 
@@ -101,19 +100,16 @@ def _log(process: Process, path: Path) -> None:
 
 def _screen(machine: Machine, path: Path) -> None:
     # Of a VM that has died the report tells, and that there is no picture is no news.
-    lives = machine.running and all(process.running for process in machine.processes())
-    if machine.hardware.display and lives:
+    if machine.plan.hardware.display and machine.lives:
         screenshot(machine, path)
 
 
 def _by_hand(machine: Machine, test: str, root: Path, path: Path) -> None:
     """Write the script that boots the VM again, and its initrd, once for all tests."""
-    initrds = path.parent.parent / _INITRDS
-    if machine.guest.image is None:
-        initrds.mkdir(exist_ok=True)
-    _, initrd = machine.guest.boot_files(initrds, root)
+    initrds, guest = path.parent.parent / _INITRDS, machine.plan.guest
+    _, initrd = guest.boot_files(initrds, root, machine.plan.hardware.qemu.architecture)
     seen = None if initrd is None else str(initrd)
-    if initrd is not None and initrd != machine.guest.initrd_path:
+    if initrd is not None and initrd != guest.initrd_path:
         seen = f"../{_INITRDS}/{initrd.name}"
     seed = SEED if (path.parent / SEED).exists() else None
     _put(path, script(machine, test, seen, seed))
@@ -126,12 +122,12 @@ def _put(path: Path, text: str) -> None:
 
 
 def _facts(machine: Machine) -> dict[str, Any]:
-    hardware, settings = machine.hardware, machine.settings
-    first = min(machine.times.values(), default=0.0)
+    hardware, passed = machine.plan.hardware, machine.milestones.passed()
+    first = min(passed.values(), default=0.0)
     return {
-        "guest": machine.guest.name,
+        "guest": machine.plan.guest.name,
         "wiring": machine.cards.network.kind,
-        "origin": machine.origin,
+        "origin": str(machine.origin),
         "state": machine.state.value,
         "qemu": str(hardware.qemu),
         "accelerator": str(hardware.accelerator),
@@ -139,11 +135,9 @@ def _facts(machine: Machine) -> dict[str, Any]:
         "cpus": hardware.cpus,
         "forwards": [port.model_dump() for port in machine.ports],
         "settings": {
-            one.name: {"value": getattr(settings, one.name), "from": settings.sources[one.name]}
-            for one in (fields(settings) if settings is not None else ())
-            if settings is not None and one.name != "sources"
+            name: {"value": value, "from": source} for name, value, source in machine.plan.said
         },
-        "seconds": {name: round(at - first, 4) for name, at in machine.times.items()},
+        "seconds": {name: round(at - first, 4) for name, at in passed.items()},
         "processes": [
             {"name": process.name, "pid": process.pid, "exit": process.returncode}
             for process in machine.processes()

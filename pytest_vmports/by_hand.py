@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.guests import disk
 from pytest_vmports.mishaps import printable
 from pytest_vmports.network.choose import Network
-from pytest_vmports.vm.command import Channels, Drives, build_command
-from pytest_vmports.vm.disk_guest import OVERLAY, VARIABLES, firmware_of
+from pytest_vmports.vm.argv import Channels
+from pytest_vmports.vm.inside.waiting import BootFiles
+from pytest_vmports.vm.plan import Ends
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,16 +52,14 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
         ImageError: the disk image has become unreadable.
     """
     lines = [_HEAD.format(title=printable(title.replace("\n", " ")))]
+    plan = machine.plan
     network, forwards = _network(machine, lines)
-    drives = _drives(machine, seed, lines)
-    command = build_command(
-        machine.hardware, network.first_card_args(forwards, ()),
-        Channels(0, 0, Path("console.log")),
-        kernel=machine.guest.kernel_path, initrd=Path(initrd) if initrd else None,
-        drives=drives,
-        kernel_words=machine.guest.kernel_words(network.dns, x86=machine.hardware.qemu.is_x86),
-    )  # fmt: skip
-    words = [shlex.quote(word) for word in _on_a_terminal(command)]
+    commands, drives = plan.kind.by_hand(Path(seed) if seed else None)
+    lines += [f"[ -e {command[-1]} ] || {shlex.join(command)}\n" for command in commands]
+    boots = BootFiles(plan.guest.kernel_path, Path(initrd) if initrd else None, drives)
+    alone = replace(plan, network=network)
+    ends = Ends(Channels(0, 0, Path("console.log")), boots, network.first_card_args(forwards, ()))
+    words = [shlex.quote(word) for word in _on_a_terminal(alone.argv(ends))]
     lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")
     return "".join(lines)
 
@@ -82,23 +81,6 @@ def _network(machine: Machine, lines: list[str]) -> tuple[Network, Sequence[Expo
     if udp:
         lines.append(_NO_UDP.format(ports=", ".join(map(str, udp))))
     return Network("usernet", own.restrict), [port for port in ports if port not in udp]
-
-
-def _drives(machine: Machine, seed: str | None, lines: list[str]) -> Drives | None:
-    """Return the disks; add what makes their files to the script."""
-    image = machine.guest.image
-    if image is None:
-        return None
-    direct = machine.guest.kernel_path is not None
-    root, variables = Path(OVERLAY), Path(VARIABLES)
-    make = disk.overlay_arguments(image.path, disk.check(image, direct=direct), root)
-    lines.append(f"[ -e {root} ] || qemu-img {shlex.join(make)}\n")
-    firmware = firmware_of(image, machine.hardware.qemu, direct=direct)
-    if firmware is not None:
-        copy = shlex.join(["cp", str(firmware.variables), str(variables)])
-        lines.append(f"[ -e {variables} ] || {copy}\n")
-    files = (firmware.code, variables) if firmware else None
-    return Drives(root, Path(seed) if seed else None, files)
 
 
 def _on_a_terminal(command: Sequence[str]) -> list[str]:

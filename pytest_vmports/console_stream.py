@@ -55,7 +55,7 @@ class ConsoleStream:
 
     def _show(self, one: _Followed, *, last: bool) -> bool:
         """Show what has come of a console; return whether there may be more."""
-        name = f"{self._prefix}{one.machine.guest.name}"
+        name = f"{self._prefix}{one.machine.plan.guest.name}"
         # In a thread, whose errors pytest blames on a test.
         with noting(f"vmports: the console of {name} is shown no more", self._write):
             lines = one.lines(last=last)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.mishaps import noting
-from pytest_vmports.vm.failures import exit_words
-from pytest_vmports.vm.readiness import Probe, WaitFor
+from pytest_vmports.vm.readiness import ALL, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_vmports.options import Settings
     from pytest_vmports.process import Process
     from pytest_vmports.vm.machine import Machine
 
@@ -92,57 +90,49 @@ def _title(machine: Machine) -> str:
 
 
 def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
-    ended = "" if process.running else f" (ended with {exit_words(machine, process)})"
+    ended = "" if process.running else f" (ended with {machine.how_ended(process)})"
     text = "\n".join(process.output.strip().splitlines()[-lines:])
     return f"output of {process.name}{ended}", text or ("(nothing)" if ended else "")
 
 
 def _asked(machine: Machine) -> str:
-    lines = [f"guest: {machine.guest.name}", f"hardware: {machine.hardware.accelerator}"]
+    plan = machine.plan
+    lines = [f"guest: {plan.guest.name}", f"hardware: {plan.hardware.accelerator}"]
     lines += [f"forward: {port}" for port in machine.cards.first.ports] or ["forward: none"]
     lines += _second_card(machine)
-    if machine.settings is not None:
-        lines += _settings(machine.settings)
+    for name, value, source in plan.said:
+        by = source.partition(" (used by")[0]
+        if by != "default" and name != "expose":
+            lines.append(f"{name} = {value} ({by})")
     return "\n".join(lines)
 
 
 def _second_card(machine: Machine) -> Iterator[str]:
-    cards, settings = machine.cards, machine.settings
+    cards, network = machine.cards, machine.cards.network
     if cards.lan_address is None:
         return
-    network = settings.network if settings is not None else None
-    shared = f" on the network {network}" if network is not None else ""
+    shared = f" on the network {network.lan}" if network.lan is not None else ""
     yield f"second card: {cards.lan_address} ({cards.lan_mac}){shared}"
-    for guest, host in (settings.host_ports if settings is not None else {}).items():
-        yield f"service of the host: {cards.network.host_address}:{guest} -> 127.0.0.1:{host}"
-
-
-def _settings(settings: Settings) -> Iterator[str]:
-    """Yield what was set by anybody, and by whom."""
-    for one in fields(settings):
-        source = settings.sources.get(one.name, "default").partition(" (used by")[0]
-        if source != "default" and one.name != "expose":
-            yield f"{one.name} = {getattr(settings, one.name)} ({source})"
+    for guest, host in network.host_ports:
+        yield f"service of the host: {network.host_address}:{guest} -> 127.0.0.1:{host}"
 
 
 def _time_line(machine: Machine) -> str:
-    times = {name: machine.times[name] for name in _STEPS if name in machine.times}
-    if not times:
+    passed = machine.milestones.passed()
+    if not passed:
         return "(nothing happened)"
-    first = min(times.values())
-    order = sorted(times.items(), key=lambda step: step[1])
-    lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in order]
-    if "stopped" not in times:
+    first = min(passed.values())
+    lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in passed.items()]
+    if "stopped" not in passed:
         lines.append(f"{time.monotonic() - first:8.3f} s  this report")
     return "\n".join(lines)
 
 
 def _last_answers(machine: Machine) -> str:
     """Ask every forwarded TCP port of a VM that still runs."""
-    lives = machine.running and all(process.running for process in machine.processes())
-    if not lives or "ready" not in machine.times:
+    if not machine.lives or machine.milestones.ready is None:
         return ""
-    probe = Probe(WaitFor("all"), machine.cards.first, machine.monitor)
+    probe = Probe(ALL, machine.cards.first, machine.monitor)
     try:
         probe.step(time.monotonic() + _LAST_ANSWER_SECONDS, machine.check_alive)
     except VmPortsError as error:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_vmports.guests.guest import Guest
-    from pytest_vmports.report import Recorder
     from pytest_vmports.pool.handle import VM
-    from pytest_vmports.pool.launch import Launcher
+    from pytest_vmports.pool.pool import Pool
+    from pytest_vmports.report import Recorder
 
 _WHERE = "vm_factory"
 
@@ -25,7 +25,7 @@ class VmFactory:
 
     Args:
         config: pytest's.
-        launcher: starts them.
+        pool: makes them.
         guest: what they boot unless told otherwise; None means the setting.
         recorder: takes note of its VMs, and of ports that were waited for.
     """
@@ -33,12 +33,12 @@ class VmFactory:
     def __init__(
         self,
         config: pytest.Config,
-        launcher: Launcher,
+        pool: Pool,
         guest: Guest | None,
         recorder: Recorder,
     ) -> None:
         self._config = config
-        self._launcher = launcher
+        self._pool = pool
         self._guest = guest
         self._recorder = recorder
 
@@ -66,10 +66,8 @@ class VmFactory:
         if ports is not None:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)
-        exposed = self._launcher.expose(wanted.expose, wanted, self._recorder.on_wait)
-        try:
-            boots = self._launcher.guest(wanted, guest or self._guest)
-            with self._launcher.running(exposed, wanted, boots, self._recorder.observe) as vm:
-                yield vm
-        finally:
-            exposed.release()
+        with self._pool.vm(
+            wanted, guest or self._guest, observe=self._recorder.observe,
+            on_wait=self._recorder.on_wait,
+        ) as vm:  # fmt: skip
+            yield vm

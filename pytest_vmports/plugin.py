@@ -1,9 +1,8 @@
-"""pytest's hooks and the fixtures; wiring only."""
+"""pytest's hooks and the fixtures; what they do stands in report/ and pool/."""
 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import FreePortFactory, PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.pool.handle import VM
-    from pytest_vmports.pool.launch import Launcher
+    from pytest_vmports.pool.pool import Pool
 
 _settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
 _next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
@@ -126,23 +125,22 @@ def vmports_allocator(request: pytest.FixtureRequest) -> Iterator[PortAllocator]
 
 
 @pytest.fixture(scope="session")
-def vmports_launcher(
+def vmports_pool(
     vmports_allocator: PortAllocator, request: pytest.FixtureRequest
-) -> Iterator[Launcher]:
-    """Return what starts this process's VMs."""
-    from pytest_vmports.run_dir import RunDir
-    from pytest_vmports.pool.templates import Templates
-    from pytest_vmports.pool.launch import Launcher
+) -> Iterator[Pool]:
+    """Return what makes this process's VMs."""
+    from pytest_vmports.pool.pool import open_pool
 
     config = request.config
     cache, limit = options.values(config, "cache_dir", "cache_size")
-    with RunDir() as run_dir, report.console_stream(config):
-        templates = Templates(cache and Path(cache), limit, report.terminal(config))
-        launcher = Launcher(
-            vmports_allocator, run_dir.path, config.rootpath, templates, report.keeper(config)
-        )
-        yield launcher
-        launcher.close()
+    with (
+        report.console_stream(config),
+        open_pool(
+            vmports_allocator, root=config.rootpath, tell=report.terminal(config),
+            cache_dir=cache, cache_size=limit, keeper=report.keeper(config),
+        ) as pool,
+    ):  # fmt: skip
+        yield pool
 
 
 @pytest.fixture(scope="session")
@@ -161,11 +159,18 @@ def vmports_settings(request: pytest.FixtureRequest) -> options.Settings:
 
 @pytest.fixture
 def exposed_ports(
-    vmports_launcher: Launcher, vmports_settings: options.Settings, request: pytest.FixtureRequest
+    vmports_allocator: PortAllocator,
+    vmports_settings: options.Settings,
+    request: pytest.FixtureRequest,
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
-    recorder = report.recorder(request.config)
-    exposed = vmports_launcher.expose(vmports_settings.expose, vmports_settings, recorder.on_wait)
+    from pytest_vmports.network.exposed import lease_exposed
+
+    wanted, on_wait = vmports_settings, report.recorder(request.config).on_wait
+    exposed = lease_exposed(
+        wanted.expose, vmports_allocator, report.terminal(request.config), host=wanted.bind_host,
+        wait=wanted.port_wait, allow_network=wanted.allow_network, on_wait=on_wait,
+    )  # fmt: skip
     yield exposed
     exposed.release()
 
@@ -173,33 +178,32 @@ def exposed_ports(
 @pytest.fixture
 def vm_with_ports(
     exposed_ports: ExposedPorts,
-    vmports_launcher: Launcher,
+    vmports_pool: Pool,
     vmports_settings: options.Settings,
     vmports_guest: Guest | None,
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
-    recorder = report.recorder(request.config)
+    running = vmports_pool.vm(
+        vmports_settings, vmports_guest, exposed=exposed_ports,
+        observe=report.recorder(request.config).observe,
+        following=request.node.stash.get(_next_key, None),
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
-            guest = vmports_launcher.guest(vmports_settings, vmports_guest)
-            running = vmports_launcher.running(
-                exposed_ports, vmports_settings, guest,
-                recorder.observe, following=request.node.stash.get(_next_key, None),
-            )  # fmt: skip
             vm = stack.enter_context(running)
         yield vm
 
 
 @pytest.fixture(scope="session")
 def vm_factory(
-    vmports_launcher: Launcher, vmports_guest: Guest | None, request: pytest.FixtureRequest
+    vmports_pool: Pool, vmports_guest: Guest | None, request: pytest.FixtureRequest
 ) -> VmFactory:
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
     from pytest_vmports.factory import VmFactory
 
     recorder = report.recorder(request.config)
-    return VmFactory(request.config, vmports_launcher, vmports_guest, recorder)
+    return VmFactory(request.config, vmports_pool, vmports_guest, recorder)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pytest_vmports.console_stream import ConsoleStream
     from pytest_vmports.evidence import Evidence
     from pytest_vmports.leases import LeaseInfo
-    from pytest_vmports.terminal import Terminal
     from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.terminal import Terminal
     from pytest_vmports.vm.machine import Machine
 
 # Names of what rides on reports, which xdist brings to its controller.
@@ -153,7 +153,7 @@ def _add_sections(
     evidence = _evidence_of(item)
     evidence.shared = [one for one in made if one.running and one not in evidence.machines]
     for machine in evidence.shown():
-        machine.failing = True
+        machine.note_failing()
     evident = evidence.sections(whole=item.config.getoption("verbose", 0) > 1, note=note)
     for title, text in evident:
         _add(report, title, text)

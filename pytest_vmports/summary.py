@@ -28,13 +28,13 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
     # The same for all processes of a machine, unlike the wall clock that may be set meanwhile.
     epoch = time.time() - time.monotonic()
     for machine in evidence.machines:
-        times = machine.times
+        times = machine.milestones.passed()
         machines.append(
             {
-                "origin": machine.origin,
+                "origin": str(machine.origin),
                 "template": machine.makes_template,
                 "ports": [str(port) for port in machine.ports],
-                "guest": machine.guest.name,
+                "guest": machine.plan.guest.name,
                 "wiring": machine.cards.network.kind,
                 **{
                     name: epoch + times[name] if name in times else None

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports import options
 from pytest_vmports.leases import PortAllocator
-from pytest_vmports.run_dir import RunDir
-from pytest_vmports.pool.templates import Templates
-from pytest_vmports.pool.launch import Launcher
+from pytest_vmports.pool.pool import open_pool
 
 if TYPE_CHECKING:
     import argparse
@@ -41,18 +39,13 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
     wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
     with (
         PortAllocator(read.get("state_dir"), read.get("port_range")) as allocator,
-        RunDir() as run_dir,
-    ):
-        cache = wanted.cache_dir and Path(wanted.cache_dir)
-        templates = Templates(cache or None, wanted.cache_size, _tell)
-        launcher = Launcher(allocator, run_dir.path, Path.cwd(), templates)
-        try:
-            exposed = launcher.expose(wanted.expose, wanted)
-            with launcher.running(exposed, wanted, launcher.guest(wanted), lambda _: None) as vm:
-                yield vm
-            exposed.release()
-        finally:
-            launcher.close()
+        open_pool(
+            allocator, root=Path.cwd(), tell=_tell, cache_dir=wanted.cache_dir,
+            cache_size=wanted.cache_size,
+        ) as pool,
+        pool.vm(wanted) as vm,
+    ):  # fmt: skip
+        yield vm
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.vm.handle import VM
-    from pytest_vmports.vm.launch import Launcher
+    from pytest_vmports.pool.handle import VM
+    from pytest_vmports.pool.pool import Pool
     from pytest_vmports.vm.machine import Machine
 
     Boot = Callable[..., AbstractContextManager[VM]]
@@ -45,7 +45,7 @@ def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary: Path) -> Boot:
+def boot(vmports_pool: Pool, request: pytest.FixtureRequest, qemu_binary: Path) -> Boot:
     """Return a function that boots a VM for a ``with`` block, in tests and fixtures of any scope.
 
     It takes ports and settings as the marker does, boots from cold unless told otherwise, and
@@ -62,12 +62,11 @@ def boot(vmports_launcher: Launcher, request: pytest.FixtureRequest, qemu_binary
     ) -> Iterator[VM]:
         keywords = {"fresh_boot": True, **keywords, "expose": ports}
         settings = options.resolve(request.config, keywords, "the test")
-        exposed = vmports_launcher.expose(settings.expose, settings)
+        exposed = vmports_pool.lease(settings.expose, settings)
         try:
             if meanwhile is not None:
                 meanwhile(exposed)
-            guest = vmports_launcher.guest(settings)
-            with vmports_launcher.running(exposed, settings, guest, observe) as vm:
+            with vmports_pool.vm(settings, exposed=exposed, observe=observe) as vm:
                 yield vm
         finally:
             exposed.release()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.network import gvproxy, usernet
+from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
+from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.progress import slowly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_vmports.leases import PortLease
-    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease
+    from pytest_vmports.models import ExposedPort, PortMapping
 
 
 class ExposedPorts:
@@ -21,23 +24,30 @@ class ExposedPorts:
     Args:
         granted: each forward with its lease.
         allow_network: whether `qemu_args` lets the guest reach out.
+        host: the host address of all of them.
 
     Attributes:
         since: when they were leased, a `time.monotonic` value.
+        host: the host address of all of them.
     """
 
     def __init__(
-        self, granted: Sequence[tuple[ExposedPort, PortLease]], *, allow_network: bool = False
+        self,
+        granted: Sequence[tuple[ExposedPort, PortLease]],
+        *,
+        allow_network: bool = False,
+        host: str = PORT_FORWARD_BIND_HOST,
     ) -> None:
         self._allow_network = allow_network
         self._granted = list(granted)
         self.since = time.monotonic()
-        self._hidden: list[tuple[ExposedPort, PortLease]] = []
+        self.host = host
+        self._own: list[tuple[ExposedPort, PortLease]] = []
 
     @property
-    def hidden(self) -> tuple[ExposedPort, ...]:
+    def own(self) -> tuple[ExposedPort, ...]:
         """The forwards that the plugin itself needs, as to ssh; not among `ports`."""
-        return tuple(port for port, _ in self._hidden)
+        return tuple(port for port, _ in self._own)
 
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
@@ -56,6 +66,8 @@ class ExposedPorts:
         sends by UDP, answers included: a UDP forward brings datagrams to the guest, and nothing
         comes back.
         """
+        from pytest_vmports.network import usernet  # noqa: PLC0415 - for who makes a VM only
+
         return usernet.card_args(self.ports, restrict=not self._allow_network)
 
     def gvproxy_config(
@@ -70,6 +82,8 @@ class ExposedPorts:
             qemu_socket: path of the socket that QEMU will connect to.
             api_socket: path of the socket for its API.
         """
+        from pytest_vmports.network import gvproxy  # noqa: PLC0415 - likewise
+
         return gvproxy.config(self.ports, qemu_socket, api_socket)
 
     def release_guards(self) -> None:
@@ -87,17 +101,17 @@ class ExposedPorts:
             lease.release()
 
     def replace(self, granted: Sequence[tuple[ExposedPort, PortLease]]) -> None:
-        """Give the ports back and hold others instead; `hide` again what was hidden."""
+        """Give all ports back, also those of `add_own`, and hold these instead."""
         self.release()
         self._granted = list(granted)
-        self._hidden = []
+        self._own = []
 
-    def hide(self, granted: Sequence[tuple[ExposedPort, PortLease]]) -> None:
-        """Hold these too, without listing them among the test's ports."""
-        self._hidden += granted
+    def add_own(self, granted: Sequence[tuple[ExposedPort, PortLease]]) -> None:
+        """Hold these too, which the test has not asked for."""
+        self._own += granted
 
     def _all(self) -> list[tuple[ExposedPort, PortLease]]:
-        return [*self._granted, *self._hidden]
+        return [*self._granted, *self._own]
 
     def __getitem__(self, port: int | str) -> ExposedPort:
         return find_port(self.ports, port)
@@ -110,6 +124,43 @@ class ExposedPorts:
 
     def __repr__(self) -> str:
         return f"<ExposedPorts {', '.join(map(str, self.ports)) or 'none'}>"
+
+
+def lease_exposed(
+    mappings: Sequence[PortMapping],
+    allocator: PortAllocator,
+    tell: Callable[[str], None],
+    *,
+    host: str = PORT_FORWARD_BIND_HOST,
+    wait: float = 60.0,
+    allow_network: bool = False,
+    on_wait: Callable[[LeaseInfo], None] | None = None,
+) -> ExposedPorts:
+    """Lease a host port for every mapping, and say so when a fixed one is waited for.
+
+    Args:
+        mappings: what is wanted.
+        allocator: who grants it.
+        tell: writes a line to the terminal.
+        host: the host address that will be bound.
+        wait: seconds to wait for a fixed port that another of our tests holds.
+        allow_network: whether `ExposedPorts.qemu_args` lets the guest reach out.
+        on_wait: told the holder when there is one to wait for.
+
+    Raises:
+        PortError: one cannot be had.
+    """
+    with contextlib.ExitStack() as waiting:
+
+        def waits(holder: LeaseInfo) -> None:
+            if on_wait is not None:
+                on_wait(holder)
+            what = f"waiting for port {holder.port}"
+            tell(f"vmports: {what}, held by {holder.describe()}")
+            waiting.enter_context(slowly(tell, what))
+
+        granted = lease_ports(mappings, allocator, host=host, wait=wait, on_wait=waits)
+    return ExposedPorts(granted, allow_network=allow_network, host=host)
 
 
 def find_port(ports: Sequence[ExposedPort], wanted: int | str) -> ExposedPort:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.network.wiring import Wiring
     from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.vm.inside.shell import Completed
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.saved import Snapshot
-    from pytest_vmports.vm.inside.shell import Completed
 
 
 class VM:
@@ -365,4 +365,5 @@ class VM:
 
     def __repr__(self) -> str:
         ports = ", ".join(map(str, self.ports)) or "no ports"
-        return f"<VM {self._machine.plan.guest.name} {self.wiring} {ports} {self._machine.state.value}>"
+        name, state = self._machine.plan.guest.name, self._machine.state.value
+        return f"<VM {name} {self.wiring} {ports} {state}>"

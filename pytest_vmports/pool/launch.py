@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,10 @@ from pytest_vmports.vm.inside.disk import lay_disks
 from pytest_vmports.vm.machine import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.models import PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.pool.standby import Standby
@@ -51,6 +53,7 @@ class Launcher:
         run_dir: Path,
         templates: Templates,
         standby: Standby,
+        *,
         tell: Callable[[str], None],
         keeper: Keeper | None = None,
     ) -> None:
@@ -95,7 +98,7 @@ class Launcher:
             try:
                 return self._once(plan, exposed, observe, cloned, prepare_next)
             except ForwardError as error:
-                if not left or exposed.is_fixed(error.port, error.protocol, plan.wanted):
+                if not left or _is_fixed(error, plan.wanted):
                     raise
                 exposed.replace(lease_ports(plan.wanted, self._allocator, host=host))
         raise AssertionError("unreachable: the last try raises")
@@ -141,8 +144,8 @@ class Launcher:
         plan: Plan,
         exposed: ExposedPorts,
         observe: Observe,
-        cloned: bool,  # noqa: FBT001
-        prepare_next: bool,  # noqa: FBT001
+        cloned: bool,
+        prepare_next: bool,
     ) -> Machine:
         for _ in range(_TRIES):
             template = self._template(plan, exposed, observe) if cloned else None
@@ -159,10 +162,8 @@ class Launcher:
                     self._templates.discard(template, plan.guest, error)
                     continue
             if prepare_next and plan.kind.stands_by:
-                self._standby.prepare(
-                    plan.standby_key, plan.hardware.memory,
-                    lambda template=template: self._make_standby(plan, template, exposed.host),
-                )  # fmt: skip
+                make = partial(self._make_standby, plan, template, exposed.host)
+                self._standby.prepare(plan.standby_key, plan.hardware.memory, make)
             return ready
         return self._start(plan, exposed, observe, None)
 
@@ -255,3 +256,7 @@ class Launcher:
             self.end_failed(machine, error)
             raise
         return machine
+
+
+def _is_fixed(error: ForwardError, mappings: Sequence[PortMapping]) -> bool:
+    return any(m.external == error.port and m.protocol == error.protocol for m in mappings)

@@ -33,7 +33,8 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         HostError: QEMU or gvproxy is missing, or cannot do what is asked for.
     """
     qemu = find_qemu(settings.qemu)
-    way = {"allow_network": settings.allow_network, "backend": settings.backend}
+    network, backend = settings.allow_network, settings.backend
+    by_gvproxy = wants_gvproxy(allow_network=network, backend=backend)
     own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
     return Plan(
         hardware=Hardware(
@@ -41,15 +42,15 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
             guest.cpus or settings.cpus, settings.display,
         ),
         network=choose_network(
-            [*settings.expose, *own], **way, qemu=qemu, host_ports=settings.host_ports,
-            network=settings.network,
+            [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,
+            host_ports=settings.host_ports, network=settings.network,
         ),
         guest=guest,
         wanted=settings.expose,
         wait_for=settings.wait_for,
         boot_timeout=settings.boot_timeout,
         root=root,
-        gvproxy=find_gvproxy(settings.gvproxy) if wants_gvproxy(**way) else None,
+        gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
         capture=settings.pcap,
         reachable=reachable,
         may_crash=settings.allow_crash,

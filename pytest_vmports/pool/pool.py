@@ -46,6 +46,7 @@ class Pool:
         run_dir: Path,
         root: Path,
         templates: Templates,
+        *,
         tell: Callable[[str], None],
         keeper: Keeper | None,
     ) -> None:
@@ -53,7 +54,9 @@ class Pool:
         self.root = root
         self.run_dir = run_dir
         self.standby = Standby(tell)
-        self.launcher = Launcher(allocator, run_dir, templates, self.standby, tell, keeper)
+        self.launcher = Launcher(
+            allocator, run_dir, templates, self.standby, tell=tell, keeper=keeper
+        )
         self.keeper = keeper
         self._tell = tell
         self._told: set[str] = set()
@@ -70,8 +73,8 @@ class Pool:
             PortError: one cannot be had.
         """
         return lease_exposed(
-            mappings, self.allocator, host=settings.bind_host, wait=settings.port_wait,
-            allow_network=settings.allow_network, tell=self._tell, on_wait=on_wait,
+            mappings, self.allocator, self._tell, host=settings.bind_host,
+            wait=settings.port_wait, allow_network=settings.allow_network, on_wait=on_wait,
         )  # fmt: skip
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
@@ -193,7 +196,7 @@ def open_pool(
     with RunDir() as run_dir, contextlib.ExitStack() as stack:
         templates = Templates(Path(cache_dir) if cache_dir else None, cache_size, tell)
         stack.callback(templates.close)
-        pool = Pool(allocator, run_dir.path, root, templates, tell, keeper)
+        pool = Pool(allocator, run_dir.path, root, templates, tell=tell, keeper=keeper)
         stack.callback(pool.standby.drop)
         yield pool
 

@@ -14,7 +14,6 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from pytest_vmports.errors import StateDirError, TemplateBusyError
-from pytest_vmports.progress import slowly
 from pytest_vmports.pool.template import (
     Template,
     last_use,
@@ -22,6 +21,7 @@ from pytest_vmports.pool.template import (
     size_on_disk,
     write_manifest,
 )
+from pytest_vmports.progress import slowly
 from pytest_vmports.vm.plan import KEY_LENGTH, key_of
 
 if TYPE_CHECKING:

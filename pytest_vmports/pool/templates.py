@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
+from pytest_vmports.errors import MachineDiedError, StateDirError, VmPortsError
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import Ram
@@ -16,6 +15,7 @@ from pytest_vmports.vm.snapshots import save, save_disks, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.pool.template import Template

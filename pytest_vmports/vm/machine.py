@@ -389,9 +389,7 @@ class Machine:
             )
         if not self.monitor.connect(_GREETING_SECONDS):
             self._qemu.wait(_GREETING_SECONDS)
-            raise failures.not_started(
-                self.vitals, self.cards.first.refused(self._qemu.output)
-            )
+            raise failures.not_started(self.vitals, self.cards.first.refused(self._qemu.output))
 
     def _restore(self, saved: Saved) -> None:
         self.console.begin_with(saved.console)

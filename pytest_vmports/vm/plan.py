@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.network.cards import network_args, network_words
-from pytest_vmports.vm.argv import Channels, build_command
+from pytest_vmports.network.cards import masked_args, masked_words
+from pytest_vmports.vm.argv import Capture, Channels, build_command
 from pytest_vmports.vm.inside.kind import kind_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Ends:
 
     channels: Channels
     boots: BootFiles
-    network: Sequence[str]
+    network: list[str]
     network_words: Sequence[str] = ()
     ram: Ram | None = None
     capture: Path | None = None
@@ -108,13 +108,14 @@ class Plan:
     def argv(self, ends: Ends) -> list[str]:
         """Return QEMU's argv for one start of this VM."""
         boots, architecture = ends.boots, self.hardware.qemu.architecture
-        card = self.network.card_netdev
+        card, capture = self.network.card_netdev, None
+        if card is not None and ends.capture is not None:
+            capture = Capture(card, ends.capture)
         words = self.guest.kernel_words(architecture, self.network.dns, ends.network_words)
         return build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
-            ram=ends.ram, restore=ends.restore,
-            capture=(card, ends.capture) if card is not None and ends.capture is not None else None,
+            ram=ends.ram, restore=ends.restore, capture=capture,
         )  # fmt: skip
 
     @cached_property
@@ -154,8 +155,8 @@ class Plan:
             {
                 "template": self.key,
                 "wiring": self.network.kind,
-            "memory": self.hardware.memory,
-            "argv": self._masked(self.network, blank),
+                "memory": self.hardware.memory,
+                "argv": self._masked(self.network, blank),
                 "gvproxy": str(self.gvproxy),
                 "services": sorted(self.network.host_ports),
                 "capture": self.capture,
@@ -169,7 +170,7 @@ class Plan:
         agent = 0 if kind.has_agent else None
         ends = Ends(
             Channels(0, 0, Path("console"), agent), kind.shape(),
-            network_args(network, forwards), network_words(network),
+            masked_args(network, forwards), masked_words(network),
         )  # fmt: skip
         return self.argv(ends)
 

@@ -72,9 +72,9 @@ class WaitFor:
     ports: tuple[int, ...] = ()
     path: str = ""
 
-    def candidates(self, exposed: Sequence[ExposedPort]) -> list[ExposedPort]:
-        """Return the forwards that are to be asked."""
-        tcp = [port for port in exposed if port.protocol == "tcp"]
+    def candidates(self, ports: Sequence[_Port]) -> list[_Port]:
+        """Return those of these ports that are to be asked."""
+        tcp = [port for port in ports if port.protocol == "tcp"]
         if self.mode == "none":
             return []
         if self.mode in {"any", "all"}:

@@ -61,14 +61,10 @@ class DiskGuest(OwnInit):
     def __init__(self, guest: Guest, image: Disk, architecture: Architecture) -> None:
         super().__init__(guest, architecture)
         self._image = image
+        self.has_agent = image.agent
         self._direct = guest.kernel_path is not None
         self._agent: GuestAgent | None = None
         self._ssh_port: ExposedPort | None = None
-
-    @property
-    def has_agent(self) -> bool:  # type: ignore[override]
-        """Whether it runs the QEMU guest agent, on a channel of its own."""
-        return self._image.agent
 
     @property
     def why_no_template(self) -> str | None:
