@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.vm_cli import started
 
 if TYPE_CHECKING:
-    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.pool.handle import VM
 
 HERE = Path(__file__).resolve().parent.parent
 BYTES = 60 << 20

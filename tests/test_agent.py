@@ -14,8 +14,8 @@ from vm_helpers import alive, until
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.host import machine
-from pytest_vmports.vm.control import READY, Control
-from pytest_vmports.vm.shell import AgentShell
+from pytest_vmports.vm.inside.control import READY, Control
+from pytest_vmports.vm.inside.shell import AgentShell
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or machine() != "x86_64", reason="the agent is for Linux on x86-64"

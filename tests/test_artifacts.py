@@ -16,7 +16,7 @@ from vm_helpers import until
 from pytest_vmports import artifacts, options
 from pytest_vmports.artifacts import folder_name, write
 from pytest_vmports.vm import files
-from pytest_vmports.vm.command import CAPTURE
+from pytest_vmports.vm.argv import CAPTURE
 
 SUITE = """
 import pytest

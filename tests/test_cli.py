@@ -18,7 +18,7 @@ import pytest_vmports.doctor  # noqa: F401
 from pytest_vmports import cli, host
 from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError
 from pytest_vmports.leases import PortAllocator
-from pytest_vmports.vm.template_store import TemplateStore
+from pytest_vmports.pool.template_store import TemplateStore
 
 MIB = 1 << 20
 

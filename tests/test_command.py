@@ -8,8 +8,8 @@ import pytest
 from pytest_vmports import ExposedPort
 from pytest_vmports.host import Accelerator, Qemu
 from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
-from pytest_vmports.vm import command as command_module
-from pytest_vmports.vm.command import Channels, Hardware, Ram, build_command
+from pytest_vmports.vm import argv as command_module
+from pytest_vmports.vm.argv import Channels, Hardware, Ram, build_command
 
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 CHANNELS = Channels(monitor_fd=7, control_fd=9, console=Path("/run/v/console.log"))

@@ -13,7 +13,7 @@ import pytest
 from vm_helpers import until
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
-from pytest_vmports.vm.guest_agent import GuestAgent
+from pytest_vmports.vm.inside.qemu_agent import GuestAgent
 
 
 class StandIn:
@@ -130,7 +130,7 @@ def sleeping():
 
 
 def test_an_agent_that_starts_late_is_asked_again(agent, monkeypatch):
-    monkeypatch.setattr("pytest_vmports.vm.guest_agent._SYNC_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("pytest_vmports.vm.inside.qemu_agent._SYNC_AGAIN_SECONDS", 0.05)
     one = agent(deaf=3)
     assert one.answers(time.monotonic() + 30)
     # Answers to what was asked before are not taken for the command's.

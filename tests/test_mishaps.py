@@ -19,7 +19,7 @@ from pytest_vmports.console_stream import ConsoleStream
 from pytest_vmports.errors import MachineError
 from pytest_vmports.mishaps import noting, plain, printable
 from pytest_vmports.progress import slowly
-from pytest_vmports.vm import by_hand
+from pytest_vmports import by_hand
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.machine import Machine, State

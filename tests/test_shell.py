@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from pytest_vmports.errors import CommandFailedError, CommandTimeoutError, GuestFileError
-from pytest_vmports.vm import shell
+from pytest_vmports.vm.inside import shell
 
 
 class HostShell:

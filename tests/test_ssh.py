@@ -8,8 +8,8 @@ import pytest
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
-from pytest_vmports.vm import ssh
-from pytest_vmports.vm.ssh import SshShell, public_half, session_key
+from pytest_vmports.vm.inside import ssh
+from pytest_vmports.vm.inside.ssh import SshShell, public_half, session_key
 
 PORT = ExposedPort(internal=22, external=20022)
 # Runs what it is told here, and writes down how it was called; its last argument is the command.

@@ -18,8 +18,8 @@ from vm_helpers import fixed_port
 
 from pytest_vmports import Guest, options
 from pytest_vmports.errors import MonitorError, StateDirError, TemplateBusyError
-from pytest_vmports.vm.clone import _facts
-from pytest_vmports.vm.template_store import TemplateStore
+from pytest_vmports.pool.templates import _facts
+from pytest_vmports.pool.template_store import TemplateStore
 
 FACTS = {"name": "guest", "memory": 256}
 SIZE = 64 << 10
@@ -58,7 +58,7 @@ def new_store(tmp_path):
 OTHER_PROCESS = """
 import json, os, sys
 from pathlib import Path
-from pytest_vmports.vm.template_store import TemplateStore
+from pytest_vmports.pool.template_store import TemplateStore
 
 base, facts = sys.argv[1:]
 

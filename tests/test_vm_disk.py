@@ -25,7 +25,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
-from pytest_vmports.vm.shell import OtherShell
+from pytest_vmports.vm.inside.shell import OtherShell
 
 
 def digest(path):

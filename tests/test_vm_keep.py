@@ -165,7 +165,7 @@ def test_all_are_kept_when_asked_and_no_more_than_the_machine_can_bear(run, pyte
     pytester.makepyfile(test_it=SUITE.format(settings="") + "    assert 0")
     _, kept = run("-n0", "--vmports-keep=always", "-k", "passes")
     assert [vm.test for vm in kept] == ["test_it.py::test_passes"]
-    pytester.makeconftest("import pytest_vmports.vm.keep\npytest_vmports.vm.keep.MOST = 0")
+    pytester.makeconftest("import pytest_vmports.pool.keeper\npytest_vmports.pool.keeper.MOST = 0")
     result, kept = run("-n0", "--vmports-keep=failed", "-k", "fails")
     assert kept == []
     result.stderr.fnmatch_lines(["*a VM is not kept, for 0 are already: *kept stop all"])

@@ -106,7 +106,7 @@ def test_workers_start_the_vms_and_the_controller_none(inner, dist):
     inner.runpytest_subprocess("-n", "2", "--dist", dist, "-W", "error").assert_outcomes(passed=6)
     loaded = json.loads(Path("modules.json").read_text())
     assert "pytest_vmports.plugin" in loaded
-    assert not {"qemu.qmp", "filelock", "pytest_vmports.vm.launch"} & set(loaded)
+    assert not {"qemu.qmp", "filelock", "pytest_vmports.pool.launch"} & set(loaded)
 
 
 def test_it_works_without_xdist(inner):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.vm.handle import VM
+    from pytest_vmports.pool.handle import VM
     from pytest_vmports.vm.machine import Machine
 
 # The settings of a marker that lead to each wiring.
