@@ -7,18 +7,26 @@ import pytest
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.host import Accelerator, Qemu
-from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
+from pytest_vmports.network.choose import Network
 from pytest_vmports.vm import argv as command_module
-from pytest_vmports.vm.argv import Channels, Hardware, Ram, build_command
+from pytest_vmports.vm.argv import Capture, Channels, Hardware, Ram, build_command
 
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 CHANNELS = Channels(monitor_fd=7, control_fd=9, console=Path("/run/v/console.log"))
 
 
-def build(*, qemu=QEMU, accel="tcg", display=False, wiring=None, channels=CHANNELS, **keywords):
+def build(
+    *,
+    qemu=QEMU,
+    accel="tcg",
+    display=False,
+    network=("-nic", "none"),
+    channels=CHANNELS,
+    **keywords,
+):
     hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display)
     keywords = {"kernel": Path("/k"), "initrd": Path("/i"), "kernel_words": "a b", **keywords}
-    return build_command(hardware, wiring or NoNetwork(), channels, **keywords)
+    return build_command(hardware, list(network), channels, **keywords)
 
 
 def values(command, option):
@@ -139,19 +147,26 @@ def test_a_vm_that_may_be_kept_has_its_console_and_a_monitor_on_sockets_and_the_
 
 
 def test_nothing_listens_but_the_forwards():
-    wiring = UsernetWiring((ExposedPort(internal=80, external=20417),))
-    command = " ".join(build(wiring=wiring))
+    forward = ExposedPort(internal=80, external=20417)
+    command = " ".join(build(network=Network("usernet").first_card_args([forward], [])))
     assert command.count("20417") == 1
     for word in ("tcp::", "server", "listen", "-gdb", "-s ", "-vnc", "-qmp"):
         assert word not in command
 
 
-def test_the_network_is_the_wirings():
+def test_the_network_is_the_one_given():
     assert values(build(), "-nic") == ["none"]
-    wiring = UsernetWiring((ExposedPort(internal=80, external=20417),))
-    joined = " ".join(build(wiring=wiring))
-    assert " ".join(wiring.qemu_args()) in joined
+    joined = " ".join(build(network=["-netdev", "a", "-device", "b"]))
+    assert " -netdev a -device b" in joined
     assert "-nic" not in joined
+
+
+def test_packets_are_written_down_of_the_card_that_is_named_and_of_none_otherwise():
+    assert "filter-dump" not in " ".join(build())
+    captured = build(capture=Capture("h2", Path("/run/a,b/packets.pcap")))
+    assert values(captured, "-object") == [
+        "filter-dump,id=capture,netdev=h2,file=/run/a,,b/packets.pcap"
+    ]
 
 
 @pytest.mark.usefixtures("linux")

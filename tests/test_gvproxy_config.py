@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import os
 import socket
 from pathlib import Path
 
 import pytest
 import yaml
-from test_wiring import DNS, WEB
+from test_choose import DNS, WEB
 
 from pytest_vmports import ExposedPort, PortAllocator
 from pytest_vmports.errors import (
@@ -20,7 +21,7 @@ from pytest_vmports.errors import (
 from pytest_vmports.host import Gvproxy, find_gvproxy
 from pytest_vmports.network import gvproxy
 from pytest_vmports.network.exposed import ExposedPorts
-from pytest_vmports.network.gvproxy import GvproxyWiring, config
+from pytest_vmports.network.gvproxy import GvproxyWiring, card_args, config, port_of
 from pytest_vmports.network.usernet import network_card
 from pytest_vmports.run_dir import RunDir
 
@@ -73,6 +74,29 @@ def test_a_test_of_its_own_launcher_gets_the_same_value():
     assert exposed.gvproxy_config("/q", "/a") == config([WEB, DNS], "/q", "/a")
 
 
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("listen tcp 127.0.0.1:20417: bind: address already in use", WEB),
+        ("listen udp 127.0.0.1:20418: bind: address already in use", DNS),
+        ("listen tcp 127.0.0.1:2041: bind: address already in use", None),
+        ("listen tcp 127.0.0.1:204170: bind: address already in use", None),
+        ("20417 is a number and no port", None),
+        ("", None),
+    ],
+)
+def test_the_forward_that_a_message_names_is_found(text, port):
+    assert port_of(text, (WEB, DNS)) == port
+
+
+def test_one_number_for_tcp_and_udp_is_told_apart_by_the_message():
+    tcp = ExposedPort(internal=53, external=20418)
+    message = "listen {} 127.0.0.1:20418: bind: address already in use"
+    assert port_of(message.format("udp"), (tcp, DNS)) == DNS
+    assert port_of(message.format("tcp"), (DNS, tcp)) == tcp
+    assert port_of("127.0.0.1:20418 is taken", (tcp, DNS)) == tcp
+
+
 @pytest.fixture
 def folder():
     """Return a private folder with a path short enough for sockets."""
@@ -105,7 +129,7 @@ def start(any_gvproxy, folder, allocator):
         def start(*ports):
             wiring = GvproxyWiring(ports, find_gvproxy(str(any_gvproxy)), folder, allocator)
             stack.callback(wiring.stop)
-            wiring.start([])
+            wiring.qemu_fds = wiring.start([])
             return wiring
 
         yield start
@@ -125,9 +149,11 @@ def test_gvproxy_forwards_what_was_asked_and_nothing_else(start, ports):
 
 def test_qemu_inherits_the_connection_and_nothing_listens_for_another(start):
     wiring = start()
-    option, network, *card = wiring.qemu_args()
+    (fd,) = wiring.qemu_fds
+    with socket.socket(fileno=os.dup(fd)) as qemus:
+        assert qemus.getpeername() == str(wiring._guest_socket)
+    option, network, *card = card_args(fd)
     assert (option, card[0]) == ("-netdev", "-device")
-    (fd,) = wiring.qemu_fds([0])
     assert network == f"dgram,id=n0,local.type=fd,local.str={fd}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as second:
         second.settimeout(0.2)
@@ -144,13 +170,13 @@ def test_gvproxy_without_forwards_has_none(start):
 def test_forwards_come_and_go_while_it_runs(start, ports):
     wiring = start()
     for port in ports:
-        wiring.expose(port, None)
+        wiring.add_forward(port, 0, None)
     assert listed(wiring) == expected(ports)
-    wiring.hide(ports[0], None)
+    wiring.remove_forward(ports[0], None, None)
     assert listed(wiring) == expected(ports[1:])
     assert wiring.ports == ports[1:]
     with pytest.raises(MachineError, match="kept its forward"):
-        wiring.hide(ports[0], None)
+        wiring.remove_forward(ports[0], None, None)
 
 
 def test_a_forward_that_nobody_asked_us_for_is_closed_and_named(start, ports, unsealed):

@@ -5,8 +5,9 @@ The frames are made and read here by code of its own, so that a mistake is not m
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
+import queue
 import selectors
 import socket
 import struct
@@ -18,16 +19,12 @@ from hypothesis import strategies as st
 from vm_helpers import until
 
 from pytest_vmports import options, parse
-from pytest_vmports.errors import HostError, LaunchError, MachineError, OpenHostError, SettingError
+from pytest_vmports.errors import MachineError, OpenHostError, SettingError
 from pytest_vmports.host import Gvproxy, Qemu
-from pytest_vmports.models import ExposedPort
 from pytest_vmports.network import host_frames, seal
-from pytest_vmports.network.gvproxy import GvproxyWiring
+from pytest_vmports.network.choose import open_host
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.network.links import Pump
-from pytest_vmports.network.second_card import SecondCardWiring
-from pytest_vmports.network.usernet import NoNetwork, UsernetWiring
-from pytest_vmports.network.wiring import choose_wiring, open_host
 
 HOST, HOST_MAC = "192.168.128.1", bytes.fromhex("5255c0a88001")
 FIRST, FIRST_MAC = "192.168.128.2", bytes.fromhex("5a94efe40d02")
@@ -207,10 +204,10 @@ def test_a_frame_goes_to_the_one_it_is_for(lan):
 
 def test_each_has_the_lowest_address_that_is_free(lan):
     seats = [lan()[0] for _ in range(3)]
-    assert [seat.address for seat in seats] == [f"192.168.128.{n}" for n in (2, 3, 4)]
-    assert [seat.mac for seat in seats] == [f"5a:94:ef:e4:0d:0{n}" for n in (2, 3, 4)]
+    assert [seat.values.address for seat in seats] == [f"192.168.128.{n}" for n in (2, 3, 4)]
+    assert [seat.values.mac for seat in seats] == [f"5a:94:ef:e4:0d:0{n}" for n in (2, 3, 4)]
     seats[1].leave()
-    assert lan()[0].address == "192.168.128.3"
+    assert lan()[0].values.address == "192.168.128.3"
 
 
 def test_one_that_left_is_sent_nothing_and_the_rest_go_on(lan):
@@ -270,89 +267,40 @@ def test_frames_for_one_that_does_not_read_wait_and_keep_nobody_up(lan):
 def test_a_pump_can_be_closed_twice_and_closes_its_links():
     pump = Pump("test")
     link = pump.link(lambda _: None)
+    beside, other = socket.socketpair()
+    pump.add(beside, lambda _: None)
     pump.close()
     pump.close()
-    assert link.fileno() == -1
+    assert (link.fileno(), beside.fileno()) == (-1, -1)
+    other.close()
 
 
-WEB = ExposedPort(internal=80, external=20080)
+def test_a_pump_reads_other_sockets_beside_its_links_until_they_are_removed():
+    heard = queue.SimpleQueue()
+    with contextlib.closing(Pump("test")) as pump:
+        ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+        pump.add(ours, lambda _: heard.put(ours.recv(100)))
+        link = pump.link(heard.put)
+        with theirs, socket.socket(fileno=os.dup(link.qemu_fd)) as qemus:
+            theirs.send(b"by the socket")
+            assert heard.get(timeout=SECONDS) == b"by the socket"
+            qemus.send(b"by the link")
+            assert heard.get(timeout=SECONDS) == b"by the link"
+            pump.remove(ours)
+            with pytest.raises(OSError, match=r"refused|reset|not connected"):
+                theirs.send(b"too late")
 
 
-@pytest.fixture
-def choose(tmp_path):
-    def choose(*ports, network=False, qemu=QEMU, **more):
-        return choose_wiring(
-            ports, allow_network=network, backend="auto", qemu=qemu, gvproxy=NEW,
-            workdir=tmp_path, allocator=None, **more,
-        )  # fmt: skip
-
-    return choose
-
-
-@pytest.mark.parametrize(
-    ("ports", "network", "inner"),
-    [((), False, NoNetwork), ((WEB,), False, UsernetWiring), ((WEB,), True, GvproxyWiring)],
-)
-def test_every_wiring_can_have_a_second_card(choose, ports, network, inner):
-    for more in ({"host_ports": PORTS}, {"lan": Lan("x")}, {"host_ports": PORTS, "lan": Lan("x")}):
-        chosen = choose(*ports, network=network, **more)
-        assert type(chosen) is SecondCardWiring
-        assert type(chosen.inner) is inner
-        assert (chosen.kind, chosen.ports, chosen.dns) == (
-            chosen.inner.kind, ports, chosen.inner.dns
-        )  # fmt: skip
-    assert type(choose(*ports, network=network, host_ports={})) is inner
-
-
-def test_a_qemu_too_old_for_a_second_card_is_told(choose):
-    with pytest.raises(HostError, match=r"need QEMU 7\.2 or later.*7\.1\.9"):
-        choose(WEB, qemu=Qemu("/q", (7, 1, 9), "from PATH"), host_ports=PORTS)
-
-
-def test_the_first_card_is_as_without_a_second_and_qemu_inherits_what_the_second_needs(choose):
-    wiring = choose(WEB, host_ports=PORTS)
-    assert wiring.lan_address is None
-    wiring.start([7])
-    try:
-        args, fds = wiring.qemu_args(), list(wiring.qemu_fds([7]))
-        words = wiring.kernel_words()
-    finally:
-        wiring.stop()
-    first = UsernetWiring((WEB,)).qemu_args()
-    assert args[: len(first)] == first
-    assert fds[0] == 7 and len(fds) == 3
-    named = [word for word in args if "local.type=fd" in word]
-    assert [int(word.rpartition("=")[2]) for word in named] == fds[1:]
-    cards = [value for name, value in itertools.pairwise(args) if name == "-device"]
-    assert [card.split(",")[2] for card in cards] == [
-        "mac=5a:94:ef:e4:0c:ee", "mac=5a:94:ef:e4:0d:02",
-    ]  # fmt: skip
-    assert words == ["vmports.lan_ip=192.168.128.2", "vmports.lan_mac=5a:94:ef:e4:0d:02"]
-    assert (wiring.lan_address, wiring.host_address) == ("192.168.128.2", HOST)
-    assert wiring.lan_mac == "5a:94:ef:e4:0d:02"
-
-
-def test_without_host_ports_there_is_no_way_to_the_host(choose):
-    wiring = choose(lan=Lan("x"))
-    wiring.start([])
-    try:
-        assert "user" not in " ".join(wiring.qemu_args())
-    finally:
-        wiring.stop()
-    assert wiring.host_address is None
-
-
-def test_a_wiring_that_does_not_start_leaves_the_network(tmp_path):
-    lan = Lan("x")
-    fake = tmp_path / "gvproxy"
-    fake.write_text("#!/bin/sh\nexit 3\n")
-    fake.chmod(0o755)
-    inner = GvproxyWiring((), Gvproxy(str(fake), "0", has_config=True), tmp_path, None)
-    with pytest.raises(LaunchError):
-        SecondCardWiring(inner, {}, lan).start([])
-    seat = lan.join({})
-    assert seat.address == FIRST
-    seat.leave()
+def test_who_holds_a_pumps_lock_is_not_met_by_an_event():
+    heard = queue.SimpleQueue()
+    with contextlib.closing(Pump("test")) as pump:
+        link = pump.link(heard.put)
+        with socket.socket(fileno=os.dup(link.qemu_fd)) as qemus:
+            with pump.lock:
+                qemus.send(b"frame")
+                with pytest.raises(queue.Empty):
+                    heard.get(timeout=0.1)
+            assert heard.get(timeout=SECONDS) == b"frame"
 
 
 @pytest.mark.parametrize(

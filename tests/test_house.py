@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pytest_vmports
+from pytest_vmports.network.wiring import Wiring
 
 PACKAGE = Path(pytest_vmports.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -154,6 +155,61 @@ def test_types_are_shipped():
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_no_module_grows_beyond_reading(module):
     assert module.read_text().count("\n") <= 400
+
+
+def test_a_way_of_connecting_a_guest_has_to_offer_little():
+    members = {name for name in vars(Wiring) if not name.startswith("_")}
+    assert 0 < len(members) <= 10
+
+
+def forwarded(kind: ast.ClassDef) -> list[str]:
+    """Return the methods that do nothing but call, or give, another object's of the same name."""
+    found = []
+    for method in kind.body:
+        if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        body = [step for step in method.body if not is_text(step)]
+        (only,) = body if len(body) == 1 else (None,)
+        value = getattr(only, "value", None)
+        value = value.value if isinstance(value, ast.Await) else value
+        value = value.func if isinstance(value, ast.Call) else value
+        if not isinstance(value, ast.Attribute) or not isinstance(value.value, ast.Attribute):
+            continue
+        owner = value.value.value
+        if value.attr == method.name and isinstance(owner, ast.Name) and owner.id == "self":
+            found.append(method.name)
+    return found
+
+
+def is_text(step: ast.stmt) -> bool:
+    return isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant)
+
+
+def test_a_class_that_forwards_is_seen():
+    text = """class Outer:
+    def start(self, fds):
+        "Text."
+        return self.inner.start(fds)
+    @property
+    def kind(self):
+        return self.inner.kind
+    async def stop(self):
+        await self.inner.stop()
+    def other(self):
+        return self.inner.another()
+    def more(self):
+        self.started = True
+        self.inner.more()
+"""
+    (outer,) = ast.parse(text).body
+    assert forwarded(outer) == ["start", "kind", "stop"]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_no_class_stands_before_another_and_repeats_it(module):
+    classes = [n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ClassDef)]
+    found = {kind.name: forwarded(kind) for kind in classes}
+    assert {name: methods for name, methods in found.items() if len(methods) > 4} == {}
 
 
 def test_the_readme_shows_the_settings_of_the_code():

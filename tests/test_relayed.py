@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import threading
 
 import pytest
 
 from pytest_vmports.errors import ForwardError, MachineError
 from pytest_vmports.models import ExposedPort
+from pytest_vmports.network import relayed, usernet
+from pytest_vmports.network.choose import Network
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.relayed import RelayedUsernetWiring
-from pytest_vmports.network.usernet import UsernetWiring
 
 TCP = ExposedPort(internal=80, external=20080)
 
@@ -34,20 +36,19 @@ def started():
 
 
 def test_tcp_alone_goes_without_a_hub():
-    args = " ".join(UsernetWiring((TCP,)).qemu_args())
+    args = " ".join(usernet.card_args([TCP], restrict=True))
     assert "hub" not in args
     assert args.count("-netdev") == 1
 
 
 def test_qemu_forwards_tcp_only_and_inherits_the_relays_end_of_the_link():
     wiring = RelayedUsernetWiring((TCP, udp()))
-    wiring.start([7])
+    (link,) = wiring.start([7])
     try:
-        lease, link = wiring.qemu_fds([7])
-        args = " ".join(wiring.qemu_args())
+        assert stat.S_ISSOCK(os.fstat(link).st_mode)
+        args = " ".join(relayed.card_args(wiring.ports, link))
     finally:
         wiring.stop()
-    assert lease == 7
     assert f"local.type=fd,local.str={link}" in args
     assert "restrict=on" in args
     assert args.count("hostfwd=") == 1
@@ -56,19 +57,14 @@ def test_qemu_forwards_tcp_only_and_inherits_the_relays_end_of_the_link():
 
 def test_the_guests_card_is_the_same_with_and_without_the_relay():
     """Else a guest saved with one could not be restored with the other."""
-    with_relay, without = RelayedUsernetWiring((udp(),)), UsernetWiring((TCP,))
-    with_relay.start([])
-    try:
-        cards = [wiring.qemu_args()[-2:] for wiring in (with_relay, without)]
-    finally:
-        with_relay.stop()
-    ((_, hub), (_, plain)) = cards
+    hub, plain = relayed.card_args([udp()], 7)[-1], usernet.card_args([TCP], restrict=True)[-1]
     assert hub.replace("netdev=h2", "") == plain.replace("netdev=n0", "")
 
 
 def test_forwards_by_the_relay_end_with_this_process():
-    assert list(RelayedUsernetWiring((TCP, udp())).outliving()) == [TCP]
-    assert list(UsernetWiring((TCP,)).outliving()) == [TCP]
+    with_relay, without = Network("usernet", relayed=True), Network("usernet", restrict=False)
+    assert [with_relay.outlives(port) for port in (TCP, udp())] == [True, False]
+    assert [without.outlives(port) for port in (TCP, udp())] == [True, True]
 
 
 def test_a_start_that_fails_leaves_nothing(taken):
@@ -92,10 +88,53 @@ def test_a_stop_leaves_nothing_and_may_come_twice_or_alone():
     assert started() == before
 
 
-def test_a_forward_that_is_not_there_cannot_be_hidden():
+def test_a_forward_that_is_not_there_cannot_be_removed():
     wiring = RelayedUsernetWiring((udp(),))
     with pytest.raises(MachineError, match="is not forwarded"):
-        wiring.hide(udp(20054), None)
+        wiring.remove_forward(udp(20054), None, None)
+
+
+class Monitor:
+    """Remembers what it was asked; adds and removes every forward."""
+
+    def __init__(self):
+        self.asked = []
+
+    def give(self, descriptor, name):
+        self.asked.append(f"give {descriptor} {name}")
+
+    def execute(self, command, **arguments):
+        self.asked.append(f"{command} {arguments}")
+
+    def hmp(self, line):
+        self.asked.append(line)
+        return "removed" if "remove" in line else ""
+
+
+def test_while_the_guest_runs_qemu_is_asked_for_tcp_and_the_relay_for_udp(taken):
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        asked, more = udp(one.getsockname()[1]), udp(two.getsockname()[1])
+    wiring, monitor = RelayedUsernetWiring((TCP, asked)), Monitor()
+    wiring.start([])
+    try:
+        wiring.add_forward(more, 7, monitor)
+        assert monitor.asked == []
+        with pytest.raises(ForwardError):
+            wiring.add_forward(udp(taken), 7, monitor)
+        assert wiring.ports == (TCP, asked, more)
+        wiring.remove_forward(asked, 7, monitor)
+        assert monitor.asked == []
+        with socket.socket(type=socket.SOCK_DGRAM) as taker:
+            with pytest.raises(OSError, match="in use"):
+                taker.bind(more.address)
+            taker.bind(asked.address)  # so it is free
+        wiring.remove_forward(TCP, None, monitor)
+        assert monitor.asked == ["hostfwd_remove n0 tcp:127.0.0.1:20080"]
+        assert wiring.ports == (more,)
+    finally:
+        wiring.stop()
 
 
 def test_a_launcher_of_ones_own_gets_plain_forwards():

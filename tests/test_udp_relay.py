@@ -161,6 +161,18 @@ def test_the_relay_says_who_has_its_address_and_no_other(guest, client):
     met(guest, client)  # what comes next is no second answer
 
 
+def test_an_answer_goes_to_the_one_that_asked_whoever_it_is():
+    """Faked: a neighbour that the hub does not have, whose frame is sent on by another."""
+    asker = bytes.fromhex("020304050607") + socket.inet_aton("192.168.127.77")
+    head = EVERYBODY + GUEST_MAC + bytes.fromhex("0806 0001 0800 06 04")
+    asked = asker + bytes(6) + socket.inet_aton(RELAY)
+    answer = udp_frames.arp_answer(head + b"\x00\x01" + asked)
+    assert answer[:6] == asker[:6] and answer[6:12] == RELAY_MAC
+    assert answer[22:32] == RELAY_MAC + socket.inet_aton(RELAY)
+    assert answer[32:] == asker
+    assert udp_frames.arp_answer(head + b"\x00\x02" + asked) is None  # an answer is not answered
+
+
 @pytest.mark.parametrize("payload", [b"", b"\x00", b"odd", b"\xff" * 64], ids=repr)
 def test_a_datagram_reaches_the_guest_and_its_answer_the_client(guest, client, payload):
     client.send(payload)

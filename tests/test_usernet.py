@@ -3,10 +3,12 @@
 import pytest
 
 from pytest_vmports import ExposedPort
-from pytest_vmports.errors import ForwardError, MachineError
+from pytest_vmports.errors import ForwardError, MachineError, MonitorError
 from pytest_vmports.network.usernet import (
+    NO_CARD,
     NoNetwork,
     UsernetWiring,
+    card_args,
     hostfwd,
     netdev,
     network_card,
@@ -22,10 +24,19 @@ class Monitor:
     def __init__(self, reply=""):
         self.reply = reply
         self.asked = []
+        self.refuses = ()
 
     def hmp(self, line):
         self.asked.append(line)
         return self.reply
+
+    def give(self, descriptor, name):
+        self.asked.append(("getfd", descriptor, name))
+
+    def execute(self, command, **arguments):
+        self.asked.append((command, *arguments.values()))
+        if command in self.refuses:
+            raise MonitorError(command=command, reply="no such descriptor")
 
 
 def usernet_info(*rows):
@@ -85,16 +96,15 @@ def test_the_card_hangs_on_the_network_and_boots_nothing():
 
 
 def test_the_arguments_are_the_network_and_its_card():
-    wiring = UsernetWiring((WEB,), restrict=False)
-    assert wiring.qemu_args() == ["-netdev", netdev((WEB,), restrict=False), *network_card()]
+    netdevs = ["-netdev", netdev((WEB,), restrict=False)]
+    assert card_args((WEB,), restrict=False) == [*netdevs, *network_card()]
 
 
-def test_a_user_network_is_restricted_unless_told_otherwise():
-    assert "restrict=on" in UsernetWiring((WEB,)).qemu_args()[1]
-
-
-def test_qemu_inherits_the_leases_because_it_binds():
-    assert list(UsernetWiring((WEB,)).qemu_fds([5, 6])) == [5, 6]
+def test_a_user_network_needs_nothing_beside_qemu():
+    wiring = UsernetWiring((WEB,))
+    assert (list(wiring.start([5, 6])), list(wiring.processes())) == ([], [])
+    wiring.close_opened()
+    wiring.stop()
 
 
 @pytest.mark.parametrize(
@@ -170,22 +180,40 @@ def test_other_output_refuses_no_forward(output):
 
 def test_a_forward_can_be_added_and_taken_away():
     wiring, monitor = UsernetWiring((WEB,), restrict=False), Monitor()
-    wiring.expose(DNS, monitor)
+    wiring.add_forward(DNS, 7, monitor)
     assert wiring.ports == (WEB, DNS)
     monitor.reply = "host forwarding rule for tcp:127.0.0.1:20417 removed\r\n"
-    wiring.hide(WEB, monitor)
+    wiring.remove_forward(WEB, None, monitor)
     assert wiring.ports == (DNS,)
     assert monitor.asked == [
+        ("getfd", 7, "lease-udp-20418"),  # before it binds the port
         "hostfwd_add n0 udp:127.0.0.1:20418-192.168.127.2:53",
         "hostfwd_remove n0 tcp:127.0.0.1:20417",
     ]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "by a QEMU that inherited it"])
+def test_a_lease_that_qemu_was_given_is_given_up_with_its_forward(restarted):
+    wiring, monitor = UsernetWiring((WEB,)), Monitor("… removed\r\n")
+    monitor.refuses = ("closefd",) if restarted else ()
+    wiring.remove_forward(WEB, 7, monitor)
+    assert monitor.asked[1:] == [("closefd", "lease-tcp-20417")]
+    assert wiring.ports == ()
+
+
+def test_udp_whose_answers_would_be_dropped_is_refused_before_qemu_is_asked():
+    wiring, monitor = UsernetWiring((WEB,)), Monitor()
+    with pytest.raises(MachineError, match="needs a UDP port from its start on"):
+        wiring.add_forward(DNS, 7, monitor)
+    assert (wiring.ports, monitor.asked) == ((WEB,), [])
 
 
 def test_a_refusal_while_running_is_read_from_the_text():
     wiring = UsernetWiring(())
     monitor = Monitor("could not set up host forwarding rule 'tcp:…'\r\n")
     with pytest.raises(ForwardError) as caught:
-        wiring.expose(WEB, monitor)
+        wiring.add_forward(WEB, 7, monitor)
+    assert monitor.asked[-1] == ("closefd", "lease-tcp-20417")
     assert (caught.value.port, caught.value.protocol) == (20417, "tcp")
     assert wiring.ports == ()
 
@@ -194,14 +222,16 @@ def test_what_is_not_forwarded_cannot_be_taken_away():
     wiring = UsernetWiring((WEB,))
     monitor = Monitor("host forwarding rule for tcp:127.0.0.1:20417 not found\r\n")
     with pytest.raises(MachineError, match="not found"):
-        wiring.hide(WEB, monitor)
+        wiring.remove_forward(WEB, 7, monitor)
+    assert len(monitor.asked) == 1  # its lease stays
     assert wiring.ports == (WEB,)
 
 
 def test_no_network_is_no_card_and_no_forward():
     wiring = NoNetwork()
-    assert wiring.qemu_args() == ["-nic", "none"]
-    assert (wiring.kind, wiring.ports, wiring.dns) == ("none", (), None)
-    assert list(wiring.processes()) == []
+    assert NO_CARD == ("-nic", "none")
+    assert (wiring.ports, list(wiring.processes())) == ((), [])
     with pytest.raises(MachineError, match="no network card"):
-        wiring.expose(WEB, Monitor())
+        wiring.add_forward(WEB, 7, Monitor())
+    with pytest.raises(MachineError, match="no network card"):
+        wiring.remove_forward(WEB, None, Monitor())

@@ -15,8 +15,7 @@ from pytest_vmports import artifacts, options
 from pytest_vmports.errors import SetupError
 from pytest_vmports.evidence import Evidence
 from pytest_vmports.kept import all_kept
-from pytest_vmports.network.second_card import SecondCardWiring
-from pytest_vmports.pool import keeper
+from pytest_vmports.vm import keep
 from pytest_vmports.vm.machine import State
 
 # Ports and settings.
@@ -58,7 +57,7 @@ class Looks:
         )
         assert mishaps == []
         sections = {title.removeprefix("VM: "): text for title, text in found}
-        kind = machine.wiring.kind
+        kind = machine.cards.network.kind
         assert {f"{kind}, {machine.origin}, {state.value}", *ALWAYS} <= set(sections)
         about = json.loads((folder / "vm.json").read_text())
         logs = {f"{process.name}.log" for process in machine.processes()}
@@ -75,15 +74,15 @@ class Looks:
         private += [word for word in argv if str(machine.home) in word]
         assert private == []
         network = machine.settings.allow_network
-        forwards = {p for p in machine.wiring.ports if network or p.protocol == "tcp"}
+        forwards = {p for p in machine.cards.first.ports if network or p.protocol == "tcp"}
         rules = {f"hostfwd={p.protocol}:{p.host}:{p.external}-" for p in forwards}
         joined = " ".join(argv)
         assert set(re.findall(r"hostfwd=[^-]*-", joined)) == rules
         assert ("restrict=off" in joined) == network
-        second = isinstance(machine.wiring, SecondCardWiring)
+        second = machine.cards.network.second_card
         assert ("# Without the second card" in script) == second
-        assert ("wired by gvproxy" in script) == (machine.wiring.kind == "gvproxy")
-        for port in set(machine.wiring.ports) - forwards:
+        assert ("wired by gvproxy" in script) == (machine.cards.network.kind == "gvproxy")
+        for port in set(machine.cards.first.ports) - forwards:
             assert re.search(f"^# Without .*{re.escape(str(port))}", script, re.MULTILINE)
 
     def argv(self, script):
@@ -221,8 +220,8 @@ def test_a_vm_whose_setup_failed_has_its_report(boot, looks, wiring, more, gvpro
     assert "so far" in sections["end of the guest's console"]
     assert "so far" in (folder / "console.log").read_text()
     assert (
-        f"second card: {machine.wiring.lan_address} "
-        in sections[f"{machine.wiring.kind}, booted, stopped"]
+        f"second card: {machine.cards.lan_address} "
+        in sections[f"{machine.cards.network.kind}, booted, stopped"]
     )
 
 

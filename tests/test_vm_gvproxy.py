@@ -57,7 +57,9 @@ def test_each_port_leads_to_its_own_server(vm, port):
 
 def test_gvproxy_forwards_the_asked_ports_and_no_other(vm):
     """So also none for ssh, which it adds on its own unless told otherwise."""
-    there = {(f["protocol"], f["local"], f["remote"]) for f in vm._machine.wiring._api.forwards()}
+    there = {
+        (f["protocol"], f["local"], f["remote"]) for f in vm._machine.cards.first._api.forwards()
+    }
     assert there == {
         (p.protocol, f"{p.host}:{p.external}", f"{GUEST_IP}:{p.internal}") for p in vm.ports
     }
@@ -70,7 +72,7 @@ def test_it_listens_on_the_asked_ports_and_on_no_other(vm):
 
 def test_network_without_forwards_has_none(second):
     assert "the network is there" in second.console
-    assert second._machine.wiring._api.forwards() == []
+    assert second._machine.cards.first._api.forwards() == []
     assert listening(second.pids["gvproxy"]) == set()
 
 

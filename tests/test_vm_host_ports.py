@@ -77,13 +77,13 @@ def vm(boot, wiring, services):
 
 def test_the_guest_reaches_the_service_at_the_asked_port(vm):
     assert ask_shell(vm, f"nc {HOST_IP} 8002") == "it is me\n"
-    assert vm._machine.wiring.host_address == HOST_IP
+    assert vm.host_address == HOST_IP
 
 
 def test_its_report_names_the_second_card_and_the_service(vm, services):
     evidence = Evidence([vm._machine])
     (asked, *_) = (text for _, text in evidence.sections(whole=False, note=pytest.fail))
-    assert f"second card: {vm.lan_address} ({vm._machine.wiring.lan_mac})" in asked
+    assert f"second card: {vm.lan_address} ({vm._machine.cards.lan_mac})" in asked
     assert f"service of the host: {HOST_IP}:8002 -> 127.0.0.1:{services['name']}" in asked
 
 
@@ -142,7 +142,7 @@ def test_without_host_ports_nothing_of_the_host_is_reached(boot, services, any_g
     tries = [f"nc -w 2 {ip} {port}" for ip in (GATEWAY_IP, HOST_ALIAS_IP, HOST_IP)]
     with boot(SHELL_PORT, allow_network=network, gvproxy=str(any_gvproxy), setup=SHELL) as vm:
         ask_shell(vm, "; ".join(tries))
-        assert vm._machine.wiring.host_address is None
+        assert vm.host_address is None
     assert_untouched(services["secret"])
 
 

@@ -118,7 +118,7 @@ def test_a_guest_that_started_without_udp_is_not_given_udp_it_could_not_answer(b
     with boot(8080, setup=serve(8080)) as vm:
         port = ExposedPort(internal=53, external=20053, protocol="udp")
         with pytest.raises(MachineError, match="needs a UDP port from its start on"):
-            vm._machine.wiring.expose(port, vm._machine.monitor)
+            vm._machine.cards.first.add_forward(port, 0, vm._machine.monitor)
 
 
 def test_a_guest_saved_without_udp_ports_can_be_restored_with_them(boot):
