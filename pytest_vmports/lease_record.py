@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pytest_vmports.proc import stat_fields
+from pytest_vmports.proc import process_start
 
 if sys.platform != "win32":
     import fcntl
@@ -30,8 +30,6 @@ _MAX_RECORD: Final = 4096
 # record still stays within one page.
 _MAX_TEXT: Final = 500
 _MAX_WORKER: Final = 60
-# Inode of the first pid namespace; in any other the kernel hides locks of ended processes.
-_FIRST_PIDNS: Final = 0xEFFFFFFC
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,6 @@ def make_record(host: str, label: str | None) -> bytes:
         ),
         time.time(),
     )
-
-
-def process_start(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 when it is gone or unknown."""
-    fields = stat_fields(pid)
-    return int(fields[19]) if fields else 0
 
 
 @functools.cache

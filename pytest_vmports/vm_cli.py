@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports import options
-from pytest_vmports.leases import PortAllocator
+from pytest_vmports.leases import open_allocator
 from pytest_vmports.run_dir import RunDir
 from pytest_vmports.vm.clone import Templates
 from pytest_vmports.vm.launch import Launcher
@@ -40,7 +40,7 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
     read = {name: options.BY_NAME[name].read(value) for name, value in once.items()}
     wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
     with (
-        PortAllocator(read.get("state_dir"), read.get("port_range")) as allocator,
+        open_allocator(read.get("state_dir"), read.get("port_range")) as allocator,
         RunDir() as run_dir,
     ):
         cache = wanted.cache_dir and Path(wanted.cache_dir)

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_vmports.cli import main
 from pytest_vmports.kept import Kept, all_kept, base
-from pytest_vmports.lease_record import process_start
+from pytest_vmports.proc import process_start
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pytest_vmports import (
     PortAllocator,
     PortMapping,
     allocate_ephemeral_port,
+    free_ports,
     normalize_port_mappings,
-    port_forward,
     resolve_port_mappings,
 )
 from pytest_vmports.errors import PortInUseError, PortsExhaustedError
@@ -62,7 +62,7 @@ def few_ports(tmp_path, monkeypatch):
     """Give the module-level functions 24 ports and leases of their own."""
     some = candidate_ports(None)[:24]
     with PortAllocator(tmp_path, (min(some), max(some))) as allocator:
-        monkeypatch.setattr(port_forward, "_process_allocator", lambda: allocator)
+        monkeypatch.setattr(free_ports, "process_allocator", lambda: allocator)
         yield some
 
 
@@ -216,10 +216,10 @@ def test_an_allocated_port_is_none_that_the_same_request_fixes(few_ports):
 
 CHILD = """
 import json, sys
-from pytest_vmports import PortAllocator, allocate_ephemeral_port, port_forward
+from pytest_vmports import PortAllocator, allocate_ephemeral_port, free_ports
 first, last = map(int, sys.argv[2:])
 allocator = PortAllocator(sys.argv[1], (first, last))
-port_forward._process_allocator = lambda: allocator
+free_ports.process_allocator = lambda: allocator
 sys.stdin.readline()
 print(json.dumps([allocate_ephemeral_port() for _ in range(8)]), flush=True)
 sys.stdin.readline()

@@ -397,13 +397,13 @@ class TestFolder:
         base = tmp_path / "shared"
         base.mkdir()
         base.chmod(mode)
-        with pytest.raises(StateDirError, match=r"others may write to it; .*chmod 700"):
+        with pytest.raises(StateDirError, match=r"others may write to it.* 700 .*set cache_dir"):
             new_store(base=base)
 
     def test_another_users_is_refused(self, new_store, monkeypatch):
         owner = new_store().base.stat().st_uid
-        monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-        with pytest.raises(StateDirError, match="others may write"):
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        with pytest.raises(StateDirError, match=rf"belongs to user {owner} .*set cache_dir"):
             new_store()
 
     def test_one_that_cannot_be_made_is_an_error_that_names_the_setting(self, new_store, tmp_path):
