@@ -116,7 +116,7 @@ def pid_namespace() -> int:
 
 
 def locked_files() -> set[tuple[int, int]]:
-    """Return (inode, pid of the locker) of all file locks the kernel shows us."""
+    """Return (inode, pid of the locker) of all exclusive file locks the kernel shows us."""
     try:
         rows = LOCKS.read_text("ascii").splitlines()
     except OSError:
@@ -125,7 +125,8 @@ def locked_files() -> set[tuple[int, int]]:
     found = set()
     for row in rows:
         fields = row.split()
-        if fields[1] == "FLOCK":  # a waiter's row has "->" there
+        # A waiter's row has "->" in the second place; a shared lock is a reader's, see _is_locked.
+        if fields[1] == "FLOCK" and fields[3] == "WRITE":
             found.add((int(fields[5].rpartition(":")[2]), int(fields[4])))
     return found
 

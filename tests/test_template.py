@@ -386,6 +386,21 @@ class TestBounds:
         assert [used for _, _, used in entries] == [1002, 1001, 1000]
 
 
+def test_all_is_on_the_disk_before_a_manifest_vouches_for_it(new_store, build, monkeypatch):
+    synced, sync = {}, os.fsync
+
+    def noted(fd):
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        synced[path.name] = (path.parent / "manifest.json").exists()
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = new_store().get(FACTS, build, 1).folder
+    files = {path.name for path in folder.iterdir()} - {"manifest.json"}
+    assert files >= {"ram", "state", "console"}
+    assert synced == dict.fromkeys(files, False)
+
+
 class TestFolder:
     def test_it_is_its_users_alone(self, new_store, build):
         store = new_store()
