@@ -167,8 +167,15 @@ def test_a_lease_is_for_the_address_that_was_asked_for(allocator, clock, way, pr
             assert {i.host for i in allocator.leases() if i.port == lease.port} == {"127.0.0.3"}
 
 
-def test_the_guard_stands_on_the_leases_address_alone(allocator):
-    (lease,) = allocator.acquire(host="127.0.0.2")
+@pytest.mark.parametrize("ipv6", [True, False])
+@pytest.mark.parametrize("way", ["free", "fixed"])
+def test_the_guard_stands_on_the_leases_address_alone(allocator, monkeypatch, way, ipv6):
+    if not ipv6:
+        monkeypatch.setattr(port_guard, "dual_stack", lambda: False)
+    if way == "fixed":
+        lease = allocator.acquire_fixed(FIRST, host="127.0.0.2")
+    else:
+        (lease,) = allocator.acquire(host="127.0.0.2")
     with pytest.raises(OSError, match="in use"):
         bound("127.0.0.2", lease.port)
     bound("127.0.0.1", lease.port).close()
