@@ -61,13 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ports() -> int:
-    from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.lease_cli import held_ports
 
-    with PortAllocator() as allocator:
-        tables.write(
-            (f"{info.host}:{info.port}/{info.protocol}", info.describe())
-            for info in allocator.leases()
-        )
+    tables.write(held_ports())
     return 0
 
 

@@ -16,7 +16,7 @@ from pytest_vmports import host, parse, port_range, tables
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
-from pytest_vmports.leases import PortAllocator
+from pytest_vmports.leases import open_allocator
 from pytest_vmports.network.choose import open_host
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.run_dir import dead_folders
@@ -140,7 +140,7 @@ def _ports() -> Finding:
 
 
 def _state_dir() -> Finding:
-    with PortAllocator() as allocator:
+    with open_allocator() as allocator:
         held = len(allocator.leases())
         return Finding("state dir", FINE, f"{allocator.directory}, {held} ports leased now")
 

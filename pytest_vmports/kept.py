@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.lease_record import process_start
-from pytest_vmports.proc import stat_fields
-from pytest_vmports.run_dir import default_base, make_private
+from pytest_vmports.proc import process_start, stat_fields
+from pytest_vmports.run_dir import REMEDY, default_base
+from pytest_vmports.system.private_folder import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ def base() -> Path:
         StateDirError: it is not ours alone.
     """
     folder = default_base("kept")
-    make_private(folder)
+    make_private(folder, remedy=REMEDY)
     return folder
 
 

@@ -10,10 +10,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import VmPortsError
-from pytest_vmports.leases import PortAllocator, PortLease
+from pytest_vmports.free_ports import open_allocator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from pytest_vmports.port_lease import PortLease
 
 # What a shell answers for a command that is not there, or is there and does not start.
 _NOT_FOUND = 127
@@ -46,10 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def list_leases() -> int:
     """Print who holds what."""
-    with PortAllocator() as allocator:
-        for info in allocator.leases():
-            print(f"{info.port}/{info.protocol}  {info.describe()}")  # noqa: T201 - the answer
+    for port, holder in held_ports():
+        print(f"{port}  {holder}")  # noqa: T201 - the answer
     return 0
+
+
+def held_ports() -> list[tuple[str, str]]:
+    """Return host port and holder, as text, of all leases of this user, sorted by port.
+
+    Raises:
+        StateDirError: the directory of the lock files cannot be used.
+    """
+    with open_allocator() as allocator:
+        return [
+            (f"{info.host}:{info.port}/{info.protocol}", info.describe())
+            for info in allocator.leases()
+        ]
 
 
 def run(command: Sequence[str], names: Sequence[str], *, udp: bool, guard: bool) -> int:
@@ -70,7 +84,7 @@ def run(command: Sequence[str], names: Sequence[str], *, udp: bool, guard: bool)
     Raises:
         PortError: as `PortAllocator.acquire`.
     """
-    with PortAllocator() as allocator:
+    with open_allocator() as allocator:
         names = list(dict.fromkeys(names))
         leases = allocator.acquire(
             len(names), protocol="udp" if udp else "tcp", label=" ".join(command)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pytest_vmports.proc import stat_fields
+from pytest_vmports.proc import process_start
 
 if sys.platform != "win32":
     import fcntl
@@ -30,8 +30,6 @@ _MAX_RECORD: Final = 4096
 # record still stays within one page.
 _MAX_TEXT: Final = 500
 _MAX_WORKER: Final = 60
-# Inode of the first pid namespace; in any other the kernel hides locks of ended processes.
-_FIRST_PIDNS: Final = 0xEFFFFFFC
 
 
 @dataclass(frozen=True)
@@ -108,12 +106,6 @@ def make_record(host: str, label: str | None) -> bytes:
     )
 
 
-def process_start(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 when it is gone or unknown."""
-    fields = stat_fields(pid)
-    return int(fields[19]) if fields else 0
-
-
 @functools.cache
 def pid_namespace() -> int:
     """Return the inode of our pid namespace; 0 where there is none."""
@@ -124,7 +116,7 @@ def pid_namespace() -> int:
 
 
 def locked_files() -> set[tuple[int, int]]:
-    """Return (inode, pid of the locker) of all file locks the kernel shows us."""
+    """Return (inode, pid of the locker) of all exclusive file locks the kernel shows us."""
     try:
         rows = LOCKS.read_text("ascii").splitlines()
     except OSError:
@@ -133,7 +125,8 @@ def locked_files() -> set[tuple[int, int]]:
     found = set()
     for row in rows:
         fields = row.split()
-        if fields[1] == "FLOCK":  # a waiter's row has "->" there
+        # A waiter's row has "->" in the second place; a shared lock is a reader's, see _is_locked.
+        if fields[1] == "FLOCK" and fields[3] == "WRITE":
             found.add((int(fields[5].rpartition(":")[2]), int(fields[4])))
     return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports import parse
-from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
+from pytest_vmports.constants import PORT_FORWARD_BIND_HOST, PORT_SPELLINGS
 from pytest_vmports.errors import SettingError
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def marker_line() -> str:
     names = ", ".join(f"{option.name}=" for option in OPTIONS if option.marker)
     return (
         f"{MARKER}(*ports, **settings): guest ports that this test needs forwarded "
-        f"({parse.SPELLINGS}) and settings for it ({names.rstrip('=')}=). Ports of module, class "
+        f"({PORT_SPELLINGS}) and settings for it ({names.rstrip('=')}=). Ports of module, class "
         "and function add up; of settings the closest wins."
     )
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_vmports.models import PortMapping
     from pytest_vmports.vm.readiness import WaitFor
 
-SPELLINGS = '8080, "8080/udp", "3000:8080" (host:guest), PortMapping(…)'
 _WORDS = {
     **dict.fromkeys(("yes", "true", "on", "1"), True),
     **dict.fromkeys(("no", "false", "off", "0"), False),

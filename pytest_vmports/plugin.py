@@ -117,10 +117,10 @@ def pytest_terminal_summary(
 @pytest.fixture(scope="session")
 def vmports_allocator(request: pytest.FixtureRequest) -> Iterator[PortAllocator]:
     """Return the allocator that grants this process its host ports."""
-    from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.leases import open_allocator
 
     state_dir, port_range = options.values(request.config, "state_dir", "port_range")
-    with PortAllocator(state_dir, port_range) as allocator:
+    with open_allocator(state_dir, port_range) as allocator:
         yield allocator
 
 

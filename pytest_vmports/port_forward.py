@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import (
@@ -11,15 +10,15 @@ from pytest_vmports.constants import (
     MAX_PORT,
     PORT_FORWARD_BIND_HOST,
     PORT_FORWARD_MIN_HOST_PORT,
+    PORT_SPELLINGS,
 )
-from pytest_vmports.leases import PortAllocator
+from pytest_vmports.leases import free_port
 from pytest_vmports.models import ExposedPort, PortMapping, Protocol
-from pytest_vmports.parse import SPELLINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_vmports.leases import LeaseInfo, PortLease
+    from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease
 
 _SPELLING = re.compile(
     r"(?:(?P<host>\d+):)?(?P<guest>\d+)(?:/(?P<protocol>tcp|udp))?", re.IGNORECASE
@@ -36,10 +35,10 @@ def parse_port(port: int | str | PortMapping) -> PortMapping:
     if isinstance(port, PortMapping):
         return port
     if isinstance(port, bool) or not isinstance(port, int | str):
-        raise TypeError(f"{port!r} is not a port; write {SPELLINGS}")
+        raise TypeError(f"{port!r} is not a port; write {PORT_SPELLINGS}")
     match = _SPELLING.fullmatch(str(port).strip())
     if match is None:
-        raise ValueError(f"{port!r} is not a port; write {SPELLINGS}")
+        raise ValueError(f"{port!r} is not a port; write {PORT_SPELLINGS}")
     guest, host = int(match["guest"]), match["host"]
     if not 1 <= guest <= MAX_PORT:
         raise ValueError(f"guest port {guest} in {port!r} is not within 1 to {MAX_PORT}")
@@ -139,7 +138,7 @@ def allocate_ephemeral_port(host: str = PORT_FORWARD_BIND_HOST) -> int:
     Raises:
         PortError: none is left.
     """
-    return _allocate("tcp", host)
+    return free_port(host=host)
 
 
 def resolve_port_mappings(
@@ -161,24 +160,12 @@ def resolve_port_mappings(
     for mapping in wanted:
         external = mapping.external
         if external is None:
-            external = _allocate(mapping.protocol, host)
+            external = free_port(protocol=mapping.protocol, host=host)
             while (external, mapping.protocol) in taken:
-                external = _allocate(mapping.protocol, host)
+                external = free_port(protocol=mapping.protocol, host=host)
         exposed.append(
             ExposedPort(
                 internal=mapping.internal, external=external, host=host, protocol=mapping.protocol
             )
         )
     return exposed
-
-
-def _allocate(protocol: Protocol, host: str) -> int:
-    (lease,) = _process_allocator().acquire(1, protocol=protocol, host=host)
-    # The caller binds it, perhaps without SO_REUSEADDR; the lease stays.
-    lease.release_guard()
-    return lease.port
-
-
-@lru_cache(maxsize=1)
-def _process_allocator() -> PortAllocator:
-    return PortAllocator()

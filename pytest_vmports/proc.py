@@ -24,6 +24,12 @@ def stat_fields(pid: int) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
+def process_start(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 when it is gone or unknown."""
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else 0
+
+
 def ending(pid: int) -> bool:
     """Whether a process has begun to end, though it may not have ended; False where not known.
 

@@ -6,7 +6,6 @@ the next process that makes one removes it: its lock is free.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from filelock import lock_descriptor
 
-from pytest_vmports.errors import StateDirError
+from pytest_vmports.system.private_folder import make_private, refusal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Longest path of a Unix socket is 107 bytes on Linux, 103 on macOS; ours add about 45.
 _LONGEST_BASE = 55
+REMEDY = "make it writable, free some space, or set TMPDIR"
 
 
 class RunDir:
@@ -38,14 +38,11 @@ class RunDir:
 
     def __init__(self, base: Path | None = None) -> None:
         parent = base or default_base("run")
+        make_private(parent, remedy=REMEDY)
         try:
-            make_private(parent)
             self.path, self._lock = _make_locked(parent)
         except OSError as error:
-            raise StateDirError(
-                path=str(parent), reason=error.strerror or str(error),
-                remedy="make it writable, free some space, or set TMPDIR",
-            ) from error  # fmt: skip
+            raise refusal(parent, error, REMEDY) from error
         self._pid = os.getpid()
         _sweep(parent)
 
@@ -81,22 +78,6 @@ def default_base(kind: str) -> Path:
     if len(str(base)) > _LONGEST_BASE:
         base = Path("/tmp")  # noqa: S108 - what lies below is private and verified
     return base / f"pytest-vmports-{os.getuid()}-{kind}"
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder of this user alone, or see that the one that is there is.
-
-    Raises:
-        StateDirError: it is not.
-    """
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    facts = folder.lstat()
-    if folder.is_symlink() or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
-        raise StateDirError(
-            path=str(folder), reason="it is not a folder of this user alone (mode 0700)",
-            remedy="remove it",
-        )  # fmt: skip
 
 
 def _make_locked(parent: Path) -> tuple[Path, int]:

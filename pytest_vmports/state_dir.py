@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_vmports.errors import StateDirError
+from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private, user_id
 
 STATE_DIR_VARIABLE: Final = "VMPORTS_STATE_DIR"
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -37,9 +38,9 @@ def default_base() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     # `sudo -E` keeps the variable of the other user: a directory of ours in there would lock
     # that user out of it. A stale variable (su, cron) points nowhere.
-    if runtime and _owner(runtime) == _user():
+    if runtime and _owner(runtime) == user_id():
         return Path(runtime) / "pytest-vmports"
-    return Path(tempfile.gettempdir()) / f"pytest-vmports-{_user()}"
+    return Path(tempfile.gettempdir()) / f"pytest-vmports-{user_id()}"
 
 
 def network_namespace() -> str:
@@ -72,14 +73,9 @@ def make_state_dir(override: Path | str | None = None) -> Path:
             to others, or lies on a network file system.
     """
     path = state_dir_path(override)
-    missing = [folder for folder in path.parent.parents if not folder.exists()]
-    for folder in reversed(missing):
-        _make(folder)
     # One after the other: what is made inside a symbolic link is made somewhere else.
-    _make(path.parent)
-    _verify(path.parent, forbidden=0o022)
-    _make(path)
-    _verify(path, forbidden=0o077)
+    make_private(path.parent, remedy=_ELSEWHERE, forbidden=WRITE_ACCESS, parents=True)
+    make_private(path, remedy=_ELSEWHERE)
     _verify_surroundings(path.parent)
     kind = network_file_system(path)
     if kind:
@@ -110,36 +106,6 @@ def network_file_system(path: Path, mountinfo: Path = MOUNTINFO) -> str:
     return kind if kind in NETWORK_FILE_SYSTEMS else ""
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        # Also a symbolic link or a file; _verify tells which.
-        return
-    except OSError as error:
-        raise _refusal(folder, error) from error
-
-
-def _verify(folder: Path, forbidden: int) -> None:
-    try:
-        facts = folder.lstat()
-    except OSError as error:
-        raise _refusal(folder, error) from error
-    if stat.S_ISLNK(facts.st_mode):
-        reason, remedy = "it is a symbolic link, which could lead anywhere", "remove the link"
-    elif not stat.S_ISDIR(facts.st_mode):
-        reason, remedy = "it is not a directory", "remove the file"
-    elif facts.st_uid != _user() and sys.platform != "win32":
-        reason = f"it belongs to user {facts.st_uid} and we are {_user()}"
-        remedy = _ELSEWHERE
-    elif facts.st_mode & forbidden and sys.platform != "win32":
-        reason = f"others may use it (mode {stat.S_IMODE(facts.st_mode):04o})"
-        remedy = f"run: chmod 700 {folder}"
-    else:
-        return
-    raise StateDirError(path=str(folder), reason=reason, remedy=remedy)
-
-
 def _verify_surroundings(folder: Path) -> None:
     facts = folder.parent.stat()
     others_write = facts.st_mode & 0o002
@@ -151,16 +117,8 @@ def _verify_surroundings(folder: Path) -> None:
         )
 
 
-def _refusal(path: Path, error: OSError) -> StateDirError:
-    return StateDirError(path=str(path), reason=error.strerror or str(error), remedy=_ELSEWHERE)
-
-
 def _owner(path: str) -> int | None:
     try:
         return Path(path).stat().st_uid
     except OSError:
         return None
-
-
-def _user() -> int:
-    return os.geteuid() if sys.platform != "win32" else 0

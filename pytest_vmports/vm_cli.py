@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports import options
-from pytest_vmports.leases import PortAllocator
+from pytest_vmports.leases import open_allocator
 from pytest_vmports.pool.pool import open_pool
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
     read = {name: options.BY_NAME[name].read(value) for name, value in once.items()}
     wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
     with (
-        PortAllocator(read.get("state_dir"), read.get("port_range")) as allocator,
+        open_allocator(read.get("state_dir"), read.get("port_range")) as allocator,
         open_pool(
             allocator, root=Path.cwd(), tell=_tell, cache_dir=wanted.cache_dir,
             cache_size=wanted.cache_size,

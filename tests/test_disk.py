@@ -22,8 +22,8 @@ from pytest_vmports.guests import disk, firmware
 from pytest_vmports.guests.disk import Disk
 from pytest_vmports.host import Qemu
 from pytest_vmports.network.exposed import ExposedPorts
-from pytest_vmports.vm.inside.disk import hidden_mappings, make_drives
 from pytest_vmports.pool.launch import Launcher
+from pytest_vmports.vm.inside.disk import hidden_mappings, make_drives
 
 MIB = 1 << 20
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")

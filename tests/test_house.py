@@ -20,7 +20,7 @@ LAYERS = [
     {
         "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease",
         "port_allocator", "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
-        "progress", "fingerprint", "minder", "kept", "proc", "system",
+        "progress", "fingerprint", "minder", "kept", "proc", "system", "free_ports",
     },
     {"network", "guests"},
     {"vm"},
@@ -96,6 +96,15 @@ def test_leases_know_nothing_of_qemu():
         assert not name.startswith(
             ("qemu", "pydantic", "pytest_vmports.vm", "pytest_vmports.network")
         )
+
+
+def test_allocators_are_made_in_one_place():
+    makers = [
+        name_of(module)
+        for module in MODULES
+        for _ in range(module.read_text().count("PortAllocator("))
+    ]
+    assert makers == ["free_ports"]
 
 
 def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):

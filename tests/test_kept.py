@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
+import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 
 import pytest
 
+from pytest_vmports import kept as kept_module
 from pytest_vmports.cli import main
 from pytest_vmports.kept import Kept, all_kept, base
-from pytest_vmports.lease_record import process_start
+from pytest_vmports.proc import process_start
 
 
 @pytest.fixture
@@ -55,6 +60,45 @@ def test_the_folder_of_one_that_has_ended_is_removed(keep, sleeper):
     sleeper.wait()
     assert all_kept() == []
     assert not kept.folder.exists()
+
+
+def test_the_folder_stays_as_long_as_one_of_its_processes_lives(keep, sleeper):
+    kept = keep()
+    ended = ("gvproxy", sleeper.pid, process_start(sleeper.pid) - 1)  # its number is another's
+    for processes in ([ended, *kept.processes], [*kept.processes, ended]):
+        both = replace(kept, processes=processes)
+        both.write(kept.folder)
+        assert all_kept() == [both]
+        assert kept.folder.exists()
+
+
+def test_it_has_ended_before_its_folder_is_removed(keep, sleeper, monkeypatch):
+    kept, ended, remove = keep(), [], shutil.rmtree
+    death = os.pidfd_open(sleeper.pid)
+
+    def look_first(folder):
+        ended.append(bool(select.select([death], [], [], 0)[0]))
+        remove(folder)
+
+    monkeypatch.setattr(kept_module.shutil, "rmtree", look_first)
+    ours = os.sched_getaffinity(0)
+    try:
+        # It dies on the processor that we are on, so only when we wait for it.
+        os.sched_setaffinity(0, {min(ours)})
+        os.sched_setaffinity(sleeper.pid, {min(ours)})
+        os.sched_setscheduler(sleeper.pid, os.SCHED_IDLE, os.sched_param(0))
+        kept.stop()
+    finally:
+        os.sched_setaffinity(0, ours)
+        os.close(death)
+    assert ended == [True]
+
+
+def test_stopping_leaves_no_descriptor_open(keep):
+    kept = keep()
+    before = len(os.listdir("/proc/self/fd"))
+    kept.stop()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_folder_that_is_just_made_is_left_alone(keep):

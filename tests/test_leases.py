@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from pytest_vmports import lease_record, leases, port_guard
+from pytest_vmports import lease_record, port_guard
 from pytest_vmports.errors import PortError, PortInUseError, PortsExhaustedError, SettingError
 from pytest_vmports.lease_cli import fill_in
 from pytest_vmports.leases import (
@@ -24,6 +24,7 @@ from pytest_vmports.leases import (
     free_port,
     leased_ports,
 )
+from pytest_vmports.proc import process_start
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 FIRST = 5500 + WORKER % 16 * 200
@@ -188,7 +189,7 @@ def test_a_lease_tells_who_holds_it(allocator, monkeypatch):
         protocol="tcp",
         host="127.0.0.1",
         pid=os.getpid(),
-        process_start=lease_record.process_start(os.getpid()),
+        process_start=process_start(os.getpid()),
         test="tests/test_x.py::test_y[a (b)]",
         worker="gw7",
         since=info.since,
@@ -410,7 +411,6 @@ def test_free_port_keeps_its_ports_for_the_process():
     ).split()
     assert first != second
     assert held == "2"
-    leases._process_factory.cache_clear()
     with PortAllocator() as allocator:
         assert allocator.leases() == []
     assert callable(free_port)

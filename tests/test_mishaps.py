@@ -14,12 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_vmports import artifacts, evidence, report, summary
+from pytest_vmports import artifacts, by_hand, evidence, report, summary
 from pytest_vmports.console_stream import ConsoleStream
 from pytest_vmports.errors import MachineError
 from pytest_vmports.mishaps import noting, plain, printable
 from pytest_vmports.progress import slowly
-from pytest_vmports import by_hand
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.machine import Machine, State

@@ -14,8 +14,8 @@ from pytest_vmports import (
     PortAllocator,
     PortMapping,
     allocate_ephemeral_port,
+    free_ports,
     normalize_port_mappings,
-    port_forward,
     resolve_port_mappings,
 )
 from pytest_vmports.errors import PortInUseError, PortsExhaustedError
@@ -62,7 +62,7 @@ def few_ports(tmp_path, monkeypatch):
     """Give the module-level functions 24 ports and leases of their own."""
     some = candidate_ports(None)[:24]
     with PortAllocator(tmp_path, (min(some), max(some))) as allocator:
-        monkeypatch.setattr(port_forward, "_process_allocator", lambda: allocator)
+        monkeypatch.setattr(free_ports, "process_allocator", lambda: allocator)
         yield some
 
 
@@ -216,10 +216,10 @@ def test_an_allocated_port_is_none_that_the_same_request_fixes(few_ports):
 
 CHILD = """
 import json, sys
-from pytest_vmports import PortAllocator, allocate_ephemeral_port, port_forward
+from pytest_vmports import PortAllocator, allocate_ephemeral_port, free_ports
 first, last = map(int, sys.argv[2:])
 allocator = PortAllocator(sys.argv[1], (first, last))
-port_forward._process_allocator = lambda: allocator
+free_ports.process_allocator = lambda: allocator
 sys.stdin.readline()
 print(json.dumps([allocate_ephemeral_port() for _ in range(8)]), flush=True)
 sys.stdin.readline()
@@ -284,3 +284,39 @@ def test_free_ports_that_run_out_give_back_the_fixed_ones(tmp_path):
             lease_ports(wanted, allocator, wait=5)
         assert [lease.port for lease in allocator.granted] == [fixed]
         assert not allocator.granted[0].held
+
+
+@pytest.mark.parametrize("wanted", ["fixed", "free"])
+def test_granted_ports_are_on_the_address_that_was_asked_for(allocator, wanted):
+    (lease,) = allocator.acquire()
+    lease.release()
+    port = f"{lease.port}:80" if wanted == "fixed" else 80
+    ((exposed, lease),) = lease_ports([parse_port(port)], allocator, host="127.0.0.2")
+    assert (exposed.host, lease.host) == ("127.0.0.2", "127.0.0.2")
+
+
+def test_a_fixed_port_is_waited_for_no_longer_than_was_said(allocator):
+    (lease,) = allocator.acquire()
+    wanted = normalize_port_mappings([f"{lease.port}:80"])
+    with pytest.raises(PortInUseError, match=r"\(waited 0.1 s\)"):
+        lease_ports(wanted, allocator, wait=0.1)
+
+
+def test_a_tests_ports_are_waited_for_and_bound_as_its_settings_say(allocator, pytester):
+    (lease,) = allocator.acquire()
+    pytester.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.vmports(80, bind_host="127.0.0.2")
+        def test_address(exposed_ports):
+            assert exposed_ports[80].host == "127.0.0.2"
+
+        @pytest.mark.vmports("{lease.port}:80", port_wait=0.1)
+        def test_wait(exposed_ports):
+            pass
+        """
+    )
+    result = pytester.runpytest("-p", "no:randomly")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*PortInUseError*(waited 0.1 s)*"])

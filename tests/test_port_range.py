@@ -69,6 +69,13 @@ def test_of_a_wanted_range_only_what_the_kernel_leaves_alone_is_used(kernel):
     assert candidate_ports((32699, 33000)) == (32699, *range(32701, 32768))
 
 
+def test_first_and_last_port_of_a_wanted_range_are_used(kernel, tmp_path):
+    assert candidate_ports((5500, 5503)) == (5500, 5501, 5502, 5503)
+    assert candidate_ports((65535, 65535)) == (65535,)
+    with PortAllocator(tmp_path, (5500, 5501)) as allocator:
+        assert sorted(lease.port for lease in allocator.acquire(2)) == [5500, 5501]
+
+
 def test_a_wanted_range_inside_the_ephemeral_one_is_refused_with_the_reason(kernel):
     with pytest.raises(SettingError, match="ephemeral range 32768-60999"):
         candidate_ports((40000, 40100))

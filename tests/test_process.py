@@ -160,6 +160,27 @@ def test_its_death_can_be_waited_for(log):
     assert child.death is None
 
 
+def test_no_descriptor_stays_open_when_a_child_ends_or_is_let_go(log, monkeypatch):
+    monkeypatch.setattr(process, "_minders", {})
+    process.let_outlive()
+    (minder,) = process._minders.values()
+
+    def opened():
+        return sorted(os.listdir("/proc/self/fd"))
+
+    before = opened()
+    for end in (process.Process.kill, process.Process.stop):
+        end(spawn("s", ["sleep", "60"], log=log))
+        assert opened() == before
+    child = spawn("s", ["sleep", "60"], log=log)
+    child.let_go()
+    assert opened() == before
+    assert alive(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    minder.close()
+
+
 def test_a_child_whose_first_thread_has_ended_and_another_has_not_is_ending(log):
     end = "import ctypes, threading; threading.Thread(target=threading.Event().wait).start()"
     child = spawn(

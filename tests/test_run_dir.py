@@ -114,12 +114,12 @@ def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path):
 def test_a_folder_that_others_may_write_to_is_refused(base):
     base.mkdir(mode=0o777)
     base.chmod(0o777)
-    with pytest.raises(StateDirError, match="remove it"):
+    with pytest.raises(StateDirError, match=r"others may use it.*chmod 700.*set TMPDIR"):
         RunDir(base)
 
 
 def test_a_link_in_place_of_the_folder_is_refused(base, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     base.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StateDirError, match="remove it"):
+    with pytest.raises(StateDirError, match="remove the link"):
         RunDir(base)

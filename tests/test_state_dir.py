@@ -199,15 +199,24 @@ def test_a_full_or_read_only_file_system_is_named(tmp_path, prepare, reason, rem
     assert remedy in run.stdout
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOLCK, "set VMPORTS_STATE_DIR to a local one"),
+        (errno.ENOSYS, "set VMPORTS_STATE_DIR to a local one"),
+        (errno.EACCES, "see who owns the files in it"),
+        (errno.EDQUOT, "free some of your quota"),
+    ],
+)
+def test_what_the_file_system_refuses_is_explained(tmp_path, monkeypatch, number, remedy):
     def refuse(_fd, *, blocking):
         raise OSError(number, os.strerror(number))
 
     with PortAllocator(tmp_path, (15911, 15920)) as allocator:
         monkeypatch.setattr(port_allocator, "lock_descriptor", refuse)
-        with pytest.raises(StateDirError, match="set VMPORTS_STATE_DIR to a local one"):
+        with pytest.raises(StateDirError, match=remedy) as caught:
             allocator.acquire()
+    assert caught.value.reason == os.strerror(number)
 
 
 def test_a_removed_directory_is_an_error(tmp_path):

@@ -18,8 +18,8 @@ from vm_helpers import fixed_port
 
 from pytest_vmports import Guest, options
 from pytest_vmports.errors import MonitorError, StateDirError, TemplateBusyError
-from pytest_vmports.pool.templates import _facts
 from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.pool.templates import _facts
 
 FACTS = {"name": "guest", "memory": 256}
 SIZE = 64 << 10
@@ -386,6 +386,21 @@ class TestBounds:
         assert [used for _, _, used in entries] == [1002, 1001, 1000]
 
 
+def test_all_is_on_the_disk_before_a_manifest_vouches_for_it(new_store, build, monkeypatch):
+    synced, sync = {}, os.fsync
+
+    def noted(fd):
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        synced[path.name] = (path.parent / "manifest.json").exists()
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = new_store().get(FACTS, build, 1).folder
+    files = {path.name for path in folder.iterdir()} - {"manifest.json"}
+    assert files >= {"ram", "state", "console"}
+    assert synced == dict.fromkeys(files, False)
+
+
 class TestFolder:
     def test_it_is_its_users_alone(self, new_store, build):
         store = new_store()
@@ -397,13 +412,13 @@ class TestFolder:
         base = tmp_path / "shared"
         base.mkdir()
         base.chmod(mode)
-        with pytest.raises(StateDirError, match=r"others may write to it; .*chmod 700"):
+        with pytest.raises(StateDirError, match=r"others may write to it.* 700 .*set cache_dir"):
             new_store(base=base)
 
     def test_another_users_is_refused(self, new_store, monkeypatch):
         owner = new_store().base.stat().st_uid
-        monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-        with pytest.raises(StateDirError, match="others may write"):
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        with pytest.raises(StateDirError, match=rf"belongs to user {owner} .*set cache_dir"):
             new_store()
 
     def test_one_that_cannot_be_made_is_an_error_that_names_the_setting(self, new_store, tmp_path):

@@ -14,7 +14,6 @@ from vm_helpers import WIRINGS, alive, until
 from pytest_vmports.errors import GuestPanicError, GuestRebootWarning, MachineDiedError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
-from pytest_vmports.pool import templates
 
 # A guest that does what it is told on this port, with nobody there to wait for an answer.
 PORT = 8080

@@ -17,11 +17,11 @@ import pytest
 from vm_helpers import alive, ask_udp, fixed_port, serve, until
 
 from pytest_vmports import options
-from pytest_vmports.run_dir import RunDir
-from pytest_vmports.pool.templates import Templates
 from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.template import read_manifest, write_manifest
 from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.pool.templates import Templates
+from pytest_vmports.run_dir import RunDir
 
 # Each connection to 8080 is a shell of its own; whatever else the guest is lives on between them.
 SHELL = "nc -lk -p 8080 -e sh 2>/dev/null &\n"

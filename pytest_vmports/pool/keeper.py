@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.kept import Kept, all_kept, new_folder
-from pytest_vmports.lease_record import current_test, process_start
+from pytest_vmports.lease_record import current_test
 from pytest_vmports.mishaps import noting
+from pytest_vmports.proc import process_start
 from pytest_vmports.process import let_outlive
 from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET
 from pytest_vmports.vm.inside.disk import KEY

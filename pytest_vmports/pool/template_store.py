@@ -22,6 +22,7 @@ from pytest_vmports.pool.template import (
     write_manifest,
 )
 from pytest_vmports.progress import slowly
+from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private
 from pytest_vmports.vm.plan import KEY_LENGTH, key_of
 
 if TYPE_CHECKING:
@@ -52,18 +53,9 @@ class TemplateStore:
         self._limit = limit
         self._say = say
         self._open: dict[str, Template] = {}
-        try:
-            self.base.mkdir(parents=True, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StateDirError(
-                path=str(self.base), reason=str(error), remedy="set cache_dir"
-            ) from error
-        facts = self.base.stat()
-        if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-            raise StateDirError(
-                path=str(self.base), reason="others may write to it",
-                remedy="make it yours alone (chmod 700), or set cache_dir",
-            )  # fmt: skip
+        make_private(
+            self.base, remedy="set cache_dir", forbidden=WRITE_ACCESS, parents=True, follow=True
+        )
 
     def get(
         self, facts: Mapping[str, Any], build: Callable[[Path], None], timeout: float
