@@ -202,8 +202,10 @@ SANDBOX = [
 ]  # fmt: skip
 USERNET = [
     "-netdev",
-    "user,id=n0,restrict=on,net=192.168.127.0/24,host=192.168.127.1,dns=192.168.127.3,"
-    "dhcpstart=192.168.127.2,hostfwd=tcp:127.0.0.1:20417-192.168.127.2:80",
+    (
+        "user,id=n0,restrict=on,net=192.168.127.0/24,host=192.168.127.1,dns=192.168.127.3,"
+        "dhcpstart=192.168.127.2,hostfwd=tcp:127.0.0.1:20417-192.168.127.2:80"
+    ),
     "-device",
     "virtio-net-pci,netdev=n0,mac=5a:94:ef:e4:0c:ee,romfile=,guest_announce=off",
 ]
