@@ -253,8 +253,8 @@ def test_past_the_deadline_nothing_more_is_asked(serve):
 def test_one_try_is_short_however_far_the_deadline_is(serve):
     port, _ = serve(8080, stays=True)
     begun = time.monotonic()
-    step(WaitFor(), FakeWiring(port), seconds=1000.0)
-    assert time.monotonic() - begun < 100
+    step(WaitFor(), FakeWiring(port), seconds=40.0)
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("mode", ["any", "http"])

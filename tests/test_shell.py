@@ -12,7 +12,12 @@ from pytest_vmports.vm import shell
 
 
 class HostShell:
+    """The host's shell; `given` is the last input."""
+
+    given = None
+
     def execute(self, command, *, timeout, input):  # noqa: A002
+        self.given = input
         try:
             done = subprocess.run(
                 ["sh", "-c", command],
@@ -146,6 +151,22 @@ def test_a_folder_comes_out_whole_with_links_followed(files, tmp_path):
         "deep", "deep/run", "link", "odd 'name'",
     ]  # fmt: skip
     assert not (got / "link").is_symlink()
+
+
+def test_what_is_put_belongs_to_root_in_the_guest(files, tmp_path, monkeypatch):
+    of_somebody = tarfile.TarFile.gettarinfo
+
+    def gettarinfo(*words, **keywords):
+        found = of_somebody(*words, **keywords)
+        found.uid, found.gid, found.uname, found.gname = 1234, 1234, "somebody", "people"
+        return found
+
+    monkeypatch.setattr(tarfile.TarFile, "gettarinfo", gettarinfo)
+    host = HostShell()
+    shell.put(host, files, str(tmp_path / "copy"), 10)
+    with tarfile.open(fileobj=io.BytesIO(host.given)) as archive:
+        owners = {(m.uid, m.gid, m.uname, m.gname) for m in archive}
+    assert owners == {(0, 0, "root", "root")}
 
 
 def test_what_is_not_there_is_named(files, tmp_path):
