@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +37,17 @@ def shared_templates(
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # of all workers
     monkeypatch.setenv("VMPORTS_CACHE_DIR", str(base / "templates"))
+
+
+@pytest.fixture
+def encrypted_qcow2(tmp_path: Path, qemu_binary: Path) -> Path:
+    """Path of an image that cannot be read without its secret."""
+    image = tmp_path / "secret.qcow2"
+    # Not luks: qemu-img measures how slow its key can be made, which fails on a busy host.
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=word"]
+    encrypted = ["-o", "encrypt.format=aes,encrypt.key-secret=s", str(image), "4M"]
+    subprocess.run([*create, *encrypted], check=True, capture_output=True)
+    return image
 
 
 @pytest.fixture

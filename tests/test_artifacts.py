@@ -51,7 +51,9 @@ def failed(pytester, qemu_binary, gvproxy_089):
     """Return the folder of a run whose tests failed."""
     pytester.makepyfile(test_it=SUITE)
     (pytester.path / "word").write_text("by hand")
-    result = pytester.runpytest_subprocess("-n2", "--vmports-artifacts", "kept")
+    result = pytester.runpytest_subprocess(
+        "-n2", "--vmports-artifacts", "kept", f"--vmports-gvproxy={gvproxy_089}"
+    )
     result.assert_outcomes(failed=2, errors=1, passed=1)
     result.stdout.fnmatch_lines_random([f"{pytester.path}/kept/test_it.py-test_call_alone-*"])
     return pytester.path / "kept"

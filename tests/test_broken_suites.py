@@ -98,7 +98,8 @@ def test_a_kvm_that_may_not_be_used(report):
 def test_a_gvproxy_that_is_killed_in_the_middle(report, gvproxy_089):
     body = "import os, signal; os.kill(vm_with_ports.pids['gvproxy'], signal.SIGKILL)"
     marker = "8080, allow_network=True, setup='nc -lk -p 8080 -e cat &'"
-    text = report(marker, body, outcome=PASSED_AND_ERROR)
+    settings = [f"--vmports-gvproxy={gvproxy_089}"]
+    text = report(marker, body, outcome=PASSED_AND_ERROR, settings=settings)
     assert_told(text, "gvproxy ended on its own with signal 9", "VM: end of the guest's console")
 
 

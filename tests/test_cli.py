@@ -82,7 +82,10 @@ class TestDoctor:
         monkeypatch.setenv("VMPORTS_STATE_DIR", str(tmp_path / "state"))
         monkeypatch.setenv("VMPORTS_CACHE_DIR", str(tmp_path / "cache"))
 
-    def test_where_all_is_there_it_names_each_part_and_exits_0(self, run, qemu_binary, gvproxy_089):
+    def test_where_all_is_there_it_names_each_part_and_exits_0(
+        self, run, qemu_binary, gvproxy_089, monkeypatch
+    ):
+        monkeypatch.setenv("PATH", f"{gvproxy_089.parent}:{os.environ['PATH']}")
         status, lines, _ = run("doctor")
         assert status == 0
         assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from pytest_vmports import ExposedPort
 from pytest_vmports.host import Accelerator, Qemu
 from pytest_vmports.network.choose import Network
 from pytest_vmports.vm import argv as command_module
-from pytest_vmports.vm.argv import Capture, Channels, Hardware, Ram, build_command
+from pytest_vmports.vm.argv import Capture, Channels, Drives, Hardware, Ram, build_command
 
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 CHANNELS = Channels(monitor_fd=7, control_fd=9, console=Path("/run/v/console.log"))
@@ -200,3 +201,122 @@ def test_the_machine_fits_what_qemu_emulates(monkeypatch, path, native, machine)
     command = build(qemu=Qemu(path, (8, 0, 0), "named"))
     assert values(command, "-machine") == [machine]
     assert ("vmgenid,guid=auto" in values(command, "-device")) == (machine == "pc")
+
+
+# --- whole machines -----------------------------------------------------------------------------
+
+WEB = ExposedPort(internal=80, external=20417)
+NAME = ["-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+CHANNELS_ARGV = [
+    "-chardev", "socket,id=monitor,fd=7", "-mon", "chardev=monitor,mode=control",
+    "-chardev", "file,id=console,path=/run/v/console.log", "-serial", "chardev:console",
+    "-chardev", "socket,id=control,fd=9", "-serial", "chardev:control",
+]  # fmt: skip
+SANDBOX = [
+    "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+]  # fmt: skip
+USERNET = [
+    "-netdev",
+    (
+        "user,id=n0,restrict=on,net=192.168.127.0/24,host=192.168.127.1,dns=192.168.127.3,"
+        "dhcpstart=192.168.127.2,hostfwd=tcp:127.0.0.1:20417-192.168.127.2:80"
+    ),
+    "-device",
+    "virtio-net-pci,netdev=n0,mac=5a:94:ef:e4:0c:ee,romfile=,guest_announce=off",
+]
+ROOT = [
+    "-drive", "id=root,if=none,format=qcow2,cache=unsafe,file=/run/v/root.qcow2",
+    "-device", "virtio-blk-pci,drive=root,bootindex=1", "-device", "virtio-rng-pci",
+]  # fmt: skip
+SEED = [
+    "-drive", "id=seed,if=none,format=raw,readonly=on,file=/run/v/seed.iso",
+    "-device", "virtio-blk-pci,drive=seed",
+]  # fmt: skip
+FIRMWARE = [
+    "-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/code.fd",
+    "-drive", "if=pflash,unit=1,format=raw,file=/run/v/variables.fd",
+]  # fmt: skip
+AGENT = [
+    "-chardev", "socket,id=agent,fd=11", "-device", "virtio-serial-pci",
+    "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_guest_of_ours_with_a_port_is_exactly_this():
+    assert build(wiring=UsernetWiring((WEB,))) == [
+        QEMU.path, *NAME, "-machine", "pc", "-accel", "tcg", "-cpu", "max",
+        "-m", "300M", "-smp", "2", "-kernel", "/k", "-initrd", "/i", "-append", "a b",
+        "-device", "vmgenid,guid=auto", *CHANNELS_ARGV, *USERNET, *SANDBOX,
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_clone_with_captured_packets_is_exactly_this():
+    command = build(
+        accel="kvm", wiring=UsernetWiring((WEB,)), restore=True,
+        ram=Ram(Path("/t/ram"), share=False), capture=Path("/run/v/packets.pcap"),
+    )  # fmt: skip
+    assert command == [
+        QEMU.path, *NAME,
+        "-object", "memory-backend-file,id=ram,size=300M,mem-path=/t/ram,share=off",
+        "-machine", "pc,memory-backend=ram", "-accel", "kvm", "-cpu", "host",
+        "-m", "300M", "-smp", "2", "-incoming", "defer", "-S",
+        "-device", "vmgenid,guid=auto", *CHANNELS_ARGV, *USERNET,
+        "-object", "filter-dump,id=capture,netdev=n0,file=/run/v/packets.pcap", *SANDBOX,
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_disk_that_a_bios_boots_is_exactly_this():
+    command = build(
+        channels=Channels(7, 9, Path("/run/v/console.log"), agent_fd=11), display=True,
+        kernel=None, initrd=None, kernel_words="",
+        drives=Drives(Path("/run/v/root.qcow2"), Path("/run/v/seed.iso")),
+    )  # fmt: skip
+    assert command == [
+        QEMU.path, *NAME, "-machine", "pc,graphics=off", "-accel", "tcg", "-cpu", "max",
+        "-m", "300M", "-smp", "2", "-device", "vmgenid,guid=auto", *CHANNELS_ARGV,
+        "-device", "VGA", *ROOT, *SEED, *AGENT, "-nic", "none", *SANDBOX,
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("linux")
+def test_an_arm64_disk_that_uefi_boots_is_exactly_this():
+    qemu = Qemu("/usr/bin/qemu-system-aarch64", (7, 2, 0), "from PATH")
+    command = build(
+        qemu=qemu, display=True, kernel=None, initrd=None, kernel_words="",
+        drives=Drives(
+            Path("/run/v/root.qcow2"),
+            firmware=(Path("/usr/share/code.fd"), Path("/run/v/variables.fd")),
+        ),
+    )  # fmt: skip
+    assert command == [
+        qemu.path, *NAME, "-machine", "virt", "-accel", "tcg", "-cpu", "max",
+        "-m", "300M", "-smp", "2", *CHANNELS_ARGV, "-device", "virtio-gpu-pci",
+        *ROOT, *FIRMWARE, "-nic", "none", *SANDBOX,
+    ]  # fmt: skip
+
+
+def test_a_guest_without_a_card_has_no_packets_to_capture():
+    assert "filter-dump" not in " ".join(build(capture=Path("/run/v/packets.pcap")))
+
+
+def test_packets_are_captured_at_the_first_card():
+    wiring = SimpleNamespace(
+        qemu_args=lambda: [
+            "-netdev", "user,id=n7", "-device", "virtio-net-pci,netdev=n7,mac=a",
+            "-netdev", "dgram,id=n8", "-device", "virtio-net-pci,netdev=n8,mac=b",
+        ]
+    )  # fmt: skip
+    command = build(wiring=wiring, capture=Path("/a,b"))
+    assert values(command, "-object") == ["filter-dump,id=capture,netdev=n7,file=/a,,b"]
+
+
+@pytest.mark.parametrize("which", ["root", "seed", "code", "variables"])
+def test_a_comma_in_the_path_of_a_drive_does_not_end_it(which):
+    paths = {name: Path("/d") for name in ("root", "seed", "code", "variables")}
+    paths[which] = Path("/a,b")
+    drives = Drives(paths["root"], paths["seed"], (paths["code"], paths["variables"]))
+    drives_argv = values(build(drives=drives, kernel=None), "-drive")
+    assert [value.endswith(",file=/a,,b") for value in drives_argv].count(True) == 1

@@ -18,7 +18,9 @@ from pytest_vmports.errors import (
     QemuNotFoundError,
     SettingError,
 )
+from pytest_vmports.fingerprint import fingerprint
 from pytest_vmports.guests import disk, firmware
+from pytest_vmports.guests.cloud_init import Seed
 from pytest_vmports.guests.disk import Disk
 from pytest_vmports.host import Qemu
 from pytest_vmports.network.exposed import ExposedPorts
@@ -101,14 +103,8 @@ def test_a_truncated_qcow2_is_refused(make, kept):
     assert "fetch or build it again" in said
 
 
-def test_an_encrypted_qcow2_is_refused(make, tmp_path):
-    image = tmp_path / "secret.qcow2"
-    # Not luks: qemu-img measures how slow its key can be made, which fails on a busy host.
-    qemu_img(
-        "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=word",
-        "-o", "encrypt.format=aes,encrypt.key-secret=s", image, "4M",
-    )  # fmt: skip
-    said = refused(image)
+def test_an_encrypted_qcow2_is_refused(encrypted_qcow2):
+    said = refused(encrypted_qcow2)
     assert "it is encrypted" in said and "qemu-img convert" in said
 
 
@@ -122,6 +118,70 @@ def test_a_qcow2_whose_backing_file_is_gone_names_that_file(make, tmp_path):
     # What a template's key is made of is asked for first.
     with pytest.raises(ImageError, match=r"its backing file .* does not exist"):
         disk.identity(Disk(top))
+
+
+class TestIdentity:
+    """What is in the key of a disk image's template."""
+
+    @pytest.fixture
+    def image(self, make, tmp_path):
+        """Return an image with another behind it, and one more behind that."""
+        make("base.qcow2")
+        for above, below in (("middle", "base"), ("top", "middle")):
+            backing = tmp_path / f"{below}.qcow2"
+            top = tmp_path / f"{above}.qcow2"
+            qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, top)
+        return tmp_path / "top.qcow2"
+
+    def test_it_is_exactly_this(self, image, tmp_path):
+        seed = Seed(b"#cloud-config\n{}\n")
+        found = disk.identity(Disk(image, "qcow2", "uefi", seed, ssh=True))
+        chain = [tmp_path / f"{name}.qcow2" for name in ("top", "middle", "base")]
+        digest = hashlib.sha256()
+        for name, content in sorted(seed.files().items()):
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        assert found == {
+            "files": [[str(path), *fingerprint(path)] for path in chain],
+            "format": "qcow2",
+            "firmware": "uefi",
+            "seed": digest.hexdigest(),
+            "shells": [True, False],
+        }
+        assert disk.identity(Disk(image))["seed"] is None
+
+    @pytest.mark.parametrize(
+        ("field", "changes"),
+        [
+            ("format", {"format": "qcow2"}),
+            ("firmware", {"firmware": "uefi"}),
+            ("seed", {"seed": Seed()}),
+            ("shells", {"ssh": True}),
+            ("shells", {"agent": True}),
+        ],
+    )
+    def test_each_setting_of_a_disk_is_in_it(self, image, field, changes):
+        before, after = disk.identity(Disk(image)), disk.identity(Disk(image, **changes))
+        assert {name for name in before if before[name] != after[name]} == {field}
+
+    @pytest.mark.parametrize("part", ["user_data", "meta_data", "network_config"])
+    def test_each_file_of_the_seed_is_in_it(self, image, part):
+        seeds = [Seed(), Seed(**{part: b"a: 1\n"}), Seed(**{part: b"a: 2\n"})]
+        assert len({disk.identity(Disk(image, seed=seed))["seed"] for seed in seeds}) == 3
+
+    @pytest.mark.parametrize("which", ["top", "middle", "base"])
+    def test_each_file_of_the_chain_is_in_it(self, image, tmp_path, which):
+        before = disk.identity(Disk(image))
+        path = tmp_path / f"{which}.qcow2"
+        copy = path.with_suffix(".copy")
+        shutil.copy2(path, copy)
+        copy.rename(path)
+        assert disk.identity(Disk(image)) != before
+
+    def test_an_image_with_another_behind_it_is_another(self, image, tmp_path):
+        before = disk.identity(Disk(image))
+        qemu_img("rebase", "-u", "-F", "qcow2", "-b", tmp_path / "base.qcow2", image)
+        after = disk.identity(Disk(image))
+        assert [len(found["files"]) for found in (before, after)] == [3, 2]
 
 
 def test_another_format_is_told_with_the_command_that_converts_it(make):

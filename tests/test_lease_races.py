@@ -346,7 +346,7 @@ def test_rivals_that_hold_some_of_the_last_ports_each_step_back_and_try_again(
         assert looks == [4, 4]  # at the first look it kept nothing of its own
 
 
-def test_a_thousand_leases_fit_into_one_process(tmp_path):
+def test_a_thousand_leases_fit_into_one_process(tmp_path, missing):
     body = """
         import resource
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -357,7 +357,7 @@ def test_a_thousand_leases_fit_into_one_process(tmp_path):
         wide.close()
     """
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2100:
-        pytest.skip("fewer than 2,100 descriptors are allowed here")
+        missing("leave to open 2,100 descriptors", "raise the hard limit (ulimit -Hn)")
     with Holder(tmp_path, body) as holder:
         assert holder.heard() == ["1000", "1000"]
 

@@ -1,6 +1,9 @@
 """Commands and files, with the host's own shell in the guest's place."""
 
+import io
+import os
 import subprocess
+import tarfile
 
 import pytest
 
@@ -9,7 +12,12 @@ from pytest_vmports.vm.inside import shell
 
 
 class HostShell:
+    """The host's shell; `given` is the last input."""
+
+    given = None
+
     def execute(self, command, *, timeout, input):  # noqa: A002
+        self.given = input
         try:
             done = subprocess.run(
                 ["sh", "-c", command],
@@ -145,6 +153,22 @@ def test_a_folder_comes_out_whole_with_links_followed(files, tmp_path):
     assert not (got / "link").is_symlink()
 
 
+def test_what_is_put_belongs_to_root_in_the_guest(files, tmp_path, monkeypatch):
+    of_somebody = tarfile.TarFile.gettarinfo
+
+    def gettarinfo(*words, **keywords):
+        found = of_somebody(*words, **keywords)
+        found.uid, found.gid, found.uname, found.gname = 1234, 1234, "somebody", "people"
+        return found
+
+    monkeypatch.setattr(tarfile.TarFile, "gettarinfo", gettarinfo)
+    host = HostShell()
+    shell.put(host, files, str(tmp_path / "copy"), 10)
+    with tarfile.open(fileobj=io.BytesIO(host.given)) as archive:
+        owners = {(m.uid, m.gid, m.uname, m.gname) for m in archive}
+    assert owners == {(0, 0, "root", "root")}
+
+
 def test_what_is_not_there_is_named(files, tmp_path):
     with pytest.raises(GuestFileError, match=r"there is no .*nothing on the host"):
         put(tmp_path / "nothing", "/srv")
@@ -155,3 +179,97 @@ def test_what_is_not_there_is_named(files, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(GuestFileError, match="could not be copied"):
         put(files, tmp_path / "file" / "below")
+
+
+# --- archives that no honest tar would write ----------------------------------------------------
+
+
+class TarShell:
+    """A guest whose answer to everything is this archive."""
+
+    def __init__(self, *members):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for member, content in members:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        self.answer = packed.getvalue()
+
+    def execute(self, command, *, timeout, input):  # noqa: A002
+        return 0, self.answer, b""
+
+
+def entry(name, kind=tarfile.REGTYPE, **facts):
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    for fact, value in facts.items():
+        setattr(member, fact, value)
+    return member
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Return a function: what `get` of ``/srv/app`` brings; its folder lies in one of its own."""
+    target = tmp_path / "host" / "deep"
+    target.mkdir(parents=True)
+
+    def got(*members):
+        return shell.get(TarShell(*members), "/srv/app", target, 10)
+
+    return got
+
+
+def everything_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["app/../evil", "app/../../evil", "app/sub/../../../evil"])
+def test_a_name_that_climbs_out_is_refused_and_writes_nothing(out, tmp_path, name):
+    with pytest.raises(GuestFileError, match="leads out of app"):
+        out((entry(name), b"evil"))
+    assert everything_below(tmp_path) == ["host", "host/deep"]
+
+
+@pytest.mark.parametrize("name", ["/etc/evil", "evil", "../evil", "application"])
+def test_a_name_that_was_not_asked_for_writes_nothing(out, tmp_path, name):
+    with pytest.raises((GuestFileError, ValueError)):
+        out((entry(name), b"evil"))
+    assert everything_below(tmp_path) == ["host", "host/deep"]
+
+
+def test_a_link_in_an_archive_is_not_made_and_so_leads_nowhere(out, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = entry("app/link", tarfile.SYMTYPE, linkname=str(outside))
+    place = out((entry("app", tarfile.DIRTYPE, mode=0o755), b""), (link, b""))
+    assert everything_below(place) == []
+    with pytest.raises(OSError, match="link"):
+        out((entry("app", tarfile.DIRTYPE, mode=0o755), b""), (link, b""),
+            (entry("app/link/evil"), b"evil"))  # fmt: skip
+    assert everything_below(outside) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_neither_devices_nor_pipes_are_made(out, kind):
+    place = out(
+        (entry("app", tarfile.DIRTYPE, mode=0o755), b""),
+        (entry("app/odd", kind, devmajor=1, devminor=3), b""),
+        (entry("app/file"), b"content"),
+    )
+    assert everything_below(place) == ["file"]
+
+
+@pytest.mark.parametrize("bits", [0o4000, 0o2000, 0o1000, 0o7000])
+def test_a_file_runs_as_nobody_but_who_starts_it(out, bits):
+    place = out((entry("app", mode=bits | 0o755), b"content"))
+    assert os.stat(place).st_mode & 0o7777 == 0o755
+
+
+def test_a_second_name_of_a_file_is_a_copy_and_not_the_same_file(out):
+    place = out(
+        (entry("app", tarfile.DIRTYPE, mode=0o755), b""),
+        (entry("app/one", mode=0o644), b"content"),
+        (entry("app/two", tarfile.LNKTYPE, linkname="app/one", mode=0o644), b""),
+    )
+    assert (place / "two").read_bytes() == b"content"
+    assert (place / "one").stat().st_ino != (place / "two").stat().st_ino

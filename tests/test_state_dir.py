@@ -15,7 +15,12 @@ from pytest_vmports.errors import StateDirError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.state_dir import make_state_dir, network_file_system, state_dir_path
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
+
+@pytest.fixture
+def root(missing):
+    """Who asks for it does what only root may do."""
+    if os.geteuid() != 0:
+        missing("root", "run as root, in a container if need be")
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +42,8 @@ def test_it_is_private_and_one_per_network_namespace(tmp_path):
     assert (mode_of(path), mode_of(path.parent)) == (0o700, 0o700)
 
 
-@needs_root
-def test_another_network_namespace_has_a_directory_of_its_own(tmp_path):
+@pytest.mark.usefixtures("root")
+def test_another_network_namespace_has_a_directory_of_its_own(tmp_path, missing):
     program = (
         "import sys; from pytest_vmports.state_dir import *; print(state_dir_path(sys.argv[1]))"
     )
@@ -47,7 +52,7 @@ def test_another_network_namespace_has_a_directory_of_its_own(tmp_path):
         ["unshare", "--net", *command], capture_output=True, text=True, check=False
     )
     if inside.returncode:
-        pytest.skip(f"no new network namespace here: {inside.stderr.strip()}")
+        missing(f"a new network namespace ({inside.stderr.strip()})", "allow unshare --net")
     outside = subprocess.check_output(command, text=True)
     assert outside.strip() == str(state_dir_path(tmp_path))
     assert inside.stdout.strip() != outside.strip()
@@ -76,7 +81,7 @@ def test_without_a_runtime_directory_it_is_below_the_temp_dir(monkeypatch, tmp_p
     assert state_dir_path().parent == tmp_path / f"pytest-vmports-{os.geteuid()}"
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_another_users_runtime_directory_is_left_alone(monkeypatch, tmp_path):
     os.chown(tmp_path, 12345, -1)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -114,7 +119,7 @@ def test_a_directory_open_to_others_is_refused(tmp_path):
         make_state_dir(tmp_path)
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_directory_of_another_user_is_refused(tmp_path):
     make_state_dir(tmp_path / "base")
     os.chown(tmp_path / "base", 12345, -1)
@@ -167,7 +172,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         make_state_dir("/proc/none/such")
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     ("prepare", "reason", "remedy"),
     [
@@ -175,7 +180,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         ('cat /dev/zero > "$0/fill" 2>/dev/null; true', "No space left", "make room"),
     ],
 )
-def test_a_full_or_read_only_file_system_is_named(tmp_path, prepare, reason, remedy):
+def test_a_full_or_read_only_file_system_is_named(tmp_path, prepare, reason, remedy, missing):
     program = """
         import subprocess, sys
         from pytest_vmports.leases import PortAllocator
@@ -194,7 +199,7 @@ def test_a_full_or_read_only_file_system_is_named(tmp_path, prepare, reason, rem
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if run.returncode in (1, 77) and "Traceback" not in run.stderr:
-        pytest.skip(f"no mount namespace here: {run.stderr.strip()}")
+        missing(f"a mount namespace ({run.stderr.strip()})", "allow unshare --mount")
     assert reason in run.stdout, run.stderr
     assert remedy in run.stdout
 

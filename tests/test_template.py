@@ -18,8 +18,8 @@ from vm_helpers import fixed_port
 
 from pytest_vmports import Guest, options
 from pytest_vmports.errors import MonitorError, StateDirError, TemplateBusyError
+from pytest_vmports.pool import template as template_module
 from pytest_vmports.pool.template_store import TemplateStore
-from pytest_vmports.pool.templates import _facts
 
 FACTS = {"name": "guest", "memory": 256}
 SIZE = 64 << 10
@@ -260,6 +260,18 @@ class TestBelieving:
         new_store().get(FACTS, build, 1)
         assert build.built == 2
 
+    def test_a_byte_of_the_state_that_changed_is_noticed_where_its_file_looks_the_same(
+        self, new_store, build, monkeypatch
+    ):
+        monkeypatch.setattr(template_module, "fingerprint", lambda path: [path.stat().st_size])
+        folder = new_store().get(FACTS, build, 1).folder
+        (folder / "ram").write_bytes(bytes(SIZE))  # which is not read: that would take too long
+        new_store().get(FACTS, build, 1)
+        assert build.built == 1
+        (folder / "state").write_bytes(b"stATe 1")
+        new_store().get(FACTS, build, 1)
+        assert build.built == 2
+
     def test_another_users_template_is_built_anew(self, new_store, build, monkeypatch):
         new_store().get(FACTS, build, 1)
         store = new_store()
@@ -343,6 +355,12 @@ class TestBounds:
         newest = new_store(limit=1).get(facts(3), build, 1)
         assert [folder.exists() for folder in three] == [False, True, False]
         assert newest.ram.exists()
+
+    def test_the_one_that_room_is_made_for_is_kept_though_nobody_uses_it_yet(
+        self, new_store, three
+    ):
+        new_store(limit=1)._evict(keep=three[0].name)
+        assert [folder.exists() for folder in three] == [True, False, False]
 
     def test_one_in_use_by_another_process_never_goes(self, other, new_store, build):
         user = other()

@@ -113,7 +113,10 @@ def test_a_debian_with_cloud_init_ssh_and_agent_serves(
     image = debian.root if way == "kernel" else debian.disk
     before = digest(image)
     guest = booted_by(debian, way)
-    settings = {"ports": [80], "guest": guest, "boot_timeout": 900, **WIRINGS[wiring]}
+    settings = {
+        "ports": [80], "guest": guest, "boot_timeout": 900, "gvproxy": str(gvproxy_089),
+        **WIRINGS[wiring],
+    }  # fmt: skip
     with vm_factory(**settings) as vm:
         assert vm.origin == "cloned"
         assert [port.internal for port in vm.ports] == [80]

@@ -15,7 +15,7 @@ from pytest_vmports import artifacts, options
 from pytest_vmports.errors import SetupError
 from pytest_vmports.evidence import Evidence
 from pytest_vmports.kept import all_kept
-from pytest_vmports.vm import keep
+from pytest_vmports.pool import keeper
 from pytest_vmports.vm.machine import State
 
 # Ports and settings.

@@ -50,8 +50,10 @@ def run(pytester, qemu_binary, shared_templates):
 
 
 @pytest.mark.parametrize("network", ["False", "True"])
-def test_the_next_test_gets_the_vm_that_waited_with_its_own_ports_and_nothing_stays(run, network):
-    said = run(settings=f"allow_network={network}")
+def test_the_next_test_gets_the_vm_that_waited_with_its_own_ports_and_nothing_stays(
+    run, network, gvproxy_089
+):
+    said = run(settings=f"allow_network={network}, gvproxy='{gvproxy_089}'")
     assert said["ORIGIN"] == ["cloned", "standby", "standby", "standby"]
     assert said["EXACT"] == ["True"] * 4
     assert len(set(said["PID"])) == len(said["PID"])  # never the same VM twice

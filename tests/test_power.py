@@ -1,0 +1,176 @@
+"""Snapshots and restarts in the right order, with a machine that notes what is done to it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_vmports.errors import MachineDiedError, MonitorError
+from pytest_vmports.vm import snapshots
+from pytest_vmports.vm.console import Console
+from pytest_vmports.vm.inside.disk import OVERLAY
+
+
+class FakeMonitor:
+    """Notes commands; ``refuses`` are answered with an error."""
+
+    def __init__(self, notes, *, running=True, refuses=()):
+        self.notes, self.running, self.refuses = notes, running, refuses
+        self.hung_up = False
+
+    def execute(self, command):
+        self.notes.append(command)
+        if command in self.refuses:
+            raise MonitorError(command=command, reply="no")
+        return {"running": self.running} if command == "query-status" else {}
+
+    def save(self, _descriptor):
+        self.notes.append("save")
+        if "save" in self.refuses:
+            raise MonitorError(command="migrate", reply="no")
+
+    def why_ended(self):
+        return ""
+
+
+class FakeMachine:
+    """Notes in ``notes`` what is asked of it, with its monitor and its QEMU."""
+
+    def __init__(self, folder, *, overlay=False, died=None, **monitor):
+        self.notes = []
+        self.monitor = FakeMonitor(self.notes, **monitor)
+        self.workdir = folder / "vm"
+        self.workdir.mkdir()
+        if overlay:
+            (self.workdir / OVERLAY).write_text("as it is")
+        self.console = Console(self.workdir / "console.log")
+        self.console.path.write_text("said so far\n")
+        self.ram, self.settings, self.running = None, None, True
+        self._died = died
+        self._qemu = SimpleNamespace(
+            name="QEMU", running=True, ending=False, returncode=None, output="", pid=1,
+            wait=lambda _seconds: self.notes.append("wait"),
+        )  # fmt: skip
+
+    def processes(self):
+        return [self._qemu]
+
+    def check_alive(self):
+        self.notes.append("check")
+        if self._died is not None:
+            raise self._died
+
+    def stop(self, *, keep_disks=False):
+        self.notes.append(f"stop, keep_disks={keep_disks}")
+        self.running = False
+
+    def become(self, saved):
+        self.notes.append(f"become {'new' if saved is None else 'what was saved'}")
+
+    def start(self, lease_fds):
+        self.notes.append(f"start with {list(lease_fds)}")
+
+
+@pytest.fixture
+def new(tmp_path):
+    return lambda **how: FakeMachine(tmp_path, **how)
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+def test_a_vm_that_runs_goes_on_after_its_snapshot(new, tmp_path):
+    machine = new()
+    power.snapshot(machine, tmp_path / "snapshot")
+    assert machine.notes == ["check", "query-status", "stop", "save", "cont"]
+
+
+def test_a_vm_that_was_paused_stays_so(new, tmp_path):
+    machine = new(running=False)
+    power.snapshot(machine, tmp_path / "snapshot")
+    assert machine.notes == ["check", "query-status", "stop", "save"]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_snapshot_that_cannot_be_saved_leaves_the_vm_as_it_was(new, tmp_path, running):
+    machine = new(running=running, refuses=["save"])
+    with pytest.raises(MonitorError):
+        power.snapshot(machine, tmp_path / "snapshot")
+    assert ("cont" in machine.notes) == running
+
+
+def test_a_snapshot_is_never_written_over_another(new, tmp_path):
+    (tmp_path / "snapshot").write_text("another")
+    with pytest.raises(FileExistsError):
+        power.snapshot(new(), tmp_path / "snapshot")
+    assert (tmp_path / "snapshot").read_text() == "another"
+
+
+def test_a_vm_that_is_gone_has_no_snapshot(new, tmp_path):
+    died = MachineDiedError(program="QEMU", returncode="1", stderr="", console="")
+    machine = new(died=died)
+    with pytest.raises(MachineDiedError):
+        power.snapshot(machine, tmp_path / "snapshot")
+    assert machine.notes == ["check"]
+
+
+def test_a_snapshot_holds_the_disks_and_what_was_said_and_brings_them_back(new, tmp_path):
+    machine = new(overlay=True)
+    saved = power.snapshot(machine, tmp_path / "snapshot")
+    assert saved.console == "said so far\n"
+    (machine.workdir / OVERLAY).write_text("written later")
+    assert [copy.read_text() for copy in saved.disks] == ["as it is"]
+    saved.bring_back_disks(machine.workdir)
+    assert (machine.workdir / OVERLAY).read_text() == "as it is"
+
+
+# --- restarts -----------------------------------------------------------------------------------
+
+
+def test_a_disk_is_written_out_before_its_vm_is_started_anew(new):
+    machine = new(overlay=True)
+    power.restart(machine, [5], None)
+    assert machine.notes == [
+        "quit", "wait", "stop, keep_disks=True", "become new", "start with [5]",
+    ]  # fmt: skip
+
+
+def test_a_qemu_that_does_not_quit_is_stopped_all_the_same(new):
+    machine = new(overlay=True, refuses=["quit"])
+    power.restart(machine, [], None)
+    assert machine.notes[:3] == ["quit", "wait", "stop, keep_disks=True"]
+
+
+def test_a_vm_without_a_disk_has_nothing_to_write_out(new):
+    machine = new()
+    power.restart(machine, [5], None)
+    assert machine.notes == ["stop, keep_disks=True", "become new", "start with [5]"]
+
+
+def test_a_booted_vm_keeps_what_was_said_and_a_restored_one_has_what_was_saved(new, tmp_path):
+    machine = new(overlay=True)
+    saved = power.snapshot(machine, tmp_path / "snapshot")
+    machine.console.path.write_text("said so far\nand more\n")
+    (machine.workdir / OVERLAY).write_text("written later")
+    power.restart(machine, [], None)
+    assert machine.console.text() == "said so far\nand more\n"
+    assert (machine.workdir / OVERLAY).read_text() == "written later"
+    power.restart(machine, [], saved)
+    assert machine.console.text() == "said so far\n"
+    assert (machine.workdir / OVERLAY).read_text() == "as it is"
+    assert machine.notes[-2:] == ["become what was saved", "start with []"]
+
+
+def test_how_a_vm_failed_before_is_not_forgotten_by_a_restart(new):
+    machine = new()
+    machine._qemu.running, machine._qemu.returncode = False, -9
+    with pytest.raises(MachineDiedError, match="signal 9"):
+        power.restart(machine, [], None)
+    assert machine.notes == []
+
+
+def test_a_machine_is_stopped_before_it_is_saved(new, tmp_path):
+    machine = new()
+    power.save(machine, tmp_path / "state")
+    assert machine.notes == ["stop", "save"]
