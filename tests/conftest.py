@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import pytest
 
 from pytest_vmports import options
 from pytest_vmports.network import seal
+from pytest_vmports.pool.pool import open_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from pytest_vmports.leases import PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
@@ -64,23 +67,35 @@ def boot(vmports_pool: Pool, request: pytest.FixtureRequest, qemu_binary: Path) 
     takes ``meanwhile``, a function that is given the leased ports before the VM is started, and
     ``observe``, one that is given every machine before it starts.
     """
+    return functools.partial(_booted, vmports_pool, request.config)
 
-    @contextlib.contextmanager
-    def booted(
-        *ports: Any,
-        meanwhile: Callable[[ExposedPorts], None] | None = None,
-        observe: Callable[[Machine], None] = lambda _machine: None,
-        **keywords: Any,
-    ) -> Iterator[VM]:
-        keywords = {"fresh_boot": True, **keywords, "expose": ports}
-        settings = options.resolve(request.config, keywords, "the test")
-        exposed = vmports_pool.lease(settings.expose, settings)
-        try:
-            if meanwhile is not None:
-                meanwhile(exposed)
-            with vmports_pool.vm(settings, exposed=exposed, observe=observe) as vm:
-                yield vm
-        finally:
-            exposed.release()
 
-    return booted
+@pytest.fixture
+def boot_and_lines(
+    vmports_allocator: PortAllocator, request: pytest.FixtureRequest, qemu_binary: Path
+) -> Iterator[tuple[Boot, list[str]]]:
+    """Return the same in a pool of this test's own, and the lines that it tells its user."""
+    lines: list[str] = []
+    with open_pool(vmports_allocator, root=request.config.rootpath, tell=lines.append) as pool:
+        yield functools.partial(_booted, pool, request.config), lines
+
+
+@contextlib.contextmanager
+def _booted(
+    pool: Pool,
+    config: pytest.Config,
+    *ports: Any,
+    meanwhile: Callable[[ExposedPorts], None] | None = None,
+    observe: Callable[[Machine], None] = lambda _machine: None,
+    **keywords: Any,
+) -> Iterator[VM]:
+    keywords = {"fresh_boot": True, **keywords, "expose": ports}
+    settings = options.resolve(config, keywords, "the test")
+    exposed = pool.lease(settings.expose, settings)
+    try:
+        if meanwhile is not None:
+            meanwhile(exposed)
+        with pool.vm(settings, exposed=exposed, observe=observe) as vm:
+            yield vm
+    finally:
+        exposed.release()

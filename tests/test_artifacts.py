@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from vm_helpers import until
+from vm_helpers import unstarted, until
 
 from pytest_vmports import artifacts, options
 from pytest_vmports.artifacts import folder_name, write
@@ -130,13 +130,13 @@ def test_a_folder_that_cannot_be_written_hides_no_failure(pytester, qemu_binary)
 
 
 @pytest.fixture
-def machine(vmports_launcher, request, qemu_binary):
+def machine(vmports_pool, request, qemu_binary):
     """Return a machine that was never started."""
     keywords = {"expose": "8080", "pcap": True, "host_ports": "80:9"}
     settings = options.resolve(request.config, keywords, "the test")
-    exposed = vmports_launcher.expose(settings.expose, settings)
+    exposed = vmports_pool.lease(settings.expose, settings)
     exposed.release()
-    return vmports_launcher.machine(exposed, settings, vmports_launcher.guest(settings))
+    return unstarted(vmports_pool, settings, exposed)
 
 
 ALWAYS = ["console.log", "qemu.sh", "vm.json"]

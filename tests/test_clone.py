@@ -2,188 +2,171 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 
-from pytest_vmports import PortMapping
-from pytest_vmports.errors import MachineError, MonitorError
-from pytest_vmports.pool import templates
+from pytest_vmports import PortAllocator, PortMapping
+from pytest_vmports.errors import ForwardError, MachineError, MonitorError
+from pytest_vmports.network.exposed import lease_exposed
+from pytest_vmports.pool import launch, templates
+from pytest_vmports.pool.launch import Launcher
+from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
-from pytest_vmports.vm.readiness import WaitFor
 
-GUEST = SimpleNamespace(name="a guest", image=None, prepared=True)
-
-
-class FakeExposed:
-    """Leases that note their end."""
-
-    pass_fds = (7, 8)
-
-    def __init__(self, notes):
-        self.notes = notes
-
-    def release(self):
-        self.notes.append("release")
+GUEST = SimpleNamespace(name="a guest")
+FORWARD = ForwardError(program="QEMU", port=1, protocol="tcp", host="127.0.0.1", detail="taken")
 
 
 class FakeMachine:
-    """A machine that gets ready at once, or fails."""
+    """Faked: a machine that gets ready at once, or fails, and notes what is done with it."""
 
-    def __init__(self, notes, ram, error):
-        self.notes, self.ram, self.error = notes, ram, error
+    def __init__(self, notes, plan, ram, errors):
+        self.notes, self.plan, self.ram, self.errors = notes, plan, ram, errors
+        self.name = "VM" if ram is None else "builder"
         self.console = SimpleNamespace(last_line=str, text=lambda: "said while booting")
 
-    def discard(self):
-        self.notes.append("discard")
-
     def start(self, lease_fds=()):
-        self.notes.append(f"start with {lease_fds}")
+        self.notes.append(f"{self.name} starts with {[p.external for p in self.plan.forwards]}")
 
-    def wait_ready(self, wait_for, timeout):
-        self.notes.append("ready")
-        if self.error is not None:
-            raise self.error
+    def wait_ready(self):
+        if self.errors:
+            raise self.errors.pop()
 
     def stop(self):
-        self.notes.append("stop")
+        self.notes.append(f"{self.name} stops")
+
+    note_refused = stop
+
+
+class FakePlan(SimpleNamespace):
+    """Faked: of a plan, what starting a machine asks of it."""
+
+    def with_forwards(self, forwards, own_forwards):
+        return FakePlan(**{**vars(self), "forwards": forwards, "own_forwards": own_forwards})
+
+
+def plan(**changes):
+    kind = SimpleNamespace(why_no_template=None, stands_by=False)
+    facts = {
+        "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
+        "identity": {"name": "a guest"}, "standby_key": "key", "own_ports": [],
+        "wanted": [PortMapping(internal=80)], **changes,
+    }  # fmt: skip
+    return FakePlan(**facts)
 
 
 class Maker:
-    """Makes machines for templates, and notes what is done with them and their leases."""
+    """Launches fakes; ``errors`` are raised by the next machines, the last one first."""
 
-    def __init__(self, root):
-        self.root, self.notes, self.asked, self.error = root, [], None, None
+    def __init__(self, allocator, folder, monkeypatch):
+        self.notes, self.said, self.errors = [], [], []
+        self.allocator = allocator
+        self.templates = Templates(folder / "cache", 100, self.said.append)
+        self.launcher = Launcher(
+            allocator, folder, self.templates, Standby(print), tell=self.said.append
+        )
+        monkeypatch.setattr(templates, "_rest_and_save", self._save)
+        monkeypatch.setattr(launch.Launcher, "machine", self._machine)
+        monkeypatch.setattr(launch.Launcher, "end_failed", self._failed)
 
-    def expose(self, mappings, settings):
-        self.asked = mappings
-        self.notes.append("lease")
-        return FakeExposed(self.notes)
+    def _machine(self, plan, *, template=None, ram=None, leased=None):
+        return FakeMachine(self.notes, plan, ram, self.errors)
 
-    def hide(self, exposed, settings, guest):
-        pass
-
-    def machine(self, exposed, settings, guest, *, ram=None):
-        return FakeMachine(self.notes, ram, self.error)
-
-    def end_failed(self, machine, error):
+    def _failed(self, machine, error):
         self.notes.append(f"failed: {type(error).__name__}")
+
+    def _save(self, booted, folder):
+        assert booted.ram.share and booted.ram.path == folder / "ram"
+        self.notes.append("saved")
+        for name in ("ram", "state"):
+            (folder / name).write_text(name)
+
+    def launch(self, plan, *, cloned=True):
+        with contextlib.ExitStack() as stack:
+            exposed = lease_exposed(plan.wanted, self.allocator, print)
+            stack.callback(exposed.release)
+            self.launcher.launch(plan, exposed, lambda _machine: None, cloned=cloned)
+            self.notes, notes = [], self.notes
+            return notes, [port.external for port in exposed]
 
 
 @pytest.fixture
 def maker(tmp_path, monkeypatch):
-    """Return a maker; a machine that is saved leaves the files of a template."""
-
-    def saved(booted, folder, timeout):
-        booted.notes.append("save")
-        assert booted.ram.share and booted.ram.path == folder / "ram"
-        for name in ("ram", "state"):
-            (folder / name).write_text(name)
-
-    monkeypatch.setattr(clone, "_rest_and_save", saved)
-    monkeypatch.setattr(clone, "_facts", lambda *_: {"name": "a guest"})
-    monkeypatch.setattr(clone, "machine", lambda: "x86_64")
-    return Maker(tmp_path)
+    with PortAllocator(tmp_path / "state", (21000, 21001)) as allocator:
+        made = Maker(allocator, tmp_path, monkeypatch)
+        yield made
+        assert allocator.leases() == []
+        made.templates.close()
 
 
-@pytest.fixture
-def templates(tmp_path):
-    said = []
-    made = Templates(tmp_path / "cache", 100, said.append)
-    made.said = said
-    yield made
-    made.close()
+def test_the_builder_has_the_tests_own_ports_and_no_more(maker):
+    two = [PortMapping(internal=80), PortMapping(internal=81)]
+    notes, ports = maker.launch(plan(wanted=two))
+    builder, *rest = notes
+    assert builder == f"builder starts with {ports}"
+    assert rest == ["saved", "builder stops", f"VM starts with {ports}"]
 
 
-def settings(**changes):
-    facts = {
-        "template": True, "fresh_boot": False, "network": None, "boot_timeout": 1.0,
-        "wait_for": WaitFor(), "expose": [PortMapping(internal=80, external=20417)], **changes,
-    }  # fmt: skip
-    return SimpleNamespace(**facts)
-
-
-def find(templates, maker, guest=GUEST, **changes):
-    return templates.find(maker, settings(**changes), guest, lambda _machine: None)
-
-
-BUILT = ["discard", "start with (7, 8)", "ready", "save", "stop"]
-
-
-def test_the_builder_inherits_its_leases_and_they_are_given_back_once_it_has_ended(
-    templates, maker
-):
-    template = find(templates, maker)
-    assert maker.notes == ["lease", *BUILT, "release"]
-    assert template.console == "said while booting"
-
-
-def test_what_is_found_is_not_built_and_its_leases_are_given_back(templates, maker):
-    find(templates, maker)
-    maker.notes.clear()
-    assert find(templates, maker) is not None
-    assert maker.notes == ["lease", "discard", "release"]
-
-
-def test_a_builder_has_host_ports_of_its_own(templates, maker):
-    find(templates, maker)
-    assert [(mapping.internal, mapping.external) for mapping in maker.asked] == [(80, None)]
+def test_what_is_found_is_not_built(maker):
+    maker.launch(plan())
+    notes, ports = maker.launch(plan())
+    assert notes == [f"VM starts with {ports}"]
 
 
 @pytest.mark.parametrize("error", [MachineError("not ready"), KeyboardInterrupt("not ready")])
-def test_a_builder_that_fails_is_ended_and_its_leases_are_given_back(templates, maker, error):
-    maker.error = error
+def test_a_builder_that_fails_is_ended(maker, error):
+    maker.errors = [error]
     with pytest.raises(type(error)):
-        find(templates, maker)
-    assert maker.notes[-2:] == [f"failed: {type(error).__name__}", "release"]
+        maker.launch(plan())
+    assert maker.notes[-1] == f"failed: {type(error).__name__}"
 
 
-def test_a_guest_that_qemu_cannot_save_boots_from_cold_and_it_is_said_once(templates, maker):
-    maker.error = MonitorError(command="migrate", reply="no")
-    assert find(templates, maker) is None
-    assert maker.notes[-1] == "release"
-    assert find(templates, maker) is None
-    (line,) = templates.said[-1:]
+def test_a_builder_whose_port_was_taken_is_tried_again_with_another(maker):
+    maker.errors = [FORWARD]
+    notes, (port,) = maker.launch(plan())
+    assert notes[-1] == f"VM starts with [{port}]" and "saved" in notes
+    assert notes[0] != f"builder starts with [{port}]"
+
+
+def test_a_guest_that_qemu_cannot_save_boots_from_cold_and_it_is_said_once(maker):
+    maker.errors = [MonitorError(command="migrate", reply="no")]
+    notes, ports = maker.launch(plan())
+    assert notes[-2:] == ["failed: MonitorError", f"VM starts with {ports}"]
+    assert len(maker.launch(plan())[0]) == 1
+    (line,) = maker.said
     assert line.startswith("vmports: every VM of a guest boots from cold: ")
-    assert maker.notes.count("lease") == 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "guest"),
+    ("changes", "whose", "why"),
     [
-        ({"template": False}, GUEST),
-        ({"fresh_boot": True}, GUEST),
-        ({"network": "net"}, GUEST),
-        ({}, SimpleNamespace(name="own init", image=None, prepared=False)),
-        ({}, SimpleNamespace(name="disk", image=SimpleNamespace(ssh=False, agent=False))),
+        ({"network": SimpleNamespace(lan="net")}, "the network net", "one address"),
+        ({"kind": SimpleNamespace(why_no_template="because", stands_by=False)}, "a guest", "beca"),
     ],
 )
-def test_where_there_can_be_no_template_nothing_is_leased(templates, maker, changes, guest):
-    assert find(templates, maker, guest, **changes) is None
-    assert maker.notes == []
+def test_where_there_can_be_no_template_none_is_made_and_one_line_says_why(
+    maker, changes, whose, why
+):
+    for _ in range(2):
+        notes, ports = maker.launch(plan(**changes))
+        assert notes == [f"VM starts with {ports}"]
+    (line,) = maker.said
+    assert line.startswith(f"vmports: every VM of {whose} boots from cold: ") and why in line
 
 
-@pytest.mark.parametrize("shells", [{"ssh": True, "agent": False}, {"ssh": False, "agent": True}])
-def test_a_disk_whose_clock_can_be_set_has_one(templates, maker, shells):
-    guest = SimpleNamespace(name="disk", image=SimpleNamespace(**shells))
-    assert find(templates, maker, guest) is not None
+def test_what_is_to_boot_from_cold_makes_none(maker):
+    notes, ports = maker.launch(plan(), cloned=False)
+    assert notes == [f"VM starts with {ports}"] and maker.said == []
 
 
-def test_on_another_architecture_no_guest_of_ours_has_one(templates, maker, monkeypatch):
-    monkeypatch.setattr(clone, "machine", lambda: "aarch64")
-    assert find(templates, maker) is None
-    assert templates.said == [
-        "vmports: every VM of a guest boots from cold: a restored clock is set on x86-64 only"
-    ]
-
-
-def test_a_template_that_cannot_be_restored_is_built_anew_once_and_then_given_up(templates, maker):
-    error = MachineError("no")
-    templates.discard(find(templates, maker), GUEST, error)
-    assert "is built anew" in templates.said[-1]
-    maker.notes.clear()
-    again = find(templates, maker)
-    assert maker.notes == ["lease", *BUILT, "release"]
-    templates.discard(again, GUEST, error)
-    assert "boots from cold: its saved state cannot be restored" in templates.said[-1]
-    assert find(templates, maker) is None
+def test_a_template_that_cannot_be_restored_is_built_anew_once_and_then_given_up(maker):
+    maker.launch(plan())
+    maker.errors = [MonitorError(command="migrate-incoming", reply="no")]
+    notes, ports = maker.launch(plan())
+    assert "saved" in notes and "is built anew" in maker.said[-1]
+    maker.errors = [MonitorError(command="migrate-incoming", reply="no")]
+    notes, ports = maker.launch(plan())
+    assert notes == [f"VM starts with {ports}", "VM stops", f"VM starts with {ports}"]
+    assert "boots from cold: its saved state cannot be restored" in maker.said[-1]

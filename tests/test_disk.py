@@ -22,13 +22,13 @@ from pytest_vmports.fingerprint import fingerprint
 from pytest_vmports.guests import disk, firmware
 from pytest_vmports.guests.cloud_init import Seed
 from pytest_vmports.guests.disk import Disk
-from pytest_vmports.host import Qemu
 from pytest_vmports.network.exposed import ExposedPorts
-from pytest_vmports.pool.launch import Launcher
-from pytest_vmports.vm.inside.disk import hidden_mappings, make_drives
+from pytest_vmports.pool.guest_choice import chosen_guest
+from pytest_vmports.system.architecture import AARCH64, X86_64
+from pytest_vmports.vm.inside.kind import kind_of
+from pytest_vmports.vm.inside.waiting import Place
 
 MIB = 1 << 20
-QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 
 
 def qemu_img(*arguments):
@@ -312,23 +312,23 @@ def test_the_first_description_that_fits_names_the_firmware(describe):
     arm = describe("40-arm", arch="aarch64", machine="virt-*")
     plain = describe("50-plain")
     describe("60-too")
-    assert firmware.find_firmware("x86_64") == plain
-    assert firmware.find_firmware("aarch64") == arm
+    assert firmware.find_firmware(X86_64) == plain
+    assert firmware.find_firmware(AARCH64) == arm
 
 
 def test_without_firmware_the_error_says_what_to_install(describe, monkeypatch):
     monkeypatch.setattr("pytest_vmports.host.shutil.which", lambda name: name == "apt-get")
     describe("signed", features=["enrolled-keys"])
     with pytest.raises(FirmwareNotFoundError, match="apt-get install ovmf"):
-        firmware.find_firmware("x86_64")
+        firmware.find_firmware(X86_64)
     with pytest.raises(FirmwareNotFoundError, match="apt-get install qemu-efi-aarch64"):
-        firmware.find_firmware("aarch64")
+        firmware.find_firmware(AARCH64)
 
 
 def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp_path):
     found = describe("plain")
     drives = [
-        make_drives(Disk(make(), firmware="uefi"), folder(tmp_path, name), QEMU, direct=False)
+        drives_of(Guest("g", image=Disk(make(), firmware="uefi")), folder(tmp_path, name))
         for name in "ab"
     ]
     assert [d.firmware[0] for d in drives] == [found.code] * 2
@@ -339,8 +339,14 @@ def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp
 
 def test_a_kernel_that_is_booted_directly_needs_no_firmware(make, tmp_path, monkeypatch):
     monkeypatch.setattr(firmware, "PLACES", ())
-    image = Disk(make(), firmware="uefi")
-    assert make_drives(image, folder(tmp_path, "a"), QEMU, direct=True).firmware is None
+    (kernel := tmp_path / "kernel").touch()
+    guest = Guest("g", kernel_path=kernel, image=Disk(make(), firmware="uefi"))
+    assert drives_of(guest, folder(tmp_path, "a")).firmware is None
+
+
+def drives_of(guest, workdir):
+    place = Place(workdir, workdir.parent, workdir)
+    return kind_of(guest, X86_64).files(place, restored=False).drives
 
 
 def folder(tmp_path, name):
@@ -354,11 +360,12 @@ def folder(tmp_path, name):
 
 def test_a_port_for_ssh_is_added_where_the_test_did_not_ask_for_it():
     guest = Guest("g", image=Disk(Path("i"), ssh=True))
-    assert hidden_mappings(guest, [PortMapping(internal=80)]) == [PortMapping(internal=22)]
-    assert hidden_mappings(guest, [PortMapping(internal=22)]) == []
-    assert hidden_mappings(guest, [PortMapping(internal=22, protocol="udp")]) != []
-    assert hidden_mappings(Guest("g", image=Disk(Path("i"))), []) == []
-    assert hidden_mappings(Guest("g"), []) == []
+    kind = kind_of(guest, X86_64)
+    assert kind.own_ports([PortMapping(internal=80)]) == [PortMapping(internal=22)]
+    assert kind.own_ports([PortMapping(internal=22)]) == []
+    assert kind.own_ports([PortMapping(internal=22, protocol="udp")]) != []
+    assert kind_of(Guest("g", image=Disk(Path("i"))), X86_64).own_ports([]) == []
+    assert kind_of(Guest("g"), X86_64).own_ports([]) == []
 
 
 class Lease:
@@ -372,17 +379,17 @@ class Lease:
         self.released = True
 
 
-def test_a_hidden_forward_is_leased_like_any_other_and_not_listed():
+def test_a_forward_of_our_own_is_leased_like_any_other_and_not_listed():
     ports = [ExposedPort(internal=80, external=20001), ExposedPort(internal=22, external=20002)]
     leases = [Lease(7), Lease(8)]
     exposed = ExposedPorts([(ports[0], leases[0])])
-    exposed.hide([(ports[1], leases[1])])
-    assert exposed.ports == (ports[0],) and exposed.hidden == (ports[1],)
+    exposed.add_own([(ports[1], leases[1])])
+    assert exposed.ports == (ports[0],) and exposed.own == (ports[1],)
     assert exposed.pass_fds == (7, 8)
     assert len(exposed) == 1
     exposed.replace([])
     assert all(lease.released for lease in leases)
-    assert exposed.hidden == ()
+    assert exposed.own == ()
 
 
 # --- who names the guest ----------------------------------------------------------------------
@@ -411,9 +418,8 @@ def choose(make, tmp_path, monkeypatch, pytester):
         pytester.makeini("\n".join(["[pytest]", *lines]))
         config = pytester.parseconfig(*arguments)
         settings = options.resolve(config, keywords, "test_x.py::test: marker vmports")
-        launcher = Launcher(None, tmp_path, tmp_path, SimpleNamespace(tell=None))
         own = Guest.disk(tmp_path / "fixture.qcow2") if fixture else None
-        return launcher.guest(settings, own).name.removesuffix(".qcow2")
+        return chosen_guest(settings, own, tmp_path).name.removesuffix(".qcow2")
 
     return chosen
 
@@ -440,12 +446,11 @@ def test_a_kernel_counts_by_its_home_as_a_guest_does(choose):
 
 def test_a_function_is_called_for_the_guest_and_has_to_return_one(tmp_path, make):
     image = make()
-    launcher = Launcher(None, tmp_path, tmp_path, SimpleNamespace(tell=None))
 
     def settings(guest):
         facts = {"guest": guest, "kernel": None, "files": {}, "setup": None}
         return SimpleNamespace(**facts, nearness=lambda _: 4, sources={"guest": "pytest.ini"})
 
-    assert launcher.guest(settings(lambda: Guest.disk(image))).name == "disk.qcow2"
+    assert chosen_guest(settings(lambda: Guest.disk(image)), None, tmp_path).name == "disk.qcow2"
     with pytest.raises(SettingError, match=r"pytest\.ini: .* has to return a Guest.* a NoneType"):
-        launcher.guest(settings(lambda: None))
+        chosen_guest(settings(lambda: None), None, tmp_path)

@@ -8,17 +8,20 @@ import pytest
 
 from pytest_vmports.errors import GuestPanicError
 from pytest_vmports.vm.console import Console
-from pytest_vmports.vm.failures import at_the_end, exit_words
+from pytest_vmports.vm.failures import Vitals, at_the_end, status_of, why_qemu_ended
+
+QEMU = SimpleNamespace(name="QEMU", returncode=0)
 
 
 @pytest.fixture
-def machine(tmp_path):
+def vitals(tmp_path):
     """Return what is left of a machine whose QEMU ended with 0 and said why, or did not."""
 
-    def left(reason, console):
+    def left(reason, console, qemu=QEMU):
         made = Console(tmp_path / "console.log")
         made.path.write_text(console)
-        return SimpleNamespace(console=made, monitor=SimpleNamespace(why_ended=lambda: reason))
+        monitor = SimpleNamespace(why_ended=lambda: reason, hung_up=False)
+        return Vitals(qemu, (), made, monitor)
 
     return left
 
@@ -39,23 +42,20 @@ def machine(tmp_path):
     ],
 )
 def test_a_qemu_that_ended_well_is_told_by_its_reason_or_by_the_guests_last_words(
-    machine, reason, console, said
+    vitals, reason, console, said
 ):
-    qemu = SimpleNamespace(name="QEMU", returncode=0)
-    assert exit_words(machine(reason, console), qemu) == said
+    assert why_qemu_ended(vitals(reason, console)) == said
 
 
 @pytest.mark.parametrize(
     ("code", "said"), [(0, "exit status 0"), (2, "exit status 2"), (-9, "signal 9")]
 )
-def test_another_program_is_told_by_its_status(machine, code, said):
-    gvproxy = SimpleNamespace(name="gvproxy", returncode=code)
-    assert exit_words(machine("guest-reset", ""), gvproxy) == said
+def test_another_program_is_told_by_its_status(code, said):
+    assert status_of(SimpleNamespace(name="gvproxy", returncode=code)) == said
 
 
-def test_a_vm_that_ends_within_the_words_of_a_panic_is_given_time_to_say_them(machine):
+def test_a_vm_that_ends_within_the_words_of_a_panic_is_given_time_to_say_them(vitals):
     """Faked: that moment, which is too short to be met on purpose."""
-    left = machine("guest-reset", "[    3.0] Kernel panic - not sync")
 
     def wait(_seconds):
         left.console.path.write_text("[    3.0] Kernel panic - not syncing: why\n")
@@ -64,7 +64,6 @@ def test_a_vm_that_ends_within_the_words_of_a_panic_is_given_time_to_say_them(ma
     qemu = SimpleNamespace(
         name="QEMU", running=True, ending=False, returncode=None, output="", wait=wait
     )
-    left.running, left.settings, left.processes = True, None, lambda: [qemu]
-    left.monitor.hung_up = False
+    left = vitals("guest-reset", "[    3.0] Kernel panic - not sync", qemu)
     error = at_the_end(left)
     assert isinstance(error, GuestPanicError) and error.panic == "why"

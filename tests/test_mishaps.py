@@ -167,14 +167,16 @@ def pytest_configure():
     for owner, name in outer.gatherers():
         setattr(owner, name, faked(outer.label(owner, name), getattr(owner, name)))
 
+from vm_helpers import unstarted
+
 @pytest.fixture
-def fails(vm_factory, vmports_launcher, request):
+def fails(vm_factory, vmports_pool, request):
     '''Return a function that has the report of the test's VM, not started, fail at a place.'''
     global active
     active = None, None
     settings = options.resolve(request.config, {"expose": "8080", "host_ports": "80:9"}, "a test")
-    exposed = vmports_launcher.expose(settings.expose, settings)
-    machine = vmports_launcher.machine(exposed, settings, vmports_launcher.guest(settings))
+    exposed = vmports_pool.lease(settings.expose, settings)
+    machine = unstarted(vmports_pool, settings, exposed)
     exposed.release()
 
     def fails(*place):

@@ -9,7 +9,8 @@ import pytest
 from pytest_vmports.errors import MachineDiedError, MonitorError
 from pytest_vmports.vm import snapshots
 from pytest_vmports.vm.console import Console
-from pytest_vmports.vm.inside.disk import OVERLAY
+from pytest_vmports.vm.failures import Vitals, at_the_end
+from pytest_vmports.vm.saved import OVERLAY
 
 
 class FakeMonitor:
@@ -46,7 +47,8 @@ class FakeMachine:
             (self.workdir / OVERLAY).write_text("as it is")
         self.console = Console(self.workdir / "console.log")
         self.console.path.write_text("said so far\n")
-        self.ram, self.settings, self.running = None, None, True
+        self.ram, self.running = None, True
+        self.place, self.kind = None, SimpleNamespace(save_key=lambda *_: None)
         self._died = died
         self._qemu = SimpleNamespace(
             name="QEMU", running=True, ending=False, returncode=None, output="", pid=1,
@@ -55,6 +57,13 @@ class FakeMachine:
 
     def processes(self):
         return [self._qemu]
+
+    @property
+    def vitals(self):
+        return Vitals(self._qemu, (), self.console, self.monitor)
+
+    def failure_at_the_end(self):
+        return at_the_end(self.vitals)
 
     def check_alive(self):
         self.notes.append("check")
@@ -65,11 +74,9 @@ class FakeMachine:
         self.notes.append(f"stop, keep_disks={keep_disks}")
         self.running = False
 
-    def become(self, saved):
-        self.notes.append(f"become {'new' if saved is None else 'what was saved'}")
-
-    def start(self, lease_fds):
-        self.notes.append(f"start with {list(lease_fds)}")
+    def start_again(self, lease_fds, saved):
+        what = "new" if saved is None else "what was saved"
+        self.notes.append(f"start {what} with {list(lease_fds)}")
 
 
 @pytest.fixture
@@ -82,13 +89,13 @@ def new(tmp_path):
 
 def test_a_vm_that_runs_goes_on_after_its_snapshot(new, tmp_path):
     machine = new()
-    power.snapshot(machine, tmp_path / "snapshot")
+    snapshots.snapshot(machine, tmp_path / "snapshot")
     assert machine.notes == ["check", "query-status", "stop", "save", "cont"]
 
 
 def test_a_vm_that_was_paused_stays_so(new, tmp_path):
     machine = new(running=False)
-    power.snapshot(machine, tmp_path / "snapshot")
+    snapshots.snapshot(machine, tmp_path / "snapshot")
     assert machine.notes == ["check", "query-status", "stop", "save"]
 
 
@@ -96,14 +103,14 @@ def test_a_vm_that_was_paused_stays_so(new, tmp_path):
 def test_a_snapshot_that_cannot_be_saved_leaves_the_vm_as_it_was(new, tmp_path, running):
     machine = new(running=running, refuses=["save"])
     with pytest.raises(MonitorError):
-        power.snapshot(machine, tmp_path / "snapshot")
+        snapshots.snapshot(machine, tmp_path / "snapshot")
     assert ("cont" in machine.notes) == running
 
 
 def test_a_snapshot_is_never_written_over_another(new, tmp_path):
     (tmp_path / "snapshot").write_text("another")
     with pytest.raises(FileExistsError):
-        power.snapshot(new(), tmp_path / "snapshot")
+        snapshots.snapshot(new(), tmp_path / "snapshot")
     assert (tmp_path / "snapshot").read_text() == "another"
 
 
@@ -111,13 +118,13 @@ def test_a_vm_that_is_gone_has_no_snapshot(new, tmp_path):
     died = MachineDiedError(program="QEMU", returncode="1", stderr="", console="")
     machine = new(died=died)
     with pytest.raises(MachineDiedError):
-        power.snapshot(machine, tmp_path / "snapshot")
+        snapshots.snapshot(machine, tmp_path / "snapshot")
     assert machine.notes == ["check"]
 
 
 def test_a_snapshot_holds_the_disks_and_what_was_said_and_brings_them_back(new, tmp_path):
     machine = new(overlay=True)
-    saved = power.snapshot(machine, tmp_path / "snapshot")
+    saved = snapshots.snapshot(machine, tmp_path / "snapshot")
     assert saved.console == "said so far\n"
     (machine.workdir / OVERLAY).write_text("written later")
     assert [copy.read_text() for copy in saved.disks] == ["as it is"]
@@ -130,47 +137,47 @@ def test_a_snapshot_holds_the_disks_and_what_was_said_and_brings_them_back(new, 
 
 def test_a_disk_is_written_out_before_its_vm_is_started_anew(new):
     machine = new(overlay=True)
-    power.restart(machine, [5], None)
+    snapshots.restart(machine, [5], None)
     assert machine.notes == [
-        "quit", "wait", "stop, keep_disks=True", "become new", "start with [5]",
+        "quit", "wait", "stop, keep_disks=True", "start new with [5]",
     ]  # fmt: skip
 
 
 def test_a_qemu_that_does_not_quit_is_stopped_all_the_same(new):
     machine = new(overlay=True, refuses=["quit"])
-    power.restart(machine, [], None)
+    snapshots.restart(machine, [], None)
     assert machine.notes[:3] == ["quit", "wait", "stop, keep_disks=True"]
 
 
 def test_a_vm_without_a_disk_has_nothing_to_write_out(new):
     machine = new()
-    power.restart(machine, [5], None)
-    assert machine.notes == ["stop, keep_disks=True", "become new", "start with [5]"]
+    snapshots.restart(machine, [5], None)
+    assert machine.notes == ["stop, keep_disks=True", "start new with [5]"]
 
 
 def test_a_booted_vm_keeps_what_was_said_and_a_restored_one_has_what_was_saved(new, tmp_path):
     machine = new(overlay=True)
-    saved = power.snapshot(machine, tmp_path / "snapshot")
+    saved = snapshots.snapshot(machine, tmp_path / "snapshot")
     machine.console.path.write_text("said so far\nand more\n")
     (machine.workdir / OVERLAY).write_text("written later")
-    power.restart(machine, [], None)
+    snapshots.restart(machine, [], None)
     assert machine.console.text() == "said so far\nand more\n"
     assert (machine.workdir / OVERLAY).read_text() == "written later"
-    power.restart(machine, [], saved)
+    snapshots.restart(machine, [], saved)
     assert machine.console.text() == "said so far\n"
     assert (machine.workdir / OVERLAY).read_text() == "as it is"
-    assert machine.notes[-2:] == ["become what was saved", "start with []"]
+    assert machine.notes[-1] == "start what was saved with []"
 
 
 def test_how_a_vm_failed_before_is_not_forgotten_by_a_restart(new):
     machine = new()
     machine._qemu.running, machine._qemu.returncode = False, -9
     with pytest.raises(MachineDiedError, match="signal 9"):
-        power.restart(machine, [], None)
+        snapshots.restart(machine, [], None)
     assert machine.notes == []
 
 
 def test_a_machine_is_stopped_before_it_is_saved(new, tmp_path):
     machine = new()
-    power.save(machine, tmp_path / "state")
+    snapshots.save(machine, tmp_path / "state")
     assert machine.notes == ["stop", "save"]

@@ -11,15 +11,20 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from vm_helpers import fixed_port
 
-from pytest_vmports import Guest, options
+from pytest_vmports import ExposedPort, Guest, options
 from pytest_vmports.errors import MonitorError, StateDirError, TemplateBusyError
+from pytest_vmports.host import Accelerator
 from pytest_vmports.pool import template as template_module
+from pytest_vmports.pool.guest_choice import chosen_guest
+from pytest_vmports.pool.planning import plan_of
 from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.vm import plan as plan_module
 
 FACTS = {"name": "guest", "memory": 256}
 SIZE = 64 << 10
@@ -446,10 +451,11 @@ class TestFolder:
 
 
 class TestKey:
-    """What is in the key: machines are described, none is started."""
+    """What is in the key: plans are made, nothing is leased and no machine is described."""
 
     @pytest.fixture
-    def facts_for(self, vmports_launcher, request, qemu_binary, tmp_path):
+    def of(self, request, qemu_binary, tmp_path):
+        """Return a function that makes a plan; every setting is as a user would write it."""
         for name in ("kernel", "initrd"):
             (tmp_path / name).write_text(name)
         program = tmp_path / "qemu-system-x86_64"
@@ -457,76 +463,110 @@ class TestKey:
         program.chmod(0o755)
         (tmp_path / "page").write_text("a page")
 
-        def of(**changes):
+        def plan(guest=None, **changes):
             keywords = {
                 "expose": "8080", "kernel": str(tmp_path / "kernel"),
                 "initrd": str(tmp_path / "initrd"), "qemu": str(program), "accel": "tcg",
                 "setup": "true", "files": {str(tmp_path / "page"): "/page"}, **changes,
             }  # fmt: skip
             settings = options.resolve(request.config, keywords, "the test")
-            guest = vmports_launcher.guest(settings)
-            exposed = vmports_launcher.expose(settings.expose, settings)
-            try:
-                machine = vmports_launcher.machine(exposed, settings, guest)
-                machine.discard()
-                return _facts(machine, settings, vmports_launcher.root)
-            finally:
-                exposed.release()
+            return plan_of(settings, chosen_guest(settings, guest, tmp_path), tmp_path)
 
-        return of
+        return plan
 
     @pytest.mark.parametrize(
         "changes",
         [
             {"memory": "128"}, {"cpus": "2"}, {"append": "quiet"}, {"setup": "true "},
             {"setup": None}, {"files": None}, {"wait_for": "none"}, {"expose": "9090"},
-            {"expose": "8080 9090"}, {"expose": "", "wait_for": "none"},
+            {"expose": "8080 9090"}, {"expose": "", "wait_for": "none"}, {"display": "yes"},
             {"allow_network": "yes", "backend": "usernet"}, {"host_ports": "8000:45123"},
+            {"network": "lab"},
         ],
         ids=str,
     )  # fmt: skip
-    def test_every_setting_that_shapes_a_guest_is_in_it(self, facts_for, changes):
-        assert facts_for(**changes) != facts_for()
+    def test_every_setting_that_shapes_a_guest_is_in_it(self, of, changes):
+        assert of(**changes).key != of().key
 
-    def test_gvproxy_is_in_it(self, facts_for, gvproxy_089):
+    def test_gvproxy_is_in_it(self, of, gvproxy_089):
         network = {"allow_network": "yes", "gvproxy": str(gvproxy_089)}
-        usernet = facts_for(**network, backend="usernet")
-        assert facts_for(**network)["wiring"] != usernet["wiring"]
+        assert of(**network).key != of(**network, backend="usernet").key
+
+    def test_the_accelerator_is_in_it(self, of):
+        """Faked: an accelerator, which this host need not have."""
+        plan = of()
+        other = replace(plan.hardware, accelerator=Accelerator("kvm", "a test"))
+        assert replace(plan, hardware=other).key != plan.key
+
+    def test_whatever_is_new_on_qemus_command_line_is_in_it(self, of, monkeypatch):
+        """As for a setting that somebody adds, and carries to the argv alone."""
+        before, build = of().key, plan_module.build_command
+
+        def with_balloon(*arguments, **keywords):
+            return [*build(*arguments, **keywords), "-device", "virtio-balloon-pci"]
+
+        monkeypatch.setattr(plan_module, "build_command", with_balloon)
+        assert of().key != before
 
     @pytest.mark.parametrize("name", ["kernel", "initrd", "page", "qemu-system-x86_64"])
-    def test_every_files_content_is_in_it(self, facts_for, tmp_path, name):
-        before = facts_for()
-        assert facts_for() == before
+    def test_every_files_content_is_in_it(self, of, tmp_path, name):
+        before = of().key
+        assert of().key == before
         with (tmp_path / name).open("a") as file:
             file.write("\n")
-        assert facts_for() != before
+        assert of().key != before
 
     @pytest.mark.parametrize(
         "changes",
         [
-            {"boot_timeout": "1"}, {"port_wait": "1"}, {"prewarm": "0"},
-            {"expose": "8080 5353/udp"}, {"bind_host": "127.0.0.2"},
+            {"boot_timeout": "1"}, {"port_wait": "1"}, {"prewarm": "0"}, {"pcap": "yes"},
+            {"expose": "8080 5353/udp"}, {"bind_host": "127.0.0.2"}, {"allow_crash": "yes"},
         ],
         ids=str,
     )  # fmt: skip
-    def test_what_does_not_shape_a_guest_is_not_in_it(self, facts_for, changes):
-        assert facts_for(**changes) == facts_for()
+    def test_what_does_not_shape_a_guest_is_not_in_it(self, of, changes):
+        assert of(**changes).key == of().key
 
-    def test_a_chosen_host_port_is_not_in_it(self, facts_for):
-        assert facts_for(expose=f"{fixed_port()}:8080") == facts_for()
+    def test_a_chosen_host_port_is_not_in_it(self, of):
+        assert of(expose=f"{fixed_port()}:8080").key == of().key
 
-    def test_which_services_of_the_host_is_not_in_it(self, facts_for):
-        assert facts_for(host_ports="8000:45123") == facts_for(host_ports="8000:1 9000:2")
+    def test_which_services_of_the_host_is_not_in_it(self, of):
+        assert of(host_ports="8000:45123").key == of(host_ports="8000:1 9000:2").key
 
-    def test_a_guests_own_memory_and_processors_are_in_it(
-        self, facts_for, tmp_path, vmports_launcher, monkeypatch
-    ):
-        own = Guest.kernel(tmp_path / "kernel", setup="true", memory=99, cpus=3)
-        monkeypatch.setattr(vmports_launcher, "guest", lambda _settings: own)
-        facts = facts_for()
-        assert (facts["memory"], facts["cpus"]) == (99, 3)
+    def test_a_guests_own_memory_and_processors_are_in_it(self, of, tmp_path):
+        def own(**changes):
+            guest = Guest.kernel(tmp_path / "kernel", **{"memory": 99, "cpus": 3, **changes})
+            return of(guest, kernel=None, initrd=None).key
 
-    def test_where_the_kernel_lies_is_not_in_it(self, facts_for, tmp_path):
+        assert len({own(), own(memory=98), own(cpus=2), own(memory=None), own(cpus=None)}) == 5
+
+    def test_where_the_kernel_lies_is_not_in_it(self, of, tmp_path):
         moved = Path(shutil.copytree(tmp_path, tmp_path / "moved"))
-        words = facts_for(kernel=str(moved / "kernel"), initrd=str(moved / "initrd"))
-        assert words == facts_for()
+        there = of(kernel=str(moved / "kernel"), initrd=str(moved / "initrd"))
+        assert there.key == of().key
+
+    def test_the_host_ports_that_were_leased_are_in_neither_key(self, of):
+        plan = of()
+        here, there = (
+            plan.with_forwards([ExposedPort(internal=8080, external=port)])
+            for port in (20001, 20002)
+        )
+        assert here.key == there.key == plan.key
+        assert here.standby_key == there.standby_key
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"pcap": "yes"}, {"host_ports": "8000:1"}, {"host_ports": "8000:2"}, {"memory": "128"}],
+        ids=str,
+    )
+    def test_a_vm_that_waits_is_for_a_test_that_wants_just_that(self, of, changes):
+        assert of(**changes).standby_key != of().standby_key
+
+    def test_a_vm_that_waits_is_for_its_guest_ports_its_address_and_its_services(self, of):
+        def key(internal, host="127.0.0.1", protocol="tcp", **changes):
+            port = ExposedPort(internal=internal, external=20001, host=host, protocol=protocol)
+            return of(**changes).with_forwards([port]).standby_key
+
+        doors = {key(80, host_ports=f"8000:{port}") for port in (1, 2)}
+        others = {key(80), key(81), key(80, host="127.0.0.2"), key(80, protocol="udp")}
+        assert len(doors | others) == 6

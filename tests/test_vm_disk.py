@@ -65,17 +65,17 @@ def test_a_disk_with_an_init_of_its_own_boots_and_is_never_written(
 
 
 def test_an_image_that_cannot_be_booted_costs_no_boot_and_leaves_nothing(
-    vm_factory, tmp_path, bundled, vmports_launcher
+    vm_factory, tmp_path, bundled, vmports_pool
 ):
     image, kernel = bundled
     broken = tmp_path / "truncated.qcow2"
     with image.open("rb") as whole:
         broken.write_bytes(whole.read(1 << 20))
     guest = Guest.disk(broken, kernel=kernel, append="root=/dev/vda")
-    before = set(vmports_launcher._run_dir.iterdir())
+    before = set(vmports_pool.run_dir.iterdir())
     with pytest.raises(ImageError, match=r"truncated\.qcow2"), vm_factory(ports=[80], guest=guest):
         pass
-    for folder in set(vmports_launcher._run_dir.iterdir()) - before:
+    for folder in set(vmports_pool.run_dir.iterdir()) - before:
         assert not (folder / "root.qcow2").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_debian_with_cloud_init_ssh_and_agent_serves(
         assert vm.run("cat /root/hello").stdout == "from cloud-init"
         assert vm.run("systemctl is-active nginx").stdout == "active\n"
         assert urllib.request.urlopen(vm[80].url, timeout=60).status == 200
-        assert vm._machine.agent.run("hostname", timeout=60) == (0, b"vmports\n", b"")
+        assert vm._machine.kind._agent.run("hostname", timeout=60) == (0, b"vmports\n", b"")
 
         data = os.urandom(1 << 20)
         (tmp_path / "app.tar.gz").write_bytes(data)

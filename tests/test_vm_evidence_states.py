@@ -9,13 +9,13 @@ import shlex
 import subprocess
 
 import pytest
-from vm_helpers import serve
+from vm_helpers import serve, unstarted
 
 from pytest_vmports import artifacts, options
 from pytest_vmports.errors import SetupError
 from pytest_vmports.evidence import Evidence
 from pytest_vmports.kept import all_kept
-from pytest_vmports.pool import keeper
+from pytest_vmports.pool import keeper as keeper_module
 from pytest_vmports.vm.machine import State
 
 # Ports and settings.
@@ -71,9 +71,9 @@ class Looks:
         argv = self.argv(script)
         # Nothing that ends with the test: descriptors, and what lies in its private folders.
         private = [word for word in argv if re.search(r"\bfd=|local\.str=", word)]
-        private += [word for word in argv if str(machine.home) in word]
+        private += [word for word in argv if str(machine.place.home) in word]
         assert private == []
-        network = machine.settings.allow_network
+        network = not machine.cards.network.restrict
         forwards = {p for p in machine.cards.first.ports if network or p.protocol == "tcp"}
         rules = {f"hostfwd={p.protocol}:{p.host}:{p.external}-" for p in forwards}
         joined = " ".join(argv)
@@ -100,17 +100,16 @@ def looks(tmp_path, qemu_binary):
 
 
 @pytest.fixture
-def machine_of(vmports_launcher, request, qemu_binary, gvproxy_089):
+def machine_of(vmports_pool, request, qemu_binary, gvproxy_089):
     """Return a function that makes a machine, not started, and returns it with its ports."""
     leased = []
 
     def made(ports, **keywords):
         keywords = {"gvproxy": str(gvproxy_089), **keywords, "expose": ports}
         settings = options.resolve(request.config, keywords, "the test")
-        exposed = vmports_launcher.expose(settings.expose, settings)
+        exposed = vmports_pool.lease(settings.expose, settings)
         leased.append(exposed)
-        guest = vmports_launcher.guest(settings)
-        return vmports_launcher.machine(exposed, settings, guest), exposed
+        return unstarted(vmports_pool, settings, exposed), exposed
 
     yield made
     for exposed in leased:
@@ -129,7 +128,7 @@ def test_whatever_the_wiring_a_vm_that_is_not_ready_has_its_report(machine_of, l
         exposed.release_guards()
         sections, folder = looks.look(machine, State.STARTED)
         assert sections["QEMU's command line"].startswith(looks.qemu)
-        assert (folder / "screen.png").exists() == machine.hardware.display
+        assert (folder / "screen.png").exists() == machine.plan.hardware.display
     finally:
         machine.stop()
     sections, _ = looks.look(machine, State.STOPPED)
@@ -153,15 +152,16 @@ def boots(folder):
 
 
 @pytest.fixture
-def keeper(vmports_launcher, monkeypatch):
+def keeper(vmports_pool, monkeypatch):
     """Return what keeps every VM of this test, and nothing beyond it."""
-    monkeypatch.setattr(keep, "MOST", 1000)  # others of this user may keep some
+    monkeypatch.setattr(keeper_module, "MOST", 1000)  # others of this user may keep some
     # They end with this process all the same, so it need not start its children otherwise.
-    monkeypatch.setattr(keep, "let_outlive", lambda: None)
+    monkeypatch.setattr(keeper_module, "let_outlive", lambda: None)
     told = []
-    made = keep.Keeper(always=True, tell=told.append)
+    made = keeper_module.Keeper(always=True, tell=told.append)
     made.told = told
-    monkeypatch.setattr(vmports_launcher, "_keeper", made)
+    monkeypatch.setattr(vmports_pool, "keeper", made)
+    monkeypatch.setattr(vmports_pool.launcher, "_keeper", made)
     yield made
     names = {lines[0].rpartition(" ")[2] for lines in made.fresh}
     for kept in all_kept():
@@ -196,7 +196,7 @@ def test_a_vm_that_is_ready_and_one_that_was_kept_has_its_report(
             assert sections["what its ports answer now"] == "port 8080: answered"
         if "network" in more or wiring == "none":
             assert "set up" in (folder / "console.log").read_text()
-        assert (folder / "screen.png").exists() == machine.hardware.display
+        assert (folder / "screen.png").exists() == machine.plan.hardware.display
     sections, folder = looks.look(machine, State.KEPT)
     assert keeper.told == [] and len(keeper.fresh) == 1
     assert "what its ports answer now" not in sections  # we have hung up

@@ -147,12 +147,10 @@ def test_without_host_ports_nothing_of_the_host_is_reached(boot, services, any_g
 
 
 def test_an_unsealed_gvproxy_leaves_the_host_open_and_says_so(
-    boot, gvproxy_081, services, vmports_launcher, monkeypatch, unsealed
+    boot_and_lines, gvproxy_081, services, unsealed
 ):
     """Shows too that the tests above can see what they deny."""
-    lines = []
-    monkeypatch.setattr(vmports_launcher._templates, "tell", lines.append)
-    monkeypatch.setattr(vmports_launcher, "_told", set())
+    boot, lines = boot_and_lines
     # The service is asked, not the guest: gvproxy 0.8.1 may lose an answer when either side closes.
     let_in = threading.Event()
     with host_service(lambda _: let_in.set()) as port:

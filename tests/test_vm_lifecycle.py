@@ -21,11 +21,11 @@ import json, os
 import pytest
 
 @pytest.fixture
-def told(vm_with_ports, vmports_launcher, request):
+def told(vm_with_ports, vmports_pool, request):
     story = {
         "pids": vm_with_ports.pids,
         "ports": [[port.protocol, port.external] for port in vm_with_ports],
-        "folder": str(vmports_launcher._run_dir),
+        "folder": str(vmports_pool.run_dir),
     }
     with open("story.part", "w") as file:
         json.dump(story, file)

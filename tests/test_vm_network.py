@@ -114,9 +114,8 @@ def test_vms_without_forwards_and_network_see_each_other_and_after_a_reset(boot)
             assert address_of(third) == "192.168.128.3"  # which was given back
 
 
-def test_vms_of_a_network_boot_from_cold_and_one_line_says_so(boot, vmports_launcher, monkeypatch):
-    lines = []
-    monkeypatch.setattr(vmports_launcher._templates, "tell", lines.append)
+def test_vms_of_a_network_boot_from_cold_and_one_line_says_so(boot_and_lines):
+    boot, lines = boot_and_lines
     for _ in range(2):
         with boot(network="cold", setup="true", fresh_boot=False) as vm:
             assert vm.origin == "booted"

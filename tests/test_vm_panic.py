@@ -14,6 +14,7 @@ from vm_helpers import WIRINGS, alive, until
 from pytest_vmports.errors import GuestPanicError, GuestRebootWarning, MachineDiedError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.kept import all_kept
+from pytest_vmports.pool import templates
 
 # A guest that does what it is told on this port, with nobody there to wait for an answer.
 PORT = 8080
@@ -171,8 +172,8 @@ def test_a_panic_while_a_template_is_saved_is_the_error(make, monkeypatch):
             machine.shell.execute(PANIC, timeout=60, input=b"")
         real(machine, folder)
 
-    real = clone.save
-    monkeypatch.setattr(clone, "save", save)
+    real = templates.save
+    monkeypatch.setattr(templates, "save", save)
     assert_panic(failing(make(memory=250), lambda _: None))
 
 
@@ -384,9 +385,9 @@ WAITS = """
 
     pytestmark = pytest.mark.vmports({port}, setup={setup!r}, **{settings})
 
-    def test_first(vm_with_ports, vmports_launcher):
-        standby = vmports_launcher._standby
-        standby._join()
+    def test_first(vm_with_ports, vmports_pool):
+        standby = vmports_pool.standby
+        standby.join()
         machine = standby._machine
         with contextlib.suppress(MachineDiedError):
             machine.shell.execute("{panic}", timeout=60, input=b"")

@@ -29,21 +29,15 @@ def wanted(request, qemu_binary):
 
 
 def test_qemu_has_nothing_to_say_of_a_template_a_clone_a_standby_and_a_snapshot(
-    vmports_launcher, wanted
+    vmports_pool, wanted
 ):
-    launcher, machines, origins = vmports_launcher, [], []
+    machines, origins = [], []
     for following in (wanted, None):
-        exposed = launcher.expose(wanted.expose, wanted)
-        try:
-            with launcher.running(
-                exposed, wanted, launcher.guest(wanted), machines.append, following=following
-            ) as vm:
-                origins.append(vm.origin)
-                moment = vm.snapshot()
-                vm.restore(moment)
-                origins.append(vm.origin)
-        finally:
-            exposed.release()
+        with vmports_pool.vm(wanted, observe=machines.append, following=following) as vm:
+            origins.append(vm.origin)
+            moment = vm.snapshot()
+            vm.restore(moment)
+            origins.append(vm.origin)
     assert origins == ["cloned", "restored", "standby", "restored"]
     assert [complaints(machine) for machine in machines] == [[]] * len(machines)
 

@@ -6,7 +6,7 @@ import socket
 import urllib.request
 
 import pytest
-from vm_helpers import ask_tcp, serve
+from vm_helpers import ask_tcp, serve, unstarted
 
 from pytest_vmports import options
 from pytest_vmports.errors import BootTimeoutError, MachineDiedError, SetupError
@@ -74,13 +74,11 @@ def test_a_guest_that_never_listens_is_not_handed_over(boot, wiring):
     assert "nothing listens here" in text
 
 
-def test_a_connect_says_yes_before_the_guest_even_boots(
-    vmports_launcher, request, qemu_binary, wiring
-):
+def test_a_connect_says_yes_before_the_guest_even_boots(vmports_pool, request, qemu_binary, wiring):
     """Show why a connect is not what we wait for."""
     settings = options.resolve(request.config, {"expose": [8080], **wiring}, "the test")
-    exposed = vmports_launcher.expose(settings.expose, settings)
-    machine = vmports_launcher.machine(exposed, settings, vmports_launcher.guest(settings))
+    exposed = vmports_pool.lease(settings.expose, settings)
+    machine = unstarted(vmports_pool, settings, exposed)
     try:
         machine.start(exposed.pass_fds)
         socket.create_connection(exposed[8080].address, timeout=10).close()

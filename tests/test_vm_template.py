@@ -17,10 +17,9 @@ import pytest
 from vm_helpers import alive, ask_udp, fixed_port, serve, until
 
 from pytest_vmports import options
-from pytest_vmports.pool.launch import Launcher
+from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.pool.template import read_manifest, write_manifest
 from pytest_vmports.pool.template_store import TemplateStore
-from pytest_vmports.pool.templates import Templates
 from pytest_vmports.run_dir import RunDir
 
 # Each connection to 8080 is a shell of its own; whatever else the guest is lives on between them.
@@ -42,47 +41,41 @@ def templates_in(cache):
 
 
 class Own:
-    """A launcher with a cache of its own, as another process would have it.
+    """A pool with a cache of its own, as another process would have it.
 
     Attributes:
         told: the lines that a user would see, but for those about what takes long.
         started: origin of every machine that was started, builders of templates included.
     """
 
-    def __init__(self, launcher, told, config):
+    def __init__(self, pool, told, config):
         self.told = told
         self.started = []
-        self._launcher = launcher
+        self._pool = pool
         self._config = config
 
     @contextlib.contextmanager
     def vm(self, *ports, **keywords):
         keywords = {"accel": "auto", **keywords, "expose": ports}
         settings = options.resolve(self._config, keywords, "the test")
-        exposed = self._launcher.expose(settings.expose, settings)
-        try:
-            with self._launcher.running(
-                exposed, settings, self._launcher.guest(settings),
-                lambda machine: self.started.append(machine.origin),
-            ) as vm:  # fmt: skip
-                yield vm
-        finally:
-            exposed.release()
+        with self._pool.vm(
+            settings, observe=lambda machine: self.started.append(str(machine.origin))
+        ) as vm:
+            yield vm
 
 
 @pytest.fixture
 def own(vmports_allocator, request, tmp_path, qemu_binary):
     """Return a function that makes an `Own` on ``tmp_path/"cache"``; all are closed after."""
     with contextlib.ExitStack() as stack:
-        run_dir = stack.enter_context(RunDir())
 
         def new(cache=tmp_path / "cache"):
             told = []
-            templates = Templates(cache, 4096, lambda line: "s so far" in line or told.append(line))
-            root = request.config.rootpath
-            launcher = Launcher(vmports_allocator, run_dir.path, root, templates)
-            stack.callback(launcher.close)
-            return Own(launcher, told, request.config)
+            opened = open_pool(
+                vmports_allocator, root=request.config.rootpath, cache_dir=cache,
+                tell=lambda line: "s so far" in line or told.append(line),
+            )  # fmt: skip
+            return Own(stack.enter_context(opened), told, request.config)
 
         yield new
 
@@ -250,13 +243,12 @@ def half_a_state(folder):
 def pristine(vmports_allocator, request, tmp_path_factory, qemu_binary):
     """Return the folder of a template that nobody uses any more."""
     cache = tmp_path_factory.mktemp("pristine") / "cache"
-    with RunDir() as run_dir:
-        templates = Templates(cache, 4096, print)
-        root = request.config.rootpath
-        launcher = Launcher(vmports_allocator, run_dir.path, root, templates)
-        with Own(launcher, [], request.config).vm(8080, setup=SHELL):
-            pass
-        launcher.close()
+    root = request.config.rootpath
+    with (
+        open_pool(vmports_allocator, root=root, tell=print, cache_dir=cache) as pool,
+        Own(pool, [], request.config).vm(8080, setup=SHELL),
+    ):
+        pass
     (folder,) = templates_in(cache)
     return folder
 
@@ -294,7 +286,7 @@ start = Machine.start
 
 def noted(self, *arguments):
     with open("started", "a") as file:
-        file.write(self.origin + "\\n")
+        file.write(str(self.origin) + "\\n")
     return start(self, *arguments)
 
 Machine.start = noted

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.options import Settings
     from pytest_vmports.pool.handle import VM
+    from pytest_vmports.pool.pool import Pool
     from pytest_vmports.vm.machine import Machine
 
 # The settings of a marker that lead to each wiring.
@@ -141,6 +144,12 @@ def assert_gone(story: dict[str, Any], seconds: float) -> None:
     finally:
         for pid in filter(alive, pids):  # a failing test must not leave them to the machine
             os.kill(pid, signal.SIGKILL)
+
+
+def unstarted(pool: Pool, settings: Settings, exposed: ExposedPorts) -> Machine:
+    """Return the machine that settings describe, not started."""
+    plan = pool.plan(settings, pool.guest(settings)).with_forwards(exposed.ports)
+    return pool.launcher.machine(plan, leased=exposed.since)
 
 
 def complaints(machine: Machine) -> list[str]:
