@@ -293,9 +293,9 @@ class Launcher:
             cpus=guest.cpus or settings.cpus,
             display=settings.display,
         )
-        forwards = (*exposed.ports, *exposed.hidden)
+        wanted = (*exposed.ports, *exposed.hidden)
         network = choose_network(
-            forwards, allow_network=settings.allow_network, backend=settings.backend, qemu=qemu,
+            wanted, allow_network=settings.allow_network, backend=settings.backend, qemu=qemu,
             host_ports=settings.host_ports, network=settings.network,
         )  # fmt: skip
         gvproxy = find_gvproxy(settings.gvproxy) if network.kind == "gvproxy" else None
@@ -304,7 +304,7 @@ class Launcher:
         if template is not None and guest.image is not None:
             lay_disks(template.folder, workdir)
         wiring = make_wiring(
-            network, forwards, gvproxy=gvproxy, workdir=workdir, allocator=self.allocator
+            network, wanted, gvproxy=gvproxy, workdir=workdir, allocator=self.allocator
         )
         name = network.lan
         lan = None if name is None else self._lans.setdefault(name, Lan(name))
