@@ -1,6 +1,7 @@
 """The layout: which way imports point, what is loaded when, how long a module may be."""
 
 import ast
+import graphlib
 import importlib
 import re
 import subprocess
@@ -165,6 +166,18 @@ def test_types_are_shipped():
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_no_module_grows_beyond_reading(module):
     assert module.read_text().count("\n") <= 400
+
+
+def test_no_two_files_of_the_network_need_each_other_be_it_for_types():
+    graph = {}
+    for module in (PACKAGE / "network").glob("*.py"):
+        nodes = [
+            n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ImportFrom)
+        ]
+        named = {f"{n.module}.{alias.name}" for n in nodes for alias in n.names}
+        graph[name_of(module)] = ours(named | {n.module for n in nodes}) - {"network"}
+    assert "network.wiring" in graph["network.usernet"]
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_a_way_of_connecting_a_guest_has_to_offer_little():

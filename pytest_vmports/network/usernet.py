@@ -18,14 +18,14 @@ from pytest_vmports.constants import (
     USERNET_DNS_IP,
 )
 from pytest_vmports.errors import ForwardError, MachineError, MonitorError
-from pytest_vmports.network.wiring import NoProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import MonitorCommands
+    from pytest_vmports.process import Process
 
 NETDEV_ID = "n0"
 NO_CARD = ("-nic", "none")
@@ -36,6 +36,24 @@ _ROW = re.compile(
 )
 # The states that a connection reaches only after the guest answered the first packet.
 _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING", "LAST_ACK"}
+
+
+class NoProcesses:
+    """The half of a wiring that needs no process beside QEMU's."""
+
+    def start(self, lease_fds: Collection[int]) -> Sequence[int]:  # noqa: ARG002 - protocol
+        """Return no descriptor: QEMU brings this network itself."""
+        return ()
+
+    def stop(self) -> None:
+        """Do nothing: the network ends with QEMU."""
+
+    def close_opened(self) -> None:
+        """Do nothing: a guest cannot ask QEMU for a forward."""
+
+    def processes(self) -> Sequence[Process]:
+        """Return none."""
+        return ()
 
 
 @dataclass(frozen=True)

@@ -102,21 +102,3 @@ class Wiring(Protocol):
 
     def processes(self) -> Sequence[Process]:
         """Return the processes of this wiring that must run while the VM does."""
-
-
-class NoProcesses:
-    """The half of a wiring that needs no process beside QEMU's."""
-
-    def start(self, lease_fds: Collection[int]) -> Sequence[int]:  # noqa: ARG002 - protocol
-        """Return no descriptor: QEMU brings this network itself."""
-        return ()
-
-    def stop(self) -> None:
-        """Do nothing: the network ends with QEMU."""
-
-    def close_opened(self) -> None:
-        """Do nothing: a guest cannot ask QEMU for a forward."""
-
-    def processes(self) -> Sequence[Process]:
-        """Return none."""
-        return ()
