@@ -28,8 +28,8 @@ def slowly(
     """Say what is done in the ``with`` block if it takes long, now and then, with the time it took.
 
     Args:
-        tell: writes a line; called from a thread. If it has a method ``redraw``, as
-            `pytest_vmports.terminal.Terminal`, and that returns True, the line is redrawn in place.
+        tell: writes a line; called from a thread. If it has a method ``redraw``, as a terminal's,
+            and that returns True, the line is redrawn in place.
         what: is done.
         detail: how far it is, as the guest's last console line; may be empty.
         first: seconds until the first line.

@@ -45,7 +45,8 @@ def test_it_is_private_and_one_per_network_namespace(tmp_path):
 @pytest.mark.usefixtures("root")
 def test_another_network_namespace_has_a_directory_of_its_own(tmp_path, missing):
     program = (
-        "import sys; from pytest_vmports.state_dir import *; print(state_dir_path(sys.argv[1]))"
+        "import sys; from pytest_vmports.state_dir import state_dir_path as path\n"
+        "print(path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program, tmp_path]
     inside = subprocess.run(
