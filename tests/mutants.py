@@ -1,0 +1,400 @@
+"""Single changes to the code that the suite has to notice, and a runner that tries each.
+
+    python tests/mutants.py                  all of them; exit status 1 below nine in ten noticed
+    python tests/mutants.py --only NAME      one of them, or several
+    python tests/mutants.py --list           what there is
+
+Each is made in a copy of the checkout, never in place. `test_mutants.py` sees to it that each can
+still be made. To add one: break a line, see that a quick test file goes red, write both down here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+ENOUGH = 0.9
+SECONDS = 120.0
+_COPIED = ("pytest_vmports", "tests", "conftest.py", "pyproject.toml")
+_NO_TESTS = 5  # pytest's exit status
+
+
+class Mutant(NamedTuple):
+    """One change: ``old``, which is in ``file`` once, becomes ``new``; ``tests`` are to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+class StaleMutantError(Exception):
+    """The text that a mutant changes is not in its file exactly once."""
+
+
+def changed(root: Path, mutant: Mutant) -> str:
+    """Return the file's text with the change.
+
+    Raises:
+        StaleMutantError: the change cannot be made any more.
+    """
+    text = (root / mutant.file).read_text()
+    if (times := text.count(mutant.old)) != 1:
+        where = f"is in {mutant.file} {times} times and not once"
+        raise StaleMutantError(f"{mutant.name}: its text {where}: {mutant.old!r}")
+    return text.replace(mutant.old, mutant.new)
+
+
+# --- the list -----------------------------------------------------------------------------------
+
+
+def _of(file: str, *tests: str, **changes: tuple[str, str]) -> list[Mutant]:
+    return [
+        Mutant(name.replace("_", "-"), file, old, new, tests)
+        for name, (old, new) in changes.items()
+    ]
+
+
+_SHELL = _of(
+    "pytest_vmports/vm/shell.py",
+    "tests/test_shell.py",
+    get_lets_names_climb_out=('if ".." in inside.parts:', 'if "..." in inside.parts:'),
+    get_keeps_setuid=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode)"),
+    get_keeps_sticky=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode & 0o1777)"),
+    get_makes_no_second_names=(
+        "elif member.isfile() or member.islnk():",
+        "elif member.isfile():",
+    ),
+    get_makes_whatever_there_is=(
+        "elif member.isfile() or member.islnk():",
+        "else:",
+    ),
+    get_leaves_links=('f"exec tar -chf - -C', 'f"exec tar -cf - -C'),
+    put_keeps_the_owner=("entry.uid = entry.gid = 0", "entry.gid = 0"),
+    put_keeps_the_owners_name=('entry.uname = entry.gname = "root"', 'entry.gname = "root"'),
+)
+_COMMAND = _of(
+    "pytest_vmports/vm/command.py",
+    "tests/test_command.py",
+    seed_may_be_written=(
+        "format=raw,readonly=on,file={_comma(drives.seed)}",
+        "format=raw,file={_comma(drives.seed)}",
+    ),
+    firmware_may_be_written=("unit=0,format=raw,readonly=on", "unit=0,format=raw"),
+    sandbox_without_resourcecontrol=(",resourcecontrol=deny", ""),
+    sandbox_without_spawn=(",spawn=deny", ""),
+    sandbox_without_elevateprivileges=(",elevateprivileges=deny", ""),
+    sandbox_without_obsolete=("on,obsolete=deny,", "on,"),
+    sandbox_asked_of_who_has_none=(" and hardware.qemu.has_sandbox", ""),
+    disk_is_not_booted_first=("drive=root,bootindex=1", "drive=root,bootindex=2"),
+    disk_without_random_numbers=(
+        ',bootindex=1", "-device", "virtio-rng-pci"]',
+        ',bootindex=1"]',
+    ),
+    disk_is_synced=("cache=unsafe", "cache=writeback"),
+    capture_at_a_fixed_netdev=("id=capture,netdev={netdev}", "id=capture,netdev=n0"),
+    defaults_are_there=('"vmports", "-nodefaults", ', '"vmports", '),
+    users_files_are_read=('"-no-user-config", "-no-reboot"', '"-no-reboot"'),
+    reboots=('"-no-user-config", "-no-reboot"', '"-no-user-config"'),
+    bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
+    clones_draw_the_same_numbers=("if hardware.qemu.is_x86 else ()),", "if False else ()),"),
+    memory_of_clones_is_shared=("'on' if ram.share else 'off'", "'on' if ram else 'off'"),
+    agent_by_another_name=("org.qemu.guest_agent.0", "org.qemu.guest_agent.1"),
+    console_waits_for_a_reader=("server=on,wait=off", "server=on,wait=on"),
+    commas_end_a_path=('.replace(",", ",,")', '.replace(",", ",")'),
+)
+_READINESS = _of(
+    "pytest_vmports/vm/readiness.py",
+    "tests/test_readiness.py",
+    http_likes_client_errors=("range(200, 400)", "range(200, 405)"),
+    http_dislikes_redirections=("range(200, 400)", "range(200, 300)"),
+    http_likes_100=("range(200, 400)", "range(100, 400)"),
+    http_takes_any_protocol=('words[0].startswith("HTTP/")', "words[0]"),
+    http_asks_for_the_root=("GET {self.wait_for.path} HTTP", "GET / HTTP"),
+    a_close_is_an_answer=("return bool(connection.recv(1, socket.MSG_PEEK))", "return True"),
+    a_reset_is_an_answer=(
+        "except ConnectionResetError:\n        return False",
+        "except ConnectionResetError:\n        return True",
+    ),
+    a_taken_connection_is_no_answer=(
+        "            if accepted():\n                return True\n            # A restored",
+        "            # A restored",
+    ),
+    taken_and_closed_is_a_refusal=(
+        "                if accepted():\n                    return True\n",
+        "",
+    ),
+    all_is_content_with_one=('if self.wait_for.mode == "any":', "if True:"),
+    any_wants_all=('if self.wait_for.mode == "any":', "if False:"),
+    udp_is_asked=('if port.protocol == "tcp"]', "]"),
+    ports_are_not_chosen=("if port.internal in self.ports]", "]"),
+    the_deadline_is_passed_over=(
+        "            if time.monotonic() >= deadline:\n                return\n",
+        "",
+    ),
+    one_try_takes_all_time=(
+        "until = min(deadline, time.monotonic() + _ONE_TRY_SECONDS)",
+        "until = deadline",
+    ),
+    silence_takes_back_what_was_said=(
+        "if self.answers[port.internal] == _NOT_ASKED:",
+        "if self.answers:",
+    ),
+    no_forward_is_a_crash=(
+        "except OSError as error:\n            self.answers",
+        "except KeyError as error:\n            self.answers",
+    ),
+    given_ports_are_ignored=("wiring.ports if ports is None else ports", "wiring.ports"),
+)
+_CONTROL = _of(
+    "pytest_vmports/vm/control.py",
+    "tests/test_control.py",
+    any_frame_is_the_one=("if frame[0] == kind:", "if frame[0]:"),
+    clock_without_fraction=("int((now - whole) * 1e9)", "0"),
+    half_a_frame_is_one=("if len(self._unread) < _HEAD + size:", "if len(self._unread) < _HEAD:"),
+    pieces_are_lost=("self._unread += self._connection", "self._unread = self._connection"),
+    the_next_frame_is_lost=(
+        "self._unread = self._unread[_HEAD + size :]",
+        'self._unread = b""',
+    ),
+    sizes_are_big_endian=('(_HEAD - 1, "little")', '(_HEAD - 1, "big")'),
+    deaths_wake_nobody=("[self._connection, *self.deaths]", "[self._connection]"),
+)
+_POWER = _of(
+    "pytest_vmports/vm/power.py",
+    "tests/test_power.py",
+    paused_vms_go_on=("        if running:\n", "        if True:\n"),
+    running_vms_stay_paused=("        if running:\n", "        if False:\n"),
+    a_running_vm_is_saved=(
+        'machine.monitor.execute("stop")',
+        'machine.monitor.execute("query-status")',
+    ),
+    a_snapshot_is_written_over=('state.open("xb")', 'state.open("wb")'),
+    a_disk_is_not_written_out=('machine.monitor.execute("quit")', "pass"),
+    qemu_is_killed_while_it_writes=("machine.processes()[0].wait(_QUIT_SECONDS)", "pass"),
+    a_reset_loses_the_disk=("machine.stop(keep_disks=True)", "machine.stop()"),
+    a_restore_keeps_the_disk=("saved.bring_back_disks(machine.workdir)", "pass"),
+    a_restore_keeps_what_was_said=(
+        "begin_anew(saved.console)",
+        "begin_anew(machine.console.text())",
+    ),
+    a_restart_forgets_a_failure=(
+        "        raise died\n    if machine.running:",
+        "        pass\n    if machine.running:",
+    ),
+)
+_CLONE = _of(
+    "pytest_vmports/vm/clone.py",
+    "tests/test_clone.py",
+    leases_of_a_builder_stay=(
+        "        finally:\n            exposed.release()",
+        "        finally:\n            pass",
+    ),
+    leases_of_a_builder_are_not_inherited=(
+        "booted.start(exposed.pass_fds)",
+        "booted.start()",
+    ),
+    a_builder_takes_the_tests_port=('update={"external": None}', "update={}"),
+    a_builders_memory_is_not_saved=(
+        'Ram(folder / "ram", share=True)',
+        'Ram(folder / "ram", share=False)',
+    ),
+    a_builder_lives_on=("                booted.stop()\n", ""),
+    a_builder_that_failed_lives_on=("maker.end_failed(booted, error)", "pass"),
+    given_up_is_forgotten=("self._without.add(repr(guest))", "pass"),
+    a_template_fails_for_ever=("if template.folder.name in self._failed:", "if False:"),
+    fresh_boots_are_cloned=(
+        "not settings.template or settings.fresh_boot or",
+        "not settings.template or",
+    ),
+    only_ssh_sets_a_clock=("if guest.image.ssh or guest.image.agent:", "if guest.image.ssh:"),
+)
+_STORE = _of(
+    "pytest_vmports/vm/template_store.py",
+    "tests/test_template.py",
+    eviction_takes_the_new_one=("folder.name != keep and self._remove", "self._remove"),
+    eviction_takes_what_is_used=("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
+    eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
+    a_damaged_template_is_used=("if template.sound(key):", "if template:"),
+    others_may_own_the_folder=("facts.st_uid != os.getuid() or ", ""),
+    others_may_write_there=(" or facts.st_mode & 0o022:", ":"),
+    all_who_waited_build=("self._use(key) or self._build", "self._build"),
+)
+_TEMPLATE = _of(
+    "pytest_vmports/vm/template.py",
+    "tests/test_template.py",
+    state_without_checksum=('hashlib.sha256((folder / "state").read_bytes())', "hashlib.sha256()"),
+    any_key_is_the_one=('and manifest.get("key") == key', ""),
+    any_owner_is_right=("facts.st_uid == os.getuid()", "True"),
+    any_folder_is_the_one=("and facts.st_ino == os.fstat(self.lock).st_ino", ""),
+    state_by_its_path=("os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.lock", "os.O_RDONLY"),
+)
+_DISK = _of(
+    "pytest_vmports/guests/disk.py",
+    "tests/test_disk.py",
+    identity_without_files=("*fingerprint(Path(file))] for file in files]", "] for file in ()]"),
+    identity_without_fingerprints=("[file, *fingerprint(Path(file))]", "[file]"),
+    identity_without_chain=(
+        "return (str(path), *(file for file in behind if file))",
+        "return (str(path),)",
+    ),
+    identity_without_format=('"format": disk.format,', '"format": None,'),
+    identity_without_firmware=('"firmware": disk.firmware,', '"firmware": "bios",'),
+    identity_without_seed=("seed.hexdigest() if disk.seed else None", "None"),
+    identity_with_empty_seed=(".encode() + content)", ".encode())"),
+    identity_without_ssh=("[disk.ssh, disk.agent]", "[disk.agent]"),
+    identity_without_agent=("[disk.ssh, disk.agent]", "[disk.ssh]"),
+    encrypted_disks_are_booted=('if info.get("encrypted") or found', "if found"),
+    leaks_are_damage=("if code not in {0, _LEAKS_ONLY}:", "if code:"),
+)
+_CONSOLE = _of(
+    "pytest_vmports/vm/console.py",
+    "tests/test_console.py",
+    a_look_takes_its_begin_for_a_lines=('(b"." if begin else b"")', 'b""'),
+    a_reason_is_endless=("[:_LONGEST_REASON]", ""),
+    an_old_panic_is_this_guests=(
+        "self._before, self._panic, self._looked_at = text, None, 0",
+        "self._before, self._looked_at = text, 0",
+    ),
+)
+MUTANTS = [
+    *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
+    *_CONSOLE,
+]  # fmt: skip
+
+
+# --- the runner ---------------------------------------------------------------------------------
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    """Return a copy of a checkout in ``folder``, as far as quick tests need it."""
+    copy = folder.resolve() / "checkout"
+    copy.mkdir()
+    ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
+    for name in _COPIED:
+        source = root / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=ignored)
+        elif source.exists():
+            shutil.copy(source, copy / name)
+    if (root / ".tools").exists():
+        (copy / ".tools").symlink_to(root / ".tools")
+    return copy
+
+
+def python_in(copy: Path, *words: str) -> tuple[int | None, str]:
+    """Return the exit status of a Python that sees the copy first, and what it wrote.
+
+    The status is None when it had not ended in time.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    # Its children see the copy as well. No bytecode: two changes may fall into one second.
+    env = {**own, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=copy, env=env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            text, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return None, ""
+    return process.returncode, text
+
+
+def verify_import(copy: Path) -> None:
+    """See that it is the copy's package that its tests import, and not the installed one.
+
+    Raises:
+        SystemExit: it is another.
+    """
+    look = "import sys, pytest_vmports; sys.stdout.write(pytest_vmports.__file__)"
+    _, where = python_in(copy, "-c", look)
+    if copy not in Path(where).parents:
+        raise SystemExit(f"another package than the copy's is imported: {where}")
+
+
+def passes(copy: Path, tests: tuple[str, ...]) -> tuple[bool, str]:
+    """Tell whether these test files pass in a copy, and what pytest wrote.
+
+    Raises:
+        SystemExit: there are no tests.
+    """
+    quick = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    status, text = python_in(copy, "-m", "pytest", *quick, *tests)
+    if status == _NO_TESTS:
+        raise SystemExit(f"there are no tests in {', '.join(tests)}")
+    return status == 0, text
+
+
+def noticed(root: Path, mutant: Mutant) -> bool:
+    """Tell whether a mutant's tests fail with it.
+
+    Raises:
+        StaleMutantError: it cannot be made any more.
+    """
+    text = changed(root, mutant)
+    with tempfile.TemporaryDirectory(prefix="vmports-mutant-") as folder:
+        copy = copy_of(root, Path(folder))
+        (copy / mutant.file).write_text(text)
+        return not passes(copy, mutant.tests)[0]
+
+
+def run(root: Path, mutants: list[Mutant]) -> int:
+    """Try each, say what came of it, and return the exit status."""
+    for tests in sorted({mutant.tests for mutant in mutants}):
+        with tempfile.TemporaryDirectory(prefix="vmports-mutant-") as folder:
+            copy = copy_of(root, Path(folder))
+            verify_import(copy)
+            good, text = passes(copy, tests)
+        if not good:
+            print(f"{text}\nunchanged, {' '.join(tests)} does not pass: nothing can be told by it")
+            return 2
+    found, stale = 0, 0
+    for mutant in mutants:
+        begun = time.monotonic()
+        try:
+            seen = noticed(root, mutant)
+        except StaleMutantError as error:
+            stale += 1
+            print(f"STALE        {error}", flush=True)
+            continue
+        found += seen
+        said = "noticed     " if seen else "NOT NOTICED "
+        print(f"{said} {mutant.name} ({time.monotonic() - begun:.0f} s)", flush=True)
+    share = found / len(mutants)
+    print(f"{found} of {len(mutants)} noticed, {share:.0%}; {stale} cannot be made any more")
+    return 1 if stale or share < ENOUGH else 0
+
+
+def main(words: list[str], root: Path = ROOT, mutants: list[Mutant] = MUTANTS) -> int:
+    """Run the command line ``words`` and return the exit status."""
+    parser = argparse.ArgumentParser(description="Try the suite on single changes to the code.")
+    parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be repeated")
+    parser.add_argument("--list", action="store_true", help="name them and try none")
+    given = parser.parse_args(words)
+    chosen = [mutant for mutant in mutants if not given.only or mutant.name in given.only]
+    if given.only and (unknown := set(given.only) - {mutant.name for mutant in chosen}):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; --list names them")
+    if given.list:
+        for mutant in chosen:
+            print(f"{mutant.name:40} {mutant.file}  {' '.join(mutant.tests)}")
+        return 0
+    return run(root, chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
