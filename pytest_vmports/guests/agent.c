@@ -8,7 +8,8 @@
  * Frames, both ways: one byte of type, three bytes of length (little endian), the payload.
  *
  *   from the host                           from the guest
- *   C  set the clock: struct timespec       V  ready; the setup's exit status, decimal
+ *   C  set the clock: struct timespec,      V  ready; the setup's exit status, decimal
+ *      then bytes that nobody can guess
  *   S  begin a command's text               C  the clock is set; errno, decimal
  *   s  more of it                           A  an S, s or I frame was consumed
  *   X  run it                               O  the command's output
@@ -25,21 +26,80 @@ typedef unsigned char u8;
 typedef unsigned long u64;
 typedef long i64;
 
-enum { READ, WRITE, CLOSE = 3, POLL = 7, SIGACTION = 13, DUP2 = 33, FORK = 57, EXECVE = 59, EXIT = 60, WAIT4,
-       KILL, FCNTL = 72, CHDIR = 80, SETSID = 112, CLOCK_SETTIME = 227, PIPE2 = 293, PIDFD_OPEN = 434 };
 enum { WNOHANG = 1, POLLIN = 1, POLLOUT = 4, POLLERR = 8 };
-enum { SET_FLAGS = 4, EAGAIN = 11, NONBLOCK = 04000, CLOEXEC = 02000000 };
+enum { SET_FLAGS = 4, EAGAIN = 11, HERE = -100, WRONLY = 1, NONBLOCK = 04000, CLOEXEC = 02000000 };
+enum { RESEED_NOW = 0x5207 /* RNDRESEEDCRNG */, CLOCK = 16 };
 enum { FRAME = 4096, TEXT = 1 << 18, ARGS = 4096, LEFT = 64, SIGKILL = 9, SIGPIPE = 13, CANNOT_RUN = 127 };
 
 struct pollfd { int fd; short events, got; };
 
+/* What differs between processors. Sources: Linux, arch/x86/entry/syscalls/syscall_64.tbl and
+ * include/uapi/asm-generic/unistd.h; arm64 has none of the calls that newer ones replace. */
+#ifdef __x86_64__
+enum { READ, WRITE, CLOSE = 3, POLL = 7, SIGACTION = 13, IOCTL = 16, DUP2 = 33, FORK = 57, EXECVE = 59,
+       EXIT = 60, WAIT4, KILL, FCNTL = 72, CHDIR = 80, SETSID = 112, CLOCK_SETTIME = 227, OPENAT = 257,
+       PIPE2 = 293, PIDFD_OPEN = 434 };
+enum { HAS_VMGENID = 1 };
+#else
+enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
+       EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETSID = 157, CLONE = 220, EXECVE,
+       WAIT4 = 260, PIDFD_OPEN = 434 };
+enum { HAS_VMGENID = 0, SIGCHLD = 17 };
+#endif
+
 static i64 sys(i64 n, i64 a, i64 b, i64 c, i64 d)
 {
+#ifdef __x86_64__
 	i64 got;
 	register i64 r10 __asm__("r10") = d;
 	__asm__ volatile("syscall" : "=a"(got) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10)
 			 : "rcx", "r11", "memory");
 	return got;
+#else
+	register i64 x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
+	register i64 x2 __asm__("x2") = c, x3 __asm__("x3") = d;
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
+	return x0;
+#endif
+}
+
+#ifndef __x86_64__
+/* The compiler calls it for what it fills with zeros. */
+void *memset(void *start, int value, u64 size)
+{
+	for (u64 i = 0; i < size; i++)
+		((u8 *)start)[i] = value;
+	return start;
+}
+#endif
+
+static void become(int fd, int other)
+{
+#ifdef __x86_64__
+	sys(DUP2, other, fd, 0, 0);
+#else
+	sys(DUP3, other, fd, 0, 0);
+#endif
+}
+
+static i64 fork(void)
+{
+#ifdef __x86_64__
+	return sys(FORK, 0, 0, 0, 0);
+#else
+	return sys(CLONE, SIGCHLD, 0, 0, 0);
+#endif
+}
+
+/* Milliseconds; -1 waits for ever. */
+static i64 poll(struct pollfd *all, u64 count, i64 wait)
+{
+#ifdef __x86_64__
+	return sys(POLL, (i64)all, count, wait, 0);
+#else
+	i64 time[2] = { 0, wait * 1000000 };
+	return sys(PPOLL, (i64)all, count, wait < 0 ? 0 : (i64)time, 0);
+#endif
 }
 
 static u64 length(const char *text)
@@ -130,9 +190,9 @@ static void become_command(int *pipes)
 
 	on_broken_pipe(0 /* SIG_DFL */);
 	sys(SETSID, 0, 0, 0, 0);
-	sys(DUP2, pipes[0], 0, 0, 0);
-	sys(DUP2, pipes[3], 1, 0, 0);
-	sys(DUP2, pipes[5], 2, 0, 0);
+	become(0, pipes[0]);
+	become(1, pipes[3]);
+	become(2, pipes[5]);
 	for (at += length(at) + 1; at < end && *at && n < ARGS / 2; at += length(at) + 1)
 		words[n++] = at;
 	arguments = words + ++n;
@@ -155,7 +215,7 @@ static void run(void)
 	for (int i = 0; i < 6; i += 2)
 		if (sys(PIPE2, (i64)(pipes + i), CLOEXEC, 0, 0) < 0)
 			sys(EXIT, 1, 0, 0, 0);
-	child = sys(FORK, 0, 0, 0, 0);
+	child = fork();
 	if (child == 0)
 		become_command(pipes);
 	sys(CLOSE, pipes[0], 0, 0, 0);
@@ -199,7 +259,7 @@ static int pass(u8 type, int *fd)
 static int readable(int fd)
 {
 	struct pollfd one = { fd, POLLIN, 0 };
-	return fd >= 0 && sys(POLL, (i64)&one, 1, 0, 0) > 0;
+	return fd >= 0 && poll(&one, 1, 0) > 0;
 }
 
 static void ended(void)
@@ -222,19 +282,36 @@ static void ended(void)
 	child = -1;
 }
 
+/* Two guests restored from one template must not draw the same random numbers. Where the board has
+ * a vmgenid the kernel sees to that. */
+static i64 reseed(const u8 *data, u64 size)
+{
+	i64 done;
+	int fd = sys(OPENAT, HERE, (i64)"/dev/urandom", WRONLY | CLOEXEC, 0);
+	if (fd < 0)
+		return fd;
+	done = sys(WRITE, fd, (i64)data, size, 0);
+	/* Refused before the kernel has seeded its generator, which then happens with these bytes. */
+	sys(IOCTL, fd, RESEED_NOW, 0, 0);
+	shut(&fd);
+	return done < 0 ? done : 0;
+}
+
 static void frame(void)
 {
 	u8 head[4];
 	static u8 data[FRAME];
 	u64 size;
+	i64 failed;
 	read_all(head, 4);
 	size = head[1] | head[2] << 8 | head[3] << 16;
-	if (size > FRAME)
+	if (size > FRAME || (!HAS_VMGENID && head[0] == 'C' && size < CLOCK))
 		sys(EXIT, 1, 0, 0, 0);
 	read_all(data, size);
 	switch (head[0]) {
 	case 'C':
-		say_number('C', -sys(CLOCK_SETTIME, 0, (i64)data, 0, 0));
+		failed = HAS_VMGENID ? 0 : reseed(data + CLOCK, size - CLOCK);
+		say_number('C', -(failed ? failed : sys(CLOCK_SETTIME, 0, (i64)data, 0, 0)));
 		break;
 	case 'S':
 		text_size = 0;
@@ -281,7 +358,7 @@ __attribute__((used)) static void work(u64 *stack)
 		for (int i = 0; i < LEFT; i++)
 			all[5 + i] = (struct pollfd){ left[i], POLLIN, 0 };
 		/* Kernels before 5.3 have no pidfd: there we look now and then. */
-		sys(POLL, (i64)all, 5 + LEFT, child >= 0 && pidfd < 0 ? 50 : -1, 0);
+		poll(all, 5 + LEFT, child >= 0 && pidfd < 0 ? 50 : -1);
 		if (all[0].got)
 			frame();
 		if (all[1].got && input_size)
@@ -298,4 +375,8 @@ __attribute__((used)) static void work(u64 *stack)
 	}
 }
 
+#ifdef __x86_64__
 __asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call work\n");
+#else
+__asm__(".globl _start\n_start: mov x29, xzr\n mov x30, xzr\n mov x0, sp\n bl work\n");
+#endif
