@@ -111,7 +111,7 @@ def _by_hand(machine: Machine, test: str, root: Path, path: Path) -> None:
     initrds = path.parent.parent / _INITRDS
     if machine.guest.image is None:
         initrds.mkdir(exist_ok=True)
-    _, initrd = machine.guest.boot_files(initrds, root)
+    _, initrd = machine.guest.boot_files(initrds, root, machine.hardware.qemu.architecture)
     seen = None if initrd is None else str(initrd)
     if initrd is not None and initrd != machine.guest.initrd_path:
         seen = f"../{_INITRDS}/{initrd.name}"

@@ -19,6 +19,7 @@ from pytest_vmports.kept import all_kept
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.network.wiring import open_host
 from pytest_vmports.run_dir import dead_folders
+from pytest_vmports.system.architecture import X86_64, host_architecture
 from pytest_vmports.vm.template_store import TemplateStore
 from pytest_vmports.vm_cli import started
 
@@ -97,7 +98,7 @@ def _accelerator() -> Finding:
 
 def _towards_kvm() -> Iterator[str]:
     """Yield what would make KVM work here."""
-    if not sys.platform.startswith("linux") or host.machine() != "x86_64":
+    if not sys.platform.startswith("linux") or host_architecture() != X86_64.name:
         return
     device = Path("/dev/kvm")
     if not {"vmx", "svm"} & set(Path("/proc/cpuinfo").read_text().split()):

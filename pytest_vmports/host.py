@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -16,6 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GvproxyNotFoundError, HostError, QemuNotFoundError
+from pytest_vmports.system.architecture import (
+    X86_64,
+    Architecture,
+    architecture_of,
+    host_architecture,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,10 +51,9 @@ class Qemu:
     has_sandbox: bool = True
 
     @property
-    def is_x86(self) -> bool:
-        """Whether it emulates a PC."""
-        _, told, target = Path(self.path).name.partition("qemu-system-")
-        return (target if told else machine()).startswith(("x86_64", "i386"))
+    def architecture(self) -> Architecture:
+        """What it emulates."""
+        return architecture_of(self.path)
 
     def __str__(self) -> str:
         return f"QEMU {'.'.join(map(str, self.version))} ({self.path}, {self.found})"
@@ -79,12 +83,6 @@ class Gvproxy:
         return f"gvproxy {self.version} ({self.path}, forwards by {way})"
 
 
-def machine() -> str:
-    """QEMU's name for this machine's architecture."""
-    name = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
-
-
 @lru_cache(maxsize=8)
 def find_qemu(wanted: str | None = None) -> Qemu:
     """Return a QEMU system emulator that runs.
@@ -95,7 +93,7 @@ def find_qemu(wanted: str | None = None) -> Qemu:
     Raises:
         QemuNotFoundError: none runs; says which were tried.
     """
-    program = f"qemu-system-{machine()}"
+    program = f"qemu-system-{host_architecture()}"
     if wanted is not None:
         candidates = [(wanted, "named by the setting qemu")]
     else:
@@ -245,7 +243,7 @@ def _kvm_problem(*, asked_for: bool) -> str | None:
         return "/dev/kvm may not be opened by this user (is it in the group kvm?)"
     # Where the processor shows neither flag, the device may still open and create a VM, and then
     # no stock kernel runs in it (paravirtual nesting): QEMU hangs after "Booting from ROM".
-    if not asked_for and machine() == "x86_64":
+    if not asked_for and host_architecture() == X86_64.name:
         flags = set(re.findall(r"\b(?:vmx|svm)\b", Path("/proc/cpuinfo").read_text()))
         if not flags:
             return "/dev/kvm is there, but the processor shows neither vmx nor svm"

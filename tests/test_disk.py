@@ -22,6 +22,7 @@ from pytest_vmports.guests import disk, firmware
 from pytest_vmports.guests.disk import Disk
 from pytest_vmports.host import Qemu
 from pytest_vmports.network.exposed import ExposedPorts
+from pytest_vmports.system.architecture import AARCH64, X86_64
 from pytest_vmports.vm.disk_guest import hidden_mappings, make_drives
 from pytest_vmports.vm.launch import Launcher
 
@@ -252,17 +253,17 @@ def test_the_first_description_that_fits_names_the_firmware(describe):
     arm = describe("40-arm", arch="aarch64", machine="virt-*")
     plain = describe("50-plain")
     describe("60-too")
-    assert firmware.find_firmware("x86_64") == plain
-    assert firmware.find_firmware("aarch64") == arm
+    assert firmware.find_firmware(X86_64) == plain
+    assert firmware.find_firmware(AARCH64) == arm
 
 
 def test_without_firmware_the_error_says_what_to_install(describe, monkeypatch):
     monkeypatch.setattr("pytest_vmports.host.shutil.which", lambda name: name == "apt-get")
     describe("signed", features=["enrolled-keys"])
     with pytest.raises(FirmwareNotFoundError, match="apt-get install ovmf"):
-        firmware.find_firmware("x86_64")
+        firmware.find_firmware(X86_64)
     with pytest.raises(FirmwareNotFoundError, match="apt-get install qemu-efi-aarch64"):
-        firmware.find_firmware("aarch64")
+        firmware.find_firmware(AARCH64)
 
 
 def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp_path):

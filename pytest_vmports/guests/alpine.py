@@ -7,9 +7,7 @@ import re
 from pathlib import Path
 
 from pytest_vmports.errors import GuestNotFoundError
-from pytest_vmports.host import machine
-
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+from pytest_vmports.system.architecture import architecture_named, host_architecture
 
 
 def find_images() -> tuple[Path, Path]:
@@ -25,7 +23,7 @@ def find_images() -> tuple[Path, Path]:
     if spec is None or not spec.submodule_search_locations:
         raise GuestNotFoundError(what="the package of the bundled guest is missing", remedy=remedy)
     images = Path(next(iter(spec.submodule_search_locations))) / "images"
-    architecture = _ARCHITECTURES.get(machine(), machine())
+    architecture = architecture_named(host_architecture()).distributions
     kernels = sorted(images.glob(f"alpine-*-{architecture}.kernel"), key=_version, reverse=True)
     for kernel in kernels:
         initrd = kernel.with_suffix(".initrd")

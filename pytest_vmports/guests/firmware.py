@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import FirmwareNotFoundError
 from pytest_vmports.host import install_hint
+
+if TYPE_CHECKING:
+    from pytest_vmports.system.architecture import Architecture
 
 PLACES = (
     Path("/etc/qemu/firmware"),
@@ -32,8 +35,8 @@ class Firmware:
     variables: Path
 
 
-def find_firmware(architecture: str) -> Firmware:
-    """Return UEFI firmware for ``x86_64`` or ``aarch64``, without Secure Boot.
+def find_firmware(architecture: Architecture) -> Firmware:
+    """Return UEFI firmware for an architecture, without Secure Boot.
 
     Raises:
         FirmwareNotFoundError: none is installed; says where it was looked for.
@@ -44,19 +47,18 @@ def find_firmware(architecture: str) -> Firmware:
             if firmware is not None:
                 return firmware
     tried = "\n".join(f"  {place}/*.json" for place in PLACES)
-    what = "uefi-arm" if architecture == "aarch64" else "uefi"
+    what = "uefi" if architecture.has_bios else "uefi-arm"
     raise FirmwareNotFoundError(
-        architecture=architecture, tried=tried,
+        architecture=architecture.name, tried=tried,
         remedy=f"install it ({install_hint(what)}), or boot with firmware='bios' or a kernel",
     )  # fmt: skip
 
 
-def _usable(description: dict[str, Any], architecture: str) -> Firmware | None:
+def _usable(description: dict[str, Any], architecture: Architecture) -> Firmware | None:
     mapping = description.get("mapping", {})
-    machine = "virt" if architecture == "aarch64" else "pc-i440fx"
     fits = any(
-        target["architecture"] == architecture
-        and any(name.startswith(machine) for name in target["machines"])
+        target["architecture"] == architecture.name
+        and any(name.startswith(architecture.boards) for name in target["machines"])
         for target in description.get("targets", ())
     )
     if (

@@ -15,10 +15,11 @@ from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirErro
 from pytest_vmports.guests import alpine, disk, initramfs
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.disk import Disk
-from pytest_vmports.host import machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pytest_vmports.system.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,9 @@ class Guest:
             prepared=self.prepared or setup is not None,
         )
 
-    def boot_files(self, cache: Path, root: Path) -> tuple[Path | None, Path | None]:
+    def boot_files(
+        self, cache: Path, root: Path, architecture: Architecture
+    ) -> tuple[Path | None, Path | None]:
         """Return the kernel and the initrd to boot, made once per content below ``cache``.
 
         Both are None where firmware boots a disk.
@@ -197,12 +200,13 @@ class Guest:
         Args:
             cache: a private folder.
             root: what relative paths in ``files`` and ``setup`` are relative to.
+            architecture: that of the VM.
 
         Raises:
             GuestNotFoundError: a file named in ``files`` is missing.
             StateDirError: the initrd cannot be written.
         """
-        entries = self._entries(root)
+        entries = self._entries(root, architecture)
         if not entries:
             return self.kernel_path, self.initrd_path
         content = initramfs.archive(entries, alone=self.initrd_path is None)
@@ -221,51 +225,51 @@ class Guest:
             part.replace(target)
         return self.kernel_path, target
 
-    def digest(self, root: Path) -> dict[str, Any]:
+    def digest(self, root: Path, architecture: Architecture) -> dict[str, Any]:
         """Return what tells this guest's content from another's, for the key of a template."""
+        added = initramfs.archive(self._entries(root, architecture))
         return {
             "kernel": _file_digest(self.kernel_path) if self.kernel_path else "",
             "initrd": _file_digest(self.initrd_path) if self.initrd_path else "",
-            "added": hashlib.sha256(initramfs.archive(self._entries(root))).hexdigest(),
+            "added": hashlib.sha256(added).hexdigest(),
             "append": self.append,
             **({"image": disk.identity(self.image)} if self.image is not None else {}),
         }
 
     def kernel_words(
-        self, dns: str | None, more: Sequence[str] = (), *, x86: bool | None = None
+        self, architecture: Architecture, dns: str | None, more: Sequence[str] = ()
     ) -> str:
         """Return the kernel's command line.
 
         Args:
+            architecture: that of the VM.
             dns: the name server; None means there is no network card.
             more: words for our own init, if it runs.
-            x86: whether the VM is an x86-64 PC; None for the host's architecture.
         """
-        x86 = machine() != "aarch64" if x86 is None else x86
-        words = [f"console={_console(x86=x86)}", "panic=-1", "quiet"]
-        if x86:
-            # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC +
-            # timer doesn't work!" (source: the kernel's kernel-parameters.txt).
-            words.append("no_timer_check")
+        words = [f"console={architecture.console}", "panic=-1", "quiet"]
+        words += architecture.kernel_words
         if self.prepared and dns is not None:
             words += [
                 f"vmports.ip={GUEST_IP}", f"vmports.gateway={GATEWAY_IP}", f"vmports.dns={dns}",
             ]  # fmt: skip
         return " ".join([*words, *(more if self.prepared else ()), self.append]).strip()
 
-    def _entries(self, root: Path) -> list[initramfs.Entry]:
+    def _entries(self, root: Path, architecture: Architecture) -> list[initramfs.Entry]:
         entries = []
         if self.prepared:
             ours = resources.files("pytest_vmports.guests")
-            program = (ours / "agent.x86_64").read_bytes()
             entries += [
                 initramfs.file_entry("init", (ours / "init.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
-                initramfs.file_entry("vmports/agent.x86_64", program, 0o755),
                 initramfs.file_entry("vmports/console", (ours / "console.sh").read_bytes(), 0o755),
-                initramfs.file_entry("etc/inittab", _inittab()),
+                initramfs.file_entry("etc/inittab", _inittab(architecture)),
             ]
+            if architecture.agent is not None:
+                program = (ours / architecture.agent).read_bytes()
+                entries.append(
+                    initramfs.file_entry(f"vmports/{architecture.agent}", program, 0o755)
+                )
         entries += initramfs.entries_from_host(self.files, root)
         for number, setup in enumerate(self.setup):
             script = _script(setup, root).encode()
@@ -273,16 +277,14 @@ class Guest:
         return entries
 
 
-def _console(*, x86: bool) -> str:
-    return "ttyS0" if x86 else "ttyAMA0"
-
-
-def _inittab() -> bytes:
+def _inittab(architecture: Architecture) -> bytes:
     # Read by busybox init: our boot script once, then the agent on the control channel, and a shell
     # on the console. The dash makes that the shell's own terminal, so that Ctrl-C works.
-    lines = ["::sysinit:/vmports/boot", "ttyS1::respawn:/vmports/agent"]
-    console = _console(x86=machine() != "aarch64")
-    lines.append(f"{console}::respawn:-/vmports/console")
+    lines = [
+        "::sysinit:/vmports/boot",
+        f"{architecture.control}::respawn:/vmports/agent",
+        f"{architecture.console}::respawn:-/vmports/console",
+    ]
     return "\n".join([*lines, ""]).encode()
 
 

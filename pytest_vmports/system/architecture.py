@@ -13,6 +13,7 @@ class Architecture:
 
     Attributes:
         name: QEMU's word for it, ``x86_64``.
+        distributions: the word of most distributions for it, ``amd64``.
         board: its machine type, as ``-machine`` takes it.
         boards: what names of machine types begin with in descriptions of firmware for it.
         has_bios: the board brings a BIOS, which boots a disk where no UEFI is asked for.
@@ -21,12 +22,14 @@ class Architecture:
         control_args: what connects that device to the chardev ``control``.
         display: its graphics card.
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
-            random numbers; empty where the board has no such device.
+            random numbers; where the board has no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
-        agent: the file of our agent among the package's guest files; None where there is none.
+        agent: the file of our agent among the package's guest files; None where there is none, and
+            a guest that we prepared says that it is ready and no more.
     """
 
     name: str
+    distributions: str
     board: str
     boards: str
     has_bios: bool
@@ -41,6 +44,7 @@ class Architecture:
 
 X86_64 = Architecture(
     name="x86_64",
+    distributions="amd64",
     board="pc",
     boards="pc-i440fx",
     has_bios=True,
@@ -56,20 +60,26 @@ X86_64 = Architecture(
 )
 AARCH64 = Architecture(
     name="aarch64",
+    distributions="arm64",
     board="virt",
     boards="virt",
     has_bios=False,
     console="ttyAMA0",
-    # This board has one serial port.
+    # This board has one serial port. Debian's 6.1 and Alpine's 6.18 have the driver of this card
+    # built in, and it is their first 8250.
     control="ttyS0",
     control_args=("-device", "pci-serial,chardev=control"),
     display="virtio-gpu-pci",
     agent="agent.aarch64",
 )
 _KNOWN = {
-    "x86_64": X86_64,
-    "i386": replace(X86_64, name="i386", agent=None),
-    "aarch64": AARCH64,
+    one.name: one
+    for one in (
+        X86_64,
+        replace(X86_64, name="i386", distributions="i386", agent=None),
+        AARCH64,
+        replace(AARCH64, name="arm", distributions="armhf", agent=None),
+    )
 }
 
 
@@ -87,5 +97,13 @@ def architecture_of(qemu: str) -> Architecture:
     """
     _, told, target = Path(qemu).name.partition("qemu-system-")
     name = target.partition("-")[0].removesuffix(".exe") if told else host_architecture()
-    # Others boot, on the board that most of them have, where their console has arm64's name.
-    return _KNOWN.get(name) or replace(AARCH64, name=name, agent=None)
+    return architecture_named(name)
+
+
+def architecture_named(name: str) -> Architecture:
+    """Return the architecture that QEMU calls so; one that we have not tried gets a guess."""
+    # The board that most of them have, which need not have PCI.
+    return _KNOWN.get(name) or replace(
+        AARCH64, name=name, distributions=name, agent=None,
+        control="ttyS1", control_args=("-serial", "chardev:control"),
+    )  # fmt: skip

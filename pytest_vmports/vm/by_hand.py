@@ -57,7 +57,7 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
         machine.hardware, wiring, Channels(0, 0, Path("console.log")),
         kernel=machine.guest.kernel_path, initrd=Path(initrd) if initrd else None,
         drives=drives,
-        kernel_words=machine.guest.kernel_words(wiring.dns, x86=machine.hardware.qemu.is_x86),
+        kernel_words=machine.guest.kernel_words(machine.hardware.qemu.architecture, wiring.dns),
     )  # fmt: skip
     words = [shlex.quote(word) for word in _on_a_terminal(command)]
     lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")

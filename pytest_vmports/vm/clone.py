@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
-from pytest_vmports.host import machine
+from pytest_vmports.host import find_qemu
 from pytest_vmports.progress import slowly
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.command import Ram
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_vmports.models import PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.options import Settings
+    from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.template import Template
 
@@ -89,7 +90,7 @@ class Templates:
         if settings.network is not None:
             self._tell_once(settings.network)
             return None
-        if (why := _why_never(guest)) is not None:
+        if (why := _why_never(guest, find_qemu(settings.qemu).architecture)) is not None:
             self.give_up(guest, why)
             return None
         # Ports of its own: those of the test are for the test's VM.
@@ -162,7 +163,7 @@ def _rest_and_save(booted: Machine, folder: Path, timeout: float) -> None:
         save_disks(booted, folder)
 
 
-def _why_never(guest: Guest) -> str | None:
+def _why_never(guest: Guest, architecture: Architecture) -> str | None:
     """Return why a guest cannot be started from a template; None when it can."""
     if guest.image is not None:
         if guest.image.ssh or guest.image.agent:
@@ -170,8 +171,8 @@ def _why_never(guest: Guest) -> str | None:
         return "nothing would set the clock of a restored one: give its Guest.disk ssh or agent"
     if not guest.prepared:
         return "its init is not ours, so nothing would set a restored clock"
-    if machine() != "x86_64":
-        return "a restored clock is set on x86-64 only"
+    if architecture.agent is None:
+        return f"our agent, which sets a restored clock, is not made for {architecture.name}"
     return None
 
 
@@ -207,7 +208,7 @@ def _facts(machine: Machine, settings: Settings, root: Path) -> dict[str, Any]:
         "wiring": machine.wiring.kind,
         "network": settings.allow_network,  # what the setup could reach
         "door": bool(settings.host_ports),  # a second user network, whose state is saved too
-        "kernel_words": guest.kernel_words(machine.wiring.dns, x86=hardware.qemu.is_x86),
+        "kernel_words": guest.kernel_words(hardware.qemu.architecture, machine.wiring.dns),
         "ready": f"{wait_for}: {asked}",
-        "guest": guest.digest(root),
+        "guest": guest.digest(root, hardware.qemu.architecture),
     }

@@ -93,8 +93,8 @@ def build_command(
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
 
-    Serial port 1 is the console, written to a file; serial port 2 is the control channel of a
-    guest we prepared. Nothing listens on a TCP port but the forwards.
+    The first serial port is the console, written to a file; a second one is the control channel of
+    a guest we prepared. Nothing listens on a TCP port but the forwards.
 
     Args:
         hardware: the machine.
@@ -119,14 +119,13 @@ def build_command(
         *("-cpu", "max" if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if not restore else ("-incoming", "defer", "-S")),
-        # Tells Linux that it was restored, so that no two clones draw the same random numbers.
-        *(("-device", "vmgenid,guid=auto") if hardware.qemu.is_x86 else ()),
+        *hardware.qemu.architecture.restored_args,
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
         *_monitor(hardware.qemu, "monitor", "control"),
         *_console(hardware.qemu, channels),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
-        *("-serial", "chardev:control"),
+        *hardware.qemu.architecture.control_args,
         *_display(hardware),
         *_drives(drives),
         *_agent(channels.agent_fd),
@@ -139,8 +138,8 @@ def build_command(
 
 
 def _board(hardware: Hardware, ram: Ram | None, *, by_firmware: bool) -> tuple[str, ...]:
-    machine = "pc" if hardware.qemu.is_x86 else "virt"
-    if by_firmware and hardware.qemu.is_x86:
+    machine = hardware.qemu.architecture.board
+    if by_firmware and hardware.qemu.architecture.has_bios:
         machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
     if ram is None:
         return ("-machine", machine)
@@ -150,9 +149,7 @@ def _board(hardware: Hardware, ram: Ram | None, *, by_firmware: bool) -> tuple[s
 
 
 def _display(hardware: Hardware) -> tuple[str, ...]:
-    # The machine type of arm64 has no VGA.
-    card = "VGA" if hardware.qemu.is_x86 else "virtio-gpu-pci"
-    return ("-device", card) if hardware.display else ()
+    return ("-device", hardware.qemu.architecture.display) if hardware.display else ()
 
 
 def _monitor(qemu: Qemu, chardev: str, mode: str) -> list[str]:

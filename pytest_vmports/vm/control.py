@@ -1,11 +1,12 @@
 """The control channel: frames between us and the agent in a guest we prepared.
 
-It is the guest's second serial port, so that no kernel message can tear a frame. What the frames
-mean is written in ``guests/agent.c``.
+It is a serial port beside the console's, so that no kernel message can tear a frame. What the
+frames mean is written in ``guests/agent.c``.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 import time
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 READY, CLOCK = "V", "C"
 LARGEST = 4096
 _HEAD = 4
+# As many bytes as the kernel's generator has for its key.
+_SEED = 32
 
 
 class Control:
@@ -81,6 +84,8 @@ class Control:
     def send_clock(self, now: float) -> None:
         """Ask for the guest's clock to be set; the answer is a frame of type `CLOCK`.
 
+        A seed for random numbers goes with it: the guest was restored, and so are others like it.
+
         Args:
             now: seconds since the epoch.
 
@@ -88,7 +93,8 @@ class Control:
             OSError: QEMU hung up.
         """
         whole = int(now)
-        self.send(CLOCK, struct.pack("<qq", whole, int((now - whole) * 1e9)))
+        time_spec = struct.pack("<qq", whole, int((now - whole) * 1e9))
+        self.send(CLOCK, time_spec + os.urandom(_SEED))
 
     def close(self) -> None:
         """Hang up. Safe to call again."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import BootTimeoutError, CloudInitError, MachineError
 from pytest_vmports.guests import cloud_init, disk
 from pytest_vmports.guests.firmware import find_firmware
-from pytest_vmports.host import machine as host_architecture
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.vm.command import Drives
@@ -81,10 +80,10 @@ def firmware_of(image: Disk, qemu: Qemu, *, direct: bool) -> Firmware | None:
     Raises:
         HostError: it is not installed.
     """
-    # QEMU's machine for arm64 has no other firmware.
-    if direct or (image.firmware == "bios" and qemu.is_x86):
+    # Boards without a BIOS have no other firmware.
+    if direct or (image.firmware == "bios" and qemu.architecture.has_bios):
         return None
-    return find_firmware("x86_64" if qemu.is_x86 else host_architecture())
+    return find_firmware(qemu.architecture)
 
 
 def attach(

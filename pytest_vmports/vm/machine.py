@@ -248,7 +248,8 @@ class Machine:
         self.check_alive()
         if self._shell is None:
             means = self.ssh or self.agent
-            if self.guest.prepared and self._control is not None and self.hardware.qemu.is_x86:
+            ours = self.guest.prepared and self.hardware.qemu.architecture.agent is not None
+            if ours and self._control is not None:
                 self._shell = AgentShell(self._control, self.check_alive)
             elif means is not None:
                 self._shell = OtherShell(means)
@@ -344,18 +345,19 @@ class Machine:
         self._control = Control(control)
         self.monitor = Monitor(monitor)
         kernel, initrd = self.guest.kernel_path, None
+        architecture = self.hardware.qemu.architecture
         if self._template is None:
-            kernel, initrd = self.guest.boot_files(self.home, self._root)
+            kernel, initrd = self.guest.boot_files(self.home, self._root, architecture)
         with monitor_of_qemu, control_of_qemu, contextlib.ExitStack() as own:
             drives, agent_fds = disk_guest.attach(self, self.workdir, own)
             fds = monitor_of_qemu.fileno(), control_of_qemu.fileno()
-            words, x86 = self.wiring.kernel_words(), self.hardware.qemu.is_x86
+            words = self.wiring.kernel_words()
             sockets = self.workdir if self.reachable else None
             self.command = build_command(
                 self.hardware, self.wiring,
                 Channels(*fds, self.console.path, next(iter(agent_fds), None), sockets),
                 kernel=kernel, initrd=initrd, drives=drives,
-                kernel_words=self.guest.kernel_words(self.wiring.dns, words, x86=x86),
+                kernel_words=self.guest.kernel_words(architecture, self.wiring.dns, words),
                 capture=self.workdir / CAPTURE if self.settings and self.settings.pcap else None,
                 ram=self.ram, restore=self._template is not None,
             )  # fmt: skip
