@@ -18,6 +18,7 @@ import echo_server
 from _single import MEMORY
 
 from pytest_vmports.guests.guest import Guest
+from pytest_vmports.system.architecture import architecture_of
 
 AT_ONCE = 2
 _RETRY_SECONDS = 0.05
@@ -76,7 +77,7 @@ def plain(tests: int, qemu: str, accelerator: str) -> float:
     """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         guest = Guest.alpine(setup=echo_server.SETUP, files=echo_server.files(Path(folder)))
-        kernel, initrd = guest.boot_files(Path(folder), Path(folder))
+        kernel, initrd = guest.boot_files(Path(folder), Path(folder), architecture_of(qemu))
         command = [
             qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-accel", accelerator, "-cpu", "max" if accelerator == "tcg" else "host",

@@ -16,12 +16,13 @@ from cached import cached
 from pytest_vmports.guests import initramfs
 
 PROGRAMS = ("qemu-system-aarch64", "apt-get", "dpkg-deb")
-MODULES = ("virtio_pci", "virtio_net")
+MODULES = ("virtio_pci", "virtio_net")  # what brings the card, and its driver
 INIT = """\
 #!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev
 /bin/busybox mount -t devtmpfs dev /dev
-for module in /modules/*; do /bin/busybox insmod "$module"; done
+/bin/busybox mount -t proc proc /proc
+/bin/busybox modprobe -a virtio_pci virtio_net
 /bin/busybox ifconfig eth0 192.168.127.2 netmask 255.255.255.0 up
 echo "this is $(/bin/busybox uname -m)"
 exec /bin/busybox nc -ll -p 8080 -e /bin/busybox uname -m
@@ -53,8 +54,7 @@ def _make(folder: Path) -> None:
         initramfs.file_entry("init", INIT.encode(), 0o755),
         initramfs.file_entry("bin/busybox", (tree / "bin" / "busybox").read_bytes(), 0o755),
     ]
-    for number, module in enumerate(_in_order(tree, MODULES)):
-        entries.append(initramfs.file_entry(f"modules/{number:02}.ko", module.read_bytes()))
+    entries += _modules(tree)
     (folder / "initrd").write_bytes(initramfs.archive(entries, alone=True))
     shutil.rmtree(tree)
     shutil.rmtree(apt.folder)
@@ -88,19 +88,27 @@ class _Apt:
         return done.stdout
 
 
-def _in_order(tree: Path, names: tuple[str, ...]) -> list[Path]:
-    """Return modules, each after those that it needs, which its own ``.modinfo`` names."""
-    files = {path.stem.replace("-", "_"): path for path in tree.glob("lib/modules/**/*.ko")}
-    found: list[Path] = []
+def _modules(tree: Path) -> list[initramfs.Entry]:
+    """Return what modprobe needs for `MODULES`; what each needs its own ``.modinfo`` names."""
+    (kernels,) = tree.glob("lib/modules/*")
+    files = {path.stem.replace("-", "_"): path for path in kernels.glob("**/*.ko")}
+    needs: dict[str, list[str]] = {}
 
-    def add(name: str) -> None:
-        path = files[name.replace("-", "_")]
-        needed = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
-        for other in filter(None, (needed[1] if needed else b"").decode().split(",")):
-            add(other)
-        if path not in found:
-            found.append(path)
+    def add(name: str) -> list[str]:
+        """Return the names of all that it needs; in which order modprobe loads them: backwards."""
+        if name not in needs:
+            named = re.search(rb"\0depends=([^\0]*)\0", files[name].read_bytes())
+            direct = filter(None, (named[1] if named else b"").decode().split(","))
+            needs[name] = []
+            for other in (one.replace("-", "_") for one in direct):
+                needs[name] += [other, *add(other)]
+        return needs[name]
 
-    for name in names:
+    for name in MODULES:
         add(name)
-    return found
+    place = f"lib/modules/{kernels.name}"
+    lines = [f"{name}.ko: {' '.join(f'{one}.ko' for one in all_)}" for name, all_ in needs.items()]
+    return [
+        initramfs.file_entry(f"{place}/modules.dep", "\n".join([*lines, ""]).encode()),
+        *(initramfs.file_entry(f"{place}/{name}.ko", files[name].read_bytes()) for name in needs),
+    ]

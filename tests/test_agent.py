@@ -1,7 +1,11 @@
-"""The agent that guests are given, run here on the host: it needs no more than Linux."""
+"""The agent that guests are given, run here on the host: it needs no more than Linux.
+
+The one for another architecture is run by QEMU's emulator of single programs.
+"""
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +17,11 @@ import pytest
 from vm_helpers import alive, until
 
 from pytest_vmports.errors import MachineError
-from pytest_vmports.host import machine
+from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
 from pytest_vmports.vm.inside.control import READY, Control
 from pytest_vmports.vm.inside.shell import AgentShell
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or machine() != "x86_64", reason="the agent is for Linux on x86-64"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
 GUESTS = resources.files("pytest_vmports.guests")
 
 
@@ -30,10 +32,10 @@ def ended():
 class Agent:
     """An agent as a guest has it, and our end of its channel."""
 
-    def __init__(self, program):
+    def __init__(self, *command):
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen([program, "7"], stdin=theirs, stdout=theirs)
+            self.process = subprocess.Popen([*command, "7"], stdin=theirs, stdout=theirs)
         self.control = Control(ours)
         self.shell = AgentShell(self.control, ended)
 
@@ -41,12 +43,19 @@ class Agent:
         return self.shell.execute(command, timeout=timeout, input=given)
 
 
-@pytest.fixture
-def agent(tmp_path):
+@pytest.fixture(params=[X86_64, AARCH64], ids=lambda architecture: architecture.name)
+def agent(request, tmp_path, missing):
+    architecture = request.param
+    emulator = []
+    if architecture.name != host_architecture():
+        name = f"qemu-{architecture.name}"
+        emulator = [shutil.which(name) or shutil.which(f"{name}-static")]
+        if emulator == [None]:
+            missing(name, "install qemu-user")
     program = tmp_path / "agent"
-    program.write_bytes((GUESTS / "agent.x86_64").read_bytes())
+    program.write_bytes((GUESTS / architecture.agent).read_bytes())
     program.chmod(0o755)
-    agent = Agent(program)
+    agent = Agent(*emulator, program)
     try:
         yield agent
     finally:

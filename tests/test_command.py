@@ -196,7 +196,7 @@ def test_the_sandbox_exists_on_linux_only(monkeypatch):
     ],
 )
 def test_the_machine_fits_what_qemu_emulates(monkeypatch, path, native, machine):
-    monkeypatch.setattr("pytest_vmports.host.machine", lambda: native)
+    monkeypatch.setattr("platform.machine", lambda: native)
     command = build(qemu=Qemu(path, (8, 0, 0), "named"))
     assert values(command, "-machine") == [machine]
     assert ("vmgenid,guid=auto" in values(command, "-device")) == (machine == "pc")

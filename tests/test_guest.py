@@ -1,6 +1,7 @@
 """Guests: which kernel, what is added to its initrd, and what its kernel is told."""
 
 import itertools
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from test_initramfs import read_newc
 from pytest_vmports import Guest
 from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.guests import alpine
+from pytest_vmports.system.architecture import AARCH64, X86_64, architecture_named
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def package(tmp_path, monkeypatch):
     images.mkdir(parents=True)
     spec = SimpleNamespace(submodule_search_locations=[str(images.parent)])
     monkeypatch.setattr(alpine.importlib.util, "find_spec", lambda _: spec)
-    monkeypatch.setattr(alpine, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     return images
 
 
@@ -42,9 +44,9 @@ def put(images, *names):
         (images / name).write_bytes(b"x")
 
 
-def added(guest, cache, root):
+def added(guest, cache, root, architecture=X86_64):
     """Return what is in the archive behind the guest's own initrd."""
-    _, initrd = guest.boot_files(cache, root)
+    _, initrd = guest.boot_files(cache, root, architecture)
     content = initrd.read_bytes()
     return read_newc(content[content.index(b"070701") :])
 
@@ -56,15 +58,15 @@ def scripts(guest, cache, root):
 
 def test_a_kernel_alone_boots_as_it_is(kernel, tmp_path):
     guest = Guest.kernel(kernel)
-    assert guest.boot_files(tmp_path, tmp_path) == (kernel, None)
+    assert guest.boot_files(tmp_path, tmp_path, X86_64) == (kernel, None)
     assert not guest.prepared
     assert guest.name == "vmlinuz"
 
 
 def test_a_kernel_with_an_initrd_boots_them_untouched(kernel, initrd, tmp_path):
     guest = Guest.kernel(kernel, str(initrd), append="quiet nosmp")
-    assert guest.boot_files(tmp_path, tmp_path) == (kernel, initrd)
-    assert guest.kernel_words(dns="192.168.127.1").endswith(" quiet nosmp")
+    assert guest.boot_files(tmp_path, tmp_path, X86_64) == (kernel, initrd)
+    assert guest.kernel_words(X86_64, dns="192.168.127.1").endswith(" quiet nosmp")
 
 
 @pytest.mark.parametrize("what", ["kernel", "initrd"])
@@ -113,7 +115,7 @@ def test_a_prepared_guest_gets_our_init_behind_its_own_initrd(kernel, initrd, tm
         assert mode & 0o777 == 0o755
         assert script.startswith(b"#!")
     assert b"/vmports/boot" in found["etc/inittab"][1]
-    _, made = guest.boot_files(tmp_path, tmp_path)
+    _, made = guest.boot_files(tmp_path, tmp_path, X86_64)
     assert made.read_bytes().startswith(b"initrd\0")
     assert initrd.read_bytes() == b"initrd"
 
@@ -171,10 +173,10 @@ def test_an_initrd_is_made_once_per_content(kernel, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
     guest = Guest.kernel(kernel, setup="true")
-    _, first = guest.boot_files(cache, tmp_path)
+    _, first = guest.boot_files(cache, tmp_path, X86_64)
     stamp = first.stat().st_ino
-    _, again = guest.boot_files(cache, tmp_path)
-    _, other = Guest.kernel(kernel, setup="false").boot_files(cache, tmp_path)
+    _, again = guest.boot_files(cache, tmp_path, X86_64)
+    _, other = Guest.kernel(kernel, setup="false").boot_files(cache, tmp_path, X86_64)
     assert again == first != other
     assert again.stat().st_ino == stamp
     assert sorted(cache.iterdir()) == sorted([first, other])
@@ -185,7 +187,7 @@ def test_a_missing_file_is_told_before_anything_is_written(kernel, tmp_path):
     cache.mkdir()
     guest = Guest.kernel(kernel, files={"absent": "/x"}, setup="true")
     with pytest.raises(GuestNotFoundError, match="files names 'absent'"):
-        guest.boot_files(cache, tmp_path)
+        guest.boot_files(cache, tmp_path, X86_64)
     assert list(cache.iterdir()) == []
 
 
@@ -195,29 +197,29 @@ def test_content_and_not_the_name_makes_the_digest(kernel, tmp_path):
     (tmp_path / "c").write_text("two")
     other_kernel = tmp_path / "other"
     other_kernel.write_bytes(b"another kernel")
-    a, b, c = (Guest.kernel(kernel, files={name: "/f"}).digest(tmp_path) for name in "abc")
+    a, b, c = (Guest.kernel(kernel, files={name: "/f"}).digest(tmp_path, X86_64) for name in "abc")
     assert a == b != c
     variants = [
         a,
         c,
-        Guest.kernel(other_kernel, files={"a": "/f"}).digest(tmp_path),
-        Guest.kernel(kernel, kernel, files={"a": "/f"}).digest(tmp_path),
-        Guest.kernel(kernel, append="x", files={"a": "/f"}).digest(tmp_path),
-        Guest.kernel(kernel, files={"a": "/g"}).digest(tmp_path),
-        Guest.kernel(kernel, files={"a": "/f"}, setup="true").digest(tmp_path),
+        Guest.kernel(other_kernel, files={"a": "/f"}).digest(tmp_path, X86_64),
+        Guest.kernel(kernel, kernel, files={"a": "/f"}).digest(tmp_path, X86_64),
+        Guest.kernel(kernel, append="x", files={"a": "/f"}).digest(tmp_path, X86_64),
+        Guest.kernel(kernel, files={"a": "/g"}).digest(tmp_path, X86_64),
+        Guest.kernel(kernel, files={"a": "/f"}, setup="true").digest(tmp_path, X86_64),
     ]
     assert all(one != other for one, other in itertools.combinations(variants, 2))
 
 
 def test_a_kernel_that_is_replaced_has_another_digest(kernel, tmp_path):
     guest = Guest.kernel(kernel)
-    before = guest.digest(tmp_path)
+    before = guest.digest(tmp_path, X86_64)
     kernel.write_bytes(b"another, longer kernel")
-    assert guest.digest(tmp_path) != before
+    assert guest.digest(tmp_path, X86_64) != before
 
 
 def test_a_prepared_guests_kernel_is_told_the_addresses(kernel):
-    words = Guest.kernel(kernel, setup="true").kernel_words(dns="192.168.127.3").split()
+    words = Guest.kernel(kernel, setup="true").kernel_words(X86_64, dns="192.168.127.3").split()
     assert "console=ttyS0" in words
     assert [word for word in words if word.startswith("vmports.")] == [
         "vmports.ip=192.168.127.2", "vmports.gateway=192.168.127.1", "vmports.dns=192.168.127.3",
@@ -228,7 +230,7 @@ def test_a_prepared_guests_kernel_is_told_the_addresses(kernel):
     "guest", [{"setup": "true", "dns": None}, {"setup": None, "dns": "1.1.1.1"}]
 )
 def test_a_guest_without_card_or_without_our_init_is_told_no_address(kernel, guest):
-    words = Guest.kernel(kernel, setup=guest["setup"]).kernel_words(guest["dns"])
+    words = Guest.kernel(kernel, setup=guest["setup"]).kernel_words(X86_64, guest["dns"])
     assert "vmports." not in words
 
 
@@ -237,13 +239,35 @@ def test_home_is_understood_in_paths(kernel, tmp_path, monkeypatch):
     assert Guest.kernel("~/vmlinuz").kernel_path == Path(kernel)
 
 
-def test_linux_does_not_check_an_emulated_timer_by_a_busy_hosts_clock(monkeypatch):
-    for architecture, told in (("x86_64", True), ("aarch64", False)):
-        monkeypatch.setattr("pytest_vmports.guests.guest.machine", lambda a=architecture: a)
-        words = Guest("g").kernel_words(None).split()
+def test_linux_does_not_check_an_emulated_timer_by_a_busy_hosts_clock():
+    for architecture, told in ((X86_64, True), (AARCH64, False)):
+        words = Guest("g").kernel_words(architecture, None).split()
         assert ("no_timer_check" in words) is ("console=ttyS0" in words) is told
 
 
-def test_a_guest_of_another_architecture_has_that_ones_console():
-    assert "console=ttyAMA0" in Guest("g").kernel_words(None, x86=False).split()
-    assert "console=ttyS0" in Guest("g").kernel_words(None, x86=True).split()
+@pytest.mark.parametrize("architecture", [X86_64, AARCH64], ids=lambda one: one.name)
+def test_a_prepared_guest_carries_the_agent_of_its_architecture_alone(
+    kernel, tmp_path, architecture
+):
+    found = added(Guest.kernel(kernel, setup="true"), tmp_path, tmp_path, architecture)
+    agents = [name for name in found if re.search(r"agent\.(?!sh)", name)]
+    assert agents == [f"vmports/agent.{architecture.name}"]
+    program = found[agents[0]][1]
+    # Source: the ELF specification and its supplement for arm64; e_machine.
+    assert (
+        int.from_bytes(program[18:20], "little")
+        == {"x86_64": 62, "aarch64": 183}[architecture.name]
+    )
+
+
+def test_a_guest_of_an_architecture_without_agent_says_that_it_is_ready(kernel, tmp_path):
+    found = added(
+        Guest.kernel(kernel, setup="true"), tmp_path, tmp_path, architecture_named("riscv64")
+    )
+    assert not [name for name in found if name.startswith("vmports/agent.")]
+    assert b"printf" in found["vmports/agent"][1]
+
+
+def test_each_architecture_has_a_digest_of_its_own(kernel, tmp_path):
+    guest = Guest.kernel(kernel, setup="true")
+    assert guest.digest(tmp_path, X86_64) != guest.digest(tmp_path, AARCH64)

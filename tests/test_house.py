@@ -235,6 +235,33 @@ def test_no_class_stands_before_another_and_repeats_it(module):
     assert {name: methods for name, methods in found.items() if len(methods) > 4} == {}
 
 
+# Questions and answers about an architecture.
+ARCHITECTURES = re.compile(
+    r"platform\.(?:machine|processor|uname)|os\.uname|uname -m|(?i:x86|i386|aarch64|arm64|amd64)"
+)
+# Lines that may name one outside of system/: what they are, and what they must match.
+NAMED = {
+    "host": r"install |X86_64\b",  # what to install
+    "doctor": r"X86_64\b",  # a hint for KVM
+    "guests.cloud_init": r"case \$\(uname -m\)",  # run by the guest
+    "network.udp_relay": r"# ",
+    "network.seal": r"# ",
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_which_architecture_it_is_is_known_in_one_room_alone(module):
+    name = name_of(module)
+    if name.startswith("system."):
+        return
+    found = [
+        line.strip()
+        for line in module.read_text().splitlines()
+        if ARCHITECTURES.search(line) and not re.search(NAMED.get(name, "(?!)"), line)
+    ]
+    assert found == []
+
+
 def test_the_readme_shows_the_settings_of_the_code():
     script = PACKAGE.parent / "scripts" / "settings_table.py"
     done = subprocess.run([sys.executable, script, "--check"], check=False)

@@ -8,7 +8,7 @@ report() { echo "$1" >/vmports/code; }
 address=$(arg vmports.ip)
 ip link set lo up
 if [ -n "$address" ]; then
-  modprobe -q virtio_net
+  modprobe -qa virtio_pci virtio_net
   ip link set eth0 up
   # duplicate address detection would keep IPv6 from serving for a second
   echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad 2>/dev/null
@@ -20,7 +20,7 @@ fi
 # whether there is a first.
 lan=$(arg vmports.lan_ip)
 if [ -n "$lan" ]; then
-  modprobe -q virtio_net
+  modprobe -qa virtio_pci virtio_net
   for card in /sys/class/net/*; do
     [ "$(cat "$card/address")" = "$(arg vmports.lan_mac)" ] || continue
     card=${card##*/}

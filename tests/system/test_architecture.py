@@ -1,0 +1,128 @@
+"""What differs between architectures is one answer, and it is that of the QEMU that was found."""
+
+import platform
+import re
+from pathlib import Path
+
+import pytest
+from test_initramfs import read_newc
+
+from pytest_vmports import Guest
+from pytest_vmports.guests import firmware
+from pytest_vmports.host import Accelerator, Qemu
+from pytest_vmports.network.usernet import NoNetwork
+from pytest_vmports.system.architecture import (
+    AARCH64,
+    X86_64,
+    architecture_named,
+    architecture_of,
+    host_architecture,
+)
+from pytest_vmports.vm.clone import _why_never
+from pytest_vmports.vm.command import Channels, Hardware, build_command
+
+
+@pytest.fixture(params=["x86_64", "aarch64", "arm64", "AMD64", "riscv64"])
+def host(request, monkeypatch):
+    """Faked: the host's architecture."""
+    monkeypatch.setattr(platform, "machine", lambda: request.param)
+
+
+@pytest.fixture(params=[X86_64, AARCH64], ids=lambda one: one.name)
+def qemu(request):
+    return Qemu(f"/usr/bin/qemu-system-{request.param.name}", (7, 2, 0), "named")
+
+
+@pytest.fixture
+def guest(tmp_path):
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(b"kernel")
+    return Guest.kernel(kernel, setup="true")
+
+
+def argv(qemu, guest, initrd=None, *, display=False):
+    hardware = Hardware(qemu, Accelerator("tcg", "a test"), 300, 1, display)
+    return build_command(
+        hardware, NoNetwork(), Channels(7, 9, Path("/console.log")), initrd=initrd,
+        kernel=guest.kernel_path, kernel_words=guest.kernel_words(qemu.architecture, None),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("host")
+def test_argv_kernel_words_and_inittab_agree_whatever_the_host_is(qemu, guest, tmp_path):
+    _, initrd = guest.boot_files(tmp_path, tmp_path, qemu.architecture)
+    inittab = read_newc(initrd.read_bytes())["etc/inittab"][1].decode()
+    command = argv(qemu, guest, initrd, display=True)
+    (console,) = re.findall(r"console=(\w+)", command[command.index("-append") + 1])
+    shown = {
+        "board": command[command.index("-machine") + 1],
+        "serial ports": command.count("-serial"),
+        "card of serial port": "pci-serial,chardev=control" in command,
+        "console": console,
+        "agent on": re.search(r"^(\w+)::respawn:/vmports/agent$", inittab, re.MULTILINE)[1],
+        "shell on": re.search(r"^(\w+)::respawn:-/vmports/console$", inittab, re.MULTILINE)[1],
+        "display": {"VGA", "virtio-gpu-pci"} & set(command),
+        "vmgenid": "vmgenid,guid=auto" in command,
+        "no template because": _why_never(guest, qemu.architecture),
+    }
+    pc = {
+        "board": "pc", "serial ports": 2, "card of serial port": False, "console": "ttyS0",
+        "agent on": "ttyS1", "shell on": "ttyS0", "display": {"VGA"}, "vmgenid": True,
+        "no template because": None,
+    }  # fmt: skip
+    virt = {
+        "board": "virt", "serial ports": 1, "card of serial port": True, "console": "ttyAMA0",
+        "agent on": "ttyS0", "shell on": "ttyAMA0", "display": {"virtio-gpu-pci"},
+        "vmgenid": False, "no template because": None,
+    }  # fmt: skip
+    assert shown == (pc if qemu.architecture is X86_64 else virt)
+
+
+@pytest.mark.usefixtures("host")
+def test_a_bios_is_expected_on_a_pc_alone(qemu, guest):
+    hardware = Hardware(qemu, Accelerator("tcg", "a test"), 300, 1)
+    command = build_command(
+        hardware, NoNetwork(), Channels(7, 9, Path("/c")), kernel=None, initrd=None, kernel_words=""
+    )
+    graphics = command[command.index("-machine") + 1].partition(",")[2]
+    assert (graphics == "graphics=off") is qemu.architecture.has_bios
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/usr/bin/qemu-system-x86_64", "x86_64"),
+        ("/usr/bin/qemu-system-x86_64-spice", "x86_64"),
+        ("/usr/bin/qemu-system-i386", "i386"),
+        ("C:/qemu/qemu-system-aarch64.exe", "aarch64"),
+        ("/opt/my-qemu", "aarch64"),
+        ("/opt/qemu-system-riscv64", "riscv64"),
+    ],
+)
+def test_a_qemu_is_told_by_its_name_and_an_odd_name_is_taken_for_the_hosts(monkeypatch, path, name):
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert architecture_of(path).name == Qemu(path, (7, 2, 0), "named").architecture.name == name
+
+
+def test_without_an_agent_there_is_no_template_and_the_reason_names_the_architecture(guest):
+    assert "not made for riscv64" in _why_never(guest, architecture_named("riscv64"))
+
+
+def test_a_guest_of_an_unknown_architecture_starts_without_a_card_that_its_board_may_lack(guest):
+    command = argv(Qemu("qemu-system-riscv64", (7, 2, 0), "named"), guest)
+    assert command.count("-serial") == 2 and "pci-serial,chardev=control" not in command
+
+
+@pytest.mark.parametrize(
+    ("here", "qemus"), [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("arm64", "aarch64")]
+)
+def test_hosts_are_named_as_qemu_names_them(monkeypatch, here, qemus):
+    monkeypatch.setattr(platform, "machine", lambda: here)
+    assert host_architecture() == qemus
+
+
+def test_firmware_is_looked_for_of_what_qemu_emulates(monkeypatch, tmp_path):
+    monkeypatch.setattr(firmware, "PLACES", (tmp_path,))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(firmware.FirmwareNotFoundError, match="for aarch64 found"):
+        firmware.find_firmware(architecture_of("qemu-system-aarch64"))
