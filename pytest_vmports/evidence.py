@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.mishaps import noting
+from pytest_vmports.settings.wait_for import WaitFor
 from pytest_vmports.vm.failures import exit_words
-from pytest_vmports.vm.readiness import Probe, WaitFor
+from pytest_vmports.vm.readiness import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

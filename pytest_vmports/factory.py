@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_vmports.guests.guest import Guest
-    from pytest_vmports.report import Recorder
+    from pytest_vmports.report.recorder import Recorder
     from pytest_vmports.vm.handle import VM
     from pytest_vmports.vm.launch import Launcher
 

@@ -11,10 +11,10 @@ from pytest_vmports.constants import (
     MAX_PORT,
     PORT_FORWARD_BIND_HOST,
     PORT_FORWARD_MIN_HOST_PORT,
+    PORT_SPELLINGS,
 )
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.models import ExposedPort, PortMapping, Protocol
-from pytest_vmports.parse import SPELLINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,10 +36,10 @@ def parse_port(port: int | str | PortMapping) -> PortMapping:
     if isinstance(port, PortMapping):
         return port
     if isinstance(port, bool) or not isinstance(port, int | str):
-        raise TypeError(f"{port!r} is not a port; write {SPELLINGS}")
+        raise TypeError(f"{port!r} is not a port; write {PORT_SPELLINGS}")
     match = _SPELLING.fullmatch(str(port).strip())
     if match is None:
-        raise ValueError(f"{port!r} is not a port; write {SPELLINGS}")
+        raise ValueError(f"{port!r} is not a port; write {PORT_SPELLINGS}")
     guest, host = int(match["guest"]), match["host"]
     if not 1 <= guest <= MAX_PORT:
         raise ValueError(f"guest port {guest} in {port!r} is not within 1 to {MAX_PORT}")

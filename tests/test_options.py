@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
-from pytest_vmports import options, parse
+from pytest_vmports import options
+from pytest_vmports.constants import PORT_SPELLINGS
 from pytest_vmports.errors import SettingError
-from pytest_vmports.options import OPTIONS
+from pytest_vmports.settings.table import OPTIONS
 
 NAMES = [option.name for option in OPTIONS]
 # Inner runs that end without starting a VM; the randomised order of other plugins is not at stake.
@@ -57,7 +58,7 @@ def test_the_marker_and_its_keywords_are_listed(pytester):
     (line,) = [line for line in text.splitlines() if line.startswith("@pytest.mark.vmports(")]
     for option in OPTIONS:
         assert (f"{option.name}=" in line) == option.marker
-    assert parse.SPELLINGS in line
+    assert PORT_SPELLINGS in line
 
 
 def test_the_table_and_the_settings_name_the_same_things():

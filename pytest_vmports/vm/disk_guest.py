@@ -15,7 +15,7 @@ from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.vm.command import Drives
 from pytest_vmports.vm.guest_agent import GuestAgent
-from pytest_vmports.vm.readiness import Probe, WaitFor
+from pytest_vmports.vm.readiness import Probe
 from pytest_vmports.vm.ssh import CONFIG, SshShell, public_half, session_key
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.firmware import Firmware
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.host import Qemu
+    from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.machine import Machine
 
 SSH_PORT = 22
@@ -36,6 +37,16 @@ OVERLAY, VARIABLES, SEED = "root.qcow2", "efi-variables.fd", "seed.iso"
 _LOOK_SECONDS = 0.05
 # A stage that could not run is told within moments by cloud-init too, and in more detail.
 _GRACE_SECONDS = 15.0
+
+
+class _SshAnswers:
+    """Waits for the port of ssh, whether or not the test asked for it."""
+
+    mode, path = "ports", ""
+
+    def candidates(self, exposed: Sequence[ExposedPort]) -> list[ExposedPort]:
+        """Return its forward."""
+        return [p for p in exposed if p.internal == SSH_PORT and p.protocol == "tcp"]
 
 
 def hidden_mappings(guest: Guest, wanted: Sequence[PortMapping]) -> list[PortMapping]:
@@ -256,7 +267,7 @@ def wait_for_shells(machine: Machine, deadline: float, timeout: float) -> None:
         MachineDiedError: QEMU or gvproxy ended.
     """
     if machine.ssh is not None:
-        probe = Probe(WaitFor("ports", (SSH_PORT,)), machine.wiring, machine.monitor)
+        probe = Probe(_SshAnswers(), machine.wiring, machine.monitor)
         while not probe.done:
             if time.monotonic() >= deadline:
                 raise _timeout(

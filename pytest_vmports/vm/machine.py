@@ -20,7 +20,7 @@ from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.control import CLOCK, READY, Control
 from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.monitor import Monitor
-from pytest_vmports.vm.readiness import Probe, WaitFor
+from pytest_vmports.vm.readiness import Probe
 from pytest_vmports.vm.shell import AgentShell, OtherShell
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_vmports.options import Settings
     from pytest_vmports.vm.guest_agent import GuestAgent
     from pytest_vmports.vm.power import Snapshot
+    from pytest_vmports.vm.readiness import Waits
     from pytest_vmports.vm.shell import Shell
     from pytest_vmports.vm.ssh import SshShell
     from pytest_vmports.vm.template import Saved, Template
@@ -151,7 +152,7 @@ class Machine:
         self._template, self._shell = saved, None
         self.origin = "booted" if saved is None else "restored"
 
-    def wait_ready(self, wait_for: WaitFor, timeout: float) -> None:
+    def wait_ready(self, wait_for: Waits, timeout: float) -> None:
         """Return when the guest's setup has ended well and ``wait_for`` was answered by the guest.
 
         Args:

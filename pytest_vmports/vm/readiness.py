@@ -10,8 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,37 +27,19 @@ _NOT_ASKED = "not asked yet"
 _HTTP_GOOD = range(200, 400)
 
 
-@dataclass(frozen=True)
-class WaitFor:
-    """What has to answer before a VM is ready.
+class Waits(Protocol):
+    """What has to answer: the setting ``wait_for``, or a port that only we need."""
 
-    Attributes:
-        mode: ``any`` one TCP port, ``all`` TCP ports, these ``ports``, an ``http`` path, ``none``.
-        ports: guest ports, for ``ports`` and ``http``.
-        path: for ``http``; begins with a slash.
-    """
+    @property
+    def mode(self) -> str:
+        """``any``: one answer is enough; ``http``: a GET's; else all have to answer."""
 
-    mode: str = "any"
-    ports: tuple[int, ...] = ()
-    path: str = ""
+    @property
+    def path(self) -> str:
+        """For ``http``."""
 
-    def candidates(self, exposed: Sequence[ExposedPort]) -> list[ExposedPort]:
+    def candidates(self, exposed: Sequence[ExposedPort]) -> Sequence[ExposedPort]:
         """Return the forwards that are to be asked."""
-        tcp = [port for port in exposed if port.protocol == "tcp"]
-        if self.mode == "none":
-            return []
-        if self.mode in {"any", "all"}:
-            return tcp
-        return [port for port in tcp if port.internal in self.ports]
-
-    def __str__(self) -> str:
-        if self.mode == "http":
-            return f"an answer to GET {self.path} on port {self.ports[0]}"
-        return {
-            "any": "any one forwarded TCP port",
-            "all": "all forwarded TCP ports",
-            "none": "nothing",
-        }.get(self.mode, "port " + ", ".join(map(str, self.ports)))
 
 
 class Probe:
@@ -76,7 +57,7 @@ class Probe:
 
     def __init__(
         self,
-        wait_for: WaitFor,
+        wait_for: Waits,
         wiring: Wiring,
         monitor: Asks,
         ports: Sequence[ExposedPort] | None = None,
@@ -85,7 +66,7 @@ class Probe:
         self.answers: dict[int, str] = {}
         self._wiring = wiring
         self._monitor = monitor
-        self._pending = wait_for.candidates(wiring.ports if ports is None else ports)
+        self._pending = list(wait_for.candidates(wiring.ports if ports is None else ports))
         self.answers = {port.internal: _NOT_ASKED for port in self._pending}
 
     @property
