@@ -42,7 +42,7 @@ __all__ = (  # noqa: RUF022 - most important first
 _HOMES = {
     "PortMapping": "models",
     "ExposedPort": "models",
-    "VM": "vm.handle",
+    "VM": "pool.handle",
     "Guest": "guests.guest",
     "ExposedPorts": "network.exposed",
     "PortAllocator": "leases",

@@ -88,7 +88,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _help_of(name: str) -> str:
-    from pytest_vmports.options import BY_NAME
+    from pytest_vmports.settings.table import BY_NAME
 
     return BY_NAME[name].help.replace("%", "%%")
 

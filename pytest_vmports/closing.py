@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_vmports.mishaps import noting
-from pytest_vmports.report import FACTS, KEPT, MISHAPS
+from pytest_vmports.report import riders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,13 +41,15 @@ def write_closing(reporter: pytest.TerminalReporter, *, table: bool, timeline: P
 def _write_mishaps(reporter: pytest.TerminalReporter) -> None:
     """Write what went wrong beside tests that did not fail."""
     for report in _reports(reporter):
-        for mishap in getattr(report, MISHAPS, ()):
+        for mishap in riders.get(report, riders.MISHAPS) or ():
             reporter.line(f"vmports: {report.nodeid}: {mishap}", red=True)
 
 
 def _write_kept(reporter: pytest.TerminalReporter) -> None:
     """Write how to reach the VMs that outlive the run."""
-    kept = [lines for report in _reports(reporter) for lines in getattr(report, KEPT, ())]
+    kept = [
+        lines for report in _reports(reporter) for lines in riders.get(report, riders.KEPT) or ()
+    ]
     if kept:
         reporter.section("VMs that were kept")
     for line in itertools.chain.from_iterable(kept):
@@ -62,7 +64,7 @@ def _write_summary(reporter: pytest.TerminalReporter) -> None:
     for report in _reports(reporter):
         if report.when == "call":
             summary.add_call(report.nodeid, report.duration)
-        elif (facts := getattr(report, FACTS, None)) is not None:
+        elif (facts := riders.get(report, riders.FACTS)) is not None:
             summary.add(report.nodeid, facts)
     reporter.section("VMs")
     for line in summary.lines():
@@ -80,7 +82,7 @@ def _write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
             report.nodeid, worker, report.when or "call", report.outcome,
             begin=report.start, end=report.stop,
         )  # fmt: skip
-        if (facts := getattr(report, FACTS, None)) is not None:
+        if (facts := riders.get(report, riders.FACTS)) is not None:
             timeline.add_machines(report.nodeid, worker, facts["machines"])
     drawn = timeline.svg() if path.suffix.lower() == ".svg" else timeline.page()
     path.parent.mkdir(parents=True, exist_ok=True)

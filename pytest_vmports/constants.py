@@ -16,7 +16,7 @@ PORT_FORWARD_MIN_HOST_PORT: Final = 1024
 MAX_PORT: Final = 65535
 
 PORT_SPELLINGS: Final = '8080, "8080/udp", "3000:8080" (host:guest), PortMapping(…)'
-"""How a test may write a port."""
+"""How a wanted port may be written, as errors and ``pytest --markers`` tell it."""
 
 FIXTURE_NEARNESS: Final = 3
 """Where a fixture stands among a setting's homes: behind marker (0), command line (1) and

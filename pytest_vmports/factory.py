@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
-    from pytest_vmports.report import Recorder
+    from pytest_vmports.report.recorder import Recorder
 
 _WHERE = "vm_factory"
 

@@ -1,4 +1,4 @@
-"""One table of settings, and their way from marker, command line, environment and ini to a value.
+"""The way of settings from marker, command line, environment and ini to their values.
 
 Nearest wins: marker keyword, then ``--vmports-NAME``, then ``VMPORTS_NAME``, then ``vmports_NAME``
 in the ini file, then the default. Every home takes the same spellings.
@@ -7,14 +7,12 @@ in the ini file, then the default. Every home takes the same spellings.
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports import parse
-from pytest_vmports.constants import PORT_FORWARD_BIND_HOST, PORT_SPELLINGS
 from pytest_vmports.errors import SettingError
+from pytest_vmports.settings.table import BY_NAME, MARKER, OPTIONS, find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
-    from pytest_vmports.vm.readiness import WaitFor
-
-MARKER = "vmports"
+    from pytest_vmports.settings.wait_for import WaitFor
 
 
 @dataclass(frozen=True)
@@ -85,122 +81,6 @@ class Settings:
         return 4 if re.match(rf"[^:]*: {MARKER}_{name}\b", source) else 0
 
 
-@dataclass(frozen=True)
-class Option:
-    """One setting: how it is read and explained.
-
-    Attributes:
-        name: its name in all homes.
-        default: its value when nobody says anything, in the spelling a user would use.
-        read: makes the final value; raises ValueError or TypeError that says what is allowed.
-        help: for ``pytest --help`` and the README.
-        marker: a marker may set it; False for what is chosen once per process.
-        flag: on the command line its name alone says yes.
-    """
-
-    name: str
-    default: Any
-    read: Callable[[Any], Any]
-    help: str
-    marker: bool = True
-    flag: bool = False
-
-
-OPTIONS = (
-    Option("expose", "", parse.ports, "guest ports of every test, e.g. '8080 5353/udp 3000:80'"),
-    Option("allow_network", "no", parse.boolean, "let the guest reach the network: yes or no"),
-    Option(
-        "backend", "auto", parse.choice("auto", "usernet", "gvproxy"),
-        "who connects the guest: auto (gvproxy when allow_network, else usernet), usernet, gvproxy",
-    ),
-    Option(
-        "host_ports", "", parse.host_ports,
-        "services on the host's 127.0.0.1 that the guest may reach, at 192.168.128.1: "
-        "its port:the host's, e.g. '8000:45123'",
-    ),
-    Option(
-        "network", None, parse.network_name,
-        "name of a network that this VM shares with other VMs of the test process",
-    ),
-    Option(
-        "strict_network", "no", parse.boolean,
-        "refuse a VM that cannot be kept from gvproxy's API and the host's 127.0.0.1: yes or no",
-    ),
-    Option(
-        "guest", "alpine", parse.guest,
-        "what to boot: alpine, a disk image's path, or module:attribute (a Guest, or returns one)",
-    ),
-    Option("kernel", None, parse.text_or_none, "path of a kernel to boot instead"),
-    Option("initrd", None, parse.text_or_none, "path of the initrd that goes with kernel"),
-    Option("append", "", parse.text, "words for the command line of kernel"),
-    Option("files", None, parse.files, "what to put into the guest: host path=guest path, …"),
-    Option("setup", None, parse.text_or_none, "shell text or a script's path, run as root"),
-    Option("memory", "256", parse.memory, "the guest's memory in MiB, or as 1G"),
-    Option("cpus", "1", parse.whole(1, 255), "the guest's virtual processors"),
-    Option("display", "no", parse.boolean, "give the guest a graphics card, for screenshots"),
-    Option(
-        "accel", "auto", parse.choice("auto", "kvm", "hvf", "tcg"),
-        "accelerator: auto, kvm, hvf or tcg",
-    ),
-    Option("boot_timeout", "120", parse.seconds, "seconds until the guest must be ready"),
-    Option(
-        "wait_for", "any", parse.wait_for,
-        "what must answer: any, all, none, guest ports ('80 443') or an HTTP path ('8080/health')",
-    ),
-    Option(
-        "template", "yes", parse.boolean,
-        "boot once and start each test's VM from its saved state: yes or no",
-    ),
-    Option("fresh_boot", "no", parse.boolean, "boot this test's VM from cold: yes or no"),
-    Option("allow_crash", "no", parse.boolean, "a kernel panic does not fail its test: yes or no"),
-    Option(
-        "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", parse.whole(0, 1),
-        "VMs that are kept ready for the next test while one runs: 0 or 1",
-    ),
-    Option(
-        "cache_size", "4G", parse.memory, "MiB on disk for saved states, or as 4G", marker=False
-    ),
-    Option("cache_dir", None, parse.text_or_none, "folder of the saved states", marker=False),
-    Option(
-        "port_range", None, parse.port_range,
-        "host ports to choose from, e.g. 20000-30000", marker=False,
-    ),
-    Option("port_wait", "60", parse.seconds, "seconds to wait for a fixed port of another test"),
-    Option("bind_host", PORT_FORWARD_BIND_HOST, parse.ipv4, "host address that forwards bind"),
-    Option("qemu", None, parse.text_or_none, "QEMU's program or path"),
-    Option("gvproxy", None, parse.text_or_none, "gvproxy's program or path"),
-    Option(
-        "missing", "error", parse.choice("error", "skip"),
-        "what a test does when QEMU, gvproxy or the guest is missing: error or skip",
-    ),
-    Option(
-        "state_dir", None, parse.text_or_none, "directory of the port leases", marker=False
-    ),
-    Option(
-        "artifacts", None, parse.text_or_none,
-        "folder for console, logs and a start script of failing tests' VMs (default: below "
-        "pytest's folder for temporary files), or no", marker=False,
-    ),
-    Option("pcap", "no", parse.boolean, "capture the guest's packets for artifacts: yes or no"),
-    Option(
-        "keep", "never", parse.choice("never", "failed", "always"),
-        "VMs that stay alive after their test, for you to look into: never, failed or always",
-        marker=False,
-    ),
-    Option(
-        "console", "no", parse.boolean, "show what guests write to their consoles as it comes",
-        marker=False, flag=True,
-    ),
-    Option(
-        "report", "no", parse.boolean, "tell at the end what the VMs came to", marker=False,
-        flag=True,
-    ),
-    Option(
-        "timeline", None, parse.picture, "draw the run into this file: NAME.html or NAME.svg",
-        marker=False,
-    ),
-)  # fmt: skip
-BY_NAME = {option.name: option for option in OPTIONS}
 assert set(BY_NAME) == {f.name for f in fields(Settings)} - {"sources"}
 
 
@@ -215,38 +95,14 @@ class NoConfig:
     getini = getoption
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Register every option with pytest's command line and ini file."""
-    group = parser.getgroup("vmports", "virtual machines with forwarded ports (pytest-vmports)")
-    for option in OPTIONS:
-        shown = "" if option.default in {None, ""} else f" (default: {option.default})"
-        text = f"{option.help}{shown}"
-        takes: dict[str, Any] = {"metavar": "VALUE"}
-        if option.flag:
-            takes = {"action": "store_const", "const": "yes"}
-        group.addoption(
-            f"--{MARKER}-{option.name.replace('_', '-')}", dest=f"{MARKER}_{option.name}",
-            default=None, help=text.replace("%", "%%"), **takes,
-        )  # fmt: skip
-        parser.addini(f"{MARKER}_{option.name}", text, default=None)
-
-
-def marker_line() -> str:
-    """Return the marker's entry for ``pytest --markers``."""
-    names = ", ".join(f"{option.name}=" for option in OPTIONS if option.marker)
-    return (
-        f"{MARKER}(*ports, **settings): guest ports that this test needs forwarded "
-        f"({PORT_SPELLINGS}) and settings for it ({names.rstrip('=')}=). Ports of module, class "
-        "and function add up; of settings the closest wins."
-    )
-
-
 def settings_for(item: pytest.Item) -> Settings:
     """Return the settings of one test.
 
     Raises:
         SettingError: a value, an unknown keyword or a marker's port is wrong; names the test.
     """
+    from pytest_vmports.port_forward import check_request, parse_port
+
     marks = _marks(item)
     where = f"{item.nodeid}: marker {MARKER}"
     keywords: dict[str, Any] = {}
@@ -256,13 +112,13 @@ def settings_for(item: pytest.Item) -> Settings:
             keywords.setdefault(name, value)
     settings = resolve(item.config, keywords, where, user=item.nodeid)
     wanted = list(settings.expose)
-    _read(parse.checked_request, "expose", wanted, settings.sources["expose"])
+    _read(check_request, "expose", wanted, settings.sources["expose"])
     for mark in reversed(marks):
         for port in mark.args:
-            mapping = _read(parse.one_port, "port", port, where)
+            mapping = _read(parse_port, "port", port, where)
             if mapping not in wanted:
                 wanted.append(mapping)
-    _read(parse.checked_request, "ports", wanted, where)
+    _read(check_request, "ports", wanted, where)
     return _with_ports(settings, tuple(wanted), where)
 
 
@@ -295,7 +151,7 @@ def resolve(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for option in OPTIONS:
-        raw, source = _find(option, config, keywords, where)
+        raw, source = find(option, config, keywords, where)
         if user and source not in {where, "default"}:
             source = f"{source} (used by {user})"
         values[option.name] = _read(option.read, option.name, raw, source)
@@ -309,13 +165,8 @@ def values(config: pytest.Config, *names: str) -> list[Any]:
     Raises:
         SettingError: a value is wrong.
     """
-    found = ((BY_NAME[name], *_find(BY_NAME[name], config, {}, "")) for name in names)
+    found = ((BY_NAME[name], *find(BY_NAME[name], config, {}, "")) for name in names)
     return [_read(option.read, option.name, raw, source) for option, raw, source in found]
-
-
-def configured(config: pytest.Config) -> bool:
-    """Whether this project says anything about VMs outside its markers."""
-    return any(_find(option, config, {}, "")[1] != "default" for option in OPTIONS)
 
 
 def _marks(item: pytest.Item) -> list[pytest.Mark]:
@@ -324,22 +175,6 @@ def _marks(item: pytest.Item) -> list[pytest.Mark]:
     brought = list(getattr(getattr(item, "callspec", None), "marks", ()))
     marks = list(item.iter_markers(MARKER))
     return sorted(marks, key=lambda mark: not any(mark is one for one in brought))
-
-
-def _find(
-    option: Option, config: pytest.Config | NoConfig, keywords: Mapping[str, Any], where: str
-) -> tuple[Any, str]:
-    key = f"{MARKER}_{option.name}"
-    if option.name in keywords:
-        return keywords[option.name], where
-    if (value := config.getoption(key)) is not None:
-        return value, f"--{key.replace('_', '-')}"
-    if (value := os.environ.get(key.upper())) is not None:
-        return value, f"environment variable {key.upper()}"
-    if (value := config.getini(key)) is not None:
-        file = config.inipath.name if config.inipath else "ini"
-        return value, f"{file}: {key}"
-    return option.default, "default"
 
 
 def _check_keyword(name: str, value: Any, where: str) -> None:
@@ -372,8 +207,6 @@ def _shown(value: Any) -> Any:
 
 
 def _with_ports(settings: Settings, ports: tuple[PortMapping, ...], where: str) -> Settings:
-    from dataclasses import replace
-
     wait_for = settings.wait_for
     tcp = {port.internal for port in ports if port.protocol == "tcp"}
     unknown = [port for port in wait_for.ports if port not in tcp]

@@ -1,7 +1,7 @@
 """How a setting's text, or a marker's value, becomes a value.
 
 Each function raises ValueError or TypeError with what is allowed. The heavy modules are imported
-only when a value needs them: this module is loaded in every pytest session.
+only when a value needs them: a test that leases a port needs neither guests nor mappings.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_MIN_HOST_PORT
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.settings.wait_for import WaitFor
 
 if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
-    from pytest_vmports.vm.readiness import WaitFor
 
 _WORDS = {
     **dict.fromkeys(("yes", "true", "on", "1"), True),
@@ -193,30 +193,17 @@ def port_range(value: Any) -> tuple[int, int] | None:
     return first, last
 
 
-def one_port(value: Any) -> PortMapping:
-    """Read one port in any of its spellings."""
-    from pytest_vmports.port_forward import parse_port
-
-    return parse_port(value)
-
-
 def ports(value: Any) -> tuple[PortMapping, ...]:
     """Read several ports: a list, or a text with blanks or commas between them."""
-    if value is None:
+    if value is None or value == "":
         return ()
+    from pytest_vmports.port_forward import parse_port
+
     if isinstance(value, str):
         value = value.replace(",", " ").split()
     elif not isinstance(value, Sequence):
         value = [value]
-    return tuple(one_port(port) for port in value)
-
-
-def checked_request(value: Any) -> Any:
-    """Refuse a list of mappings that can never be granted."""
-    from pytest_vmports.port_forward import check_request
-
-    check_request(value)
-    return value
+    return tuple(parse_port(port) for port in value)
 
 
 def guest(value: Any) -> str | Guest | Callable[[], Guest]:
@@ -259,8 +246,6 @@ def _attribute(name: str, allowed: str) -> Any:
 
 def wait_for(value: Any) -> WaitFor:
     """Read what has to answer before the VM is ready."""
-    from pytest_vmports.vm.readiness import WaitFor
-
     if isinstance(value, WaitFor):
         return value
     if value is None:

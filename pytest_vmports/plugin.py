@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_vmports import options, report
-from pytest_vmports.errors import HostError, SettingError
-from pytest_vmports.mishaps import noting
+# No more of ours is imported here: most pytest runs use nothing of it.
+from pytest_vmports.settings import table
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -18,32 +18,39 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.leases import FreePortFactory, PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.options import Settings
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
+    from pytest_vmports.report.session import Session
 
-_settings_key: pytest.StashKey[options.Settings] = pytest.StashKey()
-_next_key: pytest.StashKey[options.Settings | None] = pytest.StashKey()
-_closing_key: pytest.StashKey[list[Any]] = pytest.StashKey()
+_settings_key: pytest.StashKey[Settings] = pytest.StashKey()
+_boots_key: pytest.StashKey[Settings] = pytest.StashKey()
+_next_key: pytest.StashKey[Settings | None] = pytest.StashKey()
+_closing_key: pytest.StashKey[tuple[bool, str | None]] = pytest.StashKey()
+_running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
+_session_key: pytest.StashKey[Session] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
+_CLOSING = ("report", "timeline")
+_NEITHER: tuple[bool, str | None] = (False, None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the settings."""
-    options.add_options(parser)
+    table.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; read now what would come to light at the run's end only."""
-    config.addinivalue_line("markers", options.marker_line())
-    try:
-        config.stash[_closing_key] = options.values(config, "report", "timeline")
-    except SettingError as error:
-        raise pytest.UsageError(str(error)) from error
+    config.addinivalue_line("markers", table.marker_line())
+    if table.said(config, *_CLOSING):
+        with _as_usage_error():
+            report, timeline = _values(config, *_CLOSING)
+            config.stash[_closing_key] = report, timeline
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name QEMU, accelerator and gvproxy where this project has settings of ours."""
-    return _header(config) if options.configured(config) else []
+    return _header(config) if table.said(config, *table.BY_NAME) else []
 
 
 def pytest_report_collectionfinish(
@@ -51,24 +58,21 @@ def pytest_report_collectionfinish(
 ) -> list[str]:
     """Name them here where only markers tell that VMs are used."""
     used = any(_settings_key in item.stash for item in items)
-    return _header(config) if used and not options.configured(config) else []
+    return _header(config) if used and not table.said(config, *table.BY_NAME) else []
 
 
 # Last, so that what others have deselected is not read.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Read every test's settings now, so that a mistake costs no boot."""
-    problems: dict[str, None] = {}  # in order, each once
-    for item in items:
-        asks = "vmports_settings" in report.fixtures(item)
-        if asks or item.get_closest_marker(options.MARKER):
-            try:
-                item.stash[_settings_key] = options.settings_for(item)
-            except SettingError as error:
-                problems[str(error)] = None
+    asking = [
+        item for item in items
+        if "vmports_settings" in _fixtures(item) or item.get_closest_marker(table.MARKER)
+    ]  # fmt: skip
+    problems = [*dict.fromkeys(filter(None, map(_problem, asking)))]  # in order, each once
     if problems:
         if hasattr(config, "workeroutput"):
-            config.workeroutput[_PROBLEMS] = list(problems)
+            config.workeroutput[_PROBLEMS] = problems
         raise pytest.UsageError(*problems)
 
 
@@ -83,11 +87,9 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Remember the test, and what the next one needs: its VM can be made ready meanwhile."""
-    recorder = report.recorder(item.config)
-    recorder.item = item
-    with noting("evidence failed: what the next test needs", recorder.note):
-        if nextitem is not None and "vm_with_ports" in report.fixtures(nextitem):
-            item.stash[_next_key] = nextitem.stash.get(_settings_key, None)
+    item.config.stash[_running_key] = item
+    if nextitem is not None and _boots_key in nextitem.stash:
+        item.stash[_next_key] = nextitem.stash[_boots_key]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -96,8 +98,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the evidence to a failing test's report."""
     made = yield
-    table, timeline = item.config.stash[_closing_key]
-    report.complete(item, made, facts=table or timeline is not None)
+    session = item.config.stash.get(_session_key, None)
+    if session is not None:
+        report, timeline = item.config.stash.get(_closing_key, _NEITHER)
+        session.complete(item, made, facts=report or timeline is not None)
     return made
 
 
@@ -107,11 +111,23 @@ def pytest_terminal_summary(
 ) -> Generator[None]:
     """Write how to reach what was kept, and what ``report`` and ``timeline`` ask for."""
     yield
-    table, timeline = config.stash[_closing_key]
-    path = None if timeline is None else config.rootpath / timeline
-    from pytest_vmports.closing import write_closing
+    report, timeline = config.stash.get(_closing_key, _NEITHER)
+    # Under xdist only what the reports bring along tells that a worker had VMs.
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    if report or timeline is not None or any(hasattr(one, table.MARKER) for one in reports):
+        from pytest_vmports.closing import write_closing
 
-    write_closing(terminalreporter, table=table, timeline=path)
+        path = None if timeline is None else config.rootpath / timeline
+        write_closing(terminalreporter, table=report, timeline=path)
+
+
+def session_of(config: pytest.Config) -> Session:
+    """Return what takes note of this process's VMs and tells of them."""
+    if _session_key not in config.stash:
+        from pytest_vmports.report.session import Session
+
+        config.stash[_session_key] = Session(config, lambda: config.stash.get(_running_key, None))
+    return config.stash[_session_key]
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +135,7 @@ def vmports_allocator(request: pytest.FixtureRequest) -> Iterator[PortAllocator]
     """Return the allocator that grants this process its host ports."""
     from pytest_vmports.leases import open_allocator
 
-    state_dir, port_range = options.values(request.config, "state_dir", "port_range")
+    state_dir, port_range = _values(request.config, "state_dir", "port_range")
     with open_allocator(state_dir, port_range) as allocator:
         yield allocator
 
@@ -132,12 +148,13 @@ def vmports_pool(
     from pytest_vmports.pool.pool import open_pool
 
     config = request.config
-    cache, limit = options.values(config, "cache_dir", "cache_size")
+    session = session_of(config)
+    cache, limit = _values(config, "cache_dir", "cache_size")
     with (
-        report.console_stream(config),
+        session.console_stream(),
         open_pool(
-            vmports_allocator, root=config.rootpath, tell=report.terminal(config),
-            cache_dir=cache, cache_size=limit, keeper=report.keeper(config),
+            vmports_allocator, root=config.rootpath, tell=session.terminal, cache_dir=cache,
+            cache_size=limit, keeper=session.keeper(),
         ) as pool,
     ):  # fmt: skip
         yield pool
@@ -150,26 +167,29 @@ def vmports_guest() -> Guest | None:
 
 
 @pytest.fixture
-def vmports_settings(request: pytest.FixtureRequest) -> options.Settings:
+def vmports_settings(request: pytest.FixtureRequest) -> Settings:
     """Return this test's settings."""
-    settings: options.Settings | None = request.node.stash.get(_settings_key, None)
+    from pytest_vmports.options import settings_for
+
+    settings: Settings | None = request.node.stash.get(_settings_key, None)
     # `getfixturevalue` may ask for a VM in a test that did not look like it at collection.
-    return settings or options.settings_for(request.node)
+    return settings or settings_for(request.node)
 
 
 @pytest.fixture
 def exposed_ports(
     vmports_allocator: PortAllocator,
-    vmports_settings: options.Settings,
+    vmports_settings: Settings,
     request: pytest.FixtureRequest,
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
     from pytest_vmports.network.exposed import lease_exposed
 
-    wanted, on_wait = vmports_settings, report.recorder(request.config).on_wait
+    wanted, session = vmports_settings, session_of(request.config)
     exposed = lease_exposed(
-        wanted.expose, vmports_allocator, report.terminal(request.config), host=wanted.bind_host,
-        wait=wanted.port_wait, allow_network=wanted.allow_network, on_wait=on_wait,
+        wanted.expose, vmports_allocator, session.terminal, host=wanted.bind_host,
+        wait=wanted.port_wait, allow_network=wanted.allow_network,
+        on_wait=session.recorder.on_wait,
     )  # fmt: skip
     yield exposed
     exposed.release()
@@ -179,14 +199,14 @@ def exposed_ports(
 def vm_with_ports(
     exposed_ports: ExposedPorts,
     vmports_pool: Pool,
-    vmports_settings: options.Settings,
+    vmports_settings: Settings,
     vmports_guest: Guest | None,
     request: pytest.FixtureRequest,
 ) -> Iterator[VM]:
     """Return a running VM that answers on the test's ports; it is gone after the test."""
     running = vmports_pool.vm(
         vmports_settings, vmports_guest, exposed=exposed_ports,
-        observe=report.recorder(request.config).observe,
+        observe=session_of(request.config).recorder.observe,
         following=request.node.stash.get(_next_key, None),
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -202,7 +222,7 @@ def vm_factory(
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
     from pytest_vmports.factory import VmFactory
 
-    recorder = report.recorder(request.config)
+    recorder = session_of(request.config).recorder
     return VmFactory(request.config, vmports_pool, vmports_guest, recorder)
 
 
@@ -230,8 +250,45 @@ def session_free_port_factory(vmports_allocator: PortAllocator) -> Iterator[Free
         yield factory
 
 
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    """Return the names of all fixtures that a test uses, also through others."""
+    return getattr(item, "fixturenames", ())
+
+
+def _problem(item: pytest.Item) -> str:
+    """Keep a test's settings on it; return what is wrong with them, or nothing."""
+    from pytest_vmports.errors import SettingError
+    from pytest_vmports.options import settings_for
+
+    try:
+        settings = item.stash[_settings_key] = settings_for(item)
+    except SettingError as error:
+        return str(error)
+    if "vm_with_ports" in _fixtures(item):
+        item.stash[_boots_key] = settings
+    return ""
+
+
+def _values(config: pytest.Config, *names: str) -> list[Any]:
+    from pytest_vmports import options
+
+    return options.values(config, *names)
+
+
 @contextlib.contextmanager
-def _missing(settings: options.Settings) -> Iterator[None]:
+def _as_usage_error() -> Iterator[None]:
+    from pytest_vmports.errors import SettingError
+
+    try:
+        yield
+    except SettingError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _missing(settings: Settings) -> Iterator[None]:
+    from pytest_vmports.errors import HostError
+
     try:
         yield
     except HostError as error:
@@ -243,11 +300,12 @@ def _missing(settings: options.Settings) -> Iterator[None]:
 def _header(config: pytest.Config) -> list[str]:
     if hasattr(config, "workerinput") or config.getoption("verbose", 0) < 0:
         return []
-    try:
-        wanted = options.values(config, "qemu", "accel", "gvproxy")
-    except SettingError as error:
-        raise pytest.UsageError(str(error)) from error
+    with _as_usage_error():
+        wanted = _values(config, "qemu", "accel", "gvproxy")
+    from pytest_vmports.mishaps import noting
+    from pytest_vmports.report.header import header_lines
+
     lines: list[str] = []
     with noting("vmports: header failed", lines.append):
-        lines += report.header_lines(*wanted)
+        lines += header_lines(*wanted)
     return lines

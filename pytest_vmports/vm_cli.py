@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports import options
 from pytest_vmports.leases import open_allocator
 from pytest_vmports.pool.pool import open_pool
+from pytest_vmports.settings.table import BY_NAME
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +36,7 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
         VmPortsError: it cannot be had.
     """
     once = {name: words[name] for name in ("state_dir", "port_range") if name in words}
-    read = {name: options.BY_NAME[name].read(value) for name, value in once.items()}
+    read = {name: BY_NAME[name].read(value) for name, value in once.items()}
     wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
     with (
         open_allocator(read.get("state_dir"), read.get("port_range")) as allocator,
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Start a VM, say how to reach it, show its console, and stop it on Ctrl-C."""
     words = {
         name: value for name, value in vars(arguments).items()
-        if name in options.BY_NAME and value is not None
+        if name in BY_NAME and value is not None
     }  # fmt: skip
     words["expose"] = " ".join(arguments.port)
     with _warned(), contextlib.suppress(KeyboardInterrupt), started(words) as vm:

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from pytest_vmports.options import OPTIONS
+from pytest_vmports.settings.table import OPTIONS
 
 README = Path(__file__).parents[1] / "README.md"
 BETWEEN = re.compile(r"(?<=<!-- settings -->\n).*(?=<!-- /settings -->)", re.DOTALL)

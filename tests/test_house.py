@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from pathlib import Path
 import pytest
 
 import pytest_vmports
+from pytest_vmports import parse
 from pytest_vmports.network.wiring import Wiring
+from pytest_vmports.settings.table import OPTIONS
 
 PACKAGE = Path(pytest_vmports.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"constants", "errors", "models", "parse", "mishaps"},
+    {"constants", "errors", "models", "mishaps"},
     {
         "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease",
         "port_allocator", "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
@@ -26,16 +29,16 @@ LAYERS = [
     },
     {"network", "guests"},
     {"vm"},
-    {"options"},
+    {"settings", "options", "parse"},
     {
         "report", "evidence", "artifacts", "summary", "timeline", "factory", "vm_cli", "doctor",
         "terminal", "console_stream", "tables", "closing",
     },
     {"plugin", "cli"},
 ]  # fmt: skip
-# What a text becomes is known to the layer of the value; these import it when they need it.
-LAZY = {"parse", "options"}
 HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
+# What of ours a run loads that uses nothing of it.
+UNUSED = {"", ".plugin", ".settings", ".settings.table", ".constants"}
 
 
 def name_of(module: Path) -> str:
@@ -46,8 +49,8 @@ def layer_of(name: str) -> int:
     return next(i for i, layer in enumerate(LAYERS) if name.split(".", maxsplit=1)[0] in layer)
 
 
-def imports(module: Path, *, whole: bool) -> set[str]:
-    """Return what a module imports when it is loaded, or at any time, but not for types only."""
+def imports(module: Path) -> set[str]:
+    """Return what a module imports, when it is loaded or later, but not for types only."""
     tree = ast.parse(module.read_text())
     typing_only = {
         id(inner)
@@ -55,9 +58,8 @@ def imports(module: Path, *, whole: bool) -> set[str]:
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    nodes = ast.walk(tree) if whole else iter(tree.body)
     found = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
@@ -79,13 +81,13 @@ def test_imports_point_towards_the_foundations(module):
     name = name_of(module)
     if name == "__init__":
         return
-    used = ours(imports(module, whole=name not in LAZY))
+    used = ours(imports(module))
     assert {other for other in used if layer_of(other) > layer_of(name)} == set()
 
 
-def test_only_hooks_reports_and_options_know_pytest():
-    users = {name_of(m) for m in MODULES if "pytest" in imports(m, whole=True)}
-    assert users <= {"plugin", "report", "closing", "options"}
+def test_only_hooks_and_reports_know_pytest():
+    users = {name_of(m) for m in MODULES if "pytest" in imports(m)}
+    assert users <= {"plugin", "report.recorder", "closing"}
 
 
 def test_leases_know_nothing_of_qemu():
@@ -112,25 +114,32 @@ def test_allocators_are_made_in_one_place():
 def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
     # Other plugins of this environment load some of these themselves.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makepyfile("def test_plain(): pass")
+    pytester.makepyfile("def test_plain(): pass\ndef test_fails(): assert 0")
     pytester.makeconftest(
         f"""
         import sys
         def pytest_unconfigure(config):
             print("LOADED", *[m for m in {HEAVY} if m in sys.modules])
-            print("OURS", "pytest_vmports.options" in sys.modules)
+            print("OURS", *[m for m in sys.modules if m.startswith("pytest_vmports")])
         """
     )
 
     def loaded(*words):
         result = pytester.runpytest_subprocess(*words, "-s")
-        result.assert_outcomes(passed=1)
-        result.stdout.fnmatch_lines(f"OURS {bool(words)}")
-        (line,) = [line for line in result.outlines if line.startswith("LOADED")]
-        return set(line.split())
+        result.assert_outcomes(passed=1, failed=1)
+        lines = [line.split() for line in result.outlines]
+        return [{*line[1:]} for line in lines if line[:1] in (["LOADED"], ["OURS"])]
 
+    heavy, ours = loaded("-p", "pytest_vmports.plugin")
+    assert ours == {f"pytest_vmports{name}" for name in UNUSED}
     # pytest itself loads asyncio from Python 3.14 on, whose pdb does.
-    assert loaded("-p", "pytest_vmports.plugin") == loaded()
+    assert [heavy, set()] == loaded()
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_setting_names_a_reader_that_reads_its_default(option):
+    assert inspect.getmodule(getattr(parse, option.reader)) is parse
+    option.read(option.default)
 
 
 @pytest.mark.parametrize("name", pytest_vmports.__all__)

@@ -14,11 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_vmports import artifacts, by_hand, evidence, report, summary
+from pytest_vmports import artifacts, by_hand, evidence, summary
 from pytest_vmports.console_stream import ConsoleStream
 from pytest_vmports.errors import MachineError
 from pytest_vmports.mishaps import noting, plain, printable
 from pytest_vmports.progress import slowly
+from pytest_vmports.report import sections
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.machine import Machine, State
@@ -95,9 +96,8 @@ def test_what_xdist_carries_is_plain_and_has_an_encoding():
 GATHERERS = [evidence, artifacts, by_hand]
 MORE = {
     artifacts: ["script", "screenshot"],  # under the names by which they are called
-    report: [
-        "fixtures", "_evidence_of", "_add_sections", "_artifacts", "_add_facts", "_forget",
-        "_add_kept",
+    sections: [
+        "known", "evidence_of", "_add_sections", "_artifacts", "_add_facts", "forget", "_add_kept",
     ],
     summary: ["facts_of"],
     Console: ["text", "tail"],
@@ -108,12 +108,13 @@ MORE = {
 REACHED = {
     "evidence._asked", "evidence._time_line", "evidence._parts", "Evidence.shown",
     "Evidence.sections", "artifacts.write", "artifacts.folder_name", "artifacts._by_hand",
-    "artifacts._facts", "artifacts.script", "report.fixtures", "report._add_sections",
-    "report._artifacts", "report._add_facts", "report._forget", "summary.facts_of",
+    "artifacts._facts", "artifacts.script", "sections.known", "sections.evidence_of",
+    "sections._add_sections", "sections._artifacts", "sections._add_facts", "sections.forget",
+    "summary.facts_of",
     "Console.text", "Console.tail", "Files.copy", "Machine.command_line", "Machine.processes",
 }  # fmt: skip
 
-LATE = {"report._forget", "summary.facts_of"}
+LATE = {"sections.forget", "summary.facts_of"}
 
 
 def gatherers():
@@ -149,7 +150,8 @@ FAKES = """
 import functools
 import pytest
 import test_mishaps as outer
-from pytest_vmports import options, report
+from pytest_vmports import options
+from pytest_vmports.plugin import session_of
 
 active = None, None
 
@@ -181,7 +183,7 @@ def fails(vm_factory, vmports_pool, request):
 
     def fails(*place):
         global active
-        report.recorder(request.config).observe(machine)
+        session_of(request.config).recorder.observe(machine)
         active = place
     return fails
 """
@@ -300,7 +302,8 @@ def test_never(): pass
 
 CLOSING = """
 import pytest
-from pytest_vmports import closing, report
+from pytest_vmports import closing
+from pytest_vmports.report import header
 
 def fake(name):
     def raises(*args):
@@ -309,7 +312,7 @@ def fake(name):
 
 for module, names in {
     closing: ["_write_mishaps", "_write_kept", "_write_summary", "_write_timeline"],
-    report: ["header_lines"],
+    header: ["header_lines"],
 }.items():
     for name in names:
         setattr(module, name, fake(name))
@@ -347,16 +350,33 @@ def test_a_timeline_that_cannot_be_written_is_told_and_the_rest_is_there(pyteste
     )
 
 
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_what_went_wrong_beside_a_test_that_passed_is_told_at_the_end_without_being_asked(
+    pytester, workers
+):
+    pytester.makepyfile(
+        """
+        from pytest_vmports.plugin import session_of
+
+        def test_passes(request):
+            session_of(request.config).recorder.note("it went wrong")
+        """
+    )
+    result = pytester.runpytest_subprocess(workers)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["vmports: *::test_passes: it went wrong"])
+
+
 def test_a_terminal_that_a_test_closed_costs_no_test(pytester):
     pytester.makepyfile(
         """
         import io, sys, threading
-        from pytest_vmports import report
+        from pytest_vmports.plugin import session_of
 
         def test_closes_it(request, monkeypatch):
             monkeypatch.setattr(sys, "stderr", closed := io.StringIO())
             closed.close()
-            terminal = report.terminal(request.config)
+            terminal = session_of(request.config).terminal
             terminal("a line")
             assert terminal.redraw("another") is False
             thread = threading.Thread(target=terminal, args=["of a thread"])
@@ -364,7 +384,7 @@ def test_a_terminal_that_a_test_closed_costs_no_test(pytester):
             thread.join()
 
         def test_next(request):
-            report.terminal(request.config)("it is back")
+            session_of(request.config).terminal("it is back")
         """
     )
     # Not captured, for pytest's own capture puts another stream in the place of the closed one.

@@ -7,7 +7,7 @@ import pytest
 from pytest_vmports import options
 from pytest_vmports.constants import PORT_SPELLINGS
 from pytest_vmports.errors import SettingError
-from pytest_vmports.options import OPTIONS
+from pytest_vmports.settings.table import OPTIONS
 
 NAMES = [option.name for option in OPTIONS]
 # Inner runs that end without starting a VM; the randomised order of other plugins is not at stake.

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from pytest_vmports import Guest, PortMapping, parse
-from pytest_vmports.vm.readiness import WaitFor
+from pytest_vmports.settings.wait_for import WaitFor
 
 A_GUEST = Guest(name="of a module", kernel_path=pathlib.Path("kernel"))
 NO_GUEST = "text"
@@ -55,10 +55,10 @@ def a_function():
         (parse.port_range, None, None),
         (parse.port_range, "20000-30000", (20000, 30000)),
         (parse.port_range, " 1024 - 1024 ", (1024, 1024)),
-        (parse.one_port, "80/udp", PortMapping(internal=80, protocol="udp")),
         (parse.ports, None, ()),
         (parse.ports, "", ()),
         (parse.ports, [], ()),
+        (parse.ports, "80/udp", (PortMapping(internal=80, protocol="udp"),)),
         (parse.ports, 80, (PortMapping(internal=80),)),
         (parse.ports, PortMapping(internal=80), (PortMapping(internal=80),)),
         (parse.ports, "80, 81,82 ", tuple(PortMapping(internal=p) for p in (80, 81, 82))),

@@ -69,10 +69,10 @@ def test_without_pytests_capture_a_vm_may_take_long(run, pytester):
     """Its progress is told all the same, on a standard error that nobody captures."""
     pytester.makepyfile(
         """
-        from pytest_vmports import report
+        from pytest_vmports.plugin import session_of
         def test_fails(request):
-            report.terminal(request.config)("a line")
-            assert report.terminal(request.config).redraw("no") is False
+            session_of(request.config).terminal("a line")
+            assert session_of(request.config).terminal.redraw("no") is False
             assert 0
         def test_next(): pass
         """

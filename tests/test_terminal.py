@@ -16,11 +16,11 @@ from pytest_vmports.vm.machine import State
 
 SLOW = """
 import threading
-from pytest_vmports import report
+from pytest_vmports.plugin import session_of
 from pytest_vmports.progress import slowly
 
 def test_slow(request):
-    terminal = report.terminal(request.config)
+    terminal = session_of(request.config).terminal
     drawn = threading.Event()
 
     def detail():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
-from pytest_vmports.parse import one_port
+from pytest_vmports.port_forward import parse_port
 from pytest_vmports.vm import failures, screen, snapshots
 from pytest_vmports.vm.inside import shell
 
@@ -177,7 +177,7 @@ class VM:
             raise MachineError(f"{name} is not reached by ssh: use Guest.disk(..., ssh=True)")
         return ssh.write_config(Path(path))
 
-    def expose(self, port: int | str | Mapping[str, Any] | PortMapping) -> ExposedPort:
+    def expose(self, port: int | str | PortMapping) -> ExposedPort:
         """Forward one more guest port, until `unexpose` or the VM's end.
 
         A UDP port of a guest without network is possible only where the test declared another.
@@ -195,7 +195,7 @@ class VM:
             MachineError: it cannot be forwarded while the guest runs, or the VM is gone.
         """
         self._machine.check_alive()
-        more = self._lease([one_port(port)])
+        more = self._lease([parse_port(port)])
         (forward,) = more.ports
         try:
             with self._living():

@@ -58,39 +58,6 @@ ALL: Condition = _AllPorts()
 """All TCP ports have to answer."""
 
 
-@dataclass(frozen=True)
-class WaitFor:
-    """What has to answer before a VM is ready.
-
-    Attributes:
-        mode: ``any`` one TCP port, ``all`` TCP ports, these ``ports``, an ``http`` path, ``none``.
-        ports: guest ports, for ``ports`` and ``http``.
-        path: for ``http``; begins with a slash.
-    """
-
-    mode: str = "any"
-    ports: tuple[int, ...] = ()
-    path: str = ""
-
-    def candidates(self, ports: Sequence[_Port]) -> list[_Port]:
-        """Return those of these ports that are to be asked."""
-        tcp = [port for port in ports if port.protocol == "tcp"]
-        if self.mode == "none":
-            return []
-        if self.mode in {"any", "all"}:
-            return tcp
-        return [port for port in tcp if port.internal in self.ports]
-
-    def __str__(self) -> str:
-        if self.mode == "http":
-            return f"an answer to GET {self.path} on port {self.ports[0]}"
-        return {
-            "any": "any one forwarded TCP port",
-            "all": "all forwarded TCP ports",
-            "none": "nothing",
-        }.get(self.mode, "port " + ", ".join(map(str, self.ports)))
-
-
 class Probe:
     """Asks the forwards in turn until enough of the guest has answered.
 
@@ -115,7 +82,7 @@ class Probe:
         self.answers: dict[int, str] = {}
         self._wiring = wiring
         self._monitor = monitor
-        self._pending = wait_for.candidates(wiring.ports if ports is None else ports)
+        self._pending = list(wait_for.candidates(wiring.ports if ports is None else ports))
         self.answers = {port.internal: _NOT_ASKED for port in self._pending}
 
     @property

@@ -18,8 +18,8 @@ from pytest_vmports.system.architecture import (
     architecture_of,
     host_architecture,
 )
-from pytest_vmports.vm.clone import _why_never
-from pytest_vmports.vm.command import Channels, Hardware, build_command
+from pytest_vmports.vm.argv import Channels, Hardware, build_command
+from pytest_vmports.vm.inside.kind import kind_of
 
 
 @pytest.fixture(params=["x86_64", "aarch64", "arm64", "AMD64", "riscv64"])
@@ -63,7 +63,7 @@ def test_argv_kernel_words_and_inittab_agree_whatever_the_host_is(qemu, guest, t
         "shell on": re.search(r"^(\w+)::respawn:-/vmports/console$", inittab, re.MULTILINE)[1],
         "display": {"VGA", "virtio-gpu-pci"} & set(command),
         "vmgenid": "vmgenid,guid=auto" in command,
-        "no template because": _why_never(guest, qemu.architecture),
+        "no template because": kind_of(guest, qemu.architecture).why_no_template,
     }
     pc = {
         "board": "pc", "serial ports": 2, "card of serial port": False, "console": "ttyS0",
@@ -105,7 +105,8 @@ def test_a_qemu_is_told_by_its_name_and_an_odd_name_is_taken_for_the_hosts(monke
 
 
 def test_without_an_agent_there_is_no_template_and_the_reason_names_the_architecture(guest):
-    assert "not made for riscv64" in _why_never(guest, architecture_named("riscv64"))
+    kind = kind_of(guest, architecture_named("riscv64"))
+    assert "not made for riscv64" in kind.why_no_template
 
 
 def test_a_guest_of_an_unknown_architecture_starts_without_a_card_that_its_board_may_lack(guest):

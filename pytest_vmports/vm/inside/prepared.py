@@ -38,7 +38,7 @@ class Prepared(OwnInit):
         """Why its VMs boot from cold: our agent is not there for every architecture."""
         if self.architecture.agent is not None:
             return None
-        return f"there is no agent for {self.architecture.name} to set a restored clock"
+        return f"our agent, which sets a restored clock, is not made for {self.architecture.name}"
 
     def shape(self) -> BootFiles:
         """Return names in the place of its files: our own part is an initrd in any case."""

@@ -1,0 +1,133 @@
+"""What is put on a test's report of its VMs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports import options
+from pytest_vmports.mishaps import noting, printable
+from pytest_vmports.report import riders
+from pytest_vmports.report.recorder import evidence_of, forget, known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+    from pytest_vmports.evidence import Evidence
+    from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.report.recorder import Recorder
+
+
+def complete(
+    item: pytest.Item,
+    report: pytest.TestReport,
+    recorder: Recorder,
+    keeper: Keeper | None,
+    *,
+    facts: bool,
+) -> None:
+    """Put on a report what is known of the test's VMs; what goes wrong with that is told there too.
+
+    Args:
+        item: the test.
+        report: of one of its phases.
+        recorder: has taken note of VMs and mishaps.
+        keeper: has kept VMs.
+        facts: the table or the picture of the whole run wants some.
+    """
+    note = recorder.note
+    with noting("evidence failed: all of it", note):
+        _add_sections(item, report, recorder)
+    with noting("evidence failed: how to reach what was kept", note):
+        if keeper is not None:
+            _add_kept(report, keeper)
+    with noting("evidence failed: facts for the whole run", note):
+        if facts:
+            _add_facts(item, report)
+    with noting("evidence failed: letting go of it", note):
+        if report.when == "teardown":
+            forget(item)
+    _add_mishaps(report, recorder)
+
+
+def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Recorder) -> None:
+    """Give a failing report what is known of the test's VMs, and of others that it may use."""
+    # A fixture of a wider scope may have made them long before this test.
+    made = recorder.made if "vm_factory" in getattr(item, "fixturenames", ()) else []
+    if not report.failed or not (made or known(item)):
+        return
+    note, evidence = recorder.note, evidence_of(item)
+    evidence.shared = [one for one in made if one.running and one not in evidence.machines]
+    for machine in evidence.shown():
+        machine.note_failing()
+    evident = evidence.sections(whole=item.config.getoption("verbose", 0) > 1, note=note)
+    for title, text in evident:
+        _add(report, title, text)
+    with noting("artifact failed: all of them", note):
+        for text in _artifacts(item, evidence, note):
+            _add(report, "VM: artifacts", text)
+
+
+def _add(report: pytest.TestReport, title: str, text: str) -> None:
+    # As part of the failure itself it also reaches JUnit's XML, which knows no sections of others.
+    add = getattr(report.longrepr, "addsection", None)
+    if add is None:
+        report.sections.append((printable(title), printable(text)))
+    else:
+        add(printable(title), printable(text))
+
+
+def _add_mishaps(report: pytest.TestReport, recorder: Recorder) -> None:
+    """Tell what went wrong beside the tests since the last report: in this one, if anybody sees it.
+
+    That of a test that did not fail is told at the run's end.
+    """
+    mishaps, recorder.mishaps = recorder.mishaps, []
+    later = [] if report.failed else mishaps
+    for mishap in mishaps if report.failed else ():
+        with noting(mishap, later.append):
+            _add(report, f"VM: {mishap.partition(':')[0]}", mishap)
+    if later:
+        riders.put(report, riders.MISHAPS, later)
+
+
+def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None]) -> Iterator[str]:
+    """Write the files of each VM, and yield where they are, or why there are none."""
+    (wanted,) = options.values(item.config, "artifacts")
+    if wanted == "no":
+        return
+    root = item.config.rootpath
+    if wanted is not None:
+        base = root / Path(wanted).expanduser()
+    elif (temporary := getattr(item.config, "_tmp_path_factory", None)) is not None:
+        # What the fixture tmp_path_factory returns, which a hook cannot ask for.
+        base = temporary.getbasetemp() / "vmports"
+    else:
+        yield (
+            "not written: pytest's own folder for them went with its plugin tmpdir; "
+            "--vmports-artifacts DIR names another"
+        )
+        return
+    from pytest_vmports.artifacts import write
+
+    for number, machine in enumerate(evidence.shown(), 1):
+        with noting(f"artifact failed: all below {base} (see --vmports-artifacts)", note):
+            yield str(write(machine, base, item.nodeid, root, number, note=note))
+
+
+def _add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put on a teardown's report what the table of the whole run needs."""
+    evidence = known(item)
+    if evidence is not None and report.when == "teardown":
+        from pytest_vmports.summary import facts_of
+
+        riders.put(report, riders.FACTS, facts_of(evidence))
+
+
+def _add_kept(report: pytest.TestReport, keeper: Keeper) -> None:
+    """Put on a report how to reach the VMs that were kept since the last one."""
+    if keeper.fresh:
+        riders.put(report, riders.KEPT, keeper.fresh)
+        keeper.fresh = []

@@ -1,0 +1,69 @@
+"""What a run of pytest is to the VMs of its process."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from pytest_vmports import options
+from pytest_vmports.report import sections
+from pytest_vmports.report.recorder import Recorder
+from pytest_vmports.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+    from pytest_vmports.pool.keeper import Keeper
+
+
+class Session:
+    """Takes note of the VMs of a run, and tells of them.
+
+    It is made when a test first asks for one of our fixtures. Later hooks import nothing before
+    they can hold an error: what a report needs to begin with is loaded by then.
+
+    Args:
+        config: pytest's.
+        running: returns the test that runs; None before the first.
+
+    Attributes:
+        recorder: is told of machines that are about to start, of ports that are waited for, and of
+            what went wrong beside the tests.
+        terminal: writes a line while tests run.
+    """
+
+    def __init__(self, config: pytest.Config, running: Callable[[], pytest.Item | None]) -> None:
+        self.recorder = Recorder(running)
+        self.terminal = Terminal(config, self.recorder.note)
+        self._keeper: Keeper | None = None
+        self._config = config
+
+    def keeper(self) -> Keeper | None:
+        """Return what keeps VMs beyond the run; None where none is to be kept."""
+        (keep,) = options.values(self._config, "keep")
+        if keep != "never" and self._keeper is None:
+            from pytest_vmports.pool.keeper import Keeper
+
+            self._keeper = Keeper(always=keep == "always", tell=self.terminal)
+        return self._keeper
+
+    @contextlib.contextmanager
+    def console_stream(self) -> Iterator[None]:
+        """Show guests' consoles meanwhile, if that is asked for."""
+        (wanted,) = options.values(self._config, "console")
+        if not wanted:
+            yield
+            return
+        from pytest_vmports.console_stream import ConsoleStream
+
+        worker = getattr(self._config, "workerinput", {}).get("workerid")
+        prefix = f"{worker} " if worker else ""
+        with contextlib.closing(ConsoleStream(self.terminal.write, prefix)) as stream:
+            self.recorder.follow = stream.follow
+            yield
+
+    def complete(self, item: pytest.Item, report: pytest.TestReport, *, facts: bool) -> None:
+        """Put on a report what is known of the test's VMs: see `sections.complete`."""
+        sections.complete(item, report, self.recorder, self._keeper, facts=facts)

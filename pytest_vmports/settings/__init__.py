@@ -1,0 +1,1 @@
+"""Settings: one table, and the way of each from its homes to a value."""

@@ -1,0 +1,224 @@
+"""The table of settings, and the homes where their values stand.
+
+Every pytest run loads this, whether or not it starts a VM: it imports next to nothing, and how a
+value is read is named only.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_vmports.constants import PORT_FORWARD_BIND_HOST, PORT_SPELLINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Protocol
+
+    import pytest
+
+    class Homes(Protocol):
+        """Command line and ini file, as pytest's configuration shows them."""
+
+        @property
+        def inipath(self) -> Path | None:
+            """The ini file."""
+
+        def getoption(self, name: str, /) -> Any:
+            """Return what the command line says; None for nothing."""
+
+        def getini(self, name: str, /) -> Any:
+            """Return what the ini file says; None for nothing."""
+
+
+MARKER = "vmports"
+
+
+class Option(NamedTuple):
+    """One setting: how it is read and explained.
+
+    Attributes:
+        name: its name in all homes.
+        default: its value when nobody says anything, in the spelling a user would use.
+        reader: the name of the function in `parse` that makes the final value.
+        help: for ``pytest --help`` and the README.
+        among: what makes that reader, where it depends: a choice's words, a number's bounds.
+        marker: a marker may set it; False for what is chosen once per process.
+        flag: on the command line its name alone says yes.
+    """
+
+    name: str
+    default: str | None
+    reader: str
+    help: str
+    among: tuple[Any, ...] = ()
+    marker: bool = True
+    flag: bool = False
+
+    def read(self, value: Any) -> Any:
+        """Return the final value.
+
+        Raises:
+            ValueError: the value is wrong; says what is allowed.
+            TypeError: likewise.
+        """
+        from pytest_vmports import parse
+
+        reader = getattr(parse, self.reader)
+        return reader(*self.among)(value) if self.among else reader(value)
+
+
+OPTIONS = (
+    Option("expose", "", "ports", "guest ports of every test, e.g. '8080 5353/udp 3000:80'"),
+    Option("allow_network", "no", "boolean", "let the guest reach the network: yes or no"),
+    Option(
+        "backend", "auto", "choice",
+        "who connects the guest: auto (gvproxy when allow_network, else usernet), usernet, gvproxy",
+        ("auto", "usernet", "gvproxy"),
+    ),
+    Option(
+        "host_ports", "", "host_ports",
+        "services on the host's 127.0.0.1 that the guest may reach, at 192.168.128.1: "
+        "its port:the host's, e.g. '8000:45123'",
+    ),
+    Option(
+        "network", None, "network_name",
+        "name of a network that this VM shares with other VMs of the test process",
+    ),
+    Option(
+        "strict_network", "no", "boolean",
+        "refuse a VM that cannot be kept from gvproxy's API and the host's 127.0.0.1: yes or no",
+    ),
+    Option(
+        "guest", "alpine", "guest",
+        "what to boot: alpine, a disk image's path, or module:attribute (a Guest, or returns one)",
+    ),
+    Option("kernel", None, "text_or_none", "path of a kernel to boot instead"),
+    Option("initrd", None, "text_or_none", "path of the initrd that goes with kernel"),
+    Option("append", "", "text", "words for the command line of kernel"),
+    Option("files", None, "files", "what to put into the guest: host path=guest path, …"),
+    Option("setup", None, "text_or_none", "shell text or a script's path, run as root"),
+    Option("memory", "256", "memory", "the guest's memory in MiB, or as 1G"),
+    Option("cpus", "1", "whole", "the guest's virtual processors", (1, 255)),
+    Option("display", "no", "boolean", "give the guest a graphics card, for screenshots"),
+    Option(
+        "accel", "auto", "choice",
+        "accelerator: auto, kvm, hvf or tcg",
+        ("auto", "kvm", "hvf", "tcg"),
+    ),
+    Option("boot_timeout", "120", "seconds", "seconds until the guest must be ready"),
+    Option(
+        "wait_for", "any", "wait_for",
+        "what must answer: any, all, none, guest ports ('80 443') or an HTTP path ('8080/health')",
+    ),
+    Option(
+        "template", "yes", "boolean",
+        "boot once and start each test's VM from its saved state: yes or no",
+    ),
+    Option("fresh_boot", "no", "boolean", "boot this test's VM from cold: yes or no"),
+    Option("allow_crash", "no", "boolean", "a kernel panic does not fail its test: yes or no"),
+    Option(
+        "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", "whole",
+        "VMs that are kept ready for the next test while one runs: 0 or 1",
+        (0, 1),
+    ),
+    Option(
+        "cache_size", "4G", "memory", "MiB on disk for saved states, or as 4G", marker=False
+    ),
+    Option("cache_dir", None, "text_or_none", "folder of the saved states", marker=False),
+    Option(
+        "port_range", None, "port_range",
+        "host ports to choose from, e.g. 20000-30000", marker=False,
+    ),
+    Option("port_wait", "60", "seconds", "seconds to wait for a fixed port of another test"),
+    Option("bind_host", PORT_FORWARD_BIND_HOST, "ipv4", "host address that forwards bind"),
+    Option("qemu", None, "text_or_none", "QEMU's program or path"),
+    Option("gvproxy", None, "text_or_none", "gvproxy's program or path"),
+    Option(
+        "missing", "error", "choice",
+        "what a test does when QEMU, gvproxy or the guest is missing: error or skip",
+        ("error", "skip"),
+    ),
+    Option(
+        "state_dir", None, "text_or_none", "directory of the port leases", marker=False
+    ),
+    Option(
+        "artifacts", None, "text_or_none",
+        "folder for console, logs and a start script of failing tests' VMs (default: below "
+        "pytest's folder for temporary files), or no", marker=False,
+    ),
+    Option("pcap", "no", "boolean", "capture the guest's packets for artifacts: yes or no"),
+    Option(
+        "keep", "never", "choice",
+        "VMs that stay alive after their test, for you to look into: never, failed or always",
+        among=("never", "failed", "always"),
+        marker=False,
+    ),
+    Option(
+        "console", "no", "boolean", "show what guests write to their consoles as it comes",
+        marker=False, flag=True,
+    ),
+    Option(
+        "report", "no", "boolean", "tell at the end what the VMs came to", marker=False,
+        flag=True,
+    ),
+    Option(
+        "timeline", None, "picture", "draw the run into this file: NAME.html or NAME.svg",
+        marker=False,
+    ),
+)  # fmt: skip
+BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every option with pytest's command line and ini file."""
+    group = parser.getgroup("vmports", "virtual machines with forwarded ports (pytest-vmports)")
+    for option in OPTIONS:
+        shown = "" if option.default in {None, ""} else f" (default: {option.default})"
+        text = f"{option.help}{shown}"
+        takes: dict[str, Any] = {"metavar": "VALUE"}
+        if option.flag:
+            takes = {"action": "store_const", "const": "yes"}
+        group.addoption(
+            f"--{MARKER}-{option.name.replace('_', '-')}", dest=f"{MARKER}_{option.name}",
+            default=None, help=text.replace("%", "%%"), **takes,
+        )  # fmt: skip
+        parser.addini(f"{MARKER}_{option.name}", text, default=None)
+
+
+def marker_line() -> str:
+    """Return the marker's entry for ``pytest --markers``."""
+    names = ", ".join(f"{option.name}=" for option in OPTIONS if option.marker)
+    return (
+        f"{MARKER}(*ports, **settings): guest ports that this test needs forwarded "
+        f"({PORT_SPELLINGS}) and settings for it ({names.rstrip('=')}=). Ports of module, class "
+        "and function add up; of settings the closest wins."
+    )
+
+
+def find(option: Option, homes: Homes, keywords: Mapping[str, Any], where: str) -> tuple[Any, str]:
+    """Return a setting as it is written in the nearest home, and which home that is.
+
+    Args:
+        option: the setting.
+        homes: pytest's configuration.
+        keywords: what the marker says.
+        where: names the marker.
+    """
+    key = f"{MARKER}_{option.name}"
+    if option.name in keywords:
+        return keywords[option.name], where
+    if (value := homes.getoption(key)) is not None:
+        return value, f"--{key.replace('_', '-')}"
+    if (value := os.environ.get(key.upper())) is not None:
+        return value, f"environment variable {key.upper()}"
+    if (value := homes.getini(key)) is not None:
+        file = homes.inipath.name if homes.inipath else "ini"
+        return value, f"{file}: {key}"
+    return option.default, "default"
+
+
+def said(homes: Homes, *names: str) -> bool:
+    """Whether anybody says anything of these settings, outside of markers."""
+    return any(find(BY_NAME[name], homes, {}, "")[1] != "default" for name in names)
