@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports import options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pytest
 
     from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
-    from pytest_vmports.report.recorder import Recorder
+    from pytest_vmports.vm.machine import Machine
 
 _WHERE = "vm_factory"
 
@@ -27,7 +28,8 @@ class VmFactory:
         config: pytest's.
         pool: makes them.
         guest: what they boot unless told otherwise; None means the setting.
-        recorder: takes note of its VMs, and of ports that were waited for.
+        observe: told of every machine before it starts.
+        on_wait: told the holder of a fixed port that is waited for.
     """
 
     def __init__(
@@ -35,12 +37,15 @@ class VmFactory:
         config: pytest.Config,
         pool: Pool,
         guest: Guest | None,
-        recorder: Recorder,
+        *,
+        observe: Callable[[Machine], None],
+        on_wait: Callable[[LeaseInfo], None],
     ) -> None:
         self._config = config
         self._pool = pool
         self._guest = guest
-        self._recorder = recorder
+        self._observe = observe
+        self._on_wait = on_wait
 
     @contextlib.contextmanager
     def __call__(
@@ -67,7 +72,7 @@ class VmFactory:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)
         with self._pool.vm(
-            wanted, guest or self._guest, observe=self._recorder.observe,
-            on_wait=self._recorder.on_wait,
+            wanted, guest or self._guest, observe=self._observe,
+            on_wait=self._on_wait,
         ) as vm:  # fmt: skip
             yield vm

@@ -223,7 +223,10 @@ def vm_factory(
     from pytest_vmports.factory import VmFactory
 
     recorder = session_of(request.config).recorder
-    return VmFactory(request.config, vmports_pool, vmports_guest, recorder)
+    return VmFactory(
+        request.config, vmports_pool, vmports_guest, observe=recorder.observe,
+        on_wait=recorder.on_wait,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -147,12 +147,8 @@ class Guest:
         """
         _one_of("format", format, (None, *disk.FORMATS))
         _one_of("firmware", firmware, disk.FIRMWARE)
-        if kernel is None and (initrd is not None or append):
-            name = "initrd" if initrd is not None else "append"
-            raise SettingError(
-                source="Guest.disk", name=name, value=str(initrd or append),
-                allowed="it goes with kernel=, and without one the image's boot loader decides",
-            )  # fmt: skip
+        if kernel is None:
+            _refuse_words_for_a_kernel(initrd, append)
         image = _image("disk image", path)
         seed = None
         given = any(data is not None for data in (user_data, meta_data, network_config))
@@ -313,6 +309,15 @@ def _script(setup: str, root: Path) -> str:
     if os.path.isfile(root / setup):  # noqa: PTH113
         return (root / setup).read_text()
     return setup + "\n"
+
+
+def _refuse_words_for_a_kernel(initrd: str | os.PathLike[str] | None, append: str) -> None:
+    if initrd is not None or append:
+        raise SettingError(
+            source="Guest.disk", name="append" if initrd is None else "initrd",
+            value=str(initrd or append),
+            allowed="it goes with kernel=, and without one the image's boot loader decides",
+        )  # fmt: skip
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
