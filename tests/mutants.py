@@ -162,7 +162,10 @@ _CONTROL = _of(
     "tests/test_control.py",
     any_frame_is_the_one=("if frame[0] == kind:", "if frame[0]:"),
     clock_without_fraction=("int((now - whole) * 1e9)", "0"),
-    half_a_frame_is_one=("if len(self._unread) < _HEAD + size:", "if len(self._unread) < _HEAD:"),
+    a_frame_without_its_last_byte_is_one=(
+        "if len(self._unread) < _HEAD + size:",
+        "if len(self._unread) < _HEAD + size - (size > 0):",
+    ),
     pieces_are_lost=("self._unread += self._connection", "self._unread = self._connection"),
     the_next_frame_is_lost=(
         "self._unread = self._unread[_HEAD + size :]",
