@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -155,3 +156,16 @@ def test_an_agent_that_was_started_anew_is_noticed(ready):
         theirs.sendall(b"V\1\0\0" + b"0")
         with pytest.raises(MachineError, match="started anew"):
             shell.execute("true", timeout=5, input=b"")
+
+
+def test_with_the_time_each_restored_guest_gets_a_seed_of_its_own():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        frames = []
+        for _ in range(2):
+            Control(ours).send_clock(1700000000.5)
+            frames.append(theirs.recv(100))
+    for frame in frames:
+        assert frame[:4] == b"C\x30\0\0"
+        assert struct.unpack("<qq", frame[4:20]) == (1700000000, 500000000)
+    assert len({frame[20:] for frame in frames}) == 2
