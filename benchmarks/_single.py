@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import echo_server
 
-from pytest_vmports import options
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.pool.pool import Pool, open_pool
+from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

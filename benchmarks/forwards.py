@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pytest_vmports.vm_cli import started
+from pytest_vmports.cli.run import started
 
 if TYPE_CHECKING:
     from pytest_vmports.pool.handle import VM

@@ -41,7 +41,7 @@ from filelock import FileLock  # noqa: E402
 from lease_stress import BindClose, Ours, Plan, Result, Run, locks_left, plain_stranger  # noqa: E402
 
 from pytest_vmports.leases import PortAllocator  # noqa: E402
-from pytest_vmports.port_range import candidate_ports, ephemeral_range  # noqa: E402
+from pytest_vmports.leases.candidates import candidate_ports, ephemeral_range  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import _single
 import _suites
 
-from pytest_vmports.host import Qemu, choose_accel, find_qemu
+from pytest_vmports.system.programs import Qemu, choose_accel, find_qemu
 
 PARTS = ("vms", "memory", "suite", "off", "plain", "quicksand", "growth")
 HEAD = ("what", "measured", "target", "reached", "part")

@@ -14,14 +14,14 @@ from pytest_vmports.settings import table
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from pytest_vmports.factory import VmFactory
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.leases import FreePortFactory, PortAllocator
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.options import Settings
+    from pytest_vmports.pool.factory import VmFactory
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
     from pytest_vmports.report.session import Session
+    from pytest_vmports.settings.options import Settings
 
 _settings_key: pytest.StashKey[Settings] = pytest.StashKey()
 _boots_key: pytest.StashKey[Settings] = pytest.StashKey()
@@ -115,7 +115,7 @@ def pytest_terminal_summary(
     # Under xdist only what the reports bring along tells that a worker had VMs.
     reports = itertools.chain.from_iterable(terminalreporter.stats.values())
     if report or timeline is not None or any(hasattr(one, table.MARKER) for one in reports):
-        from pytest_vmports.closing import write_closing
+        from pytest_vmports.report.closing import write_closing
 
         path = None if timeline is None else config.rootpath / timeline
         write_closing(terminalreporter, table=report, timeline=path)
@@ -169,7 +169,7 @@ def vmports_guest() -> Guest | None:
 @pytest.fixture
 def vmports_settings(request: pytest.FixtureRequest) -> Settings:
     """Return this test's settings."""
-    from pytest_vmports.options import settings_for
+    from pytest_vmports.settings.options import settings_for
 
     settings: Settings | None = request.node.stash.get(_settings_key, None)
     # `getfixturevalue` may ask for a VM in a test that did not look like it at collection.
@@ -220,7 +220,7 @@ def vm_factory(
     vmports_pool: Pool, vmports_guest: Guest | None, request: pytest.FixtureRequest
 ) -> VmFactory:
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
-    from pytest_vmports.factory import VmFactory
+    from pytest_vmports.pool.factory import VmFactory
 
     recorder = session_of(request.config).recorder
     return VmFactory(
@@ -261,7 +261,7 @@ def _fixtures(item: pytest.Item) -> Sequence[str]:
 def _problem(item: pytest.Item) -> str:
     """Keep a test's settings on it; return what is wrong with them, or nothing."""
     from pytest_vmports.errors import SettingError
-    from pytest_vmports.options import settings_for
+    from pytest_vmports.settings.options import settings_for
 
     try:
         settings = item.stash[_settings_key] = settings_for(item)
@@ -273,7 +273,7 @@ def _problem(item: pytest.Item) -> str:
 
 
 def _values(config: pytest.Config, *names: str) -> list[Any]:
-    from pytest_vmports import options
+    from pytest_vmports.settings import options
 
     return options.values(config, *names)
 
@@ -305,8 +305,8 @@ def _header(config: pytest.Config) -> list[str]:
         return []
     with _as_usage_error():
         wanted = _values(config, "qemu", "accel", "gvproxy")
-    from pytest_vmports.mishaps import noting
     from pytest_vmports.report.header import header_lines
+    from pytest_vmports.system.mishaps import noting
 
     lines: list[str] = []
     with noting("vmports: header failed", lines.append):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_vmports import options
 from pytest_vmports.network import seal
 from pytest_vmports.pool.pool import open_pool
+from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

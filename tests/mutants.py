@@ -68,7 +68,7 @@ def _of(file: str, *tests: str, **changes: tuple[str, str]) -> list[Mutant]:
 
 _SHELL = _of(
     "pytest_vmports/vm/shell.py",
-    "tests/test_shell.py",
+    "tests/vm/test_shell.py",
     get_lets_names_climb_out=('if ".." in inside.parts:', 'if "..." in inside.parts:'),
     get_keeps_setuid=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode)"),
     get_keeps_sticky=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode & 0o1777)"),
@@ -86,7 +86,7 @@ _SHELL = _of(
 )
 _COMMAND = _of(
     "pytest_vmports/vm/command.py",
-    "tests/test_command.py",
+    "tests/vm/test_argv.py",
     seed_may_be_written=(
         "format=raw,readonly=on,file={_comma(drives.seed)}",
         "format=raw,file={_comma(drives.seed)}",
@@ -116,7 +116,7 @@ _COMMAND = _of(
 )
 _READINESS = _of(
     "pytest_vmports/vm/readiness.py",
-    "tests/test_readiness.py",
+    "tests/vm/test_readiness.py",
     http_likes_client_errors=("range(200, 400)", "range(200, 405)"),
     http_dislikes_redirections=("range(200, 400)", "range(200, 300)"),
     http_likes_100=("range(200, 400)", "range(100, 400)"),
@@ -159,7 +159,7 @@ _READINESS = _of(
 )
 _CONTROL = _of(
     "pytest_vmports/vm/control.py",
-    "tests/test_control.py",
+    "tests/vm/test_control.py",
     any_frame_is_the_one=("if frame[0] == kind:", "if frame[0]:"),
     clock_without_fraction=("int((now - whole) * 1e9)", "0"),
     a_frame_without_its_last_byte_is_one=(
@@ -176,7 +176,7 @@ _CONTROL = _of(
 )
 _POWER = _of(
     "pytest_vmports/vm/power.py",
-    "tests/test_power.py",
+    "tests/vm/test_snapshots.py",
     paused_vms_go_on=("        if running:\n", "        if True:\n"),
     running_vms_stay_paused=("        if running:\n", "        if False:\n"),
     a_running_vm_is_saved=(
@@ -199,7 +199,7 @@ _POWER = _of(
 )
 _CLONE = _of(
     "pytest_vmports/vm/clone.py",
-    "tests/test_clone.py",
+    "tests/pool/test_templates.py",
     leases_of_a_builder_stay=(
         "        finally:\n            exposed.release()",
         "        finally:\n            pass",
@@ -225,7 +225,7 @@ _CLONE = _of(
 )
 _STORE = _of(
     "pytest_vmports/vm/template_store.py",
-    "tests/test_template.py",
+    "tests/pool/test_template.py",
     eviction_takes_the_new_one=("folder.name != keep and self._remove", "self._remove"),
     eviction_takes_what_is_used=("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
     eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
@@ -236,7 +236,7 @@ _STORE = _of(
 )
 _TEMPLATE = _of(
     "pytest_vmports/vm/template.py",
-    "tests/test_template.py",
+    "tests/pool/test_template.py",
     state_without_checksum=('hashlib.sha256((folder / "state").read_bytes())', "hashlib.sha256()"),
     any_key_is_the_one=('and manifest.get("key") == key', ""),
     any_owner_is_right=("facts.st_uid == os.getuid()", "True"),
@@ -244,8 +244,8 @@ _TEMPLATE = _of(
     state_by_its_path=("os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.lock", "os.O_RDONLY"),
 )
 _DISK = _of(
-    "pytest_vmports/guests/disk.py",
-    "tests/test_disk.py",
+    "pytest_vmports/guests/image.py",
+    "tests/guests/test_image.py",
     identity_without_files=("*fingerprint(Path(file))] for file in files]", "] for file in ()]"),
     identity_without_fingerprints=("[file, *fingerprint(Path(file))]", "[file]"),
     identity_without_chain=(
@@ -263,7 +263,7 @@ _DISK = _of(
 )
 _CONSOLE = _of(
     "pytest_vmports/vm/console.py",
-    "tests/test_console.py",
+    "tests/vm/test_console.py",
     a_look_takes_its_begin_for_a_lines=('(b"." if begin else b"")', 'b""'),
     a_reason_is_endless=("[:_LONGEST_REASON]", ""),
     an_old_panic_is_this_guests=(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import pytest_vmports
-from pytest_vmports import parse
 from pytest_vmports.network.wiring import Wiring
+from pytest_vmports.settings import parse
 from pytest_vmports.settings.table import OPTIONS
 
 PACKAGE = Path(pytest_vmports.__file__).parent
@@ -21,20 +21,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"constants", "errors", "models", "mishaps"},
+    {"constants", "errors", "models", "system.mishaps"},
     {
-        "lease_record", "lease_refusal", "port_guard", "port_range", "state_dir", "port_lease",
-        "port_allocator", "leases", "lease_cli", "host", "process", "run_dir", "port_forward",
-        "progress", "fingerprint", "minder", "kept", "proc", "system", "free_ports",
+        "leases.record", "leases.refusal", "leases.guard", "leases.candidates", "leases.state_dir", "leases.lease",
+        "leases.allocator", "leases", "leases.cli", "system.programs", "system.process", "system.run_dir", "port_forward",
+        "system.progress", "system.fingerprint", "system.minder", "pool.kept", "system.proc", "system", "leases.free_ports",
     },
     {"network", "guests"},
     {"vm"},
-    {"settings", "options", "parse"},
+    {"settings", "settings.options", "settings.parse"},
     {
-        "report", "evidence", "artifacts", "summary", "timeline", "factory", "vm_cli", "doctor",
-        "terminal", "console_stream", "tables", "closing",
+        "report", "report.evidence", "report.artifacts", "report.summary", "report.timeline", "pool.factory", "cli.run", "cli.doctor",
+        "report.terminal", "report.console_stream", "cli.tables", "report.closing",
     },
-    {"plugin", "cli"},
+    {"plugin", "cli.main"},
 ]  # fmt: skip
 HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
 # What of ours a run loads that uses nothing of it.
@@ -87,7 +87,7 @@ def test_imports_point_towards_the_foundations(module):
 
 def test_only_hooks_and_reports_know_pytest():
     users = {name_of(m) for m in MODULES if "pytest" in imports(m)}
-    assert users <= {"plugin", "report.recorder", "closing"}
+    assert users <= {"plugin", "report.recorder", "report.closing"}
 
 
 def test_leases_know_nothing_of_qemu():
@@ -108,7 +108,7 @@ def test_allocators_are_made_in_one_place():
         for module in MODULES
         for _ in range(module.read_text().count("PortAllocator("))
     ]
-    assert makers == ["free_ports"]
+    assert makers == ["leases.free_ports"]
 
 
 def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
@@ -250,8 +250,8 @@ ARCHITECTURES = re.compile(
 )
 # Lines that may name one outside of system/: what they are, and what they must match.
 NAMED = {
-    "host": r"install |X86_64\b",  # what to install
-    "doctor": r"X86_64\b",  # a hint for KVM
+    "system.programs": r"install |X86_64\b",  # what to install
+    "cli.doctor": r"X86_64\b",  # a hint for KVM
     "guests.cloud_init": r"case \$\(uname -m\)",  # run by the guest
     "network.udp_relay": r"# ",
     "network.seal": r"# ",
@@ -281,7 +281,7 @@ def test_no_inner_run_is_given_a_path_as_a_word_of_its_own():
     """pytest takes it for a place of tests: the run would have that place's settings and cache."""
     found = [
         f"{test.name}: {line.strip()}"
-        for test in Path(__file__).parent.glob("*.py")
+        for test in Path(__file__).parent.rglob("*.py")
         for line in test.read_text().splitlines()
         if re.search(r'"--vmports-[a-z-]+", str\(', line)
     ]

@@ -14,13 +14,13 @@ from pytest_vmports import (
     PortAllocator,
     PortMapping,
     allocate_ephemeral_port,
-    free_ports,
     normalize_port_mappings,
     resolve_port_mappings,
 )
 from pytest_vmports.errors import PortInUseError, PortsExhaustedError
+from pytest_vmports.leases import free_ports
+from pytest_vmports.leases.candidates import candidate_ports
 from pytest_vmports.port_forward import check_request, lease_ports, parse_port
-from pytest_vmports.port_range import candidate_ports
 
 ports = st.integers(1, 65535)
 mappings = st.builds(
@@ -216,7 +216,8 @@ def test_an_allocated_port_is_none_that_the_same_request_fixes(few_ports):
 
 CHILD = """
 import json, sys
-from pytest_vmports import PortAllocator, allocate_ephemeral_port, free_ports
+from pytest_vmports import PortAllocator, allocate_ephemeral_port
+from pytest_vmports.leases import free_ports
 first, last = map(int, sys.argv[2:])
 allocator = PortAllocator(sys.argv[1], (first, last))
 free_ports.process_allocator = lambda: allocator

@@ -60,9 +60,11 @@ def test_where_all_pass_it_passes_with_the_whole_list_in_each(run):
 
 
 def test_files_that_are_named_run_in_place_of_the_list(run):
-    _, [(suite, *command)] = run("--suite", "sid", "-n0", "--", "-x", "tests/test_vm_udp.py", sid=0)
+    _, [(suite, *command)] = run(
+        "--suite", "sid", "-n0", "--", "-x", "tests/vm/test_vm_udp.py", sid=0
+    )
     assert suite == "sid"
-    assert [word for word in command if word.startswith("tests/")] == ["tests/test_vm_udp.py"]
+    assert [word for word in command if word.startswith("tests/")] == ["tests/vm/test_vm_udp.py"]
     assert "-x" in command and command[command.index("-n") + 1] == "0"
 
 

@@ -1,7 +1,7 @@
 """Run the tests in which QEMU's version shows with each other QEMU that Debian serves now.
 
     .venv/bin/python tests/versions.py                     every release, one after the other
-    .venv/bin/python tests/versions.py --suite sid -n 0 -- -x tests/test_vm_udp.py
+    .venv/bin/python tests/versions.py --suite sid -n 0 -- -x tests/vm/test_vm_udp.py
     .venv/bin/python tests/versions.py --suite sid --shell
 
 What follows ``--`` goes to pytest; files named there are run in place of the list below.
@@ -20,7 +20,7 @@ SUITES = ("trixie", "sid")
 # Clones, VMs kept ready, snapshots, kept VMs, both wirings, services of the host, and what QEMU
 # says about its command line.
 TESTS = tuple(
-    f"tests/test_vm_{name}.py"
+    f"tests/{'hostile' if name == 'hostile' else 'vm'}/test_vm_{name}.py"
     for name in (
         "template", "standby", "control", "keep", "usernet", "gvproxy", "host_ports", "udp",
         "hostile", "quiet",

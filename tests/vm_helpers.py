@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.options import Settings
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
+    from pytest_vmports.settings.options import Settings
     from pytest_vmports.vm.machine import Machine
 
 # The settings of a marker that lead to each wiring.

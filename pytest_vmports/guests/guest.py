@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirError
-from pytest_vmports.guests import alpine, disk, initramfs
+from pytest_vmports.guests import alpine, initramfs
+from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.cloud_init import read_seed
-from pytest_vmports.guests.disk import Disk
+from pytest_vmports.guests.image import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pytest_vmports.host import Gvproxy, Qemu
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.system.programs import Gvproxy, Qemu
 
 # The QEMU that brought ``-netdev dgram``, which connects the relay.
 _FIRST_WITH_DGRAM = (7, 2, 0)

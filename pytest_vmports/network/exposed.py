@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
 from pytest_vmports.port_forward import lease_ports
-from pytest_vmports.progress import slowly
+from pytest_vmports.system.progress import slowly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

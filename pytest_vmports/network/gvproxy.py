@@ -28,17 +28,17 @@ from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
 from pytest_vmports.network import handshake, seal
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
-from pytest_vmports.process import spawn
+from pytest_vmports.system.process import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
 
-    from pytest_vmports.host import Gvproxy
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import MonitorCommands
-    from pytest_vmports.process import Process
+    from pytest_vmports.system.process import Process
+    from pytest_vmports.system.programs import Gvproxy
 
 CONFIG = "gvproxy.yaml"
 """Name of its configuration in a VM's private folder."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_vmports.process import Process
+    from pytest_vmports.system.process import Process
 
 # Source: asm-generic/socket.h and asm-generic/unistd.h; the same on x86-64 and arm64.
 _LOCK_FILTER = 44

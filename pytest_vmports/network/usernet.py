@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import MonitorCommands
-    from pytest_vmports.process import Process
+    from pytest_vmports.system.process import Process
 
 NETDEV_ID = "n0"
 NO_CARD = ("-nic", "none")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.process import Process
+    from pytest_vmports.system.process import Process
 
 
 class MonitorCommands(Protocol):

@@ -10,7 +10,7 @@ from pytest_vmports.errors import SettingError
 from pytest_vmports.guests.guest import Guest
 
 if TYPE_CHECKING:
-    from pytest_vmports.options import Settings
+    from pytest_vmports.settings.options import Settings
 
 
 def chosen_guest(settings: Settings, own: Guest | None, root: Path) -> Guest:

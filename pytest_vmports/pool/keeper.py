@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
-from pytest_vmports.kept import Kept, all_kept, new_folder
-from pytest_vmports.lease_record import current_test
-from pytest_vmports.mishaps import noting
-from pytest_vmports.proc import process_start
-from pytest_vmports.process import let_outlive
+from pytest_vmports.leases.record import current_test
+from pytest_vmports.pool.kept import Kept, all_kept, new_folder
+from pytest_vmports.system.mishaps import noting
+from pytest_vmports.system.proc import process_start
+from pytest_vmports.system.process import let_outlive
 from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET
 from pytest_vmports.vm.inside.disk import KEY
 from pytest_vmports.vm.inside.ssh import CONFIG, HOST

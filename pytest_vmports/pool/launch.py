@@ -12,7 +12,7 @@ from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.port_forward import lease_ports
-from pytest_vmports.progress import slowly
+from pytest_vmports.system.progress import slowly
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.inside.disk import lay_disks
 from pytest_vmports.vm.machine import Machine

@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import OpenHostError
-from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
+from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.vm.argv import Hardware
 from pytest_vmports.vm.inside.kind import kind_of
 from pytest_vmports.vm.plan import Plan
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.guests.guest import Guest
-    from pytest_vmports.options import Settings
+    from pytest_vmports.settings.options import Settings
 
 
 def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = False) -> Plan:

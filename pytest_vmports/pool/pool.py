@@ -14,7 +14,7 @@ from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.planning import open_host_line, plan_of
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
-from pytest_vmports.run_dir import RunDir
+from pytest_vmports.system.run_dir import RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import LeaseInfo, PortAllocator
     from pytest_vmports.models import PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.options import Settings
     from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.settings.options import Settings
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.plan import Plan
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import MonitorError
-from pytest_vmports.fingerprint import fingerprint
+from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.vm.argv import Ram
 
 if TYPE_CHECKING:

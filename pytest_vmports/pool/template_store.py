@@ -21,8 +21,8 @@ from pytest_vmports.pool.template import (
     size_on_disk,
     write_manifest,
 )
-from pytest_vmports.progress import slowly
 from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private
+from pytest_vmports.system.progress import slowly
 from pytest_vmports.vm.plan import KEY_LENGTH, key_of
 
 if TYPE_CHECKING:

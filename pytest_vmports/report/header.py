@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_vmports.errors import HostError
-from pytest_vmports.host import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:

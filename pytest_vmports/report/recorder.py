@@ -9,8 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_vmports.evidence import Evidence
     from pytest_vmports.leases import LeaseInfo
+    from pytest_vmports.report.evidence import Evidence
     from pytest_vmports.vm.machine import Machine
 
 _evidence_key: pytest.StashKey[Evidence] = pytest.StashKey()
@@ -55,7 +55,7 @@ class Recorder:
 
 def evidence_of(item: pytest.Item) -> Evidence:
     """Return what is known of a test's VMs; nothing at first."""
-    from pytest_vmports.evidence import Evidence
+    from pytest_vmports.report.evidence import Evidence
 
     return item.stash.setdefault(_evidence_key, Evidence())
 

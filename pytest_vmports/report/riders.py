@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.mishaps import plain
 from pytest_vmports.settings.table import MARKER
+from pytest_vmports.system.mishaps import plain
 
 if TYPE_CHECKING:
     import pytest

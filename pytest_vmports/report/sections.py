@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports import options
-from pytest_vmports.mishaps import noting, printable
 from pytest_vmports.report import riders
 from pytest_vmports.report.recorder import evidence_of, forget, known
+from pytest_vmports.settings import options
+from pytest_vmports.system.mishaps import noting, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pytest
 
-    from pytest_vmports.evidence import Evidence
     from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.report.evidence import Evidence
     from pytest_vmports.report.recorder import Recorder
 
 
@@ -110,7 +110,7 @@ def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None
             "--vmports-artifacts DIR names another"
         )
         return
-    from pytest_vmports.artifacts import write
+    from pytest_vmports.report.artifacts import write
 
     for number, machine in enumerate(evidence.shown(), 1):
         with noting(f"artifact failed: all below {base} (see --vmports-artifacts)", note):
@@ -121,7 +121,7 @@ def _add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put on a teardown's report what the table of the whole run needs."""
     evidence = known(item)
     if evidence is not None and report.when == "teardown":
-        from pytest_vmports.summary import facts_of
+        from pytest_vmports.report.summary import facts_of
 
         riders.put(report, riders.FACTS, facts_of(evidence))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pytest_vmports import options
 from pytest_vmports.report import sections
 from pytest_vmports.report.recorder import Recorder
-from pytest_vmports.terminal import Terminal
+from pytest_vmports.report.terminal import Terminal
+from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ class Session:
         if not wanted:
             yield
             return
-        from pytest_vmports.console_stream import ConsoleStream
+        from pytest_vmports.report.console_stream import ConsoleStream
 
         worker = getattr(self._config, "workerinput", {}).get("workerid")
         prefix = f"{worker} " if worker else ""

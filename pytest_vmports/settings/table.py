@@ -63,7 +63,7 @@ class Option(NamedTuple):
             ValueError: the value is wrong; says what is allowed.
             TypeError: likewise.
         """
-        from pytest_vmports import parse
+        from pytest_vmports.settings import parse
 
         reader = getattr(parse, self.reader)
         return reader(*self.among)(value) if self.among else reader(value)

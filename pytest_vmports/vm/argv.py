@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_vmports.host import Accelerator, Qemu
+    from pytest_vmports.system.programs import Accelerator, Qemu
 
 # Name of the file of captured packets in a VM's private folder.
 CAPTURE = "packets.pcap"

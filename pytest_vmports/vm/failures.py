@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.errors import MachineError
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.process import Process
+    from pytest_vmports.system.process import Process
     from pytest_vmports.vm.console import Console
     from pytest_vmports.vm.monitor import Monitor
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import NoShellError
 from pytest_vmports.network.gvproxy import CONFIG
-from pytest_vmports.process import Process, spawn
+from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import CAPTURE, Channels
 from pytest_vmports.vm.console import Console

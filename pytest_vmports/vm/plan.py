@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_vmports.guests.guest import Guest
-    from pytest_vmports.host import Gvproxy
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.choose import Network
+    from pytest_vmports.system.programs import Gvproxy
     from pytest_vmports.vm.argv import Hardware, Ram
     from pytest_vmports.vm.inside.kind import GuestKind
     from pytest_vmports.vm.inside.waiting import BootFiles

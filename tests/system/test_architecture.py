@@ -8,9 +8,8 @@ import pytest
 from test_initramfs import read_newc
 
 from pytest_vmports import Guest
-from pytest_vmports.guests import firmware
-from pytest_vmports.host import Accelerator, Qemu
 from pytest_vmports.network.usernet import NoNetwork
+from pytest_vmports.system import firmware
 from pytest_vmports.system.architecture import (
     AARCH64,
     X86_64,
@@ -18,6 +17,7 @@ from pytest_vmports.system.architecture import (
     architecture_of,
     host_architecture,
 )
+from pytest_vmports.system.programs import Accelerator, Qemu
 from pytest_vmports.vm.argv import Channels, Hardware, build_command
 from pytest_vmports.vm.inside.kind import kind_of
 

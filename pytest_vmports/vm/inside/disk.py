@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CloudInitError, MachineError
 from pytest_vmports.guests import cloud_init
-from pytest_vmports.guests import disk as image_file
-from pytest_vmports.guests.firmware import find_firmware
+from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
-    from pytest_vmports.guests.disk import Disk
-    from pytest_vmports.guests.firmware import Firmware
     from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.guests.image import Disk
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.system.architecture import Architecture
+    from pytest_vmports.system.firmware import Firmware
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
 

@@ -9,7 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
-from pytest_vmports.host import install_hint
+from pytest_vmports.system.programs import install_hint
 
 if TYPE_CHECKING:
     from pathlib import Path

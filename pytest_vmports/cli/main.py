@@ -1,0 +1,171 @@
+"""``pytest-vmports``: ports held now, what works here, saved guests, a VM from the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.cli import tables
+from pytest_vmports.errors import VmPortsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_vmports.pool.template_store import TemplateStore
+
+_MIB = 1 << 20
+# Settings that ``run`` takes; all others by their environment variables.
+_RUN_SETTINGS = (
+    "guest", "allow_network", "setup", "files", "kernel", "initrd", "append", "memory", "cpus",
+    "accel", "wait_for", "boot_timeout", "fresh_boot",
+)  # fmt: skip
+_SWITCHES = {"allow_network", "fresh_boot"}
+_COLUMNS = ("KEY", "GUEST", "WIRING", "MEMORY", "ON DISK", "LAST USED", "BUILT WITH")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status.
+
+    0: well; 1: something is wrong; 2: no VM can be started, or the command is misspelled.
+    """
+    parser = argparse.ArgumentParser("pytest-vmports", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    ports = commands.add_parser("ports", help="list the host ports that tests hold now")
+    ports.set_defaults(run=lambda _: _ports())
+    doctor = commands.add_parser("doctor", help="say what works here and what is missing")
+    doctor.add_argument("--boot", action="store_true", help="also start a VM, and time it")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
+    _add_run(commands.add_parser("run", help="start a VM and show its console until Ctrl-C"))
+    cache = commands.add_parser("cache", help="list or remove the saved states of guests")
+    cache.add_argument("action", choices=("list", "clear"), help="clear removes those not in use")
+    cache.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", default=os.environ.get("VMPORTS_CACHE_DIR"),
+        help="where they are kept, if not in the user's cache folder",
+    )  # fmt: skip
+    cache.set_defaults(run=_cache)
+    kept = commands.add_parser("kept", help="list or stop the VMs that --vmports-keep left alive")
+    kept.add_argument("action", nargs="?", choices=("list", "stop"), default="list")
+    kept.add_argument("names", nargs="*", metavar="NAME", help="which to stop; all for all")
+    kept.set_defaults(run=_kept)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except VmPortsError as error:
+        sys.stderr.write(f"pytest-vmports: {error}\n")
+        return 1
+
+
+def _ports() -> int:
+    from pytest_vmports.leases.cli import held_ports
+
+    tables.write(held_ports())
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pytest_vmports.cli import doctor
+
+    return doctor.show(doctor.examine(boot=options.boot), as_json=options.json)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--port", action="append", default=[], metavar="PORT",
+        help="guest port to forward, e.g. 8080, 3000:80, 53/udp; again for more",
+    )  # fmt: skip
+    for name in _RUN_SETTINGS:
+        flag = f"--{name.replace('_', '-')}"
+        if name in _SWITCHES:
+            parser.add_argument(flag, action="store_const", const="yes", help=_help_of(name))
+        else:
+            parser.add_argument(flag, metavar="VALUE", help=_help_of(name))
+    parser.set_defaults(run=_run)
+
+
+def _help_of(name: str) -> str:
+    from pytest_vmports.settings.table import BY_NAME
+
+    return BY_NAME[name].help.replace("%", "%%")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pytest_vmports.cli import run
+
+    return run.run(options)
+
+
+def _kept(options: argparse.Namespace) -> int:
+    from pytest_vmports.pool.kept import all_kept
+
+    there = {kept.name: kept for kept in all_kept()}
+    if options.action == "list":
+        blocks = ["\n".join(kept.lines()) for kept in there.values()]
+        sys.stdout.write("\n\n".join(blocks or ["no VM is kept"]) + "\n")
+        return 0
+    names = list(there) if options.names == ["all"] else options.names
+    unknown = [name for name in names if name not in there]
+    if unknown or not options.names:
+        known = ", ".join(there) or "none"
+        what = f"no VM is kept as {unknown[0]}" if unknown else "name the VMs to stop, or all"
+        sys.stderr.write(f"pytest-vmports: {what}; kept are: {known}\n")
+        return 2
+    for name in names:
+        there[name].stop()
+        sys.stdout.write(f"stopped {name} ({there[name].test})\n")
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from pytest_vmports.pool.template_store import TemplateStore
+
+    folder = options.cache_dir and Path(options.cache_dir)
+    if folder is not None and not folder.is_dir():  # opening the store would make it
+        sys.stdout.write(f"no templates in {folder}\n")
+        return 0
+    store = TemplateStore(folder, limit=0)
+    (_list if options.action == "list" else _clear)(store)
+    return 0
+
+
+def _list(store: TemplateStore) -> None:
+    rows, total = [], 0
+    for manifest, size, used in store.entries():
+        facts = manifest.get("facts")
+        facts = facts if isinstance(facts, dict) else {}
+        qemu, *_ = facts.get("qemu") or ["?"]
+        rows.append(
+            (
+                str(manifest["key"]), str(facts.get("name", "?")), str(facts.get("wiring", "?")),
+                f"{facts.get('memory', '?')} MiB", f"{size / _MIB:.0f} MiB", _minute(used),
+                # "QEMU 7.2.9 (/usr/bin/…, from PATH)": the version is enough
+                str(qemu).partition(" (")[0],
+            )
+        )  # fmt: skip
+        total += size
+    tables.write(rows, header=_COLUMNS)
+    found = f"{_templates(len(rows))} in {store.base}"
+    sys.stdout.write(f"{found}, {total / _MIB:.0f} MiB\n" if total else f"{found}\n")
+
+
+def _clear(store: TemplateStore) -> None:
+    removed, kept = store.clear(), len(store.entries())
+    text = f"removed {_templates(removed)}"
+    sys.stdout.write(f"{text}, kept {kept} in use\n" if kept else f"{text}\n")
+
+
+def _templates(number: int) -> str:
+    return f"{number or 'no'} template{'' if number == 1 else 's'}"
+
+
+def _minute(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, timezone.utc).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""``pytest-vmports run``: a VM from the terminal, without pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.leases import open_allocator
+from pytest_vmports.pool.pool import open_pool
+from pytest_vmports.settings import options
+from pytest_vmports.settings.table import BY_NAME
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping
+
+    from pytest_vmports.pool.handle import VM
+
+_LOOK_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def started(words: Mapping[str, Any]) -> Iterator[VM]:
+    """Yield a VM that is ready.
+
+    Args:
+        words: settings by name, spelled as on the command line; the environment's hold too.
+
+    Raises:
+        VmPortsError: it cannot be had.
+    """
+    once = {name: words[name] for name in ("state_dir", "port_range") if name in words}
+    read = {name: BY_NAME[name].read(value) for name, value in once.items()}
+    wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
+    with (
+        open_allocator(read.get("state_dir"), read.get("port_range")) as allocator,
+        open_pool(
+            allocator, root=Path.cwd(), tell=_tell, cache_dir=wanted.cache_dir,
+            cache_size=wanted.cache_size,
+        ) as pool,
+        pool.vm(wanted) as vm,
+    ):  # fmt: skip
+        yield vm
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a VM, say how to reach it, show its console, and stop it on Ctrl-C."""
+    words = {
+        name: value for name, value in vars(arguments).items()
+        if name in BY_NAME and value is not None
+    }  # fmt: skip
+    words["expose"] = " ".join(arguments.port)
+    with _warned(), contextlib.suppress(KeyboardInterrupt), started(words) as vm:
+        for port in vm:
+            sys.stdout.write(f"{port.url} -> {port.internal}/{port.protocol}\n")
+        sys.stdout.write(f"{vm.origin} in {vm.wiring} mode; Ctrl-C stops it\n\n")
+        _follow(vm)
+    return 0
+
+
+def _follow(vm: VM) -> None:
+    """Print the guest's console until the VM ends."""
+    shown = 0
+    while True:
+        text = vm.console
+        sys.stdout.write(text[shown:])
+        sys.stdout.flush()
+        shown = len(text)
+        if not all(map(_lives, vm.pids.values())):
+            return
+        # A file that grows raises no event that select knows of.
+        time.sleep(_LOOK_SECONDS)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not select.select([fd], [], [], 0)[0]
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[None]:
+    """Write warnings as lines of ours, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda said, *_, **__: _tell(f"vmports: {said}")
+        yield
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,96 @@
+"""What is told of the VMs on the terminal at the run's end."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_vmports.report import riders
+from pytest_vmports.system.mishaps import noting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_closing(reporter: pytest.TerminalReporter, *, table: bool, timeline: Path | None) -> None:
+    """Write what is told of the VMs at the run's end.
+
+    Args:
+        reporter: writes.
+        table: what they came to.
+        timeline: the file for a picture of the run; None for none.
+    """
+
+    def note(mishap: str) -> None:
+        reporter.line(f"vmports: {mishap}", red=True)
+
+    with noting("mishaps cannot be told", note):
+        _write_mishaps(reporter)
+    with noting("the VMs that were kept cannot be told", note):
+        _write_kept(reporter)
+    with noting("the table of VMs cannot be made", note):
+        if table:
+            _write_summary(reporter)
+    with noting(f"the timeline cannot be written to {timeline}", note):
+        if timeline is not None:
+            _write_timeline(reporter, timeline)
+
+
+def _write_mishaps(reporter: pytest.TerminalReporter) -> None:
+    """Write what went wrong beside tests that did not fail."""
+    for report in _reports(reporter):
+        for mishap in riders.get(report, riders.MISHAPS) or ():
+            reporter.line(f"vmports: {report.nodeid}: {mishap}", red=True)
+
+
+def _write_kept(reporter: pytest.TerminalReporter) -> None:
+    """Write how to reach the VMs that outlive the run."""
+    kept = [
+        lines for report in _reports(reporter) for lines in riders.get(report, riders.KEPT) or ()
+    ]
+    if kept:
+        reporter.section("VMs that were kept")
+    for line in itertools.chain.from_iterable(kept):
+        reporter.line(line)
+
+
+def _write_summary(reporter: pytest.TerminalReporter) -> None:
+    """Write what the run's VMs came to."""
+    from pytest_vmports.report.summary import Summary
+
+    summary = Summary()
+    for report in _reports(reporter):
+        if report.when == "call":
+            summary.add_call(report.nodeid, report.duration)
+        elif (facts := riders.get(report, riders.FACTS)) is not None:
+            summary.add(report.nodeid, facts)
+    reporter.section("VMs")
+    for line in summary.lines():
+        reporter.line(line)
+
+
+def _write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
+    """Draw the run into a file, and say so."""
+    from pytest_vmports.report.timeline import Timeline
+
+    timeline = Timeline()
+    for report in _reports(reporter):
+        worker = getattr(report, "worker_id", "main")
+        timeline.add_test(
+            report.nodeid, worker, report.when or "call", report.outcome,
+            begin=report.start, end=report.stop,
+        )  # fmt: skip
+        if (facts := riders.get(report, riders.FACTS)) is not None:
+            timeline.add_machines(report.nodeid, worker, facts["machines"])
+    drawn = timeline.svg() if path.suffix.lower() == ".svg" else timeline.page()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(drawn, encoding="utf-8")
+    reporter.line(f"vmports: the timeline is in {path}")
+
+
+def _reports(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
+    """Return those of all phases of all tests, xdist's workers' too."""
+    found = (one for reports in reporter.stats.values() for one in reports)
+    return [one for one in found if isinstance(one, pytest.TestReport)]

@@ -1,0 +1,140 @@
+"""What is known of a test's VMs, as text for its report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import VmPortsError
+from pytest_vmports.system.mishaps import noting
+from pytest_vmports.vm.readiness import ALL, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_vmports.system.process import Process
+    from pytest_vmports.vm.machine import Machine
+
+_SHORT_CONSOLE, _SHORT_OUTPUT, _WHOLE = 25, 10, 1_000_000
+# Of asking the forwards of a VM whose test has failed.
+_LAST_ANSWER_SECONDS = 1.0
+_STEPS = {
+    "leased": "ports leased",
+    "start": "started",
+    "refused": "a host port was somebody else's: started again with others",
+    "console": "first output on its console (seen)",
+    "setup": "setup ended, or restored",
+    "ready": "ready, handed over",
+    "stopped": "stopped",
+}
+
+
+@dataclass
+class Evidence:
+    """What is known of the VMs of one test; kept on its item."""
+
+    machines: list[Machine] = field(default_factory=list)
+    shared: list[Machine] = field(default_factory=list)
+    """Those that an earlier test, or a fixture for several, made, and that ran when it failed."""
+    waited: int = 0
+    """How often a fixed port was waited for."""
+
+    def shown(self) -> list[Machine]:
+        """Return the VMs that matter: not those that only made a template for another."""
+        own = [machine for machine in self.machines if not machine.makes_template]
+        return [*(own or self.machines[-1:]), *self.shared]
+
+    def sections(self, *, whole: bool, note: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+        """Yield title and text of each section.
+
+        Args:
+            whole: console, output and command line to their full length.
+            note: told of each that cannot be made; the others come all the same.
+        """
+        shown = self.shown()
+        for number, machine in enumerate(shown, 1):
+            which = f"VM {number} of {len(shown)}" if len(shown) > 1 else "VM"
+            with noting(f"evidence failed: {which}", note):
+                for what, gather in _parts(machine, whole=whole):
+                    with noting(f"evidence failed: {which}: {what}", note):
+                        title, text = gather()
+                        if text:
+                            yield f"{which}: {title}", text
+
+
+def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[], tuple[str, str]]]]:
+    """Yield what each section is, and what returns its title and text; no section without text."""
+    panicked = "the guest's kernel panicked"
+    yield panicked, lambda: (panicked, _panic(machine))
+    yield "what was asked for", lambda: (_title(machine), _asked(machine))
+    yield "time line", lambda: ("time line", _time_line(machine))
+    yield "answers", lambda: ("what its ports answer now", _last_answers(machine))
+    lines = _WHOLE if whole else _SHORT_CONSOLE
+    yield "console", lambda: ("end of the guest's console", machine.console.tail(lines))
+    command = "QEMU's command line"
+    yield command, lambda: (command, machine.command_line() or "(not started)")
+    for process in machine.processes():
+        lines_of = _WHOLE if whole else _SHORT_OUTPUT
+        yield f"output of {process.name}", partial(_output, machine, process, lines_of)
+
+
+def _panic(machine: Machine) -> str:
+    panic = machine.console.panic()
+    return "" if panic is None else panic or "(it gave no reason)"
+
+
+def _title(machine: Machine) -> str:
+    return f"{machine.cards.network.kind}, {machine.origin}, {machine.state.value}"
+
+
+def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
+    ended = "" if process.running else f" (ended with {machine.how_ended(process)})"
+    text = "\n".join(process.output.strip().splitlines()[-lines:])
+    return f"output of {process.name}{ended}", text or ("(nothing)" if ended else "")
+
+
+def _asked(machine: Machine) -> str:
+    plan = machine.plan
+    lines = [f"guest: {plan.guest.name}", f"hardware: {plan.hardware.accelerator}"]
+    lines += [f"forward: {port}" for port in machine.cards.first.ports] or ["forward: none"]
+    lines += _second_card(machine)
+    for name, value, source in plan.said:
+        by = source.partition(" (used by")[0]
+        if by != "default" and name != "expose":
+            lines.append(f"{name} = {value} ({by})")
+    return "\n".join(lines)
+
+
+def _second_card(machine: Machine) -> Iterator[str]:
+    cards, network = machine.cards, machine.cards.network
+    if cards.lan_address is None:
+        return
+    shared = f" on the network {network.lan}" if network.lan is not None else ""
+    yield f"second card: {cards.lan_address} ({cards.lan_mac}){shared}"
+    for guest, host in network.host_ports:
+        yield f"service of the host: {network.host_address}:{guest} -> 127.0.0.1:{host}"
+
+
+def _time_line(machine: Machine) -> str:
+    passed = machine.milestones.passed()
+    if not passed:
+        return "(nothing happened)"
+    first = min(passed.values())
+    lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in passed.items()]
+    if "stopped" not in passed:
+        lines.append(f"{time.monotonic() - first:8.3f} s  this report")
+    return "\n".join(lines)
+
+
+def _last_answers(machine: Machine) -> str:
+    """Ask every forwarded TCP port of a VM that still runs."""
+    if not machine.lives or machine.milestones.ready is None:
+        return ""
+    probe = Probe(ALL, machine.cards.first, machine.monitor)
+    try:
+        probe.step(time.monotonic() + _LAST_ANSWER_SECONDS, machine.check_alive)
+    except VmPortsError as error:
+        return f"they could not be asked: {str(error).splitlines()[0]}"
+    return "\n".join(f"port {port}: {answer}" for port, answer in probe.answers.items())

@@ -1,0 +1,92 @@
+"""What is written to the terminal while tests run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from pytest_vmports.system.mishaps import noting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+# Source: ECMA-48 and DEC's VT100. A line below is made, without leaving the column (IND, RI), then
+# the place is saved (DECSC), to go on there when the line below has been taken away.
+_BELOW, _BACK, _ERASE = "\x1bD\x1bM\x1b7\n", "\x1b8", "\r\x1b[2K"
+
+
+class Terminal:
+    """Writes lines to the terminal now, past pytest's capture.
+
+    An xdist worker's standard error is its controller's. It may be a stream of a test's making, and
+    closed: threads that write, and tests that only wait for a VM, get no error for that.
+
+    Args:
+        config: pytest's.
+        note: is told what could not be written, and why.
+    """
+
+    def __init__(self, config: pytest.Config, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._quiet = config.getoption("verbose", 0) < 0
+        # Workers would draw over each other's line, and a test's own output over ours.
+        worker = hasattr(config, "workerinput")
+        self._may_redraw = not worker and config.getoption("capture", "no") != "no"
+        self._drawn = False
+        self._lock = threading.Lock()
+
+    def __call__(self, line: str) -> None:
+        """Write a line that stays; nothing with ``-q``."""
+        if not self._quiet:
+            self.write(line)
+
+    def write(self, line: str) -> None:
+        """Write a line that stays, with ``-q`` too."""
+        with self._noting(), self._lock, self._uncaptured():
+            # What was saved is not the place any more, once the screen has scrolled.
+            begin, self._drawn = _ERASE if self._drawn else "\n", False
+            sys.stderr.write(f"{begin}{line}\n")
+            sys.stderr.flush()
+
+    def redraw(self, line: str) -> bool:
+        """Write a line below the place where pytest writes, over the one before; "" erases it.
+
+        Returns:
+            False where that cannot be done: not on a terminal.
+        """
+        with self._noting(), self._lock, self._uncaptured():
+            if not self._may_redraw or not _draws(sys.stderr):
+                return False
+            if self._quiet:
+                return True
+            if line:
+                width = shutil.get_terminal_size().columns - 1
+                sys.stderr.write(f"{_ERASE if self._drawn else _BELOW}{line[:width]}")
+            elif self._drawn:
+                sys.stderr.write(f"{_ERASE}{_BACK}")
+            sys.stderr.flush()
+            self._drawn = bool(line)
+            return True
+        return False
+
+    def _noting(self) -> contextlib.AbstractContextManager[None]:
+        return noting("terminal failed: a line of vmports", self._note)
+
+    def _uncaptured(self) -> contextlib.AbstractContextManager[object]:
+        if self._capture is None:
+            return contextlib.nullcontext()
+        uncaptured: contextlib.AbstractContextManager[object]
+        uncaptured = self._capture.global_and_fixture_disabled()
+        return uncaptured
+
+
+def _draws(stream: object) -> bool:
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty and isatty()) and os.environ.get("TERM", "dumb") != "dumb"

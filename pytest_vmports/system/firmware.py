@@ -1,0 +1,75 @@
+"""UEFI firmware: where QEMU's own descriptions say it is.
+
+Source: QEMU's ``docs/interop/firmware.json``. Distributions install one description per build, and
+the order of their names is the order of preference.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.errors import FirmwareNotFoundError
+from pytest_vmports.system.programs import install_hint
+
+if TYPE_CHECKING:
+    from pytest_vmports.system.architecture import Architecture
+
+PLACES = (
+    Path("/etc/qemu/firmware"),
+    Path("/usr/share/qemu/firmware"),
+    Path("/usr/local/share/qemu/firmware"),
+    Path("/opt/homebrew/share/qemu/firmware"),
+)
+# They would refuse boot loaders that nobody signed, or need a machine type with SMM.
+_UNWANTED = {"secure-boot", "enrolled-keys", "requires-smm"}
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """The program, and the content that a new machine's variables have."""
+
+    code: Path
+    variables: Path
+
+
+def find_firmware(architecture: Architecture) -> Firmware:
+    """Return UEFI firmware for an architecture, without Secure Boot.
+
+    Raises:
+        FirmwareNotFoundError: none is installed; says where it was looked for.
+    """
+    for place in PLACES:
+        for description in sorted(place.glob("*.json")):
+            firmware = _usable(json.loads(description.read_text()), architecture)
+            if firmware is not None:
+                return firmware
+    tried = "\n".join(f"  {place}/*.json" for place in PLACES)
+    what = "uefi" if architecture.has_bios else "uefi-arm"
+    raise FirmwareNotFoundError(
+        architecture=architecture.name, tried=tried,
+        remedy=f"install it ({install_hint(what)}), or boot with firmware='bios' or a kernel",
+    )  # fmt: skip
+
+
+def _usable(description: dict[str, Any], architecture: Architecture) -> Firmware | None:
+    mapping = description.get("mapping", {})
+    fits = any(
+        target["architecture"] == architecture.name
+        and any(name.startswith(architecture.boards) for name in target["machines"])
+        for target in description.get("targets", ())
+    )
+    if (
+        not fits
+        or "uefi" not in description.get("interface-types", ())
+        or mapping.get("device") != "flash"
+        or "nvram-template" not in mapping
+        or _UNWANTED & set(description.get("features", ()))
+    ):
+        return None
+    parts = mapping["executable"], mapping["nvram-template"]
+    if any(part.get("format") != "raw" or not Path(part["filename"]).exists() for part in parts):
+        return None
+    return Firmware(*(Path(part["filename"]) for part in parts))

@@ -1,0 +1,231 @@
+"""Child processes that never outlive the process that started them.
+
+Linux kills a child whose ``PR_SET_PDEATHSIG`` is set when the *thread* that started it ends
+(source: prctl(2)), so every child is started from one thread that lives as long as the process.
+``preexec_fn`` is not used: it forks the whole interpreter and is unsafe beside threads. Instead
+``setpriv`` sets the signal and a one-line shell closes the race of a parent that died before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pytest_vmports.system import proc
+from pytest_vmports.system.minder import Minder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+_STOP_SECONDS = 5.0
+# If our parent is no longer the one that started us, it died before the signal was set.
+_CHECK_PARENT = 'test "$PPID" = "$0" || exit 125; exec "$@"'
+_PDEATHSIG_LAUNCHER = (
+    "import ctypes,os,sys;"
+    "ctypes.CDLL(None,use_errno=True).prctl(1,9);"
+    "os.getppid()==int(sys.argv[1]) or sys.exit(125);"
+    "os.execv(sys.argv[2],sys.argv[2:])"
+)
+_threads: dict[int, ThreadPoolExecutor] = {}
+_minders: dict[int, Minder] = {}
+
+
+def let_outlive() -> None:
+    """Start every further child such that `Process.let_go` works.
+
+    Elsewhere than on Linux a child outlives us anyway.
+
+    Raises:
+        OSError: what minds the children cannot be started.
+    """
+    if sys.platform.startswith("linux") and os.getpid() not in _minders:
+        _minders.clear()  # a forked child's are its parent's
+        _minders[os.getpid()] = Minder()
+
+
+class Process:
+    """A running child.
+
+    Attributes:
+        name: what to call it in messages.
+        command: its argv.
+        pid: its process id.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], popen: subprocess.Popen[bytes], log: Path
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.pid = popen.pid
+        self._popen = popen
+        self._log = log
+        self._kept: str | None = None
+        self._minder = _minders.get(os.getpid())
+        self._let_go = False
+        # Readable as soon as the child has ended, so that waits can include its death.
+        self._pidfd: int | None = None
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(popen.pid)
+
+    @property
+    def death(self) -> int | None:
+        """A descriptor that is readable once the child has ended; None where there is none."""
+        return self._pidfd
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal; None while the child runs, or was let go."""
+        return None if self._let_go else self._popen.poll()
+
+    @property
+    def running(self) -> bool:
+        """Whether the child still runs."""
+        return self.returncode is None
+
+    @property
+    def ending(self) -> bool:
+        """Whether it has begun to end, and what it held may be closed, but has not ended yet."""
+        return self.running and proc.ending(self.pid)
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """The processor time that the child has used; None where that cannot be told."""
+        fields = proc.stat_fields(self.pid)
+        if not fields:
+            return None
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # user's and system's
+
+    @property
+    def output(self) -> str:
+        """What the child wrote to its standard error (and output) so far."""
+        if self._kept is not None:
+            return self._kept
+        try:
+            return self._log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def keep_output(self) -> None:
+        """Keep `output` in memory: its file is about to be removed."""
+        self._kept = self.output
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait up to ``timeout`` seconds for the end; return the exit status or None."""
+        try:
+            return self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End the child at once and reap it."""
+        if self.running:
+            self._popen.send_signal(signal.SIGKILL)
+        if self._minder is not None and self._pidfd is not None:
+            self._minder.release(self.pid)  # while its number cannot be another's
+        self._popen.wait()
+        self._close()
+
+    def let_go(self) -> None:
+        """Let the child live on when this process ends; what it says from now on is not read.
+
+        It has to have been started after `let_outlive`.
+        """
+        self.keep_output()
+        if self._minder is not None:
+            self._minder.release(self.pid)
+        self._let_go = True
+        self._popen.returncode = 0  # or Popen would warn of a child that still runs
+        self._close()
+
+    def stop(self, timeout: float = _STOP_SECONDS) -> None:
+        """Ask the child to end, and kill it when it has not within ``timeout`` seconds."""
+        if self.running:
+            self._popen.terminate()
+            self.wait(timeout)
+        self.kill()
+
+    def _close(self) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+def spawn(
+    name: str,
+    command: Sequence[str],
+    *,
+    log: Path,
+    pass_fds: Collection[int] = (),
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a child that ends when this process does, however that comes about.
+
+    Unless it is let go: see `let_outlive`.
+
+    Args:
+        name: what to call it in messages.
+        command: program and arguments; the program is looked up on PATH.
+        log: file that takes its standard output and error.
+        pass_fds: descriptors that the child inherits under the same numbers.
+        cwd: its working directory.
+        env: variables that it gets beside ours.
+
+    Raises:
+        OSError: the program does not exist or cannot be run.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
+    minder = _minders.get(os.getpid())
+    launcher = _launcher() if minder is None else minder.launcher
+    wrapped = [*launcher, program, *command[1:]]
+    with log.open("ab") as out:
+        starting = _starter().submit(
+            subprocess.Popen,
+            wrapped,
+            stdin=subprocess.DEVNULL if minder is None else minder.pipe,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            pass_fds=tuple(pass_fds),
+            cwd=cwd,
+            env=None if env is None else {**os.environ, **env},
+            # Ctrl-C goes to pytest, which then stops its VMs in order.
+            start_new_session=True,
+        )
+        return Process(name, command, starting.result(), log)
+
+
+def _launcher() -> list[str]:
+    if not sys.platform.startswith("linux"):
+        return []
+    parent = str(os.getpid())
+    if _has_setpriv():
+        return ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _CHECK_PARENT, parent]
+    return [sys.executable, "-I", "-S", "-c", _PDEATHSIG_LAUNCHER, parent]
+
+
+@lru_cache(maxsize=1)
+def _has_setpriv() -> bool:
+    path = shutil.which("setpriv")
+    if path is None:
+        return False
+    # busybox has a setpriv too, without this option.
+    shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
+    return "--pdeathsig" in shown.stdout
+
+
+def _starter() -> ThreadPoolExecutor:
+    pid = os.getpid()  # a forked child has none of its parent's threads
+    if pid not in _threads:
+        _threads.clear()
+        _threads[pid] = ThreadPoolExecutor(1, thread_name_prefix="vmports-start")
+    return _threads[pid]

@@ -1,0 +1,130 @@
+"""What is known of VMs that outlive their run, without a VM."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from dataclasses import replace
+
+import pytest
+
+from pytest_vmports.cli.main import main
+from pytest_vmports.pool import kept as kept_module
+from pytest_vmports.pool.kept import Kept, all_kept, base
+from pytest_vmports.system.proc import process_start
+
+
+@pytest.fixture
+def sleeper():
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def keep(tmp_path, monkeypatch, sleeper):
+    """Return a function that notes a process as a kept VM; nothing else is known here."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    monkeypatch.setattr("pytest_vmports.system.run_dir._LONGEST_BASE", 1000)
+    (tmp_path / "t").mkdir()
+
+    def noted(name="kone", *, start=None):
+        folder = base() / name
+        folder.mkdir()
+        start = process_start(sleeper.pid) if start is None else start
+        kept = Kept(folder, "a test", "alpine", 1.0, processes=[("QEMU", sleeper.pid, start)])
+        kept.write(folder)
+        return kept
+
+    return noted
+
+
+def test_what_was_noted_is_read_again(keep):
+    kept = keep()
+    assert all_kept() == [kept]
+
+
+def test_a_process_that_only_has_the_number_is_not_ended(keep, sleeper):
+    kept = keep(start=process_start(sleeper.pid) - 1)
+    assert not kept.alive
+    kept.stop()
+    assert sleeper.poll() is None
+
+
+def test_the_folder_of_one_that_has_ended_is_removed(keep, sleeper):
+    kept = keep()
+    sleeper.kill()
+    sleeper.wait()
+    assert all_kept() == []
+    assert not kept.folder.exists()
+
+
+def test_the_folder_stays_as_long_as_one_of_its_processes_lives(keep, sleeper):
+    kept = keep()
+    ended = ("gvproxy", sleeper.pid, process_start(sleeper.pid) - 1)  # its number is another's
+    for processes in ([ended, *kept.processes], [*kept.processes, ended]):
+        both = replace(kept, processes=processes)
+        both.write(kept.folder)
+        assert all_kept() == [both]
+        assert kept.folder.exists()
+
+
+def test_it_has_ended_before_its_folder_is_removed(keep, sleeper, monkeypatch):
+    kept, ended, remove = keep(), [], shutil.rmtree
+    death = os.pidfd_open(sleeper.pid)
+
+    def look_first(folder):
+        ended.append(bool(select.select([death], [], [], 0)[0]))
+        remove(folder)
+
+    monkeypatch.setattr(kept_module.shutil, "rmtree", look_first)
+    ours = os.sched_getaffinity(0)
+    try:
+        # It dies on the processor that we are on, so only when we wait for it.
+        os.sched_setaffinity(0, {min(ours)})
+        os.sched_setaffinity(sleeper.pid, {min(ours)})
+        os.sched_setscheduler(sleeper.pid, os.SCHED_IDLE, os.sched_param(0))
+        kept.stop()
+    finally:
+        os.sched_setaffinity(0, ours)
+        os.close(death)
+    assert ended == [True]
+
+
+def test_stopping_leaves_no_descriptor_open(keep):
+    kept = keep()
+    before = len(os.listdir("/proc/self/fd"))
+    kept.stop()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_that_is_just_made_is_left_alone(keep):
+    keep()
+    (base() / "knew").mkdir()
+    assert [kept.name for kept in all_kept()] == ["kone"]
+    assert (base() / "knew").exists()
+
+
+def test_stopping_ends_the_process_and_all_stops_all(keep, sleeper, capsys):
+    keep("kone"), keep("ktwo")
+    assert main(["kept", "stop", "all"]) == 0
+    assert sleeper.wait(10) == -9
+    assert capsys.readouterr().out.splitlines() == [
+        "stopped kone (a test)",
+        "stopped ktwo (a test)",
+    ]
+    assert main(["kept"]) == 0
+    assert capsys.readouterr().out == "no VM is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [((), "name the VMs to stop, or all"), (("kfoo",), "no VM is kept as kfoo")]
+)
+def test_a_name_that_is_missing_or_wrong_stops_nothing(keep, sleeper, capsys, words, said):
+    keep()
+    assert main(["kept", "stop", *words]) == 2
+    assert capsys.readouterr().err == f"pytest-vmports: {said}; kept are: kone\n"
+    assert sleeper.poll() is None

@@ -1,0 +1,247 @@
+"""Disk images with real VMs: the bundled one with its own init; a Debian with systemd (slow)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import debian_image
+import pytest
+from vm_helpers import WIRINGS, remains, until
+
+from pytest_vmports import Guest
+from pytest_vmports.errors import (
+    CloudInitError,
+    GuestPanicError,
+    ImageError,
+    MachineDiedError,
+    NoShellError,
+)
+from pytest_vmports.guests.alpine import find_images
+from pytest_vmports.pool.kept import all_kept
+from pytest_vmports.vm.inside.shell import OtherShell
+
+
+def digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    """Return the bundled package's disk, with the kernel that boots it."""
+    kernel, _ = find_images()
+    return kernel.with_suffix(".qcow2"), kernel
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_a_disk_with_an_init_of_its_own_boots_and_is_never_written(
+    vm_factory, bundled, wiring, qemu_binary, gvproxy_089
+):
+    image, kernel = bundled
+    before = digest(image)
+    guest = Guest.disk(
+        image, kernel=kernel, initrd=kernel.with_suffix(".initrd"), memory=512,
+        append="root=/dev/vda rw rootflags=rw rootfstype=ext4",
+    )  # fmt: skip
+    # Its network is made for other addresses than ours, so no port of it ever answers.
+    with vm_factory(ports=[8080], guest=guest, wait_for="none", **WIRINGS[wiring]) as vm:
+        assert vm.origin == "booted"
+        until(lambda: "OpenRC" in vm.console, 120, "its own init")
+        with pytest.raises(NoShellError):
+            vm.run("true")
+        folder = vm._machine.workdir
+        left = vm.pids.values(), [("tcp", vm[8080].external)]
+        assert (folder / "root.qcow2").stat().st_size > 0
+    assert not folder.exists()
+    assert remains(*left) == []
+    assert digest(image) == before
+
+
+def test_an_image_that_cannot_be_booted_costs_no_boot_and_leaves_nothing(
+    vm_factory, tmp_path, bundled, vmports_pool
+):
+    image, kernel = bundled
+    broken = tmp_path / "truncated.qcow2"
+    with image.open("rb") as whole:
+        broken.write_bytes(whole.read(1 << 20))
+    guest = Guest.disk(broken, kernel=kernel, append="root=/dev/vda")
+    before = set(vmports_pool.run_dir.iterdir())
+    with pytest.raises(ImageError, match=r"truncated\.qcow2"), vm_factory(ports=[80], guest=guest):
+        pass
+    for folder in set(vmports_pool.run_dir.iterdir()) - before:
+        assert not (folder / "root.qcow2").exists()
+
+
+USER_DATA = """\
+#cloud-config
+locale: false
+write_files:
+- path: /root/hello
+  content: from cloud-init
+"""
+
+
+@pytest.fixture(scope="session")
+def debian(missing):
+    """Return the Debian image, built when it is not there."""
+    if lacking := debian_image.missing():
+        missing("what builds the Debian image", f"install {', '.join(lacking)}")
+    return debian_image.image()
+
+
+def booted_by(debian, way):
+    keywords = {"memory": 512, "user_data": USER_DATA, "ssh": True, "agent": True}
+    if way == "kernel":
+        return Guest.disk(debian.root, **keywords, **debian.direct)
+    return Guest.disk(debian.disk, firmware=way, **keywords)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "wiring"), [("kernel", "usernet"), ("bios", "gvproxy"), ("uefi", "usernet")]
+)
+def test_a_debian_with_cloud_init_ssh_and_agent_serves(
+    vm_factory, debian, way, wiring, tmp_path, gvproxy_089
+):
+    image = debian.root if way == "kernel" else debian.disk
+    before = digest(image)
+    guest = booted_by(debian, way)
+    settings = {
+        "ports": [80], "guest": guest, "boot_timeout": 900, "gvproxy": str(gvproxy_089),
+        **WIRINGS[wiring],
+    }  # fmt: skip
+    with vm_factory(**settings) as vm:
+        assert vm.origin == "cloned"
+        assert [port.internal for port in vm.ports] == [80]
+        assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
+        assert vm.run("cat /root/hello").stdout == "from cloud-init"
+        assert vm.run("systemctl is-active nginx").stdout == "active\n"
+        assert urllib.request.urlopen(vm[80].url, timeout=60).status == 200
+        assert vm._machine.kind._agent.run("hostname", timeout=60) == (0, b"vmports\n", b"")
+
+        data = os.urandom(1 << 20)
+        (tmp_path / "app.tar.gz").write_bytes(data)
+        vm.put(tmp_path / "app.tar.gz", "/srv/")
+        assert vm.get("/srv/app.tar.gz", tmp_path / "back").read_bytes() == data
+
+        config = vm.ssh_config(tmp_path / "ssh_config")
+        done = subprocess.run(
+            ["ssh", "-F", str(config), "vm", "id -un"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "root\n"
+        looks_right_to_testinfra(config)
+        stays_through_snapshots_and_resets(vm)
+        vm.shutdown(timeout=300)
+    with vm_factory(**settings) as vm:
+        assert vm.origin == "cloned"
+        assert vm.run("ls /srv /root").stdout.split() == ["/root:", "hello", "/srv:"]
+    assert digest(image) == before
+
+
+def stays_through_snapshots_and_resets(vm):
+    moment = vm.snapshot()
+    vm.run("rm /srv/app.tar.gz")
+    vm.restore(moment)
+    assert vm.run("ls /srv").stdout == "app.tar.gz\n"
+    vm.run("touch /root/kept; sync")
+    vm.reset()  # the disk is still there
+    assert vm.origin == "booted"
+    assert vm.run("ls /root /srv").stdout.split() == [
+        "/root:", "hello", "kept", "/srv:", "app.tar.gz",
+    ]  # fmt: skip
+
+
+def looks_right_to_testinfra(config):
+    import testinfra
+
+    host = testinfra.get_host("ssh://vm", ssh_config=str(config))
+    assert host.service("nginx").is_running
+    assert host.socket("tcp://80").is_listening
+    assert host.file("/root/hello").content_string == "from cloud-init"
+
+
+FILL = "fallocate -l $(df --output=avail -k / | tail -n 1)K /fill; dd if=/dev/zero of=/fill2; true"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"bootcmd": [FILL]}, "No space left on device"),
+        ({"runcmd": ["echo it is broken >&2; exit 7"]}, "scripts_user"),
+    ],
+    ids=["full disk", "failing command"],
+)
+def test_a_cloud_init_that_fails_says_why(vm_factory, debian, data, reason):
+    guest = Guest.disk(
+        debian.root, memory=512, user_data={"locale": False, **data}, ssh=False, **debian.direct
+    )
+    with (
+        pytest.raises(CloudInitError, match=reason),
+        vm_factory(ports=[80], guest=guest, boot_timeout=600),
+    ):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("means", ["ssh", "agent"])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_command_by_ssh_or_agent_that_the_guest_panics_at_raises_the_panic(
+    vm_factory, debian, means, check
+):
+    guest = booted_by(debian, "kernel")
+    with vm_factory(ports=[80], guest=guest, boot_timeout=900, allow_crash=True) as vm:
+        vm._machine._shell = OtherShell(getattr(vm._machine, means))
+        with pytest.raises(MachineDiedError) as caught:
+            vm.run("echo c >/proc/sysrq-trigger", check=check, timeout=120)
+    assert type(caught.value) is GuestPanicError
+    assert caught.value.panic == "sysrq triggered crash"
+
+
+@pytest.mark.slow
+def test_a_vm_that_was_kept_is_reached_by_ssh(pytester, debian, request):
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from pytest_vmports import Guest
+
+        guest = Guest.disk("{debian.disk}", user_data="#cloud-config\\nlocale: false", memory=512)
+
+        @pytest.mark.vmports(80, guest=guest, fresh_boot=True, boot_timeout=600)
+        def test_fails(vm_with_ports):
+            vm_with_ports.run("echo was here >/root/told")
+            assert False
+        """
+    )
+    result = pytester.runpytest_subprocess("-n1", "--vmports-keep=failed")
+    kept = [vm for vm in all_kept() if f"kept as {vm.name}" in result.stdout.str()]
+    for vm in kept:
+        request.addfinalizer(vm.stop)
+    result.assert_outcomes(failed=1)
+    (vm,) = kept
+    ask = [*shlex.split(vm.ways["ssh"]), "cat /root/told"]
+    assert subprocess.check_output(ask, text=True, timeout=120) == "was here\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_the_page_on_guests_shows_a_disk_image_that_works(pytester, debian, wiring, gvproxy_089):
+    page = Path(__file__).resolve().parents[2] / "docs" / "guests.md"
+    section = page.read_text().partition("## A disk image\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```python\n(# (\S+)\n.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert {name for _, name in blocks} == {"conftest.py", "test_install.py"}
+    for text, name in blocks:
+        (pytester.path / name).write_text(text)
+    (pytester.mkdir("images") / "debian-12-genericcloud-amd64.qcow2").symlink_to(debian.disk)
+    (pytester.mkdir("tests") / "cloud-init.yaml").write_text(USER_DATA)
+    (pytester.mkdir("dist") / "app.tar.gz").write_bytes(os.urandom(10_000))
+    settings = [f"--vmports-{k.replace('_', '-')}=yes" for k in WIRINGS[wiring]]
+    run = pytester.runpytest_subprocess(*settings, "--vmports-boot-timeout=900", "-vv")
+    run.assert_outcomes(passed=2)

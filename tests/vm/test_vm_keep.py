@@ -1,0 +1,178 @@
+"""VMs that outlive the run: how they are reached, and how they end."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+
+import pytest
+from vm_helpers import WIRINGS, remains
+
+from pytest_vmports.cli.main import main
+from pytest_vmports.errors import PortInUseError
+from pytest_vmports.leases import PortAllocator
+from pytest_vmports.pool.kept import all_kept
+
+SUITE = """
+import pytest
+
+marked = pytest.mark.vmports(8080, setup="nc -lk -p 8080 -e cat &", {settings})
+
+@marked
+def test_passes(vm_with_ports):
+    pass
+
+@marked
+def test_fails(vm_with_ports):
+    assert False
+"""
+
+
+@pytest.fixture
+def run(pytester, qemu_binary, shared_templates):
+    """Return a function that runs the suite in ``test_it.py`` and returns result and kept VMs."""
+    names = []
+
+    def ran(*words):
+        result = pytester.runpytest_subprocess("-p", "no:randomly", *words)
+        found = re.findall(r"kept as (\w+)", result.stdout.str())
+        names.extend(found)
+        return result, [kept for kept in all_kept() if kept.name in found]
+
+    yield ran
+    for kept in all_kept():
+        if kept.name in names:
+            kept.stop()
+
+
+def talk(path, *lines, until):
+    """Return what comes from a Unix socket until ``until`` does, having sent lines."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(path))
+        said = ""
+        for line in lines:
+            connection.sendall(line.encode())
+        deadline = time.monotonic() + 30
+        while until not in said and time.monotonic() < deadline:
+            said += connection.recv(4096).decode(errors="replace")
+        return said
+
+
+def ports_of(kept):
+    return [int(re.search(r":(\d+) ->", forward)[1]) for forward in kept.forwards]
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
+    run, pytester, capsys, wiring, gvproxy_089
+):
+    settings = ", ".join(f"{name}={value!r}" for name, value in WIRINGS[wiring].items())
+    pytester.makepyfile(test_it=SUITE.format(settings=settings))
+    result, kept = run("-n2", "--vmports-keep=failed", f"--vmports-gvproxy={gvproxy_089}")
+    result.assert_outcomes(passed=1, failed=1)
+    (vm,) = kept
+    assert vm.test == "test_it.py::test_fails"
+    (port,) = ports_of(vm)
+    stop = f"pytest-vmports kept stop {vm.name}"
+    result.stdout.fnmatch_lines(
+        ["*VMs that were kept*", f"*{port} -> 8080/tcp", "*console*", "*monitor*", f"*{stop}"]
+    )
+    # Another run does not take it for the remains of a dead one.
+    pytester.runpytest_subprocess("-k", "passes").assert_outcomes(passed=1)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"still there?")
+        assert connection.recv(100) == b"still there?"
+    with PortAllocator() as allocator, pytest.raises(PortInUseError, match="test_fails"):
+        allocator.acquire_fixed(port, timeout=0)
+    assert "running" in talk(vm.folder / "monitor.sock", "info status\n", until="running")
+    shell = talk(vm.folder / "console.sock", "\r", "echo $((6*7)) by $(hostname)\r", until="42 by ")
+    assert "42 by " in shell
+    # Whatever stands before gvproxy goes on standing there.
+    api = "wget -T 2 -q -O- http://192.168.127.1/services/forwarder/all || echo closed $((6*7))\r"
+    assert '"local"' not in talk(vm.folder / "console.sock", api, until="closed 42")
+    pids = [pid for _, pid, _ in vm.processes]
+    assert [name for name, _, _ in vm.processes] == ["QEMU", "gvproxy"][: len(pids)]
+    assert len(pids) == (1 if wiring == "usernet" else 2)
+
+    assert main(["kept"]) == 0
+    assert f"kept as {vm.name}" in capsys.readouterr().out
+    assert main(["kept", "stop", vm.name]) == 0
+    assert remains(pids, [("tcp", port)]) == []
+    assert not vm.folder.exists()
+
+
+def test_a_vm_that_did_not_get_ready_and_one_of_a_factory_are_kept_too(run, pytester):
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.mark.vmports(8080, setup="echo here; exit 9")
+        def test_setup(vm_with_ports):
+            pass
+
+        def test_factory(vm_factory):
+            with vm_factory(ports=[8080], setup="nc -lk -p 8080 -e cat &"):
+                pytest.fail("inside")
+
+        def test_skips(vm_factory):
+            with vm_factory(ports=[8080], setup="nc -lk -p 8080 -e cat &"):
+                pytest.skip("inside")
+        """
+    )
+    result, kept = run("-n0", "--vmports-keep=failed")
+    result.assert_outcomes(errors=1, failed=1, skipped=1)
+    assert [vm.test for vm in kept] == ["test_it.py::test_setup", "test_it.py::test_factory"]
+    assert "here" in (kept[0].folder / "console.log").read_text()
+    assert "artifacts" in result.stdout.str()
+    assert "not written" not in result.stdout.str()
+
+
+def test_a_vm_of_several_tests_is_shown_by_the_one_that_fails_and_kept_in_the_end(run, pytester):
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def shared(vm_factory):
+            with vm_factory(ports=[8080], setup="nc -lk -p 8080 -e cat &") as vm:
+                yield vm
+
+        def test_passes(shared):
+            pass
+
+        def test_fails(shared):
+            assert False
+
+        def test_uses_none():
+            assert False
+
+        def test_passes_too(shared):
+            pass
+        """
+    )
+    result, kept = run("-n0", "--vmports-keep=failed", "--vmports-report")
+    result.assert_outcomes(passed=2, failed=2)
+    (vm,) = kept
+    (port,) = ports_of(vm)
+    shown = f"forward: 127.0.0.1:{port} -> 8080/tcp"
+    assert result.stdout.str().count(shown) == 1
+    result.stdout.fnmatch_lines(["*_ test_fails _*", shown, "*VM: artifacts*", "VMs ready  *1: *"])
+
+
+def test_all_are_kept_when_asked_and_no_more_than_the_machine_can_bear(run, pytester):
+    pytester.makepyfile(test_it=SUITE.format(settings="") + "    assert 0")
+    _, kept = run("-n0", "--vmports-keep=always", "-k", "passes")
+    assert [vm.test for vm in kept] == ["test_it.py::test_passes"]
+    pytester.makeconftest("import pytest_vmports.pool.keeper\npytest_vmports.pool.keeper.MOST = 0")
+    result, kept = run("-n0", "--vmports-keep=failed", "-k", "fails")
+    assert kept == []
+    result.stderr.fnmatch_lines(["*a VM is not kept, for 0 are already: *kept stop all"])
+
+
+def test_nothing_is_kept_unless_asked(run, pytester):
+    pytester.makepyfile(test_it=SUITE.format(settings=""))
+    result, kept = run("-n0", "-k", "fails")
+    assert kept == []
+    result.stdout.no_fnmatch_line("*VMs that were kept*")
