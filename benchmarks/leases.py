@@ -33,7 +33,9 @@ from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import _machine  # noqa: E402
 import ephemeral_port_reserve  # noqa: E402
 import port_for  # noqa: E402
 import portpicker  # noqa: E402
@@ -261,16 +263,8 @@ def million(wanted: int) -> dict[str, Any]:
 
 def machine() -> str:
     """Return a description of this machine without its name."""
-    model = platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return (
-        f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()},"
-        f" Python {platform.python_version()}, filelock {version('filelock')}"
-    )
+    python = platform.python_version()
+    return f"{_machine.machine()}, Python {python}, filelock {version('filelock')}"
 
 
 HEAD = (

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import _machine
 import _single
 import _suites
 
@@ -161,17 +162,10 @@ def growth(measured: Measured, options: argparse.Namespace) -> None:
 
 def machine(qemu: Qemu) -> str:
     """Return what this ran on."""
-    model = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     version = ".".join(map(str, qemu.version))
     accelerator = choose_accel("auto", qemu.path).name
-    release = platform.release().partition("-")[0]
     return (
-        f"{model}, {os.cpu_count()} cores, {platform.system()} {release}, "
-        f"QEMU {version} ({accelerator}), Python {platform.python_version()}"
+        f"{_machine.machine()}, QEMU {version} ({accelerator}), Python {platform.python_version()}"
     )
 
 
