@@ -13,29 +13,22 @@ import pytest
 
 import pytest_vmports
 from pytest_vmports.network.wiring import Wiring
-from pytest_vmports.settings import parse
+from pytest_vmports.pool import planning
+from pytest_vmports.pool.guest_choice import chosen_guest
+from pytest_vmports.settings import options, parse
 from pytest_vmports.settings.table import OPTIONS
+from pytest_vmports.system.programs import Accelerator
 
 PACKAGE = Path(pytest_vmports.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
-# A module may import from its own layer and from those before it.
-LAYERS = [
-    {"constants", "errors", "models", "system.mishaps"},
-    {
-        "leases.record", "leases.refusal", "leases.guard", "leases.candidates", "leases.state_dir", "leases.lease",
-        "leases.allocator", "leases", "leases.cli", "system.programs", "system.process", "system.run_dir", "port_forward",
-        "system.progress", "system.fingerprint", "system.minder", "pool.kept", "system.proc", "system", "leases.free_ports",
-    },
-    {"network", "guests"},
-    {"vm"},
-    {"settings", "settings.options", "settings.parse"},
-    {
-        "report", "report.evidence", "report.artifacts", "report.summary", "report.timeline", "pool.factory", "cli.run", "cli.doctor",
-        "report.terminal", "report.console_stream", "cli.tables", "report.closing",
-    },
-    {"plugin", "cli.main"},
+# A room imports from those before it, for types and in functions too. docs/contributing.md says
+# what is in each.
+ROOMS = [
+    "errors", "constants", "models", "system", "leases", "port_forward", "guests", "network", "vm",
+    "settings", "pool", "report", "cli", "plugin",
 ]  # fmt: skip
+TOP = {"__init__", "constants", "errors", "models", "plugin", "port_forward"}
 HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
 # What of ours a run loads that uses nothing of it.
 UNUSED = {"", ".plugin", ".settings", ".settings.table", ".constants"}
@@ -45,23 +38,14 @@ def name_of(module: Path) -> str:
     return ".".join(module.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def layer_of(name: str) -> int:
-    return next(i for i, layer in enumerate(LAYERS) if name.split(".", maxsplit=1)[0] in layer)
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def imports(module: Path) -> set[str]:
-    """Return what a module imports, when it is loaded or later, but not for types only."""
-    tree = ast.parse(module.read_text())
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
+    """Return what a module imports, when it is loaded, later, or for types only."""
     found = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
+    for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -70,24 +54,95 @@ def imports(module: Path) -> set[str]:
     return found
 
 
-def ours(found: set[str]) -> set[str]:
-    names = {name.removeprefix("pytest_vmports.") for name in found if "pytest_vmports." in name}
-    rooms = {room for layer in LAYERS for room in layer}
-    return {name for name in names if name.split(".")[0] in rooms}
+def ours(module: Path) -> set[str]:
+    """Return the modules of ours that a module imports, each as `name_of` has it."""
+    known = {name_of(other).removesuffix(".__init__"): name_of(other) for other in MODULES}
+    names = {name.removeprefix("pytest_vmports.") for name in imports(module)}
+    return {known[name] for name in names if name in known} - {name_of(module)}
+
+
+def functions(module: Path):
+    return [
+        node
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def test_every_module_is_in_a_room_and_few_are_at_the_top():
+    assert {name_of(module) for module in PACKAGE.glob("*.py")} == TOP
+    assert {room_of(name_of(module)) for module in MODULES} == {*ROOMS, "__init__"}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_imports_point_towards_the_foundations(module):
+def test_a_room_imports_only_from_those_below_it(module):
     name = name_of(module)
-    if name == "__init__":
+    if name == "__init__":  # its names are loaded when they are asked for
         return
-    used = ours(imports(module))
-    assert {other for other in used if layer_of(other) > layer_of(name)} == set()
+    below = ROOMS[: ROOMS.index(room_of(name)) + 1]
+    assert {other for other in ours(module) if room_of(other) not in below} == set()
+
+
+def test_no_files_need_each_other_in_a_circle_be_it_for_types():
+    graph = {name_of(module): ours(module) for module in MODULES if name_of(module) != "__init__"}
+    assert "network.wiring" in graph["network.usernet"]
+    assert "vm.plan" in graph["vm.machine"]
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert order.index("vm.plan") < order.index("vm.machine")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_no_module_and_no_function_grows_beyond_reading(module):
+    assert module.read_text().count("\n") <= 400
+    lines = {node.name: node.end_lineno - node.lineno + 1 for node in functions(module)}
+    assert {name: count for name, count in lines.items() if count > 60} == {}
+
+
+def assigned(module: Path) -> list[str]:
+    """Return the attributes of other objects than ``self`` that a module assigns to."""
+    found = []
+    for node in ast.walk(ast.parse(module.read_text())):
+        is_plain = isinstance(node, ast.AugAssign | ast.AnnAssign)
+        targets = [node.target] if is_plain else getattr(node, "targets", [])
+        for target in [one for outer in targets for one in ast.walk(outer)]:
+            if isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store):
+                found.append(ast.unparse(target))
+    return [name for name in found if not re.fullmatch(r"self\.\w+", name)]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_a_machine_is_changed_by_its_own_methods_only(module):
+    """Whatever it is called where it is held; a context's stash and the like are nobody's."""
+    named = re.compile(r"(^|\.)_?(machine|vm|booted|own|one|ready)(\.|$)")
+    holders = [name.rpartition(".")[0] for name in assigned(module)]
+    assert [holder for holder in holders if named.search(holder)] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_of_what_kind_a_guest_is_is_asked_in_one_place(module):
+    name = name_of(module)
+    if room_of(name) == "guests" or name == "vm.inside.kind":
+        return
+    read = {
+        node.attr for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }  # fmt: skip
+    assert read & {"image", "prepared"} == set()
 
 
 def test_only_hooks_and_reports_know_pytest():
-    users = {name_of(m) for m in MODULES if "pytest" in imports(m)}
-    assert users <= {"plugin", "report.recorder", "report.closing"}
+    for module in MODULES:
+        known = "pytest" in imports(module) - typed_only(module)
+        assert not known or room_of(name_of(module)) in {"plugin", "report"}, name_of(module)
+
+
+def typed_only(module: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            inner = [one for one in ast.walk(node) if isinstance(one, ast.Import)]
+            found |= {alias.name for one in inner for alias in one.names}
+    return found
 
 
 def test_leases_know_nothing_of_qemu():
@@ -102,13 +157,125 @@ def test_leases_know_nothing_of_qemu():
         )
 
 
-def test_allocators_are_made_in_one_place():
-    makers = [
-        name_of(module)
-        for module in MODULES
-        for _ in range(module.read_text().count("PortAllocator("))
-    ]
-    assert makers == ["leases.free_ports"]
+def places(text: str) -> list[str]:
+    return [name_of(one) for one in MODULES for _ in range(one.read_text().count(text))]
+
+
+def test_allocator_and_pool_are_each_made_in_one_place():
+    assert places("PortAllocator(") == ["leases.free_ports"]
+    assert places(" Pool(") == places(" Launcher(") == places(" Templates(") == ["pool.pool"]
+
+
+def test_ports_alone_need_no_cache_and_load_nothing_of_vms(pytester, monkeypatch):
+    """Nor does a header that is printed for them."""
+    (pytester.path / "file").touch()
+    pytester.makeini("[pytest]\nvmports_cache_dir = file/cache")
+    pytester.makepyfile(
+        """
+        import socket, sys
+        import pytest
+
+        @pytest.mark.vmports(8080)
+        def test_ports(exposed_ports):
+            with socket.socket() as server:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                server.bind(exposed_ports[8080].address)
+            loaded = [name for name in sys.modules if name.startswith("pytest_vmports.")]
+            rooms = {name.split(".")[1] for name in loaded}
+            assert rooms & {"vm", "pool"} == set(), loaded
+            assert not {"qemu.qmp", "asyncio"} & (set(sys.modules) - before)
+
+        before = set(sys.modules)
+        """
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+# What a guest does not see, so that none is booted anew for it: the plan's key knows nothing of it.
+UNSEEN = {
+    "expose": "a forward is between the host and QEMU; what is waited for is in the key",
+    "strict_network": "it refuses a VM and changes none",
+    "boot_timeout": "how long the host waits",
+    "template": "whether there is a key at all",
+    "fresh_boot": "likewise",
+    "allow_crash": "what the host makes of a panic",
+    "prewarm": "when a clone is made",
+    "cache_size": "how many templates are kept",
+    "cache_dir": "where templates are kept",
+    "port_range": "host ports",
+    "port_wait": "how long the host waits",
+    "bind_host": "a host address",
+    "gvproxy": "which program of a kind is on the other side of the card",
+    "missing": "what happens where there is no VM",
+    "state_dir": "where leases are kept",
+    "artifacts": "what is written of a VM that has failed",
+    "pcap": "QEMU writes down what passes; the standby's key knows it",
+    "keep": "what happens to a VM after its test",
+    "console": "what is shown of a VM",
+    "report": "what is told of a run",
+    "timeline": "likewise",
+}
+# Another value than that of `some_plan`, for every setting that is seen.
+SEEN = {
+    "allow_network": "yes", "backend": "gvproxy", "host_ports": "8000:1", "network": "lab",
+    "guest": "{folder}/other.raw", "kernel": "{folder}/other", "initrd": "{folder}/other",
+    "append": "quiet", "files": "{folder}/other=/page", "setup": "false", "memory": "128",
+    "cpus": "2", "display": "yes", "accel": "kvm", "wait_for": "none", "qemu": "{folder}/{qemu}",
+}  # fmt: skip
+
+
+@pytest.fixture
+def plan_with(request, tmp_path, qemu_binary, gvproxy_089, monkeypatch):
+    """Return a function that makes a plan with one setting changed, in its user's spelling."""
+    for name in ("kernel", "initrd", "other", "other.raw"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / qemu_binary.name).write_text(f'#!/bin/sh\nexec {qemu_binary} "$@"\n')
+    (tmp_path / qemu_binary.name).chmod(0o755)
+    # Faked: an accelerator that this host need not have.
+    monkeypatch.setattr(planning, "choose_accel", lambda name, _qemu: Accelerator(name, "a test"))
+
+    def plan(**changes):
+        kernel = {} if "guest" in changes else {"kernel": f"{tmp_path}/kernel"}
+        wanted = {
+            "expose": "8080", "initrd": f"{tmp_path}/initrd", "setup": "true", "accel": "tcg",
+            "gvproxy": str(gvproxy_089), **kernel, **changes,
+        }  # fmt: skip
+        if "guest" in changes:
+            del wanted["setup"], wanted["initrd"]
+        settings = options.resolve(request.config, wanted, "the test")
+        return planning.plan_of(settings, chosen_guest(settings, None, tmp_path), tmp_path)
+
+    return plan
+
+
+def test_every_setting_is_either_seen_by_the_guest_or_known_not_to_be():
+    assert set(SEEN) | set(UNSEEN) == {option.name for option in OPTIONS}
+    assert set(SEEN) & set(UNSEEN) == set()
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_setting_that_the_guest_sees_changes_the_key(plan_with, tmp_path, qemu_binary, name):
+    value = SEEN[name].format(folder=tmp_path, qemu=qemu_binary.name)
+    assert plan_with(**{name: value}).key != plan_with().key
+
+
+UNSEEN_VALUES = {
+    "expose": "8080 53/udp", "strict_network": "yes", "boot_timeout": "7", "template": "no",
+    "fresh_boot": "yes", "allow_crash": "yes", "prewarm": "0", "cache_size": "1G",
+    "cache_dir": "/c", "port_range": "20000-20100", "port_wait": "7", "bind_host": "127.0.0.2",
+    "missing": "skip", "state_dir": "/s", "artifacts": "no", "pcap": "yes", "keep": "always",
+    "console": "yes", "report": "yes", "timeline": "t.svg",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(UNSEEN) - {"gvproxy"}))
+def test_a_setting_that_the_guest_does_not_see_leaves_the_key_as_it_is(plan_with, name):
+    assert plan_with(**{name: UNSEEN_VALUES[name]}).key == plan_with().key
+
+
+def test_either_generation_of_gvproxy_serves_the_same_template(plan_with, gvproxy_081):
+    network = {"allow_network": "yes"}
+    assert plan_with(**network, gvproxy=str(gvproxy_081)).key == plan_with(**network).key
 
 
 def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
@@ -170,23 +337,6 @@ def test_installing_it_pulls_in_these_packages_and_no_more(missing):
 
 def test_types_are_shipped():
     assert (PACKAGE / "py.typed").exists()
-
-
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_no_module_grows_beyond_reading(module):
-    assert module.read_text().count("\n") <= 400
-
-
-def test_no_two_files_of_the_network_need_each_other_be_it_for_types():
-    graph = {}
-    for module in (PACKAGE / "network").glob("*.py"):
-        nodes = [
-            n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ImportFrom)
-        ]
-        named = {f"{n.module}.{alias.name}" for n in nodes for alias in n.names}
-        graph[name_of(module)] = ours(named | {n.module for n in nodes}) - {"network"}
-    assert "network.wiring" in graph["network.usernet"]
-    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_a_way_of_connecting_a_guest_has_to_offer_little():

@@ -151,12 +151,10 @@ class Guest:
         if kernel is None:
             _refuse_words_for_a_kernel(initrd, append)
         image = _image("disk image", path)
-        seed = None
         given = any(data is not None for data in (user_data, meta_data, network_config))
         if ssh is None:
             ssh = given and not agent
-        if ssh or given:
-            seed = read_seed(user_data, meta_data, network_config)
+        seed = read_seed(user_data, meta_data, network_config) if ssh or given else None
         return cls(
             name=image.name, kernel_path=None if kernel is None else _image("kernel", kernel),
             initrd_path=None if initrd is None else _image("initrd", initrd), append=append,
