@@ -67,7 +67,7 @@ def _of(file: str, *tests: str, **changes: tuple[str, str]) -> list[Mutant]:
 
 
 _SHELL = _of(
-    "pytest_vmports/vm/shell.py",
+    "pytest_vmports/vm/inside/shell.py",
     "tests/vm/test_shell.py",
     get_lets_names_climb_out=('if ".." in inside.parts:', 'if "..." in inside.parts:'),
     get_keeps_setuid=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode)"),
@@ -85,7 +85,7 @@ _SHELL = _of(
     put_keeps_the_owners_name=('entry.uname = entry.gname = "root"', 'entry.gname = "root"'),
 )
 _COMMAND = _of(
-    "pytest_vmports/vm/command.py",
+    "pytest_vmports/vm/argv.py",
     "tests/vm/test_argv.py",
     seed_may_be_written=(
         "format=raw,readonly=on,file={_comma(drives.seed)}",
@@ -103,12 +103,16 @@ _COMMAND = _of(
         ',bootindex=1"]',
     ),
     disk_is_synced=("cache=unsafe", "cache=writeback"),
-    capture_at_a_fixed_netdev=("id=capture,netdev={netdev}", "id=capture,netdev=n0"),
+    capture_at_a_fixed_netdev=("netdev={capture.netdev}", "netdev=n0"),
     defaults_are_there=('"vmports", "-nodefaults", ', '"vmports", '),
     users_files_are_read=('"-no-user-config", "-no-reboot"', '"-no-reboot"'),
     reboots=('"-no-user-config", "-no-reboot"', '"-no-user-config"'),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
-    clones_draw_the_same_numbers=("if hardware.qemu.is_x86 else ()),", "if False else ()),"),
+    clones_draw_the_same_numbers=("*hardware.qemu.architecture.restored_args,", ""),
+    arm64_has_no_control_channel=(
+        "*hardware.qemu.architecture.control_args,",
+        '*("-serial", "chardev:control"),',
+    ),
     memory_of_clones_is_shared=("'on' if ram.share else 'off'", "'on' if ram else 'off'"),
     agent_by_another_name=("org.qemu.guest_agent.0", "org.qemu.guest_agent.1"),
     console_waits_for_a_reader=("server=on,wait=off", "server=on,wait=on"),
@@ -138,7 +142,6 @@ _READINESS = _of(
     all_is_content_with_one=('if self.wait_for.mode == "any":', "if True:"),
     any_wants_all=('if self.wait_for.mode == "any":', "if False:"),
     udp_is_asked=('if port.protocol == "tcp"]', "]"),
-    ports_are_not_chosen=("if port.internal in self.ports]", "]"),
     the_deadline_is_passed_over=(
         "            if time.monotonic() >= deadline:\n                return\n",
         "",
@@ -158,7 +161,7 @@ _READINESS = _of(
     given_ports_are_ignored=("wiring.ports if ports is None else ports", "wiring.ports"),
 )
 _CONTROL = _of(
-    "pytest_vmports/vm/control.py",
+    "pytest_vmports/vm/inside/control.py",
     "tests/vm/test_control.py",
     any_frame_is_the_one=("if frame[0] == kind:", "if frame[0]:"),
     clock_without_fraction=("int((now - whole) * 1e9)", "0"),
@@ -175,7 +178,7 @@ _CONTROL = _of(
     deaths_wake_nobody=("[self._connection, *self.deaths]", "[self._connection]"),
 )
 _POWER = _of(
-    "pytest_vmports/vm/power.py",
+    "pytest_vmports/vm/snapshots.py",
     "tests/vm/test_snapshots.py",
     paused_vms_go_on=("        if running:\n", "        if True:\n"),
     running_vms_stay_paused=("        if running:\n", "        if False:\n"),
@@ -198,44 +201,120 @@ _POWER = _of(
     ),
 )
 _CLONE = _of(
-    "pytest_vmports/vm/clone.py",
+    "pytest_vmports/pool/templates.py",
     "tests/pool/test_templates.py",
-    leases_of_a_builder_stay=(
-        "        finally:\n            exposed.release()",
-        "        finally:\n            pass",
-    ),
-    leases_of_a_builder_are_not_inherited=(
-        "booted.start(exposed.pass_fds)",
-        "booted.start()",
-    ),
-    a_builder_takes_the_tests_port=('update={"external": None}', "update={}"),
     a_builders_memory_is_not_saved=(
         'Ram(folder / "ram", share=True)',
         'Ram(folder / "ram", share=False)',
     ),
-    a_builder_lives_on=("                booted.stop()\n", ""),
-    a_builder_that_failed_lives_on=("maker.end_failed(booted, error)", "pass"),
     given_up_is_forgotten=("self._without.add(repr(guest))", "pass"),
     a_template_fails_for_ever=("if template.folder.name in self._failed:", "if False:"),
-    fresh_boots_are_cloned=(
-        "not settings.template or settings.fresh_boot or",
-        "not settings.template or",
+    vms_of_a_network_are_cloned=("if plan.network.lan is not None:", "if False:"),
+    whatever_the_kind_it_is_cloned=(
+        "(why := plan.kind.why_no_template) is not None",
+        "(why := '')",
     ),
-    only_ssh_sets_a_clock=("if guest.image.ssh or guest.image.agent:", "if guest.image.ssh:"),
+    the_reason_is_said_every_time=("if line not in self._told:", "if True:"),
+)
+_LAUNCH = _of(
+    "pytest_vmports/pool/launch.py",
+    "tests/pool/test_templates.py",
+    a_builder_has_no_ports=(
+        "                    machine.start(exposed.pass_fds)\n                    machine",
+        "                    machine",
+    ),
+    a_builder_lives_on=(
+        "                raise\n            machine.stop()\n",
+        "                raise\n",
+    ),
+    a_builder_that_failed_lives_on=(
+        "                self.end_failed(machine, error)\n                raise\n            machine",
+        "                raise\n            machine",
+    ),
+    a_builders_taken_port_ends_the_test=("if not left or _is_fixed", "if True or _is_fixed"),
+    one_that_cannot_be_saved_is_an_error=(
+        "except MonitorError as error:",
+        "except KeyError as error:",
+    ),
+    cold_boots_are_cloned=("exposed, observe) if cloned else None", "exposed, observe)"),
+    a_broken_template_is_used_for_ever=(
+        "self._templates.discard(template, plan.guest, error)",
+        "pass",
+    ),
+)
+_PLAN = _of(
+    "pytest_vmports/vm/plan.py",
+    "tests/pool/test_template.py",
+    key_without_the_argv=(
+        '"argv": self._masked(replace(self.network, relayed=False), ())[1:],',
+        "",
+    ),
+    key_without_the_guest=('"guest": self.guest.digest(self.root, qemu.architecture),', ""),
+    key_without_the_proof=('"ready": f"{self.wait_for}: {asked}",', ""),
+    key_without_qemu=('"qemu": [str(qemu), binary.st_size, binary.st_mtime_ns],', ""),
+    key_by_qemus_words_alone=("[str(qemu), binary.st_size, binary.st_mtime_ns]", "str(qemu)"),
+    key_with_the_relay=("replace(self.network, relayed=False), ())", "self.network, ())"),
+    waiting_for_any_host_port=('update={"external": 0}', "update={}"),
+    waiting_for_any_service=('"services": sorted(self.network.host_ports),', ""),
+    waiting_for_any_capture=('"capture": self.capture,', ""),
+    waiting_for_any_ports=("self._masked(self.network, blank)", "self._masked(self.network, ())"),
+)
+_KINDS = _of(
+    "pytest_vmports/vm/inside/disk.py",
+    "tests/guests/test_image.py",
+    ssh_is_leased_twice=("if self._image.ssh and not asked else []", "if self._image.ssh else []"),
+    a_kernel_wants_firmware=("return None if self._direct or by_bios", "return None if by_bios"),
+    variables_are_shared=(
+        "(self._firmware.code, variables))",
+        "(self._firmware.code, self._firmware.variables))",
+    ),
+)
+_FAILURES = _of(
+    "pytest_vmports/vm/failures.py",
+    "tests/vm/test_failures.py",
+    "tests/vm/test_snapshots.py",
+    a_panic_is_cut_off=("vitals.qemu.wait(_PANIC_SECONDS)", "pass"),
+    last_words_are_not_heard=(
+        'return self.monitor.why_ended() or next(told, "")',
+        "return self.monitor.why_ended()",
+    ),
+    a_killed_qemu_is_no_failure=(
+        'if error is None or error.program != "QEMU" or vitals.qemu.returncode:',
+        'if error is None or error.program != "QEMU":',
+    ),
+)
+_ALLOCATOR = _of(
+    "pytest_vmports/leases/allocator.py",
+    "tests/leases/test_allocator.py",
+    no_grace_for_a_port_that_is_coming_free=("_GRACE: Final = 1.0", "_GRACE: Final = 0.0"),
+    waiting_is_told_at_once=("waited >= _MOMENT", "waited >= 0"),
+    a_range_is_tried_once=("if leases or not contended:", "if True:"),
+    an_empty_range_is_tried_six_times=("if leases or not contended:", "if leases:"),
+    waits_for_ever=("if waited >= max(timeout, 5 * _POLL):", "if waited >= 1e9:"),
 )
 _STORE = _of(
-    "pytest_vmports/vm/template_store.py",
+    "pytest_vmports/pool/template_store.py",
     "tests/pool/test_template.py",
     eviction_takes_the_new_one=("folder.name != keep and self._remove", "self._remove"),
     eviction_takes_what_is_used=("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
     eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
     a_damaged_template_is_used=("if template.sound(key):", "if template:"),
-    others_may_own_the_folder=("facts.st_uid != os.getuid() or ", ""),
-    others_may_write_there=(" or facts.st_mode & 0o022:", ":"),
     all_who_waited_build=("self._use(key) or self._build", "self._build"),
 )
+_PRIVATE = _of(
+    "pytest_vmports/system/private_folder.py",
+    "tests/system/test_private_folder.py",
+    others_may_own_the_folder=("if facts.st_uid != user_id():", "if False:"),
+    others_may_write_there=("if facts.st_mode & forbidden:", "if False:"),
+    a_link_may_lead_anywhere=("if stat.S_ISLNK(facts.st_mode):", "if False:"),
+)
+_WAIT_FOR = _of(
+    "pytest_vmports/settings/wait_for.py",
+    "tests/vm/test_readiness.py",
+    ports_are_not_chosen=("if port.internal in self.ports]", "]"),
+)
 _TEMPLATE = _of(
-    "pytest_vmports/vm/template.py",
+    "pytest_vmports/pool/template.py",
     "tests/pool/test_template.py",
     state_without_checksum=('hashlib.sha256((folder / "state").read_bytes())', "hashlib.sha256()"),
     any_key_is_the_one=('and manifest.get("key") == key', ""),
@@ -273,7 +352,7 @@ _CONSOLE = _of(
 )
 MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
-    *_CONSOLE,
+    *_CONSOLE, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
 ]  # fmt: skip
 
 
