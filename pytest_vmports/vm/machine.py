@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.argv import Ram
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.plan import Plan
-    from pytest_vmports.vm.saved import Saved
+    from pytest_vmports.vm.saved import SavedState
 
 _GREETING_SECONDS = 30.0
 
@@ -89,7 +89,7 @@ class Machine:
         cards: Cards,
         workdir: Path,
         *,
-        saved: Saved | None = None,
+        saved: SavedState | None = None,
         ram: Ram | None = None,
         leased: float | None = None,
     ) -> None:
@@ -183,7 +183,7 @@ class Machine:
             raise
         self.state = State.STARTED
 
-    def start_again(self, lease_fds: Collection[int], saved: Saved | None) -> None:
+    def start_again(self, lease_fds: Collection[int], saved: SavedState | None) -> None:
         """Start another QEMU in the place of one that has ended; see `start`.
 
         Args:
@@ -391,7 +391,7 @@ class Machine:
             self._qemu.wait(_GREETING_SECONDS)
             raise failures.not_started(self.vitals, self.cards.first.refused(self._qemu.output))
 
-    def _restore(self, saved: Saved) -> None:
+    def _restore(self, saved: SavedState) -> None:
         self.console.begin_with(saved.console)
         with saved.open_state() as file:
             self.monitor.load(file.fileno())

@@ -16,7 +16,7 @@ OVERLAY, VARIABLES = "root.qcow2", "efi-variables.fd"
 """Names of the files in a VM's private folder that it writes as its disks."""
 
 
-class Saved(Protocol):
+class SavedState(Protocol):
     """A guest's saved state."""
 
     @property

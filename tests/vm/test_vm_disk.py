@@ -25,7 +25,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.pool.kept import all_kept
-from pytest_vmports.vm.inside.shell import OtherShell
+from pytest_vmports.vm.inside.shell import RunnerShell
 
 
 def digest(path):
@@ -194,11 +194,13 @@ def test_a_cloud_init_that_fails_says_why(vm_factory, debian, data, reason):
 @pytest.mark.parametrize("means", ["ssh", "agent"])
 @pytest.mark.parametrize("check", [True, False])
 def test_a_command_by_ssh_or_agent_that_the_guest_panics_at_raises_the_panic(
-    vm_factory, debian, means, check
+    vm_factory, debian, monkeypatch, means, check
 ):
     guest = booted_by(debian, "kernel")
     with vm_factory(ports=[80], guest=guest, boot_timeout=900, allow_crash=True) as vm:
-        vm._machine._shell = OtherShell(getattr(vm._machine, means))
+        kind = vm._machine.kind
+        runner = {"ssh": kind.ssh, "agent": kind._agent}[means]
+        monkeypatch.setattr(kind, "shell", lambda _check: RunnerShell(runner))
         with pytest.raises(MachineDiedError) as caught:
             vm.run("echo c >/proc/sysrq-trigger", check=check, timeout=120)
     assert type(caught.value) is GuestPanicError

@@ -18,7 +18,7 @@ from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
-from pytest_vmports.vm.inside.shell import OtherShell
+from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
 from pytest_vmports.vm.inside.waiting import BootFiles
 from pytest_vmports.vm.saved import OVERLAY, VARIABLES
@@ -167,21 +167,21 @@ class DiskGuest(OwnInit):
             MachineError: it refuses.
             CommandTimeoutError: it does not answer.
         """
-        means = self._agent or self.ssh
-        if means is None:
+        runner = self._agent or self.ssh
+        if runner is None:
             return
         # busybox takes no fraction.
         now = time.time()
         script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
-        code, _, said = means.run(script, timeout=waiting.timeout)
+        code, _, said = runner.run(script, timeout=waiting.timeout)
         if code:
             detail = said.decode(errors="replace").strip()
             raise MachineError(f"the guest refused to have its clock set: {detail or code}")
 
     def shell(self, check: Callable[[], None]) -> Shell | None:  # noqa: ARG002 - protocol
         """Return ssh or the QEMU guest agent as a shell; None where it has neither."""
-        means = self.ssh or self._agent
-        return None if means is None else OtherShell(means)
+        runner = self.ssh or self._agent
+        return None if runner is None else RunnerShell(runner)
 
     def save_key(self, place: Place, folder: Path) -> None:
         """Put the key that it lets in into another folder, unless it is there.

@@ -101,7 +101,7 @@ class AgentShell:
             return _Run(self._control, self._check, timeout).go(text, input)
 
 
-class Means(Protocol):
+class CommandRunner(Protocol):
     """Another way into a guest: ssh, or the QEMU guest agent."""
 
     def run(
@@ -114,11 +114,11 @@ class Means(Protocol):
         """Return exit status, output and error output; raise `CommandTimeoutError`."""
 
 
-class OtherShell:
+class RunnerShell:
     """A `Shell` by ssh or the QEMU guest agent."""
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
+    def __init__(self, runner: CommandRunner) -> None:
+        self._runner = runner
 
     def execute(
         self,
@@ -133,7 +133,7 @@ class OtherShell:
             GuestShellError: it cannot be run.
         """
         try:
-            return self._means.run(command, timeout=timeout, input=input)
+            return self._runner.run(command, timeout=timeout, input=input)
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
 
