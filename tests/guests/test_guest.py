@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_initramfs import read_newc
+from newc import read_newc
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import GuestNotFoundError

@@ -88,7 +88,8 @@ def shown():
 
 def machine(folder, state=State.READY):
     console = Console(folder / "console.log")
-    return SimpleNamespace(console=console, state=state, guest=SimpleNamespace(name="alpine"))
+    plan = SimpleNamespace(guest=SimpleNamespace(name="alpine"))
+    return SimpleNamespace(console=console, state=state, plan=plan)
 
 
 def test_the_console_is_shown_by_whole_lines_without_control_characters(shown, tmp_path):

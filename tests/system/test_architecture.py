@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from test_initramfs import read_newc
+from newc import read_newc
 
 from pytest_vmports import Guest
-from pytest_vmports.network.usernet import NoNetwork
 from pytest_vmports.system import firmware
 from pytest_vmports.system.architecture import (
     AARCH64,
@@ -43,7 +42,7 @@ def guest(tmp_path):
 def argv(qemu, guest, initrd=None, *, display=False):
     hardware = Hardware(qemu, Accelerator("tcg", "a test"), 300, 1, display)
     return build_command(
-        hardware, NoNetwork(), Channels(7, 9, Path("/console.log")), initrd=initrd,
+        hardware, ["-nic", "none"], Channels(7, 9, Path("/console.log")), initrd=initrd,
         kernel=guest.kernel_path, kernel_words=guest.kernel_words(qemu.architecture, None),
     )  # fmt: skip
 
@@ -82,7 +81,12 @@ def test_argv_kernel_words_and_inittab_agree_whatever_the_host_is(qemu, guest, t
 def test_a_bios_is_expected_on_a_pc_alone(qemu, guest):
     hardware = Hardware(qemu, Accelerator("tcg", "a test"), 300, 1)
     command = build_command(
-        hardware, NoNetwork(), Channels(7, 9, Path("/c")), kernel=None, initrd=None, kernel_words=""
+        hardware,
+        ["-nic", "none"],
+        Channels(7, 9, Path("/c")),
+        kernel=None,
+        initrd=None,
+        kernel_words="",
     )
     graphics = command[command.index("-machine") + 1].partition(",")[2]
     assert (graphics == "graphics=off") is qemu.architecture.has_bios

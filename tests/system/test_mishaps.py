@@ -205,7 +205,8 @@ def test_fails(fails, label, kind):
 @pytest.fixture
 def faked(pytester, monkeypatch, qemu_binary):
     """Return a function that runs a suite in which the fakes of `FAKES` are to be had."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    for folder in Path(__file__).parents[1::-1]:  # of the helpers, and this file's before that
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     pytester.makeconftest(FAKES)
 
     def run(suite, *words):
@@ -402,8 +403,8 @@ def test_a_console_that_cannot_be_read_costs_no_other(tmp_path):
     with contextlib.closing(ConsoleStream(lines.append)) as stream:
         for name in ("bad", "good"):
             console = Console(tmp_path / name)
-            guest = SimpleNamespace(name=name)
-            stream.follow(SimpleNamespace(console=console, state=State.READY, guest=guest))
+            plan = SimpleNamespace(guest=SimpleNamespace(name=name))
+            stream.follow(SimpleNamespace(console=console, state=State.READY, plan=plan))
     assert "good| one" in lines
     (told,) = [line for line in lines if line != "good| one"]
     assert told.startswith("vmports: the console of bad is shown no more: IsADirectoryError: ")

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from pytest_vmports import ExposedPort
-from pytest_vmports.vm.readiness import Probe, WaitFor
+from pytest_vmports.settings.wait_for import WaitFor
+from pytest_vmports.vm.readiness import Probe
 
 GUEST_PORTS = (8080, 9090)
 

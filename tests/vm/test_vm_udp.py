@@ -6,6 +6,7 @@ import contextlib
 import re
 import secrets
 import socket
+import time
 
 import pytest
 from vm_helpers import ask_tcp, ask_udp, serve
@@ -13,7 +14,6 @@ from vm_helpers import ask_tcp, ask_udp, serve
 from pytest_vmports.errors import MachineError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.models import ExposedPort
-from pytest_vmports.vm import forwards
 
 # One read a datagram, and room for the longest.
 LONG_ECHO = "while :; do nc -u -l -p 7000 -e dd bs=65536 count=1; done 2>/dev/null &\n"
@@ -100,7 +100,9 @@ def test_forwards_come_and_go_while_the_guest_runs(boot):
     ):
         assert ask_udp(vm, 5353, b"as it started") == b"as it started"
         before = vm["5353/udp"]
-        forwards.remove_all(vm._machine)
+        first, monitor = vm._machine.cards.first, vm._machine.monitor
+        for port in first.ports:
+            first.remove_forward(port, None, monitor)
         with socket.socket(type=socket.SOCK_DGRAM) as taker:
             taker.bind(before.address)  # so it is free
         tcp, udp = allocator.acquire() + allocator.acquire(protocol="udp")
@@ -108,7 +110,8 @@ def test_forwards_come_and_go_while_the_guest_runs(boot):
             ExposedPort(internal=8080, external=tcp.port),
             ExposedPort(internal=5353, external=udp.port, protocol="udp"),
         )
-        vm._machine.hand_over(ports, [tcp.fileno(), udp.fileno()])
+        plan = vm._machine.plan.with_forwards(ports)
+        vm._machine.hand_over(plan, [tcp.fileno(), udp.fileno()], time.monotonic())
         assert vm.ports == ports
         assert ask_tcp(vm, 8080, b"by another port") == b"by another port"
         assert ask_udp(vm, 5353, b"by another port") == b"by another port"
