@@ -83,6 +83,7 @@ def lease_ports(
     host: str = PORT_FORWARD_BIND_HOST,
     wait: float = 60.0,
     on_wait: Callable[[LeaseInfo], None] | None = None,
+    label: str | None = None,
 ) -> list[tuple[ExposedPort, PortLease]]:
     """Lease a host port for every mapping; all of them or none.
 
@@ -92,6 +93,7 @@ def lease_ports(
         host: the host address that will be bound.
         wait: seconds to wait for a fixed port that another of our tests holds.
         on_wait: told the holder when there is one to wait for.
+        label: what others see as the holder; None means the running test.
 
     Raises:
         ValueError: see `check_request`.
@@ -105,14 +107,14 @@ def lease_ports(
         for external, index in sorted(fixed):
             granted[index] = allocator.acquire_fixed(
                 external, protocol=mappings[index].protocol, host=host, timeout=wait,
-                on_wait=on_wait,
+                on_wait=on_wait, label=label,
             )  # fmt: skip
         for protocol in ("tcp", "udp"):
             free = [
                 i for i, m in enumerate(mappings) if m.external is None and m.protocol == protocol
             ]
             if free:
-                leases = allocator.acquire(len(free), protocol=protocol, host=host)
+                leases = allocator.acquire(len(free), protocol=protocol, host=host, label=label)
                 granted.update(zip(free, leases, strict=True))
     except BaseException:
         for lease in granted.values():

@@ -25,6 +25,8 @@ if sys.platform != "win32":
 LOCKS: Final = Path("/proc/locks")
 FORMAT_VERSION: Final = 1
 BLANK: Final = b"\n"
+PASSING: Final = "a VM that is made ready for the next test"
+"""The label of leases that last for a moment, and that others therefore wait for."""
 _MAX_RECORD: Final = 4096
 # A parametrised test's id can be arbitrarily long. At JSON's worst, six bytes a character, the
 # record still stays within one page.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
+from pytest_vmports.errors import PortsExhaustedError
+from pytest_vmports.leases.record import PASSING
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.system.progress import slowly
 
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 
     from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease
     from pytest_vmports.models import ExposedPort, PortMapping
+
+
+# A clone is ready within moments, on a busy host within seconds.
+_PASSING_SECONDS = 30.0
+_LOOK_SECONDS = 0.02
 
 
 class ExposedPorts:
@@ -159,8 +167,28 @@ def lease_exposed(
             tell(f"vmports: {what}, held by {holder.describe()}")
             waiting.enter_context(slowly(tell, what))
 
-        granted = lease_ports(mappings, allocator, host=host, wait=wait, on_wait=waits)
+        granted = _granted(
+            partial(lease_ports, mappings, allocator, host=host, wait=wait, on_wait=waits),
+            allocator,
+        )
     return ExposedPorts(granted, allow_network=allow_network, host=host)
+
+
+def _granted(
+    lease: Callable[[], list[tuple[ExposedPort, PortLease]]], allocator: PortAllocator
+) -> list[tuple[ExposedPort, PortLease]]:
+    """Lease ports; where none are left, wait for those that a VM has while it is made ready."""
+    latest, again = time.monotonic() + _PASSING_SECONDS, True
+    while True:
+        try:
+            return lease()
+        except PortsExhaustedError:
+            passing = any(holder.test == PASSING for holder in allocator.leases())
+            # They may have come free since they were looked for.
+            if not (passing or again) or time.monotonic() >= latest:
+                raise
+            again = passing
+        time.sleep(_LOOK_SECONDS)  # the end of a lease raises no event
 
 
 def find_port(ports: Sequence[ExposedPort], wanted: int | str) -> ExposedPort:

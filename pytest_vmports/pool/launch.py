@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import ForwardError, LaunchError, MachineDiedError, MonitorError
+from pytest_vmports.leases.record import PASSING
 from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
 from pytest_vmports.network.lan import Lan
@@ -215,7 +216,7 @@ class Launcher:
     def _make_standby(self, plan: Plan, template: Template, host: str) -> Machine:
         granted = lease_ports(
             [port.model_copy(update={"external": None}) for port in plan.wanted], self._allocator,
-            host=host,
+            host=host, label=PASSING,
         )  # fmt: skip
         try:
             own = plan.with_forwards([port for port, _ in granted])

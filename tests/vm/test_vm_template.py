@@ -409,6 +409,25 @@ def test_a_killed_builder_is_taken_over_by_another_run(inner):
     assert read_manifest(folder)["key"] == folder.name
 
 
+@pytest.mark.parametrize(("workers", "more"), [(0, 1), (2, 3)])
+def test_a_range_of_just_the_ports_that_tests_ask_for_is_enough(inner, workers, more):
+    """For whoever builds the template and for whoever clones it, beside VMs that are made ready."""
+    inner.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vmports(8080, 8081, setup="nc -lk -p 8080 -e echo here &")
+        @pytest.mark.parametrize("number", range(6))
+        def test_ports(vm_with_ports, number):
+            with vm_with_ports.connect(8080) as connection:
+                assert connection.recv(5) == b"here\\n"
+        """
+    )
+    first = fixed_port()
+    words = [f"--vmports-port-range={first}-{first + more}", "-n", str(workers)]
+    inner.runpytest_subprocess(*words).assert_outcomes(passed=6)
+
+
 def test_a_run_that_ends_while_it_clones_leaves_nothing(inner):
     inner.makepyfile(SUITE.format(tests=1))
     inner.makeconftest(
