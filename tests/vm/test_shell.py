@@ -232,9 +232,23 @@ def test_a_name_that_climbs_out_is_refused_and_writes_nothing(out, tmp_path, nam
 
 @pytest.mark.parametrize("name", ["/etc/evil", "evil", "../evil", "application"])
 def test_a_name_that_was_not_asked_for_writes_nothing(out, tmp_path, name):
-    with pytest.raises((GuestFileError, ValueError)):
+    with pytest.raises(GuestFileError, match="no archive of it"):
         out((entry(name), b"evil"))
     assert everything_below(tmp_path) == ["host", "host/deep"]
+
+
+@pytest.mark.parametrize("answer", [b"", b"no tar at all", bytes(511), b"x" * 2048], ids=repr)
+def test_what_is_no_archive_is_told_as_the_guests_doing(tmp_path, answer):
+    guest = TarShell()
+    guest.answer = answer
+    with pytest.raises(GuestFileError, match="no archive of it"):
+        shell.get(guest, "/srv/app", tmp_path, 10)
+    assert everything_below(tmp_path) == []
+
+
+def test_a_second_name_of_nothing_is_told_as_the_guests_doing(out):
+    with pytest.raises(GuestFileError, match="no archive of it"):
+        out((entry("app", tarfile.LNKTYPE, linkname="nothing"), b""))
 
 
 def test_a_link_in_an_archive_is_not_made_and_so_leads_nowhere(out, tmp_path):

@@ -259,8 +259,14 @@ def get(shell: Shell, source: str, target: Path, timeout: float | None) -> Path:
     done = _plain(shell, pack, timeout)
     _copied(done, f"{source} from the guest")
     place = target / path.name if target.is_dir() else target
-    with tarfile.open(fileobj=io.BytesIO(done.stdout_bytes)) as archive:
-        _unpack(archive, path.name, place)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(done.stdout_bytes)) as archive:
+            _unpack(archive, path.name, place)
+    except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+        raise GuestFileError(
+            what=f"what the guest's tar sent of {source} is no archive of it: {error}",
+            remedy="see what tar is in the guest",
+        ) from error
     return place
 
 
