@@ -426,10 +426,11 @@ def test_which_architecture_it_is_is_known_in_one_room_alone(module):
     assert found == []
 
 
-def test_the_readme_shows_the_settings_of_the_code():
-    script = PACKAGE.parent / "scripts" / "settings_table.py"
+@pytest.mark.parametrize("name", ["settings_table", "house_tree"])
+def test_the_docs_show_the_settings_and_the_house_as_they_are(name):
+    script = PACKAGE.parent / "scripts" / f"{name}.py"
     done = subprocess.run([sys.executable, script, "--check"], check=False)
-    assert done.returncode == 0, "run scripts/settings_table.py"
+    assert done.returncode == 0, f"run scripts/{name}.py"
 
 
 def test_no_inner_run_is_given_a_path_as_a_word_of_its_own():
