@@ -27,7 +27,7 @@ demo: setup ## run the examples with real VMs
 test: ## run the test suite and the examples (N=workers, PYTEST_ARGS=...)
 	@scripts/setup $(STRICT)
 	@failed=0; set -x; \
-	$(PYTEST) tests -n $(N) -m "not slow" $(PYTEST_ARGS) || failed=1; \
+	$(PYTEST) tests -n $(N) --dist worksteal -m "not slow" $(PYTEST_ARGS) || failed=1; \
 	$(if $(STRICT),VMPORTS_MISSING=error) $(PYTEST) examples -n $(N) || failed=1; \
 	exit $$failed
 

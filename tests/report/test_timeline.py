@@ -133,7 +133,7 @@ def test_it(vm_with_ports, number):
 
 
 @pytest.mark.parametrize("name", ["pages/run.html", "run.SVG"])
-def test_a_run_over_workers_draws_itself(pytester, qemu_binary, name):
+def test_a_run_over_workers_draws_itself(pytester, shared_templates, qemu_binary, name):
     pytester.makepyfile(SUITE)
     result = pytester.runpytest_subprocess("-n2", f"--vmports-timeline={name}")
     result.assert_outcomes(passed=3, failed=1)

@@ -91,7 +91,10 @@ def test_a_port_that_a_stranger_takes_is_replaced(boot, gvproxy):
                 takers.enter_context(stranger(port))
 
         setup = serve(8080, "5353/udp")
-        with boot(8080, "5353/udp", meanwhile=meanwhile, setup=setup, **gvproxy) as vm:
+        booting = boot(
+            8080, "5353/udp", meanwhile=meanwhile, setup=setup, fresh_boot=False, **gvproxy
+        )
+        with booting as vm:
             assert addresses(vm.ports).isdisjoint(addresses(first))
             assert ask_tcp(vm, 8080, b"here now") == b"here now"
 

@@ -140,7 +140,8 @@ def test_the_forwards_still_work_and_nothing_else_listens(vm):
 def test_without_host_ports_nothing_of_the_host_is_reached(boot, services, any_gvproxy, network):
     port = services["secret"].getsockname()[1]
     tries = [f"nc -w 2 {ip} {port}" for ip in (GATEWAY_IP, HOST_ALIAS_IP, HOST_IP)]
-    with boot(SHELL_PORT, allow_network=network, gvproxy=str(any_gvproxy), setup=SHELL) as vm:
+    wired = {"allow_network": network, "gvproxy": str(any_gvproxy)}
+    with boot(SHELL_PORT, setup=SHELL, fresh_boot=False, **wired) as vm:
         ask_shell(vm, "; ".join(tries))
         assert vm.host_address is None
     assert_untouched(services["secret"])
@@ -154,7 +155,8 @@ def test_an_unsealed_gvproxy_leaves_the_host_open_and_says_so(
     # The service is asked, not the guest: gvproxy 0.8.1 may lose an answer when either side closes.
     let_in = threading.Event()
     with host_service(lambda _: let_in.set()) as port:
-        with boot(SHELL_PORT, allow_network=True, gvproxy=str(gvproxy_081), setup=SHELL) as vm:
+        wired = {"allow_network": True, "gvproxy": str(gvproxy_081)}
+        with boot(SHELL_PORT, setup=SHELL, fresh_boot=False, **wired) as vm:
             ask_shell(vm, f"nc -w 5 {HOST_ALIAS_IP} {port}")
         assert let_in.wait(10)
     (line,) = [line for line in lines if HOST_ALIAS_IP in line]

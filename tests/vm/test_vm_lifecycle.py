@@ -42,9 +42,8 @@ def test_waits(told):
 
 
 @pytest.fixture
-def inner(pytester, monkeypatch, qemu_binary):
-    """Return pytester with a conftest that tells of the VM; its VMs boot from cold."""
-    monkeypatch.setenv("VMPORTS_TEMPLATE", "no")
+def inner(pytester, shared_templates, qemu_binary):
+    """Return pytester with a conftest that tells of the VM."""
     pytester.makeconftest(CONFTEST)
     return pytester
 
@@ -171,7 +170,7 @@ def test_a_failing_test_shows_its_vm_and_a_lost_qemu_is_an_error(failed):
             "*ERROR at teardown of test_loses_its_qemu*",
             "*MachineDiedError: QEMU ended on its own with signal 9*",
             "* test_fails *",
-            "*VM: gvproxy, booted, ready*",
+            "*VM: gvproxy, cloned, ready*",
             "forward: 127.0.0.1:* -> 8080/tcp",
             "gvproxy = * (environment variable VMPORTS_GVPROXY)",
             "* s  ready, handed over",

@@ -132,7 +132,13 @@ def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(
     body = f'{{"local":"{local}","remote":"{GUEST_IP}:{SHELL_PORT}","protocol":"tcp"}}'
     with contextlib.ExitStack() as stack:
         vm = stack.enter_context(
-            boot(SHELL_PORT, allow_network=True, gvproxy=str(any_gvproxy), setup=SHELL)
+            boot(
+                SHELL_PORT,
+                setup=SHELL,
+                fresh_boot=False,
+                allow_network=True,
+                gvproxy=str(any_gvproxy),
+            )
         )
         ask_shell(vm, f"wget -O- --post-data '{body}' {FORWARDER}/expose")
         socket.create_connection(("127.0.0.1", port), timeout=10).close()  # so it was open
@@ -150,7 +156,13 @@ def test_a_host_socket_that_the_guest_opens_is_removed(boot, gvproxy_089, tmp_pa
     body = f'{{"local":"{path}","remote":"tcp://{GUEST_IP}:{SHELL_PORT}","protocol":"unix"}}'
     with contextlib.ExitStack() as stack:
         vm = stack.enter_context(
-            boot(SHELL_PORT, allow_network=True, gvproxy=str(gvproxy_089), setup=SHELL)
+            boot(
+                SHELL_PORT,
+                setup=SHELL,
+                fresh_boot=False,
+                allow_network=True,
+                gvproxy=str(gvproxy_089),
+            )
         )
         ask_shell(vm, f"wget -O- --post-data '{body}' {FORWARDER}/expose")
         assert path.exists()

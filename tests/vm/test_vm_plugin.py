@@ -21,9 +21,8 @@ def test_one(vm_with_ports):
 
 
 @pytest.fixture
-def inner(pytester, monkeypatch, qemu_binary):
-    """Return pytester; its VMs boot from cold."""
-    monkeypatch.setenv("VMPORTS_TEMPLATE", "no")
+def inner(pytester, shared_templates, qemu_binary):
+    """Return pytester; its runs use the templates that others have made."""
     return pytester
 
 
@@ -177,7 +176,9 @@ def test_a_kernel_named_in_the_ini_boots_with_files_and_a_setup_script(inner):
             assert asyncio.run(ask()) == b"from a loop"
             assert "setting = 1" in vm_with_ports.console
             assert "a page" in vm_with_ports.console
-            assert "vmports.test=word" in vm_with_ports.command_line
+            # A clone is told nothing any more, so the word is in its template's key alone.
+            words = vm_with_ports.run("cat /proc/cmdline").stdout.split()
+            assert "vmports.test=word" in words
         """
     )
     inner.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)

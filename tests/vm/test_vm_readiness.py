@@ -11,7 +11,7 @@ from vm_helpers import ask_tcp, serve, unstarted
 from pytest_vmports.errors import BootTimeoutError, MachineDiedError, SetupError
 from pytest_vmports.settings import options
 
-LATE = "(sleep 5; nc -lk -p 8080 -e cat) &"
+LATE = "(sleep 2; nc -lk -p 8080 -e cat) &"
 # Unavailable to the first two who ask, as a service that is warming up.
 WARMING_UP = r"""
 mkdir -p /srv
@@ -37,7 +37,7 @@ def wiring(request):
     return {"allow_network": True, "gvproxy": str(request.getfixturevalue("gvproxy_089"))}
 
 
-def test_a_server_that_starts_five_seconds_after_the_boot_answers_at_hand_over(boot, wiring):
+def test_a_server_that_starts_long_after_the_setup_answers_at_hand_over(boot, wiring):
     with boot(8080, 9090, setup=serve(9090) + LATE, wait_for=[8080], **wiring) as vm:
         # Nothing is tried twice: the first connection is served.
         assert ask_tcp(vm, 8080, b"at once") == b"at once"
@@ -64,11 +64,11 @@ def test_none_asks_no_port_but_waits_for_the_setup(boot, wiring):
 def test_a_guest_that_never_listens_is_not_handed_over(boot, wiring):
     with (
         pytest.raises(BootTimeoutError) as caught,
-        boot(8080, setup="echo nothing listens here", boot_timeout=25, **wiring),
+        boot(8080, setup="echo nothing listens here", boot_timeout=16, **wiring),
     ):
         pass
     text = str(caught.value)
-    assert "not ready within 25 s: waited for any one forwarded TCP port" in text
+    assert "not ready within 16 s: waited for any one forwarded TCP port" in text
     assert "port 8080: the guest refused: nothing listens on this port" in text
     assert "nothing listens here" in caught.value.console
     assert "nothing listens here" in text
