@@ -158,12 +158,12 @@ def test_an_agent_that_was_started_anew_is_noticed(ready):
             shell.execute("true", timeout=5, input=b"")
 
 
-def test_with_the_time_each_restored_guest_gets_a_seed_of_its_own():
+def test_with_the_time_each_restored_guest_that_needs_one_gets_a_seed_of_its_own():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         frames = []
         for _ in range(2):
-            Control(ours).send_clock(1700000000.5)
+            Control(ours).send_clock(1700000000.5, seed=True)
             frames.append(theirs.recv(100))
     for frame in frames:
         assert frame[:4] == b"C\x30\0\0"

@@ -1,7 +1,10 @@
 """What differs between architectures is one answer, and it is that of the QEMU that was found."""
 
+import contextlib
+import os
 import platform
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from pytest_vmports.system.architecture import (
 from pytest_vmports.system.programs import Accelerator, Qemu
 from pytest_vmports.vm.argv import Channels, Hardware, build_command
 from pytest_vmports.vm.inside.kind import kind_of
+from pytest_vmports.vm.inside.waiting import Place
 
 
 @pytest.fixture(params=["x86_64", "aarch64", "arm64", "AMD64", "riscv64"])
@@ -131,3 +135,16 @@ def test_firmware_is_looked_for_of_what_qemu_emulates(monkeypatch, tmp_path):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(firmware.FirmwareNotFoundError, match="for aarch64 found"):
         firmware.find_firmware(architecture_of("qemu-system-aarch64"))
+
+
+@pytest.mark.parametrize(("architecture", "size"), [(X86_64, 16), (AARCH64, 48)])
+def test_a_seed_goes_only_to_guests_whose_board_does_not_tell_them_that_they_were_restored(
+    guest, tmp_path, architecture, size
+):
+    kind = kind_of(guest, architecture)
+    with contextlib.ExitStack() as stack:
+        stack.callback(kind.close)
+        of_qemu, _ = kind.connect(Place(tmp_path, tmp_path, tmp_path), (), stack)
+        kind.restored()
+        with socket.socket(fileno=os.dup(of_qemu)) as channel:
+            assert len(channel.recv(1000)) == 4 + size

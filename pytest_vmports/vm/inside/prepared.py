@@ -46,8 +46,7 @@ class Prepared(OwnInit):
 
     def restored(self) -> None:
         """Send the host's time ahead: the agent reads it as soon as the guest runs."""
-        assert self._control is not None
-        self._control.send_clock(time.time())
+        self._send_clock()
         self._clock_sent = True
 
     def await_setup(self, waiting: Waiting) -> None:
@@ -70,9 +69,8 @@ class Prepared(OwnInit):
             BootTimeoutError: it does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        assert self._control is not None
         if not self._clock_sent:
-            self._control.send_clock(time.time())
+            self._send_clock()
         self._clock_sent = False
         code = self._answer(CLOCK, "its clock is not set", waiting)
         if code:
@@ -89,6 +87,10 @@ class Prepared(OwnInit):
         if self._shell is None:
             self._shell = AgentShell(self._control, check)
         return self._shell
+
+    def _send_clock(self) -> None:
+        assert self._control is not None
+        self._control.send_clock(time.time(), seed=not self.architecture.restored_args)
 
     def _answer(self, kind: str, missing: str, waiting: Waiting) -> int:
         assert self._control is not None
