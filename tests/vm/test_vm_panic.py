@@ -406,12 +406,18 @@ DIES = "until(lambda: not alive(machine.processes()[0].pid), 60, lambda: machine
 HANGS = "until(lambda: '---[ end' in machine.console.text(), 60, lambda: machine.console.text())"
 
 
-@pytest.mark.parametrize("waiting", ["dies", "hangs"])
-def test_a_vm_that_panicked_while_it_waited_is_handed_to_nobody(inner, wiring, hangs, waiting):
-    suite = WAITS.replace("{until}", DIES if waiting == "dies" else HANGS)
-    settings = {**wiring, **(hangs if waiting == "hangs" else {})}
+def waited(inner, until, settings):
+    suite = WAITS.replace("{until}", until)
     result = inner(suite, "-p", "no:xdist", "--vmports-prewarm=1", settings=settings)
     result.assert_outcomes(passed=3)
+
+
+def test_a_vm_that_panicked_while_it_waited_is_handed_to_nobody(inner, wiring):
+    waited(inner, DIES, wiring)
+
+
+def test_nor_is_one_that_stays_as_it_is(inner, hangs):
+    waited(inner, HANGS, hangs)
 
 
 def test_a_vm_that_panicked_while_it_waited_in_vain_fails_nobody(inner):
