@@ -181,8 +181,11 @@ class Launcher:
                     machine.start(exposed.pass_fds)
                     machine.wait_ready()
                     save(machine)
-            except ForwardError:
-                machine.note_refused()
+            except (ForwardError, MonitorError) as error:
+                # Not the end of the test, whose VM wants these ports: so this one is not kept.
+                if isinstance(error, ForwardError):
+                    machine.note_refused()
+                machine.stop()
                 raise
             except BaseException as error:
                 self.end_failed(machine, error)
