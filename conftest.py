@@ -21,6 +21,10 @@ if ON_CI:
     os.environ.setdefault("VMPORTS_MISSING", "error")
 
 
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    # Tests start hundreds of interpreters, each of which would compile all of the plugin again.
+    os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parent / ".pytest_cache" / "compiled")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As behind `nohup make test &`; the runs that tests interrupt would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,6 +21,8 @@ def test_the_examples_of_a_page_work(page, pytester, qemu_binary):
     (pytester.path / "vmlinuz").symlink_to(kernel)
     (pytester.path / "initrd.img").symlink_to(initrd)
     pytester.makepyfile(**{f"test_{n}": text for n, text in enumerate(examples)})
-    outcomes = pytester.runpytest_subprocess("-p", "no:cacheprovider").parseoutcomes()
+    # Each example has a guest of its own, so a template of it would serve one test.
+    words = ["-p", "no:cacheprovider", "--vmports-template=no"]
+    outcomes = pytester.runpytest_subprocess(*words).parseoutcomes()
     assert set(outcomes) == {"passed"}
     assert outcomes["passed"] >= len(examples)
