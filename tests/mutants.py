@@ -141,7 +141,6 @@ _READINESS = _of(
     ),
     all_is_content_with_one=('if self.wait_for.mode == "any":', "if True:"),
     any_wants_all=('if self.wait_for.mode == "any":', "if False:"),
-    udp_is_asked=('if port.protocol == "tcp"]', "]"),
     the_deadline_is_passed_over=(
         "            if time.monotonic() >= deadline:\n                return\n",
         "",
@@ -312,6 +311,7 @@ _WAIT_FOR = _of(
     "pytest_vmports/settings/wait_for.py",
     "tests/vm/test_readiness.py",
     ports_are_not_chosen=("if port.internal in self.ports]", "]"),
+    udp_is_asked=('if port.protocol == "tcp"]', "]"),
 )
 _TEMPLATE = _of(
     "pytest_vmports/pool/template.py",
