@@ -142,11 +142,11 @@ _READINESS = _of(
     all_is_content_with_one=('if self.wait_for.mode == "any":', "if True:"),
     any_wants_all=('if self.wait_for.mode == "any":', "if False:"),
     the_deadline_is_passed_over=(
-        "            if time.monotonic() >= deadline:\n                return\n",
+        "            if clock.now() >= deadline:\n                return\n",
         "",
     ),
     one_try_takes_all_time=(
-        "until = min(deadline, time.monotonic() + _ONE_TRY_SECONDS)",
+        "until = min(deadline, clock.now() + _ONE_TRY_SECONDS)",
         "until = deadline",
     ),
     silence_takes_back_what_was_said=(

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from pytest_vmports.network.choose import open_host
 from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import parse
-from pytest_vmports.system import programs
+from pytest_vmports.system import clock, programs
 from pytest_vmports.system.architecture import X86_64, host_architecture
 from pytest_vmports.system.run_dir import dead_folders
 
@@ -179,8 +178,8 @@ def _leftovers() -> Finding:
 def _boot() -> Finding:
     """Start a VM from cold, and time it."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
+        began = clock.now()
         words = {"expose": "8080", "setup": "nc -lk -p 8080 -e cat &", "cache_dir": folder}
         with started({**words, "template": "no"}) as vm:
-            cold, origin = time.monotonic() - began, vm.origin
+            cold, origin = clock.now() - began, vm.origin
     return Finding("boot", FINE, f"a VM answered after {cold:.1f} s ({origin})")

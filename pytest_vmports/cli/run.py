@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from pytest_vmports.leases import open_allocator
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     import argparse
@@ -75,7 +75,7 @@ def _follow(vm: VM) -> None:
         if not all(map(_lives, vm.pids.values())):
             return
         # A file that grows raises no event that select knows of.
-        time.sleep(_LOOK_SECONDS)
+        clock.sleep(_LOOK_SECONDS)
 
 
 def _lives(pid: int) -> bool:

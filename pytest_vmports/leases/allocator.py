@@ -7,7 +7,6 @@ import fcntl
 import os
 import random
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
@@ -21,6 +20,7 @@ from pytest_vmports.leases.candidates import candidate_ports
 from pytest_vmports.leases.lease import Ledger, PortLease, give_back
 from pytest_vmports.leases.record import LeaseInfo, locked_files, make_record, read_live
 from pytest_vmports.leases.state_dir import make_state_dir
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +110,7 @@ class PortAllocator:
         protocols = _protocols(protocol)
         for attempt in range(_ROUNDS):
             if attempt:
-                time.sleep(random.uniform(0, _LONGEST_BACKOFF))  # noqa: S311 - not a secret
+                clock.sleep(random.uniform(0, _LONGEST_BACKOFF))  # noqa: S311 - not a secret
             with _taking, self._explained():
                 record = make_record(host, label)
                 leases, contended = self._one_round(count, protocols, host, record, contiguous)
@@ -281,7 +281,7 @@ class PortAllocator:
     ) -> PortLease:
         port, protocol, host = lease_of
         name = f"{protocol}-{port}"
-        started = time.monotonic()
+        started = clock.now()
         while True:
             with _taking, self._explained():
                 fd = self._lock(name)
@@ -289,7 +289,7 @@ class PortAllocator:
                     lease = self._note(port, protocol, host, fd)
                     os.pwrite(fd, make_record(host, label), 0)
                     return lease
-            waited = time.monotonic() - started
+            waited = clock.now() - started
             # Never on the first refusal: somebody may just have been reading who holds it.
             if waited >= max(timeout, 5 * _POLL):
                 raise self._still_held(lease_of, timeout)
@@ -298,7 +298,7 @@ class PortAllocator:
                 if holder is not None:
                     on_wait(holder)
                     on_wait = None
-            time.sleep(_POLL)
+            clock.sleep(_POLL)
 
     def _holder(self, name: str) -> LeaseInfo | None:
         with self._explained():
@@ -314,7 +314,7 @@ class PortAllocator:
 
     def _guard_fixed(self, lease: PortLease) -> None:
         port, protocol, host = lease.port, lease.protocol, lease.host
-        deadline = time.monotonic() + _GRACE
+        deadline = clock.now() + _GRACE
         while True:
             with self._explained():
                 # A stranger on another address of ours (127.0.0.2) is no obstacle here.
@@ -333,11 +333,11 @@ class PortAllocator:
                     lease.guard_with(guard)
                 return
             owner = port_guard.owner_of(rows)
-            if owner or time.monotonic() >= deadline:
+            if owner or clock.now() >= deadline:
                 raise PortInUseError(
                     port=port, protocol=protocol, host=host, holder=owner or _SOMEBODY
                 )
-            time.sleep(_POLL)
+            clock.sleep(_POLL)
 
     def _exhausted(self, count: int, protocol: str) -> NoReturn:
         wanted = _protocols(protocol)

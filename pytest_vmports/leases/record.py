@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from pytest_vmports.system import clock
 from pytest_vmports.system.proc import process_start
 
 if sys.platform != "win32":
@@ -104,7 +105,7 @@ def make_record(host: str, label: str | None) -> bytes:
             label,
             host,
         ),
-        time.time(),
+        clock.wall(),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
 from pytest_vmports.errors import PortsExhaustedError
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.system import clock
 from pytest_vmports.system.progress import slowly
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ExposedPorts:
         host: the host address of all of them.
 
     Attributes:
-        since: when they were leased, a `time.monotonic` value.
+        since: when they were leased, a `clock.now` value.
         host: the host address of all of them.
     """
 
@@ -48,7 +48,7 @@ class ExposedPorts:
     ) -> None:
         self._allow_network = allow_network
         self._granted = list(granted)
-        self.since = time.monotonic()
+        self.since = clock.now()
         self.host = host
         self._own: list[tuple[ExposedPort, PortLease]] = []
 
@@ -178,17 +178,17 @@ def _granted(
     lease: Callable[[], list[tuple[ExposedPort, PortLease]]], allocator: PortAllocator
 ) -> list[tuple[ExposedPort, PortLease]]:
     """Lease ports; where none are left, wait for those that a VM has while it is made ready."""
-    latest, again = time.monotonic() + _PASSING_SECONDS, True
+    latest, again = clock.now() + _PASSING_SECONDS, True
     while True:
         try:
             return lease()
         except PortsExhaustedError:
             passing = any(holder.test == PASSING for holder in allocator.leases())
             # They may have come free since they were looked for.
-            if not (passing or again) or time.monotonic() >= latest:
+            if not (passing or again) or clock.now() >= latest:
                 raise
             again = passing
-        time.sleep(_LOOK_SECONDS)  # the end of a lease raises no event
+        clock.sleep(_LOOK_SECONDS)  # the end of a lease raises no event
 
 
 def find_port(ports: Sequence[ExposedPort], wanted: int | str) -> ExposedPort:

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
 from pytest_vmports.network import handshake, seal
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
+from pytest_vmports.system import clock
 from pytest_vmports.system.process import spawn
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class GvproxyWiring:
             leftover.unlink(missing_ok=True)
 
     def _await_listening(self, process: Process) -> None:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = clock.now() + _START_SECONDS
         wanted = {str(self._guest_socket), str(self._api_socket)}
         while not wanted <= _listening_sockets():
             # gvproxy takes one connection, which a trial would use up. So look, and let gvproxy's
@@ -211,7 +211,7 @@ class GvproxyWiring:
             code = process.wait(0.004)
             if code is not None:
                 self._raise_ended(process, code)
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 process.kill()
                 raise LaunchError(
                     program="gvproxy", returncode=f"no socket after {_START_SECONDS:g} s",

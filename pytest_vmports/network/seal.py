@@ -17,13 +17,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,11 +113,11 @@ def _try_on(pid: int) -> None:
 @contextlib.contextmanager
 def _accepted(listener: Path, process: Process) -> Iterator[socket.socket]:
     """Yield a copy of gvproxy's end of our connection, once gvproxy has accepted it."""
-    deadline = time.monotonic() + _ACCEPT_SECONDS
+    deadline = clock.now() + _ACCEPT_SECONDS
     while (found := _find(listener, process)) is None:
         # An accept raises no event outside of the process; its end does.
         code = process.wait(_LOOK_SECONDS)
-        if code is not None or time.monotonic() > deadline:
+        if code is not None or clock.now() > deadline:
             raise LaunchError(
                 program="gvproxy", stderr=process.output, command=" ".join(process.command),
                 returncode="no connection taken" if code is None else code,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.leases.record import current_test
 from pytest_vmports.pool.kept import Kept, all_kept, new_folder
+from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.system.proc import process_start
 from pytest_vmports.system.process import let_outlive
@@ -63,7 +63,7 @@ class Keeper:
         folder = new_folder()
         running = machine.processes()
         kept = Kept(
-            folder=folder, test=current_test(), guest=machine.plan.guest.name, since=time.time(),
+            folder=folder, test=current_test(), guest=machine.plan.guest.name, since=clock.wall(),
             forwards=[f"{p.url} -> {p.internal}/{p.protocol}" for p in machine.ports
                       if machine.cards.network.outlives(p)],
             ways=_ways(machine, folder),

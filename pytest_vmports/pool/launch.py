@@ -123,7 +123,7 @@ class Launcher:
             plan: what it is.
             template: what it is cloned from; None boots.
             ram: the file that becomes its memory, if it is to be saved.
-            leased: when its host ports were leased, a `time.monotonic` value.
+            leased: when its host ports were leased, a `clock.now` value.
 
         Raises:
             OSError: its folder cannot be made.

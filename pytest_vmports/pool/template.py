@@ -13,11 +13,11 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import MonitorError
+from pytest_vmports.system import clock
 from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.vm.argv import Ram
 
@@ -115,7 +115,7 @@ def write_manifest(folder: Path, key: str, facts: Mapping[str, Any]) -> None:
         # A crash of the machine must not leave zeros under a manifest that vouches for them.
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    manifest = {"key": key, "facts": dict(facts), "built": time.time(), **_prints(folder)}
+    manifest = {"key": key, "facts": dict(facts), "built": clock.wall(), **_prints(folder)}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.readiness import ALL, Probe
 
@@ -124,7 +124,7 @@ def _time_line(machine: Machine) -> str:
     first = min(passed.values())
     lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in passed.items()]
     if "stopped" not in passed:
-        lines.append(f"{time.monotonic() - first:8.3f} s  this report")
+        lines.append(f"{clock.now() - first:8.3f} s  this report")
     return "\n".join(lines)
 
 
@@ -134,7 +134,7 @@ def _last_answers(machine: Machine) -> str:
         return ""
     probe = Probe(ALL, machine.cards.first, machine.monitor)
     try:
-        probe.step(time.monotonic() + _LAST_ANSWER_SECONDS, machine.check_alive)
+        probe.step(clock.now() + _LAST_ANSWER_SECONDS, machine.check_alive)
     except VmPortsError as error:
         return f"they could not be asked: {str(error).splitlines()[0]}"
     return "\n".join(f"port {port}: {answer}" for port, answer in probe.answers.items())

@@ -7,8 +7,9 @@ its controller; there the table is made.
 from __future__ import annotations
 
 import statistics
-import time
 from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
     """
     machines = []
     # The same for all processes of a machine, unlike the wall clock that may be set meanwhile.
-    epoch = time.time() - time.monotonic()
+    epoch = clock.wall() - clock.now()
     for machine in evidence.machines:
         times = machine.milestones.passed()
         machines.append(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import noting
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def slowly(
         first: seconds until the first line.
         again: seconds until each further one, where they are not redrawn in place.
     """
-    began = time.monotonic()
+    began = clock.now()
     over = threading.Event()
     redraw: Callable[[str], bool] = getattr(tell, "redraw", lambda _line: False)
 
@@ -47,7 +47,7 @@ def slowly(
             # In a thread, whose errors pytest blames on the test.
             with noting(f"vmports: how far {what} is", tell):
                 seen = detail()
-            seconds = time.monotonic() - began
+            seconds = clock.now() - began
             line = f"vmports: {what}, {seconds:.0f} s so far{f': {seen}' if seen else ''}"
             redrawn = redraw(line)
             if not redrawn:

@@ -6,12 +6,12 @@ import enum
 import shlex
 import shutil
 import socket
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import NoShellError
 from pytest_vmports.network.gvproxy import CONFIG
+from pytest_vmports.system import clock
 from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import CAPTURE, Channels
@@ -64,7 +64,7 @@ class Machine:
         workdir: private folder for its console, logs and sockets.
         saved: restore this instead of booting.
         ram: the file that becomes its memory, for a machine that will be saved as a template.
-        leased: when its host ports were leased, a `time.monotonic` value.
+        leased: when its host ports were leased, a `clock.now` value.
 
     Attributes:
         plan: what it is; that of the test it was handed over to.
@@ -173,7 +173,7 @@ class Machine:
             ForwardError: a host port could not be bound.
             LaunchError: QEMU or gvproxy ended.
         """
-        self.milestones.start = time.monotonic()
+        self.milestones.start = clock.now()
         try:
             self._start_qemu(self.cards.start(lease_fds))
             if self._saved is not None:
@@ -214,7 +214,7 @@ class Machine:
             # while it answers.
             if not restored:
                 self.kind.await_setup(waiting)
-            self.milestones.setup = time.monotonic()
+            self.milestones.setup = clock.now()
             while not probe.done:
                 if waiting.over:
                     raise waiting.timed_out(f"waited for {plan.wait_for}")
@@ -222,7 +222,7 @@ class Machine:
             self.kind.await_shell(waiting)
             if restored and self.state is State.STARTED:
                 self.kind.set_clock(waiting)
-        self.milestones.ready = time.monotonic()
+        self.milestones.ready = clock.now()
         self.state = State.READY
 
     def hand_over(self, plan: Plan, lease_fds: Sequence[int], leased: float) -> None:
@@ -235,7 +235,7 @@ class Machine:
         Args:
             plan: the test's.
             lease_fds: its leases' descriptors, in the order of its forwards.
-            leased: when they were leased, a `time.monotonic` value.
+            leased: when they were leased, a `clock.now` value.
 
         Raises:
             ForwardError: a host port could not be bound.
@@ -243,13 +243,13 @@ class Machine:
             MachineError: QEMU refused.
         """
         self.plan, self.origin = plan, Origin.STANDBY
-        self.milestones.leased, self.milestones.start = leased, time.monotonic()
+        self.milestones.leased, self.milestones.start = leased, clock.now()
         self.check_alive()
         with failures.cause_first(self.vitals):
             for port, lease in zip(plan.forwards, lease_fds, strict=True):
                 self.cards.first.add_forward(port, lease, self.monitor)
         self.check_alive()
-        self.milestones.ready = time.monotonic()
+        self.milestones.ready = clock.now()
 
     def set_clock(self, timeout: float) -> None:
         """Give the guest the host's time; return when it has it.
@@ -261,7 +261,7 @@ class Machine:
             BootTimeoutError: the guest does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        self.kind.set_clock(self._waiting(time.monotonic() + timeout, {}, timeout))
+        self.kind.set_clock(self._waiting(clock.now() + timeout, {}, timeout))
 
     def check_alive(self) -> None:
         """Raise when a process of this VM has ended, or its guest's kernel has panicked.
@@ -270,7 +270,7 @@ class Machine:
             MachineDiedError: with what it said and the console's tail.
         """
         if self.milestones.console is None and self.console.begun:
-            self.milestones.console = time.monotonic()
+            self.milestones.console = clock.now()
         if (died := failures.found(self.vitals)) is not None:
             raise died
 
@@ -290,7 +290,7 @@ class Machine:
 
     def note_refused(self) -> None:
         """Note that a host port was somebody else's, so that another machine is tried."""
-        self.milestones.refused = time.monotonic()
+        self.milestones.refused = clock.now()
 
     def note_failing(self) -> None:
         """Note that a test that used it has failed."""
@@ -310,7 +310,7 @@ class Machine:
         self.cards.stop()
         if not keep_disks:
             remove_overlay(self.workdir)
-        self.milestones.stopped = self.milestones.stopped or time.monotonic()
+        self.milestones.stopped = self.milestones.stopped or clock.now()
         self.state = State.STOPPED
 
     def finish(self) -> None:

@@ -23,7 +23,7 @@ class Origin(str, enum.Enum):
 
 @dataclass
 class Milestones:
-    """Moments of one VM, in `time.monotonic` seconds; None for what has not happened.
+    """Moments of one VM, in `clock.now` seconds; None for what has not happened.
 
     Attributes:
         leased: its host ports were leased.

@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 
 from pytest_vmports.errors import MonitorError
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     import socket
@@ -124,11 +124,11 @@ class Monitor:
         self._migrate("migrate", file)
         # QEMU says that it has finished a moment before it lets the guest run on, and tells of that
         # by no event (migration_iteration_finish in its migration.c).
-        deadline = time.monotonic() + _CALL_SECONDS
+        deadline = clock.now() + _CALL_SECONDS
         while self.execute("query-status")["status"] == "finish-migrate":
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 raise MonitorError(command="migrate", reply="it has not ended after it was written")
-            time.sleep(_LOOK_SECONDS)
+            clock.sleep(_LOOK_SECONDS)
 
     def load(self, file: int) -> None:
         """Load the state from an open file into a machine that was started to be restored.

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import select
 import socket
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +95,7 @@ class Probe:
         """Ask each pending port once.
 
         Args:
-            deadline: `time.monotonic` value at which to return anyway.
+            deadline: `clock.now` value at which to return anyway.
             check: called often; raises when waiting has become pointless.
         """
         for port in list(self._pending):
@@ -104,12 +105,12 @@ class Probe:
                 if self.wait_for.mode == "any":
                     self._pending.clear()
                     return
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 return
 
     def _ask(self, port: ExposedPort, deadline: float, check: Callable[[], None]) -> bool:
         check()
-        until = min(deadline, time.monotonic() + _ONE_TRY_SECONDS)
+        until = min(deadline, clock.now() + _ONE_TRY_SECONDS)
         try:
             if self.wait_for.mode == "http":
                 with _connect(port) as connection:
@@ -130,7 +131,7 @@ class Probe:
         check: Callable[[], None],
     ) -> bool:
         look = _FIRST_LOOK_SECONDS
-        while time.monotonic() < until:
+        while clock.now() < until:
             if accepted():
                 return True
             # A restored guest answers within milliseconds, a booting one within seconds.
@@ -144,7 +145,7 @@ class Probe:
                 if accepted():
                     return True
                 self.answers[port.internal] = "the guest refused: nothing listens on this port"
-                _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
+                _pause(min(until, clock.now() + 5 * _LOOK_SECONDS), check)
                 return False
         # Silence does not take back what was said: the last try is often cut short by the deadline.
         if self.answers[port.internal] == _NOT_ASKED:
@@ -160,8 +161,8 @@ class Probe:
         connection.sendall(request.encode())
         received = b""
         # A slow answer is an answer: only silence makes us ask again.
-        until = max(until, time.monotonic() + 4 * _ONE_TRY_SECONDS)
-        while b"\n" not in received and time.monotonic() < until:
+        until = max(until, clock.now() + 4 * _ONE_TRY_SECONDS)
+        while b"\n" not in received and clock.now() < until:
             check()
             if select.select([connection], [], [], _LOOK_SECONDS)[0]:
                 chunk = connection.recv(1024)
@@ -176,7 +177,7 @@ class Probe:
                 return True
         else:
             self.answers[port.internal] = f"no HTTP answer, got {line!r}"
-        _pause(min(until, time.monotonic() + 5 * _LOOK_SECONDS), check)
+        _pause(min(until, clock.now() + 5 * _LOOK_SECONDS), check)
         return False
 
 
@@ -193,6 +194,6 @@ def _first_byte(connection: socket.socket) -> bool:
 
 def _pause(until: float, check: Callable[[], None]) -> None:
     """Let the guest get on before it is asked again: its next state raises no event here."""
-    while (left := until - time.monotonic()) > 0:
+    while (left := until - clock.now()) > 0:
         check()
-        time.sleep(min(left, _LOOK_SECONDS))
+        clock.sleep(min(left, _LOOK_SECONDS))

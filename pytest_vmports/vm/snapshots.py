@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
+from pytest_vmports.system import clock
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.saved import Snapshot, disk_files
 
@@ -40,10 +40,10 @@ def settle(machine: Machine, timeout: float) -> None:
     # The answer comes by QEMU's main loop, which has then seen the connection's end too.
     machine.set_clock(timeout)
     # One that never rests is not waited for any longer.
-    latest = time.monotonic() + machine.kind.rest_seconds
+    latest = clock.now() + machine.kind.rest_seconds
     used = machine.processes()[0].cpu_seconds
-    while time.monotonic() < latest:
-        time.sleep(_REST)  # there is no event for having nothing to do
+    while clock.now() < latest:
+        clock.sleep(_REST)  # there is no event for having nothing to do
         machine.check_alive()
         before, used = used, machine.processes()[0].cpu_seconds
         if before is None or used is None or used - before < _REST * _RESTING:
@@ -140,7 +140,7 @@ def shut_down(machine: Machine, timeout: float) -> None:
         ShutdownTimeoutError: it still runs.
         MachineDiedError: it had ended before, or ends in another way.
     """
-    deadline = time.monotonic() + timeout
+    deadline = clock.now() + timeout
     machine.check_alive()
     qemu = machine.processes()[0]
     try:
@@ -152,7 +152,7 @@ def shut_down(machine: Machine, timeout: float) -> None:
         # The VM may be gone before the answer is here.
         with contextlib.suppress(MachineError, OSError):
             shell.execute("poweroff", timeout=timeout, input=b"")
-    ended = qemu.wait(max(0.0, deadline - time.monotonic()))
+    ended = qemu.wait(max(0.0, deadline - clock.now()))
     if (died := machine.failure_at_the_end()) is not None:
         raise died
     if ended is None:

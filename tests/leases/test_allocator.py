@@ -41,8 +41,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    fake = types.SimpleNamespace(sleep=clock.sleep, monotonic=clock.monotonic)
-    monkeypatch.setattr(port_allocator, "time", fake)
+    fake = types.SimpleNamespace(sleep=clock.sleep, now=clock.monotonic)
+    monkeypatch.setattr(port_allocator, "clock", fake)
     return clock
 
 

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from held import held
@@ -26,6 +25,7 @@ from pytest_vmports.leases import (
 )
 from pytest_vmports.leases import record as lease_record
 from pytest_vmports.leases.cli import fill_in
+from pytest_vmports.system import clock
 from pytest_vmports.system.proc import process_start
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
@@ -183,7 +183,7 @@ def test_lock_files_are_private_not_inherited_and_never_removed(allocator):
 def test_a_lease_tells_who_holds_it(allocator, monkeypatch):
     monkeypatch.setenv("PYTEST_CURRENT_TEST", "tests/test_x.py::test_y[a (b)] (setup)")
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw7")
-    before = time.time()
+    before = clock.wall()
     (lease,) = allocator.acquire()
     (info,) = allocator.leases()
     assert info == lease_record.LeaseInfo(
@@ -197,7 +197,7 @@ def test_a_lease_tells_who_holds_it(allocator, monkeypatch):
         since=info.since,
     )
     # To the millisecond, rounded up or down.
-    assert round(before, 3) <= info.since <= round(time.time(), 3)
+    assert round(before, 3) <= info.since <= round(clock.wall(), 3)
     assert info.describe().startswith(
         f"pid {os.getpid()} (gw7, tests/test_x.py::test_y[a (b)]) since "
     )

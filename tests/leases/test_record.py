@@ -6,6 +6,7 @@ import os
 import pytest
 
 from pytest_vmports.leases import PortAllocator, record
+from pytest_vmports.system import clock
 
 LOCKS = """\
 1: FLOCK  ADVISORY  WRITE 100 fd:01:7001 0 EOF
@@ -80,7 +81,7 @@ def test_a_port_that_is_just_looked_at_can_be_leased_all_the_same(allocator, mon
     looked_at = path.open()
     fcntl.flock(looked_at, fcntl.LOCK_SH)
     # The reader lets go while the other waits for its next try.
-    monkeypatch.setattr("time.sleep", lambda _seconds: looked_at.close())
+    monkeypatch.setattr(clock, "sleep", lambda _seconds: looked_at.close())
     with allocator.acquire_fixed(int(path.name.removeprefix("tcp-")), timeout=0) as lease:
         assert lease.held
     assert looked_at.closed

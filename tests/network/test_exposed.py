@@ -33,7 +33,7 @@ def test_where_tests_hold_all_ports_another_is_told_at_once(allocator, monkeypat
 
 def test_ports_of_a_vm_that_is_made_ready_are_waited_for(allocator, monkeypatch):
     leases, waits = allocator.acquire(2, label=PASSING), threading.Event()
-    monkeypatch.setattr(exposed.time, "sleep", lambda _: waits.set())
+    monkeypatch.setattr(exposed.clock, "sleep", lambda _: waits.set())
 
     def give_back():
         assert waits.wait(30)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import select
 import struct
-import time
 from typing import TYPE_CHECKING
+
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     import socket
@@ -43,7 +44,7 @@ class Control:
 
         Args:
             kind: the frame's type; others before it are passed over.
-            deadline: `time.monotonic` value.
+            deadline: `clock.now` value.
             check: raises when a process of this VM has ended.
         """
         while (frame := self.receive(deadline, check)) is not None:
@@ -57,11 +58,11 @@ class Control:
         """Return the next frame's type and payload; None at the deadline.
 
         Args:
-            deadline: `time.monotonic` value; None waits for ever.
+            deadline: `clock.now` value; None waits for ever.
             check: as for `await_number`.
         """
         while (frame := self._next()) is None:
-            left = 1.0 if deadline is None else deadline - time.monotonic()
+            left = 1.0 if deadline is None else deadline - clock.now()
             if left <= 0:
                 return None
             # Bounded, for platforms whose processes have no descriptor to wait on.

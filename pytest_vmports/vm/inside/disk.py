@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from pytest_vmports.guests import cloud_init
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.system import clock
 from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.own_init import OwnInit
@@ -134,13 +134,13 @@ class DiskGuest(OwnInit):
                 raise _failed(waiting, "\n".join(f"  {error}" for error in found.errors))
             failed = cloud_init.failure(console)
             if failed is not None and give_up is None:
-                give_up = time.monotonic() + _GRACE_SECONDS
-            if failed is not None and (waiting.over or time.monotonic() >= (give_up or 0.0)):
+                give_up = clock.now() + _GRACE_SECONDS
+            if failed is not None and (waiting.over or clock.now() >= (give_up or 0.0)):
                 raise _failed(waiting, f"  {failed}")
             if waiting.over:
                 raise waiting.timed_out("cloud-init has not said that it finished")
             waiting.check()
-            time.sleep(_LOOK_SECONDS)  # a file that grows raises no event
+            clock.sleep(_LOOK_SECONDS)  # a file that grows raises no event
 
     def await_shell(self, waiting: Waiting) -> None:
         """Return when ssh and the QEMU guest agent, as far as it has them, answer.
@@ -171,7 +171,7 @@ class DiskGuest(OwnInit):
         if runner is None:
             return
         # busybox takes no fraction.
-        now = time.time()
+        now = clock.wall()
         script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
         code, _, said = runner.run(script, timeout=waiting.timeout)
         if code:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, SetupError
+from pytest_vmports.system import clock
 from pytest_vmports.vm.inside.control import CLOCK, READY
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import AgentShell
@@ -90,7 +90,7 @@ class Prepared(OwnInit):
 
     def _send_clock(self) -> None:
         assert self._control is not None
-        self._control.send_clock(time.time(), seed=not self.architecture.restored_args)
+        self._control.send_clock(clock.wall(), seed=not self.architecture.restored_args)
 
     def _answer(self, kind: str, missing: str, waiting: Waiting) -> int:
         assert self._control is not None

@@ -9,10 +9,10 @@ import base64
 import itertools
 import json
 import select
-import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
+from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     import socket
@@ -37,10 +37,10 @@ class GuestAgent:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._unread = b""
-        self._numbers = itertools.count(time.monotonic_ns())
+        self._numbers = itertools.count(int(clock.now() * 1e9))
 
     def answers(self, deadline: float, check: Callable[[], None] = lambda: None) -> bool:
-        """Whether the agent has answered before ``deadline``, a `time.monotonic` value.
+        """Whether the agent has answered before ``deadline``, a `clock.now` value.
 
         Args:
             deadline: when to give up.
@@ -50,7 +50,7 @@ class GuestAgent:
             OSError: QEMU hung up.
         """
         sent = set()
-        while (now := time.monotonic()) < deadline:
+        while (now := clock.now()) < deadline:
             # What was sent before the agent ran may be lost: the guest drops it.
             number = next(self._numbers)
             sent.add(number)
@@ -84,20 +84,20 @@ class GuestAgent:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
             GuestShellError: the agent does not answer, forbids commands, or cut the output short.
         """
-        if not self.answers(time.monotonic() + _CALL_SECONDS):
+        if not self.answers(clock.now() + _CALL_SECONDS):
             raise self._refused("it does not answer")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else clock.now() + timeout
         pid = self._start(_WRAPPER, command, input or b"")
         look = _FIRST_LOOK_SECONDS
         while not (status := self._call("guest-exec-status", pid=pid))["exited"]:
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and clock.now() >= deadline:
                 self._start(_KILL, str(pid), b"")
                 status = self._ended(pid)
                 raise CommandTimeoutError(
                     cmd=command, timeout=timeout, output=_data(status, "out"),
                     stderr=_data(status, "err"),
                 )  # fmt: skip
-            time.sleep(look)  # the agent tells of no end by itself
+            clock.sleep(look)  # the agent tells of no end by itself
             look = min(2 * look, _LOOK_SECONDS)
         if status.get("out-truncated") or status.get("err-truncated"):
             raise self._refused(
@@ -121,18 +121,18 @@ class GuestAgent:
         return int(started["pid"])
 
     def _ended(self, pid: int) -> dict[str, Any]:
-        deadline = time.monotonic() + _CALL_SECONDS
+        deadline = clock.now() + _CALL_SECONDS
         while True:
             status = self._call("guest-exec-status", pid=pid)
             if status["exited"]:
                 return status
-            if time.monotonic() >= deadline:
+            if clock.now() >= deadline:
                 raise self._refused(f"process {pid} is still there after SIGKILL")
-            time.sleep(_LOOK_SECONDS)
+            clock.sleep(_LOOK_SECONDS)
 
     def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
         self._send(_message(name, **arguments))
-        line = self._line(time.monotonic() + _CALL_SECONDS, lambda: None)
+        line = self._line(clock.now() + _CALL_SECONDS, lambda: None)
         if line is None:
             raise self._refused(f"no answer to {name} within {_CALL_SECONDS:g} s")
         answer: dict[str, Any] = json.loads(line)
@@ -150,7 +150,7 @@ class GuestAgent:
     def _line(self, deadline: float, check: Callable[[], None]) -> bytes | None:
         """Return the next line; None at the deadline."""
         while b"\n" not in self._unread:
-            left = deadline - time.monotonic()
+            left = deadline - clock.now()
             if left <= 0:
                 return None
             ready, _, _ = select.select([self._connection], [], [], min(left, 1.0))

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import tarfile
 import threading
-import time
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +17,7 @@ from pytest_vmports.errors import (
     GuestFileError,
     MachineError,
 )
+from pytest_vmports.system import clock
 from pytest_vmports.vm.inside.control import LARGEST
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Run:
     def __init__(self, control: Control, check: Callable[[], None], timeout: float | None) -> None:
         self._control = control
         self._check = check
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if timeout is None else clock.now() + timeout
         self._output: dict[str, list[bytes]] = {"O": [], "E": []}
         self._status: int | None = None
         self._killed = False
@@ -177,7 +177,7 @@ class _Run:
                 raise MachineError("the guest's agent does not answer any more")
             self._control.send("K")
             self._killed = True
-            self._deadline = time.monotonic() + _AFTER_KILL
+            self._deadline = clock.now() + _AFTER_KILL
             return ""
         kind, payload = frame
         if kind == "X":

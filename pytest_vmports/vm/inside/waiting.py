@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system import clock
 from pytest_vmports.vm.failures import timed_out
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Waiting:
     Attributes:
         console: what it wrote.
         check: raises when a process of its VM has ended.
-        deadline: a `time.monotonic` value.
+        deadline: a `clock.now` value.
         timeout: the seconds that led to it, for the error.
         deaths: descriptors that become readable when a process of the VM ends.
         answers: what its ports have answered so far.
@@ -68,7 +68,7 @@ class Waiting:
     @property
     def over(self) -> bool:
         """Whether the deadline has come."""
-        return time.monotonic() >= self.deadline
+        return clock.now() >= self.deadline
 
     def timed_out(self, what: str) -> BootTimeoutError:
         """Return the error of a guest that was waited for in vain."""
