@@ -32,6 +32,7 @@
         ├── CommandTimeoutError          a command in the guest did not end in time
         ├── ShutdownTimeoutError         the guest did not power off in time
         ├── GuestFileError               a file could not be copied into or out of the guest
+        ├── NotOurVMError                the VM is that of the process that forked this one
         └── NoShellError                 nothing in this guest runs commands
 
 Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors between
@@ -322,6 +323,19 @@ class GuestFileError(MachineError):
     """A file could not be copied. Fields: ``what``, ``remedy``."""
 
     template = "{what}; {remedy}"
+
+
+class GuestFileWarning(UserWarning):
+    """A copy left something out that has no place in an archive, as a socket."""
+
+
+class NotOurVMError(MachineError):
+    """A forked child used its parent's VM. Fields: ``owner``, ``pid`` (process ids)."""
+
+    template = (
+        "this VM is that of process {owner}, which forked this one, {pid}: its channels have one "
+        "reader; use it there, and here connect to its ports by what vm[8080].address was"
+    )
 
 
 class NoShellError(MachineError):

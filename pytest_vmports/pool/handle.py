@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.port_forward import parse_port
-from pytest_vmports.vm import failures, screen, snapshots
-from pytest_vmports.vm.inside import shell
+from pytest_vmports.vm import arguments, failures, screen, snapshots
+from pytest_vmports.vm.inside import copying, shell
+from pytest_vmports.vm.saved import Snapshot
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from typing_extensions import Buffer
 
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.vm.inside.shell import Completed
     from pytest_vmports.vm.machine import Machine
-    from pytest_vmports.vm.saved import Snapshot
 
 
 class VM:
@@ -86,8 +88,9 @@ class VM:
         Raises:
             MachineError: there is no display, the VM is gone, or QEMU cannot write the file.
         """
+        picture = arguments.host_path(path, "the path")
         with self._living():
-            screen.screenshot(self._machine, Path(path))
+            screen.screenshot(self._machine, picture)
 
     @property
     def command_line(self) -> str:
@@ -96,13 +99,13 @@ class VM:
 
     def run(
         self,
-        command: str,
+        command: str | Sequence[str | os.PathLike[str]],
         *,
         timeout: float | None = 60.0,
         check: bool = True,
-        input: str | bytes | None = None,  # noqa: A002 - as subprocess.run
+        input: str | Buffer | None = None,  # noqa: A002 - as subprocess.run
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> Completed:
         """Run a shell command in the guest, as root, and return what it wrote.
 
@@ -110,7 +113,7 @@ class VM:
         by the control channel runs in ``/``, one by ssh in the user's home.
 
         Args:
-            command: for ``/bin/sh``.
+            command: a text for ``/bin/sh``, or a list of words, none of which it interprets.
             timeout: seconds; then the command is killed. None waits for ever.
             check: raise when it ends with another status than 0.
             input: its standard input; nothing by default.
@@ -122,6 +125,7 @@ class VM:
             CommandTimeoutError: it did not end (also a `subprocess.TimeoutExpired`).
             NoShellError: nothing in this guest runs commands.
             MachineError: the VM ended, or is paused.
+            TypeError, ValueError: an argument means nothing, or no program could be given it.
         """
         with self._living():
             return shell.run(
@@ -130,37 +134,51 @@ class VM:
             )  # fmt: skip
 
     def put(
-        self, source: str | os.PathLike[str], target: str, *, timeout: float | None = 120.0
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        timeout: float | None = 120.0,
     ) -> None:
-        """Copy a file or folder from the host into the guest; its owner there is root.
+        """Copy a file or folder from the host into the guest as ``cp -a`` does; root owns it there.
 
         Args:
-            source: on the host.
+            source: on the host. A link that is named itself is followed; those in it are copied.
             target: in the guest. A folder that is there, or a name that ends in a slash: it is
                 put into that folder. Else this is its new name. Missing folders are made.
             timeout: seconds.
 
         Raises:
             GuestFileError: it is not there or cannot be copied.
+            CommandTimeoutError: it was not copied in time.
+            TypeError, ValueError: an argument means nothing.
         """
         with self._living():
-            shell.put(self._shell, Path(source), target, timeout)
+            copying.put(self._shell, source, target, timeout)
 
     def get(
-        self, source: str, target: str | os.PathLike[str], *, timeout: float | None = 120.0
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        timeout: float | None = 120.0,
     ) -> Path:
-        """Copy a file or folder out of the guest; return where it is on the host.
+        """Copy a file or folder out of the guest as ``cp -a`` does; return where it is on the host.
+
+        It is ours there. Neither devices nor pipes are made, and no program runs as its owner.
 
         Args:
-            source: in the guest. Links in it are followed.
-            target: on the host: an existing folder to put it into, or its new name.
+            source: in the guest. A link that is named itself is followed; those in it are copied.
+            target: on the host, as for `put`.
             timeout: seconds.
 
         Raises:
             GuestFileError: it is not there or cannot be copied.
+            CommandTimeoutError: it was not copied in time.
+            TypeError, ValueError: an argument means nothing.
         """
         with self._living():
-            return shell.get(self._shell, source, Path(target), timeout)
+            return copying.get(self._shell, source, target, timeout)
 
     def ssh_config(self, path: str | os.PathLike[str]) -> Path:
         """Write what ``ssh -F``, testinfra and Ansible need to reach this VM as host ``vm``.
@@ -171,11 +189,13 @@ class VM:
         Raises:
             MachineError: the guest was not given ssh (``Guest.disk(..., ssh=True)``).
         """
+        config = arguments.host_path(path, "the path")
+        self._machine.owner.check()
         ssh = self._machine.kind.ssh
         if ssh is None:
             name = self._machine.plan.guest.name
             raise MachineError(f"{name} is not reached by ssh: use Guest.disk(..., ssh=True)")
-        return ssh.write_config(Path(path))
+        return ssh.write_config(config)
 
     def expose(self, port: int | str | PortMapping) -> ExposedPort:
         """Forward one more guest port, until `unexpose` or the VM's end.
@@ -258,9 +278,9 @@ class VM:
             MachineDiedError: the VM is gone.
             MonitorError: QEMU cannot save it.
         """
-        self._snapshots += 1
-        path = self._machine.workdir / f"snapshot-{self._snapshots}"
         with self._living():
+            self._snapshots += 1
+            path = self._machine.workdir / f"snapshot-{self._snapshots}"
             return snapshots.snapshot(self._machine, path)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -272,6 +292,8 @@ class VM:
             MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
             MachineError: it cannot be restored, or the guest does not answer.
         """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"{snapshot!r} is no moment of a VM: give what vm.snapshot() returned")
         self._again(snapshot)
 
     def shutdown(self, timeout: float = 60.0) -> None:
@@ -284,6 +306,7 @@ class VM:
             ShutdownTimeoutError: it still runs; nothing is done about that before the VM's end.
             MachineDiedError: it had ended before, or ended in another way.
         """
+        timeout = arguments.seconds(timeout)
         self.resume()  # a guest that is paused would never hear of it
         with self._living():
             snapshots.shut_down(self._machine, timeout)
@@ -297,6 +320,8 @@ class VM:
         Raises:
             MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
         """
+        if not self._machine.owner.here:  # a forked child goes through its parent's teardown too
+            return
         try:
             if keeper is None or not keeper.keep(self._machine):
                 self._machine.finish()
@@ -324,6 +349,7 @@ class VM:
         return self._machine.shell
 
     def _again(self, saved: Snapshot | None) -> None:
+        self._machine.owner.check()
         fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]
         snapshots.restart(self._machine, fds, saved)
         self._paused = False
@@ -344,6 +370,7 @@ class VM:
             MachineDiedError: the VM is gone.
             OSError: the connection failed.
         """
+        timeout = arguments.seconds(timeout)
         self._machine.check_alive()
         exposed = find_port(self.ports, port if protocol is None else f"{port}/{protocol}")
         if exposed.protocol == "tcp":

@@ -22,6 +22,7 @@ from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 from pytest_vmports.vm.milestones import Milestones, Origin
 from pytest_vmports.vm.monitor import Monitor
+from pytest_vmports.vm.owner import Owner
 from pytest_vmports.vm.plan import Ends
 from pytest_vmports.vm.readiness import ALL, Probe
 from pytest_vmports.vm.saved import remove_overlay
@@ -93,15 +94,13 @@ class Machine:
         ram: Ram | None = None,
         leased: float | None = None,
     ) -> None:
-        self.plan = plan
-        self.cards = cards
-        self.kind = plan.kind
+        self.owner, self.plan = Owner(), plan
+        self.cards, self.kind = cards, plan.kind
         self.state = State.NEW
         self.origin = Origin.BOOTED if saved is None else Origin.CLONED
         self.milestones = Milestones(leased=leased)
         self.command: list[str] = []
-        self.place = Place(workdir, workdir.parent, plan.root)
-        self.failing = False
+        self.place, self.failing = Place(workdir, workdir.parent, plan.root), False
         self.console = Console(workdir / "console.log")
         self.files = Files((CONFIG, SEED, CAPTURE))
         self._qemu: Process | None = None
@@ -121,8 +120,8 @@ class Machine:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started, and not been ended by us."""
-        return self.state in {State.STARTED, State.READY}
+        """Whether it has been started, by this very process, and not been ended by us."""
+        return self.owner.here and self.state in {State.STARTED, State.READY}
 
     @property
     def lives(self) -> bool:
@@ -269,6 +268,7 @@ class Machine:
         Raises:
             MachineDiedError: with what it said and the console's tail.
         """
+        self.owner.check()
         if self.milestones.console is None and self.console.begun:
             self.milestones.console = clock.now()
         if (died := failures.found(self.vitals)) is not None:
@@ -302,7 +302,7 @@ class Machine:
         Args:
             keep_disks: what the guest wrote to its disks is needed again.
         """
-        if self.state is State.KEPT:
+        if self.state is State.KEPT or not self.owner.here:
             return
         if self._qemu is not None:
             self._qemu.kill()
@@ -351,7 +351,8 @@ class Machine:
 
     def discard(self) -> None:
         """Remove the private folder of a machine that does not run."""
-        shutil.rmtree(self.workdir)
+        if self.owner.here:
+            shutil.rmtree(self.workdir)
 
     def _waiting(
         self, deadline: float, answers: Mapping[int, str], timeout: float | None = None

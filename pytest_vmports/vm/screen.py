@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
@@ -16,9 +17,19 @@ def screenshot(machine: Machine, path: Path) -> None:
     """Write the display as a PNG. Source: QEMU's QMP reference, ``screendump``.
 
     Raises:
-        MachineError: there is no display, the VM is gone, or QEMU cannot write it: a PNG needs 7.1.
+        MachineError: there is no display, the VM is gone, or it cannot be written: a PNG needs
+            QEMU 7.1.
     """
     if not machine.plan.hardware.display:
         raise MachineError("the VM has no display; give it one with display = yes")
     machine.check_alive()
-    machine.monitor.execute("screendump", filename=str(path.absolute()), format="png")
+    # QEMU is told names in JSON, which has none for a name that is no UTF-8.
+    picture = machine.workdir / "screen.png"
+    machine.monitor.execute("screendump", filename=str(picture), format="png")
+    try:
+        shutil.copyfile(picture, path)
+        picture.unlink()
+    except OSError as error:
+        raise MachineError(
+            f"what the display shows cannot be written to {path}: {error}"
+        ) from error

@@ -1,27 +1,25 @@
-"""Commands and files in the guest, whatever way leads into it."""
+"""Commands in the guest, whatever way leads into it."""
 
 from __future__ import annotations
 
-import io
 import os
-import shlex
 import subprocess
-import tarfile
 import threading
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.errors import (
     CommandFailedError,
     CommandTimeoutError,
-    GuestFileError,
     MachineError,
 )
 from pytest_vmports.system import clock
+from pytest_vmports.vm import arguments
 from pytest_vmports.vm.inside.control import LARGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Buffer
 
     from pytest_vmports.vm.inside.control import Control
 
@@ -32,8 +30,6 @@ _ENVIRONMENT = {
 # A killed command's guest may be busy, but its agent answers.
 _AFTER_KILL = 30.0
 _SHOWN = 2000
-# Linux takes no longer argument (MAX_ARG_STRLEN); the shell is given the command as one.
-_LONGEST = 128 * 1024
 
 
 class Shell(Protocol):
@@ -194,115 +190,32 @@ class _Run:
 
 def run(
     shell: Shell,
-    command: str,
+    command: str | Sequence[str | os.PathLike[str]],
     *,
     timeout: float | None,
     check: bool,
-    input: str | bytes | None,  # noqa: A002 - as subprocess
+    input: str | Buffer | None,  # noqa: A002 - as subprocess
     env: Mapping[str, str] | None,
-    cwd: str | None,
+    cwd: str | os.PathLike[str] | None,
 ) -> Completed:
     """Run a shell command; see `VM.run`."""
-    if len(command.encode("utf-8", "surrogateescape")) >= _LONGEST:
-        raise ValueError("the command is longer than 128 KiB: put a script and run that")
-    given = input.encode() if isinstance(input, str) else input or b""
-    whole = ""
-    for name, value in (env or {}).items():
-        if not (name.isascii() and name.isidentifier()):
-            raise ValueError(f"{name!r} is no name of an environment variable")
-        whole += f"export {name}={shlex.quote(value)}\n"
-    if cwd is not None:
-        whole += f"cd {shlex.quote(cwd)} || exit\n"
-    got = shell.execute(whole + command, timeout=timeout, input=given)
-    code, *written = got
+    limit = arguments.seconds_or_none(timeout)
+    given = arguments.given_input(input)
+    whole = arguments.environment(env) + arguments.folder(cwd) + arguments.command_text(command)
+    arguments.short_enough(whole)
+    code, *written = shell.execute(whole, timeout=limit, input=given)
     texts = [data.decode("utf-8", "surrogateescape") for data in written]
     if code is None:
-        assert timeout is not None
-        raise CommandTimeoutError(cmd=command, timeout=timeout, output=texts[0], stderr=texts[1])
+        raise CommandTimeoutError(cmd=command, timeout=limit, output=texts[0], stderr=texts[1])
     done = Completed(command, code, *texts)
     if check and code:
         raise CommandFailedError(
             cmd=command, returncode=code, output=done.stdout, stderr=done.stderr,
-            said=_end_of(done.stderr or done.stdout),
+            said=end_of(done.stderr or done.stdout),
         )  # fmt: skip
     return done
 
 
-def put(shell: Shell, source: Path, target: str, timeout: float | None) -> None:
-    """Copy a file or folder into the guest; see `VM.put`."""
-    if not source.exists():
-        raise GuestFileError(what=f"there is no {source} on the host", remedy="name what exists")
-    place = shlex.quote(target)
-    # Into a folder that is there, as cp does; else under a new name.
-    look = f"""
-        case {place} in */) mkdir -p {place};; *) mkdir -p "$(dirname {place})";; esac || exit
-        [ ! -d {place} ] || echo folder"""
-    looked = _plain(shell, look, timeout)
-    _copied(looked, f"{source} to {target}")
-    into = PurePosixPath(target)
-    if looked.stdout:
-        into /= source.resolve().name
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        archive.add(source.resolve(), into.name, filter=_as_root)
-    unpack = f"exec tar -xf - -C {shlex.quote(str(into.parent))}"
-    _copied(_plain(shell, unpack, timeout, packed.getvalue()), f"{source} to {target}")
-
-
-def get(shell: Shell, source: str, target: Path, timeout: float | None) -> Path:
-    """Copy a file or folder out of the guest; see `VM.get`."""
-    path = PurePosixPath(source)
-    if not path.name:
-        raise GuestFileError(what=f"{source!r} names no file", remedy="name a file or folder")
-    # Links are followed: where they lead exists in the guest alone.
-    pack = f"exec tar -chf - -C {shlex.quote(str(path.parent))} {shlex.quote(path.name)}"
-    done = _plain(shell, pack, timeout)
-    _copied(done, f"{source} from the guest")
-    place = target / path.name if target.is_dir() else target
-    try:
-        with tarfile.open(fileobj=io.BytesIO(done.stdout_bytes)) as archive:
-            _unpack(archive, path.name, place)
-    except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
-        raise GuestFileError(
-            what=f"what the guest's tar sent of {source} is no archive of it: {error}",
-            remedy="see what tar is in the guest",
-        ) from error
-    return place
-
-
-def _unpack(archive: tarfile.TarFile, name: str, place: Path) -> None:
-    """Write what the archive has below ``name`` to ``place``, and nothing outside of it."""
-    for member in archive:
-        inside = PurePosixPath(member.name).relative_to(name)
-        if ".." in inside.parts:
-            raise GuestFileError(what=f"{member.name} leads out of {name}", remedy="name it alone")
-        path = place / inside
-        if member.isdir():
-            path.mkdir(parents=True, exist_ok=True)
-        elif member.isfile() or member.islnk():  # a second name of a file is a copy here
-            content = archive.extractfile(member)
-            assert content is not None
-            path.write_bytes(content.read())
-            path.chmod(member.mode & 0o777)
-
-
-def _plain(
-    shell: Shell, command: str, timeout: float | None, given: bytes | None = None
-) -> Completed:
-    return run(shell, command, timeout=timeout, check=False, input=given, env=None, cwd=None)
-
-
-def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = "root"
-    return entry
-
-
-def _copied(done: Completed, what: str) -> None:
-    if done.returncode:
-        said = _end_of(done.stderr)
-        raise GuestFileError(what=f"{what} could not be copied: {said}", remedy="see what it says")
-
-
-def _end_of(text: str) -> str:
+def end_of(text: str) -> str:
+    """Return the end of what a command said, for a message."""
     return text.strip()[-_SHOWN:] or "(nothing)"

@@ -1,0 +1,200 @@
+"""Files and folders between host and guest, as ``cp -a`` copies them, by the guest's tar.
+
+Links stay links, but the one that was named is followed. Nothing is left out without a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import warnings
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestFileWarning
+from pytest_vmports.system import clock
+from pytest_vmports.system.mishaps import printable
+from pytest_vmports.vm import arguments
+from pytest_vmports.vm.arguments import anchored, quoted
+from pytest_vmports.vm.inside.pack import Pack
+from pytest_vmports.vm.inside.shell import end_of
+from pytest_vmports.vm.inside.unpack import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_vmports.vm.inside.shell import Shell
+
+# The user's own settings must change nothing, nor the language of what tar says.
+_PLAIN = "unset TAR_OPTIONS CDPATH; export LC_ALL=C\n"
+# GNU tar takes `\n` in a name on its command line for a newline; others know no such thing.
+_AS_IT_STANDS = "tar --help 2>&1 | grep -q -e --no-unquote && as_is=--no-unquote\n"
+# Where a file's size says nothing of its content: cp reads what tar would not.
+_STAGED = """\
+case $(readlink -f "$name") in /proc|/proc/*|/sys|/sys/*)
+    staged=$(mktemp -d) || exit
+    trap 'rm -rf "$staged"' EXIT
+    if [ -d "$name" ]; then how=-a; else how=-pL; fi
+    cp $how "$name" "$staged/$own" || exit
+    cd "$staged" || exit
+    tar $as_is -c${follow}f - "$name"
+    exit;;
+esac
+"""
+_TOLD = re.compile(
+    r"tar: .*(socket ignored|unknown file type|file changed as we read it|archive sockets)"
+)
+_AND_SO = re.compile(r"tar: (Exiting with failure status|error exit delayed).*")
+# A guest's clock may be a second behind the host's.
+_IDLE = re.compile(r"tar: .* time stamp .*")
+_NAMED = 20
+
+
+def put(
+    shell: Shell,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    timeout: float | None,
+) -> None:
+    """Copy a file or folder into the guest; see `VM.put`."""
+    pack = Pack(arguments.host_path(source, "the source"))
+    wanted = arguments.path_text(target, "the target")
+    what = f"{pack.source} to {wanted}"
+    asking = _Asking(shell, f"vm.put of {what}", timeout)
+    place = anchored(wanted)
+    own = _utf8(pack.name)
+    if not own:
+        raise GuestFileError(what=f"{pack.source} has no name", remedy="name a folder below it")
+    # All that can fail on the host comes before anything is done in the guest.
+    name = own if place.endswith("/") else posixpath.basename(place)
+    packed = pack.archive(_native(name))
+    folder = place if place.endswith("/") else posixpath.dirname(place)
+    looked, said = asking.ask(_look(place, folder, own, is_folder=pack.is_folder))
+    if looked is None:
+        raise _failed(what, said)
+    into = bool(looked)
+    if into and name != own and not pack.is_folder:
+        packed = pack.archive(_native(own))
+    parent = place if into else folder
+    if pack.is_folder:
+        parent = posixpath.join(place, own) if into else place
+    unpacking = f"{_PLAIN}mkdir -p {quoted(parent)} && cd {quoted(parent)} && exec tar -xpf -"
+    done, said = asking.ask(unpacking, packed)
+    if done is None:
+        raise _failed(what, said, "; part of it may be there")
+    told = [line for line in said.splitlines() if line.strip() and not _IDLE.fullmatch(line)]
+    _warn(what, [*pack.left_out, *told])
+
+
+def get(
+    shell: Shell, source: str | os.PathLike[str], target: str | os.PathLike[str],
+    timeout: float | None,
+) -> Path:  # fmt: skip
+    """Copy a file or folder out of the guest; see `VM.get`."""
+    wanted = arguments.path_text(source, "the source")
+    aim = arguments.path_text(target, "the target")
+    path = PurePosixPath(wanted)
+    if path.name in {"", ".."}:
+        raise GuestFileError(what=f"{wanted!r} names no file", remedy="name a file or folder")
+    name = _native(path.name)
+    what = f"{wanted} from the guest"
+    asking = _Asking(shell, f"vm.get of {what}", timeout)
+    data, said = asking.ask(_packing(anchored(str(path.parent)), path.name))
+    if data is None:
+        raise _failed(what, said)
+    place = Path(aim)
+    if aim.endswith("/") or place.is_dir():
+        place /= name
+    left_out = unpack(data, name, place, wanted)
+    told = [line for line in said.splitlines() if line.strip() and not _AND_SO.fullmatch(line)]
+    _warn(what, [*left_out, *told])
+    return place
+
+
+class _Asking:
+    """The commands of one copy, which have one timeout together."""
+
+    def __init__(self, shell: Shell, what: str, timeout: float | None) -> None:
+        self._shell = shell
+        self._what = what
+        self._timeout = arguments.seconds_or_none(timeout)
+        self._end = None if self._timeout is None else clock.now() + self._timeout
+
+    def ask(self, script: str, given: bytes = b"") -> tuple[bytes | None, str]:
+        """Return what a script wrote, or None where it failed; and its complaints.
+
+        Raises:
+            CommandTimeoutError: it has not ended.
+        """
+        arguments.short_enough(script)
+        left = None if self._end is None else max(self._end - clock.now(), 0.001)
+        code, out, errors = self._shell.execute(script, timeout=left, input=given)
+        said = errors.decode("utf-8", "surrogateescape")
+        if code is None:
+            raise CommandTimeoutError(cmd=self._what, timeout=self._timeout, output="", stderr=said)
+        return (out if code == 0 or _all_told(code, said) else None), said
+
+
+def _look(place: str, folder: str, own: str, *, is_folder: bool) -> str:
+    """Return a script that makes the folder to copy into, and says whether ``place`` is it."""
+    clash = '[ -e "$at" ] || [ -L "$at" ]' if is_folder else '[ -d "$at" ]'
+    kind = "no folder" if is_folder else "a folder"
+    exact = '[ -d "$at" ] && [ ! -L "$at" ]' if is_folder else "false"
+    return (
+        f"{_PLAIN}at={quoted(place)}; mkdir -p {quoted(folder)} || exit\n"
+        f'[ ! -d "$at" ] || {{ echo folder; at=$at/{quoted(own)}; }}\n'
+        f'if {exact}; then :; elif {clash}; then echo "$at is {kind}" >&2; exit 1; fi'
+    )
+
+
+def _packing(parent: str, name: str) -> str:
+    """Return a script that writes an archive of ``name`` in a folder of the guest."""
+    as_it_stands = _AS_IT_STANDS if "\\" in name else ""
+    return (
+        f"{_PLAIN}cd {quoted(parent)} || exit\n"
+        f"own={quoted(name)}; name=./$own as_is= follow=\n"
+        f"{as_it_stands}"
+        'if [ -d "$name" ]; then name=$name/.\n'
+        'elif [ -f "$name" ]; then follow=h\n'
+        'elif [ -e "$name" ]; then echo "it is neither a file nor a folder" >&2; exit 1\n'
+        'elif [ -L "$name" ]; then echo "it is a link that leads nowhere" >&2; exit 1\n'
+        'else echo "no such file or folder" >&2; exit 1; fi\n'
+        f'{_STAGED}exec tar $as_is -c${{follow}}f - "$name"'
+    )
+
+
+def _all_told(code: int, said: str) -> bool:
+    """Whether tar failed only for what a warning can say: all the rest is there."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    told = [line for line in lines if _TOLD.fullmatch(line)]
+    return (
+        code == 1 and bool(told) and all(line in told or _AND_SO.fullmatch(line) for line in lines)
+    )
+
+
+def _failed(what: str, said: str, partial: str = "") -> GuestFileError:
+    text = printable(end_of(said))
+    remedy = "see what it says; the guest needs tar"
+    return GuestFileError(what=f"{what} could not be copied: {text}{partial}", remedy=remedy)
+
+
+def _warn(what: str, left_out: Sequence[str]) -> None:
+    if not left_out:
+        return
+    more = f"\n  and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    names = "".join(f"\n  {printable(name)}" for name in left_out[:_NAMED])
+    warnings.warn(
+        f"not all of {printable(what)} was copied as it is:{names}{more}",
+        GuestFileWarning, stacklevel=4,
+    )  # fmt: skip
+
+
+def _utf8(name: str) -> str:
+    """Return a host's name for a guest's command, which is UTF-8 whatever the host speaks."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _native(name: str) -> str:
+    """Return a guest's name for use on the host, where its bytes stay the same."""
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))

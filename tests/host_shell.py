@@ -1,0 +1,66 @@
+"""Shells in a guest's place: the host's own, and the bundled guest's busybox run on the host."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from newc import read_newc
+
+from pytest_vmports.guests.alpine import find_images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_APPLETS = "sh tar mkdir readlink mktemp cp rm grep cat".split()
+
+
+class HostShell:
+    """The host's shell; `asked` are the commands so far, `given` is the last input."""
+
+    def __init__(self, *, program: str = "sh", path: Path | None = None) -> None:
+        self.program = program
+        self.path = path
+        self.asked: list[str] = []
+        self.given: bytes | None = None
+
+    def execute(
+        self,
+        command: str,
+        *,
+        timeout: float | None,
+        input: bytes,  # noqa: A002
+    ) -> tuple[int | None, bytes, bytes]:
+        """Run it as a guest would; see `Shell`."""
+        self.asked.append(command)
+        self.given = input
+        env = dict(os.environ)
+        if self.path is not None:
+            env["PATH"] = f"{self.path}:{env['PATH']}"
+        try:
+            done = subprocess.run(
+                [self.program, "-c", command.encode("utf-8", "surrogateescape")],
+                input=input, capture_output=True, timeout=timeout, check=False, env=env,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            return None, error.stdout or b"", error.stderr or b""
+        return done.returncode, done.stdout, done.stderr
+
+
+def busybox_shell(folder: Path) -> HostShell:
+    """Return the shell of the bundled guest, unpacked into ``folder``."""
+    files = read_newc(gzip.decompress(find_images()[1].read_bytes()))
+    for name, (mode, content) in files.items():
+        own = PurePosixPath(name).name
+        if mode & 0o111 and (own == "busybox" or own.startswith("ld-musl")):
+            (folder / own).write_bytes(content)
+            (folder / own).chmod(0o755)
+    (loader,) = folder.glob("ld-musl*")
+    for applet in _APPLETS:
+        start = folder / applet
+        start.write_text(f'#!/bin/sh\nexec "{loader}" "{folder}/busybox" {applet} "$@"\n')
+        start.chmod(0o755)
+    return HostShell(program=str(folder / "sh"), path=folder)
