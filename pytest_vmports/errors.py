@@ -32,7 +32,7 @@
         ├── CommandTimeoutError          a command in the guest did not end in time
         ├── ShutdownTimeoutError         the guest did not power off in time
         ├── GuestFileError               a file could not be copied into or out of the guest
-        ├── NotOurVMError                the VM is that of the process that forked this one
+        ├── ForkedProcessError           the VM is that of the process that forked this one
         └── NoShellError                 nothing in this guest runs commands
 
 Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors between
@@ -329,7 +329,7 @@ class GuestFileWarning(UserWarning):
     """A copy left something out that has no place in an archive, as a socket."""
 
 
-class NotOurVMError(MachineError):
+class ForkedProcessError(MachineError):
     """A forked child used its parent's VM. Fields: ``owner``, ``pid`` (process ids)."""
 
     template = (

@@ -15,7 +15,7 @@ from pytest_vmports.guests.alpine import find_images
 if TYPE_CHECKING:
     from pathlib import Path
 
-_APPLETS = "sh tar mkdir readlink mktemp cp rm grep cat".split()
+_APPLETS = ["sh", "tar", "mkdir", "readlink", "mktemp", "cp", "rm", "grep", "cat"]
 
 
 class HostShell:

@@ -21,7 +21,7 @@ FACTS = {
     "reached": "its API", "why": "it cannot be kept from it",
     "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
     "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
-    "stdout": "so far", "means": "ssh", "panic": "no init",
+    "stdout": "so far", "owner": 7, "pid": 8, "means": "ssh", "panic": "no init",
 }  # fmt: skip
 
 

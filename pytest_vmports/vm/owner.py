@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_vmports.errors import NotOurVMError
+from pytest_vmports.errors import ForkedProcessError
 
 
 class Owner:
@@ -22,7 +22,7 @@ class Owner:
         """Raise in a forked child, which would take answers that are its parent's.
 
         Raises:
-            NotOurVMError: this is another process.
+            ForkedProcessError: this is another process.
         """
         if not self.here:
-            raise NotOurVMError(owner=self.pid, pid=os.getpid())
+            raise ForkedProcessError(owner=self.pid, pid=os.getpid())

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _PLAIN = "unset TAR_OPTIONS CDPATH; export LC_ALL=C\n"
 # GNU tar takes `\n` in a name on its command line for a newline; others know no such thing.
 _AS_IT_STANDS = "tar --help 2>&1 | grep -q -e --no-unquote && as_is=--no-unquote\n"
+# Others than GNU's make some links last, after they have set the times of their folders.
+_WHOSE = "case $(tar --version 2>&1) in *GNU*) ;; *) echo again;; esac"
 # Where a file's size says nothing of its content: cp reads what tar would not.
 _STAGED = """\
 case $(readlink -f "$name") in /proc|/proc/*|/sys|/sys/*)
@@ -79,10 +81,14 @@ def put(
     parent = place if into else folder
     if pack.is_folder:
         parent = posixpath.join(place, own) if into else place
-    unpacking = f"{_PLAIN}mkdir -p {quoted(parent)} && cd {quoted(parent)} && exec tar -xpf -"
-    done, said = asking.ask(unpacking, packed)
+    unpacking = f"{_PLAIN}mkdir -p {quoted(parent)} && cd {quoted(parent)} && tar -xpf - || exit\n"
+    done, said = asking.ask(unpacking + _WHOSE, packed)
     if done is None:
         raise _failed(what, said, "; part of it may be there")
+    if done and pack.has_links:
+        done, said = asking.ask(unpacking, pack.folders())
+        if done is None:
+            raise _failed(what, said, "; but for times of folders it is there")
     told = [line for line in said.splitlines() if line.strip() and not _IDLE.fullmatch(line)]
     _warn(what, [*pack.left_out, *told])
 

@@ -8,9 +8,12 @@ import shutil
 import stat
 import tarfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_vmports.errors import GuestFileError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # What every tar reads, busybox's among them, which passes over the names in PAX headers.
 _FORMAT: Final = tarfile.GNU_FORMAT
@@ -26,6 +29,7 @@ class Pack:
         source: the same.
         is_folder: whether it is one.
         left_out: names of what has no place in an archive.
+        has_links: whether it has links or second names in it.
 
     Raises:
         GuestFileError: it is not there, cannot be read, or is neither file nor folder.
@@ -34,6 +38,8 @@ class Pack:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.left_out: list[str] = []
+        self.has_links = False
+        self._folders: list[tarfile.TarInfo] = []
         try:
             self._real = os.path.realpath(source)
             mode = source.stat().st_mode
@@ -60,23 +66,30 @@ class Pack:
         Raises:
             GuestFileError: something cannot be read.
         """
-        self.left_out = []
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w", format=_FORMAT) as archive:
-            self._add_all(_Writer(archive, packed), "." if self.is_folder else f"./{name}")
-            packed.write(bytes(2 * tarfile.BLOCKSIZE))
-            return packed.getvalue()
+        self.left_out, self._folders = [], []
+        with _Writer() as writer:
+            self._add_all(writer, "." if self.is_folder else f"./{name}")
+            return writer.whole()
+
+    def folders(self) -> bytes:
+        """Return an archive of its folders without what is in them, the deepest first."""
+        with _Writer() as writer:
+            for entry in reversed(self._folders):
+                writer.head(entry)
+            return writer.whole()
 
     def _add_all(self, writer: _Writer, top: str) -> None:
-        waiting, folders = [(self._real, top)], []
+        waiting = [(self._real, top)]
         while waiting:
             path, name = waiting.pop()
             try:
                 entry = writer.add(path, name)
                 if entry is None:
                     self.left_out.append(path)
+                elif entry.issym() or entry.islnk():
+                    self.has_links = True
                 elif entry.isdir():
-                    folders.append(entry)
+                    self._folders.append(entry)
                     names = sorted((one.name for one in os.scandir(path)), reverse=True)
                     waiting += [(f"{path}/{one}", f"{name}/{one}") for one in names]
             except OSError as error:
@@ -85,7 +98,7 @@ class Pack:
                     what=what, remedy="nothing was copied; make it readable, or leave it out"
                 ) from error
         # Once more behind all that lies in them: busybox's tar sets a folder's time at once.
-        for entry in reversed(folders):
+        for entry in reversed(self._folders):
             writer.head(entry)
 
 
@@ -95,9 +108,20 @@ class _Writer:
     What its folder says is 0 for files in /proc, and not true of one that grows.
     """
 
-    def __init__(self, archive: tarfile.TarFile, file: io.BytesIO) -> None:
-        self._archive = archive
-        self._file = file
+    def __init__(self) -> None:
+        self._file = io.BytesIO()
+        self._archive = tarfile.TarFile(fileobj=self._file, mode="w", format=_FORMAT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._archive.close()
+
+    def whole(self) -> bytes:
+        """Return the archive, which ends here."""
+        self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+        return self._file.getvalue()
 
     def add(self, path: str, name: str) -> tarfile.TarInfo | None:
         """Add a file, link, pipe, device or an empty folder; None for what is none of them."""

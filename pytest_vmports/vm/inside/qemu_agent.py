@@ -87,7 +87,7 @@ class GuestAgent:
         if not self.answers(clock.now() + _CALL_SECONDS):
             raise self._refused("it does not answer")
         deadline = None if timeout is None else clock.now() + timeout
-        pid = self._start(_WRAPPER, command, input or b"")
+        pid = self._start(_WRAPPER, _in_unicode(command), input or b"")
         look = _FIRST_LOOK_SECONDS
         while not (status := self._call("guest-exec-status", pid=pid))["exited"]:
             if deadline is not None and clock.now() >= deadline:
@@ -172,6 +172,16 @@ class GuestAgent:
 
 def _message(name: str, **arguments: Any) -> bytes:
     return json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
+
+
+def _in_unicode(command: str) -> str:
+    """Return a shell text that does the same and has a JSON form, which bytes have not."""
+    raw = command.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        octal = "".join(f"\\{byte:03o}" for byte in raw)
+        return f"eval \"$(printf '{octal}')\""
 
 
 def _data(status: dict[str, Any], name: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
 from pytest_vmports.system.programs import install_hint
+from pytest_vmports.vm.arguments import short_enough
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,8 +101,10 @@ class SshShell:
         # sshd gives each command a session of its own, whose id is that of its first process.
         note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
         wrapped = f"umask 077; echo $$ >{note}; /bin/sh -c {shlex.quote(command)}; c=$?"
+        whole = f"{wrapped}; rm -f {note}; exit $c"
+        short_enough(whole)
         try:
-            done = self._ssh(f"{wrapped}; rm -f {note}; exit $c", timeout, input)
+            done = self._ssh(whole, timeout, input)
         except subprocess.TimeoutExpired as error:
             self._kill(note)
             raise CommandTimeoutError(
@@ -149,8 +152,8 @@ class SshShell:
         client = [_program("ssh"), "-F", str(config), "-E", str(log), "-o", "LogLevel=ERROR", "-T"]
         try:
             done = subprocess.run(
-                [*client, HOST, command], input=stdin or b"", capture_output=True, check=False,
-                timeout=timeout,
+                [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
+                capture_output=True, check=False, timeout=timeout,
             )  # fmt: skip
             said = log.read_text(errors="replace").strip() if log.exists() else ""
         finally:

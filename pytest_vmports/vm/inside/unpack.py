@@ -99,7 +99,7 @@ class _Unpacking:
         if entry.issym() and path == self._place:
             raise ValueError(f"{name} is a link where it leads to was asked for")
         if not (entry.isdir() or entry.isreg() or entry.islnk() or entry.issym()):
-            self.left_out.append(entry.name)
+            self.left_out.append(str(PurePosixPath(entry.name)))
             return
         self._enter(path.parent)
         self.begun = True
