@@ -66,23 +66,68 @@ def _of(file: str, *tests: str, **changes: tuple[str, str]) -> list[Mutant]:
     ]
 
 
-_SHELL = _of(
-    "pytest_vmports/vm/inside/shell.py",
-    "tests/vm/test_shell.py",
-    get_lets_names_climb_out=('if ".." in inside.parts:', 'if "..." in inside.parts:'),
-    get_keeps_setuid=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode)"),
-    get_keeps_sticky=("path.chmod(member.mode & 0o777)", "path.chmod(member.mode & 0o1777)"),
-    get_makes_no_second_names=(
-        "elif member.isfile() or member.islnk():",
-        "elif member.isfile():",
-    ),
-    get_makes_whatever_there_is=(
-        "elif member.isfile() or member.islnk():",
-        "else:",
-    ),
-    get_leaves_links=('f"exec tar -chf - -C', 'f"exec tar -cf - -C'),
-    put_keeps_the_owner=("entry.uid = entry.gid = 0", "entry.gid = 0"),
-    put_keeps_the_owners_name=('entry.uname = entry.gname = "root"', 'entry.gname = "root"'),
+_SHELL = (
+    _of(
+        "pytest_vmports/vm/inside/unpack.py",
+        "tests/vm/test_copying.py",
+        get_lets_names_climb_out=('if ".." in inside.parts:', 'if "..." in inside.parts:'),
+        get_keeps_setuid=(
+            "fchmod(file.fileno(), entry.mode & 0o777)",
+            "fchmod(file.fileno(), entry.mode)",
+        ),
+        get_keeps_sticky=(
+            "entry.mode & 0o777)\n            os.utime",
+            "entry.mode & 0o1777)\n            os.utime",
+        ),
+        get_makes_no_second_names=("elif entry.islnk():", "elif False:"),
+        get_makes_second_names_of_anything=(
+            "self._files[PurePosixPath(entry.linkname)]",
+            "self._place / entry.linkname",
+        ),
+        get_writes_through_links=("elif not stat.S_ISDIR(mode):", "elif not path.is_dir():"),
+        get_writes_to_what_is_there=(
+            "stat.S_ISLNK(mode) and path != self._place",
+            "stat.S_ISLNK(mode)",
+        ),
+        get_takes_a_part_for_the_whole=("if end != bytes(tarfile.BLOCKSIZE) or not", "if not"),
+        get_says_nothing_of_pipes=("self.left_out.append(str(PurePosixPath(entry.name)))", "pass"),
+        get_forgets_the_times_of_folders=("os.utime(path, _times(entry))", "pass"),
+        get_believes_in_holes=("if entry.issparse():", "if False:"),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/pack.py",
+        "tests/vm/test_copying.py",
+        put_keeps_the_owner=("entry.uid = entry.gid = 0", "entry.gid = 0"),
+        put_keeps_the_owners_name=('entry.uname = entry.gname = "root"', 'entry.gname = "root"'),
+        put_believes_a_size=(
+            "        self.head(entry)\n        self._file.seek(end)",
+            "        self._file.seek(end)",
+        ),
+        put_says_nothing_of_sockets=("self.left_out.append(path)", "pass"),
+        put_names_a_link_by_its_end=("named = self.source.name", 'named = ""'),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/copying.py",
+        "tests/vm/test_copying.py",
+        get_believes_in_empty_files=("/proc|/proc/*|/sys|/sys/*)", "/nowhere)"),
+        get_takes_a_name_for_what_it_quotes=("as_is=--no-unquote", "as_is="),
+        put_forgets_the_times_of_folders=("if done and pack.has_links:", "if False:"),
+        put_replaces_a_file_by_a_folder=("elif {clash}; then", "elif false; then"),
+    )
+    + _of(
+        "pytest_vmports/vm/arguments.py",
+        "tests/vm/test_shell.py",
+        a_first_word_may_be_an_assignment=(
+            """return "'" + word.replace("'", "'\\"'\\"'") + "'\"""",
+            "return __import__('shlex').quote(word)",
+        ),
+        cwd_may_be_an_option=('if path.startswith("/") else', "if True else"),
+    )
+    + _of(
+        "pytest_vmports/vm/owner.py",
+        "tests/pool/test_handle.py",
+        a_child_is_its_parent=("return os.getpid() == self.pid", "return True"),
+    )
 )
 _COMMAND = _of(
     "pytest_vmports/vm/argv.py",

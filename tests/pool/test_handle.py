@@ -77,7 +77,7 @@ CALLS = {
     "shutdown": (lambda vm, odd: vm.shutdown(odd), [None, *SECONDS]),
     "connect-timeout": (lambda vm, odd: vm.connect(8080, timeout=odd), [None, *SECONDS]),
     "connect": (lambda vm, odd: vm.connect(odd), [None, 9, True, b"8080", "x", [], 8080.0, ""]),
-    "protocol": (lambda vm, odd: vm.connect(8080, protocol=odd), ["sctp", 5, b"tcp", "udp", ""]),
+    "protocol": (lambda vm, odd: vm.connect(8080, protocol=odd), ["sctp", 5, b"tcp", "udp"]),
     "expose": (
         lambda vm, odd: vm.expose(odd),
         [None, True, 0, -1, 70000, "x", b"80", 80.0, [80], "", "a\0"],

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import socket
-import stat
 import tarfile
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from host_shell import HostShell, busybox_shell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trees import facts, lay, nasty, picture
 
 from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestFileWarning
 from pytest_vmports.vm.inside import copying
@@ -294,55 +294,6 @@ def guest(request, tmp_path_factory):
     return busybox_shell(tmp_path_factory.mktemp("busybox"))
 
 
-def picture(root, *, times_of_links=True, special_bits=True):
-    """Return all that can be seen of a tree: path to kind, mode, time, content and twins."""
-    found, twins = {}, {}
-    for folder, folders, names in os.walk(os.fsencode(root)):
-        for path in [folder] if folder == os.fsencode(root) else []:
-            found[b"."] = facts(path, b".", twins, times_of_links, special_bits)
-        for one in (*folders, *names):
-            path = os.path.join(folder, one)
-            name = os.path.relpath(path, os.fsencode(root))
-            found[name] = facts(path, name, twins, times_of_links, special_bits)
-    return found
-
-
-def facts(path, name, twins, times_of_links, special_bits):
-    seen = os.lstat(path)
-    kind, mode = stat.S_IFMT(seen.st_mode), stat.S_IMODE(seen.st_mode)
-    if kind == stat.S_IFLNK:
-        return kind, os.readlink(path), int(seen.st_mtime) if times_of_links else None
-    if not special_bits:
-        mode &= 0o1777 if kind == stat.S_IFDIR else 0o777
-    content = b""
-    if kind == stat.S_IFREG:
-        with open(path, "rb") as file:
-            content = file.read()
-    twin = twins.setdefault((seen.st_ino, seen.st_dev), name) if seen.st_nlink > 1 else name
-    return kind, mode, int(seen.st_mtime), content, twin if kind == stat.S_IFREG else b""
-
-
-def lay(root, tree):
-    """Make a tree of files (bytes, or mode and bytes), folders (dicts) and ("link", target)."""
-    os.mkdir(root)
-    for name, what in tree.items():
-        path = os.path.join(os.fsencode(root), name)
-        mode = 0o644
-        if isinstance(what, tuple) and what[0] == "link":
-            os.symlink(what[1], path)
-        elif isinstance(what, dict):
-            lay(path, what)
-            mode = 0o755
-        else:
-            mode, content = what if isinstance(what, tuple) else (mode, what)
-            with open(path, "wb") as file:
-                file.write(content)
-        if not os.path.islink(path):
-            os.chmod(path, mode)
-        os.utime(path, (1_000_000_000 + len(name),) * 2, follow_symlinks=False)
-    os.utime(root, (1_234_567_890,) * 2)
-
-
 NAMES = [
     b"-f", b"--help", b"-", b"--", b"a\nb", b"a\\nb", b"a\\", b" ", b"end ", b"\t", b"*",
     b"?", b"[a]", b"~",
@@ -423,22 +374,6 @@ def test_a_single_file_keeps_its_content_and_name(guest, tmp_path, own, target, 
         assert facts(copy, b"", {}, True, True) == facts(source, b"", {}, True, True)
 
 
-def nasty(root):
-    """Lay out the tree of everything that has ever gone wrong, and return its root."""
-    deep = {b"deep": b"end"}
-    for _ in range(6):
-        deep = {b"d" * 200: deep}
-    lay(root, {
-        b"dangling": ("link", b"nowhere"), b"loop": ("link", b"loop"), b"up": ("link", b".."),
-        b"here": ("link", b"."), b"absolute": ("link", b"/etc/hostname"), b"-rf": b"a dash",
-        b"empty": b"", b"empty folder": {}, b"long": deep, b"zeros": bytes(300_000),
-        b"set-id": (0o6755, b"#!"), b"other": {b"x": b"y"},
-    })  # fmt: skip
-    os.link(os.path.join(root, "-rf"), os.path.join(root, "other", "second name"))
-    os.utime(os.path.join(root, "other"), (1, 1))
-    return root
-
-
 def test_the_tree_of_all_that_went_wrong_goes_both_ways(guest, tmp_path):
     source = nasty(str(tmp_path / "source"))
     copying.put(guest, source, str(tmp_path / "in"), 30)
@@ -453,10 +388,10 @@ def test_the_tree_of_all_that_went_wrong_goes_both_ways(guest, tmp_path):
     assert picture(again / "out" / "source") == picture(source, special_bits=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file of mode 0 is read by root alone")
-def test_what_only_root_reads_goes_both_ways(guest, tmp_path):
-    lay(tmp_path / "source", {b"none": (0, b"secret"), b"folder": {b"in": b"x"}})
-    (tmp_path / "source" / "folder").chmod(0)
+def test_what_nobody_but_root_may_change_or_read_goes_both_ways(guest, tmp_path):
+    mine = os.geteuid() != 0  # root reads a file of mode 0
+    lay(tmp_path / "source", {b"none": (0o400 * mine, b"secret"), b"folder": {b"in": b"x"}})
+    (tmp_path / "source" / "folder").chmod(0o500 * mine)
     copying.put(guest, tmp_path / "source", str(tmp_path / "in"), 30)
     copying.get(guest, str(tmp_path / "source"), tmp_path / "out", 30)
     assert picture(tmp_path / "in") == picture(tmp_path / "out") == picture(tmp_path / "source")

@@ -23,7 +23,7 @@ class StandIn:
         self.connection = connection
         self.deaf, self.forbidden, self.truncated = deaf, forbidden, truncated
         self.running = {}
-        self.asked = []
+        self.asked, self.lines = [], []
 
     def serve(self):
         with contextlib.suppress(OSError, ValueError), self.connection.makefile("rb") as lines:
@@ -32,6 +32,7 @@ class StandIn:
                     self.deaf -= 1
                     continue
                 message = json.loads(line.lstrip(b"\xff"))
+                self.lines.append(line.decode("latin-1"))
                 self.asked.append(message["execute"])
                 answer = self.answer(message["execute"], message["arguments"])
                 start = b"\xff" if message["execute"] == "guest-sync-delimited" else b""
@@ -100,6 +101,13 @@ def test_a_command_gives_status_output_and_errors(agent):
 
 def test_a_command_is_a_text_for_the_shell(agent):
     assert agent().run('printf "%s" "it\'s $((1 + 1))"', timeout=30)[1] == b"it's 2"
+
+
+def test_bytes_that_are_no_text_reach_the_shell_as_they_are(agent):
+    one = agent()
+    command = "printf '%s' \"'\udcff%'\\\\ä\"; cat; exit 3"
+    assert one.run(command, timeout=30, input=b"in") == (3, b"'\xff%'\\\xc3\xa4in", b"")
+    assert not any("\\udc" in line for line in one.stand_in.lines)
 
 
 def test_a_command_ended_by_a_signal_has_a_shells_status_for_it(agent):

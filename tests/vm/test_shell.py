@@ -1,6 +1,9 @@
 """Commands, with the host's own shell in the guest's place."""
 
+import os
+import pickle
 import subprocess
+from pathlib import Path
 
 import pytest
 from host_shell import HostShell
@@ -55,6 +58,63 @@ def test_input_environment_and_folder_reach_the_command(tmp_path):
         run("echo not reached", cwd=str(tmp_path / "nowhere"))
 
 
+def test_the_words_of_a_list_reach_a_program_as_they_are(tmp_path):
+    words = [
+        "a b",
+        "$HOME",
+        "'",
+        '"',
+        "\n",
+        "",
+        "*",
+        "-n",
+        "\\n",
+        "\udcff",
+        "ä",
+        Path("/x y"),
+        "#",
+        "~",
+    ]
+    done = run(["printf", r"%s\0", *words])
+    assert done.stdout_bytes == b"".join(os.fsencode(word) + b"\0" for word in words)
+    assert done.args == ["printf", r"%s\0", *words]
+    assert run(("printf", "x")).args == ("printf", "x")
+
+
+@pytest.mark.parametrize("name", ["A=b", "if", "-n", "a b", "!", "{", "#", "-", "a=b c", "ä"])
+def test_the_first_word_of_a_list_is_a_program_whatever_a_shell_makes_of_it(tmp_path, name):
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\necho ran $1\n")
+    program.chmod(0o755)
+    assert run([program, "x"]).stdout == "ran x\n"
+    assert run([name, "x"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).stdout == "ran x\n"
+
+
+def test_a_failed_list_tells_its_words_between_processes_too():
+    with pytest.raises(
+        CommandFailedError, match=r"\['ls', PosixPath\('/no where'\)\] ended"
+    ) as caught:
+        run(["ls", Path("/no where")])
+    assert pickle.loads(pickle.dumps(caught.value)).cmd == ["ls", Path("/no where")]
+
+
+def test_what_came_out_goes_in_again():
+    text = run("printf '\\377\\000ok'").stdout
+    assert run("cat", input=text).stdout_bytes == b"\xff\0ok"
+    assert run(f"printf %s '{text[0]}'").stdout == run(["printf", "%s", text[0]]).stdout == text[0]
+    assert run('printf %s "$A"', env={"A": text[0]}).stdout == text[0]
+
+
+@pytest.mark.parametrize("name", ["-", "--help", "-P", "a b", "$HOME", "\udcff", "new\nline", "~"])
+def test_a_folder_of_any_name_can_be_the_working_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OLDPWD", "/")
+    monkeypatch.setenv("CDPATH", "/usr")
+    (tmp_path / name).mkdir()
+    for cwd in (name, tmp_path / name, f"{tmp_path}/{name}/"):
+        assert run("pwd; :", cwd=cwd).stdout == f"{tmp_path}/{name}\n"
+
+
 @pytest.mark.parametrize("name", ["A B", "", "1", "A=B", "$(id)", "Ä"])
 def test_a_variable_that_the_shell_could_not_have_is_refused(name):
     with pytest.raises(ValueError, match="no name of an environment variable"):
@@ -64,3 +124,7 @@ def test_a_variable_that_the_shell_could_not_have_is_refused(name):
 def test_a_command_that_no_kernel_takes_is_refused():
     with pytest.raises(ValueError, match="put a script"):
         run("echo " + "x" * (128 << 10))
+    with pytest.raises(ValueError, match=r"with its environment, .* put a script"):
+        run("echo", env={"A": "x" * (128 << 10)})
+    with pytest.raises(ValueError, match="put a script"):
+        run(["echo", *["x"] * (64 << 10)])

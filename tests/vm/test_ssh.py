@@ -56,6 +56,15 @@ def test_quotes_and_newlines_reach_the_guests_shell_as_they_are(shell):
     assert shell.run("printf '%s' \"it's\n$((1 + 1))\"", timeout=30)[1] == b"it's\n2"
 
 
+def test_bytes_that_are_no_text_reach_the_guests_shell_as_they_are(shell):
+    assert shell.run("printf %s '\udcff\udcfe'ä", timeout=30)[1] == b"\xff\xfe\xc3\xa4"
+
+
+def test_a_command_that_grows_too_long_on_its_way_is_refused(shell):
+    with pytest.raises(ValueError, match="put a script"):
+        shell.run("'" * (50 << 10), timeout=30)
+
+
 def test_a_status_of_255_is_the_commands_when_the_client_says_nothing(shell):
     assert shell.run("exit 255", timeout=30) == (255, b"", b"")
 

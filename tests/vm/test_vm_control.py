@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+from trees import nasty, picture
 from vm_helpers import alive, ask_tcp, fixed_port, remains
 
 from pytest_vmports.errors import (
@@ -52,6 +53,52 @@ def test_commands_and_files_go_into_a_clone_at_once(vm, tmp_path):
     assert vm.get("/srv/app/data", tmp_path).read_bytes() == data
     with pytest.raises(GuestFileError, match="/nowhere from the guest could not be copied"):
         vm.get("/nowhere", tmp_path)
+
+
+def test_a_tree_of_all_that_ever_went_wrong_comes_back_as_it_went(vm_factory, tmp_path):
+    source = nasty(str(tmp_path / "source"))
+    with vm_factory(ports=[8080], **SETTINGS) as vm:
+        vm.put(source, "/srv/-f\\n")
+        got = vm.get("/srv/-f\\n", f"{tmp_path}/out/")
+        assert got == tmp_path / "out" / "-f\\n"
+        # busybox gives a link no time.
+        assert picture(got, times_of_links=False) == picture(
+            source, times_of_links=False, special_bits=False
+        )
+        assert vm.run(["stat", "-c", "%a %U", "set-id"], cwd="/srv/-f\\n").stdout == "6755 root\n"
+        text = vm.run("printf '\\377\\000 x'").stdout
+        assert vm.run(["cat"], input=text).stdout == text
+        assert vm.get("/proc/mounts", tmp_path).read_text().startswith("rootfs / ")
+        with pytest.raises(ValueError, match="NUL"):
+            vm.run("echo half; \0 echo more")
+        with pytest.raises(GuestFileError, match="it is neither a file nor a folder"):
+            vm.get("/dev/zero", tmp_path)
+
+
+FORKED = """
+    import os
+    import pytest
+    from pytest_vmports.errors import ForkedProcessError
+
+    @pytest.mark.vmports(8080, setup="nc -lk -p 8080 -e cat &")
+    def test_of_a_parent_and_its_child(vm_with_ports):
+        vm = vm_with_ports
+        child = os.fork()
+        if child == 0:
+            with pytest.raises(ForkedProcessError, match=f"that of process {os.getppid()}"):
+                vm.run("true")
+            return  # through all of pytest's teardown
+        os.waitpid(child, 0)
+        assert vm.run("echo lives").stdout == "lives\\n"
+        assert os.path.isdir(vm._machine.workdir)
+"""
+
+
+def test_a_forked_child_leaves_its_parents_vm_alone(pytester, shared_templates):
+    pytester.makepyfile(FORKED)
+    done = pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:cacheprovider")
+    assert [line.count("1 passed") for line in done.outlines if "passed" in line] == [1, 1], done
+    assert done.ret == 0
 
 
 def test_a_forward_comes_and_goes_while_the_vm_runs(vm):
