@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import socket
 import tarfile
 import warnings
@@ -485,13 +486,41 @@ def test_a_kind_that_does_not_fit_is_named_and_stays(guest, tmp_path):
     lay(tmp_path / "there", {b"tree": b"a file", b"file": {}})
     for source in ("tree", "file"):
         for target in (tmp_path / "there", tmp_path / "there" / "file" / "deeper" / ".." / ".."):
-            with pytest.raises(GuestFileError, match=r"is (no|a) folder"):
+            with pytest.raises(GuestFileError, match=r"is no (file|folder)"):
                 copying.put(guest, tmp_path / source, str(target), 30)
     with pytest.raises(GuestFileError, match="is no folder"):
         copying.put(guest, tmp_path / "tree", str(tmp_path / "file"), 30)
     assert (tmp_path / "there" / "tree").read_text() == "a file"
     assert (tmp_path / "there" / "file").is_dir()
     assert (tmp_path / "file").read_text() == "content"
+
+
+def test_a_copy_over_a_tree_of_other_kinds_is_refused_whole(guest, tmp_path):
+    lay(tmp_path / "s", {b"a": b"new", b"lib\n'": {b"f": b"x"}})
+    for there in (("link", b"usr"), ("link", b"nowhere"), b"a file"):
+        lay(tmp_path / "there", {b"s": {b"usr": {}, b"a": b"old", b"lib\n'": there}})
+        before = picture(tmp_path / "there")
+        with pytest.raises(GuestFileError, match=r"lib\n' is no folder"):
+            copying.put(guest, tmp_path / "s", str(tmp_path / "there"), 30)
+        assert picture(tmp_path / "there") == before
+        with pytest.raises(GuestFileError, match=r"lib\n' is no folder"):
+            copying.get(guest, str(tmp_path / "s"), tmp_path / "there", 30)
+        shutil.rmtree(tmp_path / "there")
+    lay(tmp_path / "there", {b"s": {b"a": {}}})
+    with pytest.raises(GuestFileError, match=r"\./a is no file"):
+        copying.put(guest, tmp_path / "s", str(tmp_path / "there"), 30)
+    with pytest.raises(GuestFileError, match=r"a is a folder here"):
+        copying.get(guest, str(tmp_path / "s"), tmp_path / "there", 30)
+
+
+def test_a_file_does_not_take_the_place_of_a_pipe_or_a_device(guest, tmp_path):
+    (tmp_path / "file").write_text("content")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GuestFileError, match="is no file"):
+        copying.put(guest, tmp_path / "file", str(tmp_path / "pipe"), 30)
+    with pytest.raises(GuestFileError, match="is no file here"):
+        copying.get(guest, str(tmp_path / "file"), tmp_path / "pipe", 30)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_full_disk_in_the_guest_says_that_part_may_be_there(tmp_path):
@@ -526,7 +555,7 @@ def test_both_commands_of_a_copy_share_one_timeout(tmp_path):
 
     slow = Slow()
     (tmp_path / "file").touch()
-    with pytest.raises(CommandTimeoutError, match=r"vm\.put of .*file.* after 30 s") as caught:
+    with pytest.raises(CommandTimeoutError, match=r"vm\.put of .*part may.* after 30 s") as caught:
         copying.put(slow, tmp_path / "file", str(tmp_path / "in"), 30)
     assert slow.lefts[1] < slow.lefts[0] <= 30 == caught.value.timeout
 
@@ -546,6 +575,34 @@ def test_a_target_that_ends_in_a_slash_is_a_folder_here_too(tmp_path):
     (tmp_path / "file").write_text("content")
     assert get(tmp_path / "file", f"{tmp_path}/new/deep/") == tmp_path / "new" / "deep" / "file"
     assert get(tmp_path / "file", tmp_path / "other" / "name") == tmp_path / "other" / "name"
+
+
+def test_a_target_that_no_file_system_takes_is_told_as_such(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(GuestFileError, match="File name too long"):
+        get(tmp_path / "file", tmp_path / ("x" * 300))
+    with pytest.raises(GuestFileError, match="File name too long"):
+        put(tmp_path / "file", tmp_path / ("x" * 300) / "y")
+    with pytest.raises(GuestFileError, match=r"written to .*below: File exists"):
+        get(tmp_path / "file", tmp_path / "file" / "below")
+
+
+def test_what_a_guest_calls_its_files_is_escaped(out):
+    folder = (entry("app", tarfile.DIRTYPE, mode=0o755), b"")
+    evil = "app/\x1b[31mred"
+    with pytest.warns(GuestFileWarning) as told:
+        out(folder, (entry(evil, tarfile.FIFOTYPE), b""))
+    texts = [str(told[0].message)]
+    for members in (
+        [(entry(f"{evil}/../x"), b"")],
+        [folder, (entry(evil), b""), (entry(f"{evil}/x"), b"")],
+        [folder, (entry(evil, tarfile.DIRTYPE), b""), (entry(evil), b"")],
+        [(entry("\x1b[31m"), b"")],
+    ):
+        with pytest.raises(GuestFileError) as caught:
+            out(*members)
+        texts.append(str(caught.value))
+    assert all("\\x1b[31m" in text and "\x1b" not in text for text in texts), texts
 
 
 def test_a_clock_behind_the_hosts_is_no_warning(tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -10,10 +11,13 @@ import time
 
 import psutil
 import pytest
+from trees import lay, picture
 from vm_helpers import until
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
+from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
+from pytest_vmports.vm.inside.shell import RunnerShell
 
 
 class StandIn:
@@ -108,6 +112,15 @@ def test_bytes_that_are_no_text_reach_the_shell_as_they_are(agent):
     command = "printf '%s' \"'\udcff%'\\\\ä\"; cat; exit 3"
     assert one.run(command, timeout=30, input=b"in") == (3, b"'\xff%'\\\xc3\xa4in", b"")
     assert not any("\\udc" in line for line in one.stand_in.lines)
+
+
+def test_files_go_both_ways(agent, tmp_path):
+    lay(tmp_path / "source", {b"\xff'": b"\0\xff", b"folder": {b"link": ("link", b"nowhere")}})
+    way = RunnerShell(agent())
+    copying.put(way, tmp_path / "source", os.fsdecode(os.fsencode(tmp_path) + b"/in\xfe"), 30)
+    assert picture(os.fsencode(tmp_path) + b"/in\xfe") == picture(tmp_path / "source")
+    copying.get(way, str(tmp_path / "source"), tmp_path / "out", 30)
+    assert picture(tmp_path / "out") == picture(tmp_path / "source")
 
 
 def test_a_command_ended_by_a_signal_has_a_shells_status_for_it(agent):

@@ -5,10 +5,12 @@ import stat
 import subprocess
 
 import pytest
+from trees import nasty, picture
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
-from pytest_vmports.vm.inside import ssh
+from pytest_vmports.vm.inside import copying, ssh
+from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import SshShell, public_half, session_key
 
 PORT = ExposedPort(internal=22, external=20022)
@@ -58,6 +60,15 @@ def test_quotes_and_newlines_reach_the_guests_shell_as_they_are(shell):
 
 def test_bytes_that_are_no_text_reach_the_guests_shell_as_they_are(shell):
     assert shell.run("printf %s '\udcff\udcfe'ä", timeout=30)[1] == b"\xff\xfe\xc3\xa4"
+
+
+def test_files_go_both_ways(shell, tmp_path):
+    source = nasty(str(tmp_path / "source"))
+    way = RunnerShell(shell)
+    copying.put(way, source, f"{tmp_path}/it's in", 30)
+    assert picture(tmp_path / "it's in") == picture(source)
+    copying.get(way, source, f"{tmp_path}/out/", 30)
+    assert picture(tmp_path / "out" / "source") == picture(source, special_bits=False)
 
 
 def test_a_command_that_grows_too_long_on_its_way_is_refused(shell):

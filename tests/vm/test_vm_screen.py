@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -31,6 +32,8 @@ def test_the_screen_is_a_picture(vm_factory, tmp_path, monkeypatch, fresh):
     monkeypatch.chdir(tmp_path)
     with vm_factory(ports=[8080], setup=SETUP, display=True, fresh_boot=fresh) as vm:
         vm.screenshot("screen.png")
+        vm.screenshot(os.fsdecode(b"no text \xff.png"))
+    assert (tmp_path / os.fsdecode(b"no text \xff.png")).stat().st_size > 0
     width, height, values = picture(tmp_path / "screen.png")
     assert (width, height) >= (640, 400)
     assert len(values) > 1  # some text of the firmware's

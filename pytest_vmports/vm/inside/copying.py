@@ -32,6 +32,11 @@ _PLAIN = "unset TAR_OPTIONS CDPATH; export LC_ALL=C\n"
 _AS_IT_STANDS = "tar --help 2>&1 | grep -q -e --no-unquote && as_is=--no-unquote\n"
 # Others than GNU's make some links last, after they have set the times of their folders.
 _WHOSE = "case $(tar --version 2>&1) in *GNU*) ;; *) echo again;; esac"
+_FITS = """\
+no() { printf '%s is no %s\\n' "$1" "$2" >&2; exit 1; }
+d() { if [ -L "$1" ] || { [ -e "$1" ] && [ ! -d "$1" ]; }; then no "$1" folder; fi; }
+f() { if [ -d "$1" ] && [ ! -L "$1" ]; then no "$1" file; fi; }
+"""
 # Where a file's size says nothing of its content: cp reads what tar would not.
 _STAGED = """\
 case $(readlink -f "$name") in /proc|/proc/*|/sys|/sys/*)
@@ -63,7 +68,7 @@ def put(
     pack = Pack(arguments.host_path(source, "the source"))
     wanted = arguments.path_text(target, "the target")
     what = f"{pack.source} to {wanted}"
-    asking = _Asking(shell, f"vm.put of {what}", timeout)
+    asking = _Asking(shell, f"vm.put of {what}, of which part may be there", timeout)
     place = anchored(wanted)
     own = _utf8(pack.name)
     if not own:
@@ -75,20 +80,17 @@ def put(
     looked, said = asking.ask(_look(place, folder, own, is_folder=pack.is_folder))
     if looked is None:
         raise _failed(what, said)
-    into = bool(looked)
+    into = b"into" in looked
     if into and name != own and not pack.is_folder:
         packed = pack.archive(_native(own))
     parent = place if into else folder
     if pack.is_folder:
         parent = posixpath.join(place, own) if into else place
-    unpacking = f"{_PLAIN}mkdir -p {quoted(parent)} && cd {quoted(parent)} && tar -xpf - || exit\n"
-    done, said = asking.ask(unpacking + _WHOSE, packed)
-    if done is None:
-        raise _failed(what, said, "; part of it may be there")
-    if done and pack.has_links:
-        done, said = asking.ask(unpacking, pack.folders())
-        if done is None:
-            raise _failed(what, said, "; but for times of folders it is there")
+    if pack.is_folder and b"merge" in looked:
+        fits, said = asking.ask(f"{_PLAIN}cd {quoted(parent)} && exec sh -s", _comparison(pack))
+        if fits is None:
+            raise _failed(what, said)
+    said = _unpack_in_guest(asking, parent, packed, pack, what)
     told = [line for line in said.splitlines() if line.strip() and not _IDLE.fullmatch(line)]
     _warn(what, [*pack.left_out, *told])
 
@@ -110,7 +112,7 @@ def get(
     if data is None:
         raise _failed(what, said)
     place = Path(aim)
-    if aim.endswith("/") or place.is_dir():
+    if aim.endswith("/") or os.path.isdir(aim):  # noqa: PTH112 - Path's raises for a long name
         place /= name
     left_out = unpack(data, name, place, wanted)
     told = [line for line in said.splitlines() if line.strip() and not _AND_SO.fullmatch(line)]
@@ -142,15 +144,41 @@ class _Asking:
         return (out if code == 0 or _all_told(code, said) else None), said
 
 
+def _unpack_in_guest(asking: _Asking, parent: str, packed: bytes, pack: Pack, what: str) -> str:
+    """Return what the guest's tar says while it unpacks an archive."""
+    unpacking = f"{_PLAIN}mkdir -p {quoted(parent)} && cd {quoted(parent)} && tar -xpf - || exit\n"
+    done, said = asking.ask(unpacking + _WHOSE, packed)
+    if done and pack.has_links:
+        done, more = asking.ask(unpacking, pack.folders())
+        said += more
+    if done is None:
+        raise _failed(what, said, "; part of it may be there")
+    return said
+
+
+def _comparison(pack: Pack) -> bytes:
+    """Return a script that ends when a folder would take the place of anything else, or give way.
+
+    Each tar has an own idea of what to do then; `cp` refuses.
+    """
+    names = [f"{'d' if folder else 'f'} {quoted(_utf8(name))}\n" for folder, name in pack.names]
+    return (_FITS + "".join(names)).encode("utf-8", "surrogateescape")
+
+
 def _look(place: str, folder: str, own: str, *, is_folder: bool) -> str:
-    """Return a script that makes the folder to copy into, and says whether ``place`` is it."""
-    clash = '[ -e "$at" ] || [ -L "$at" ]' if is_folder else '[ -d "$at" ]'
-    kind = "no folder" if is_folder else "a folder"
+    """Return a script that makes the folder to copy into, and says whether ``place`` is it.
+
+    And whether there is a folder to be merged with.
+    """
+    file = '[ -e "$at" ] && [ ! -f "$at" ]'
+    clash = '[ -e "$at" ] || [ -L "$at" ]' if is_folder else file
+    kind = "no folder" if is_folder else "no file"
     exact = '[ -d "$at" ] && [ ! -L "$at" ]' if is_folder else "false"
     return (
         f"{_PLAIN}at={quoted(place)}; mkdir -p {quoted(folder)} || exit\n"
-        f'[ ! -d "$at" ] || {{ echo folder; at=$at/{quoted(own)}; }}\n'
-        f'if {exact}; then :; elif {clash}; then echo "$at is {kind}" >&2; exit 1; fi'
+        f'[ ! -d "$at" ] || {{ echo into; at=$at/{quoted(own)}; }}\n'
+        f"if {exact}; then echo merge\n"
+        f"elif {clash}; then printf '%s is {kind}\\n' \"$at\" >&2; exit 1; fi"
     )
 
 

@@ -29,6 +29,7 @@ class Pack:
         source: the same.
         is_folder: whether it is one.
         left_out: names of what has no place in an archive.
+        names: what is in its archive: whether it is a folder, and its name.
         has_links: whether it has links or second names in it.
 
     Raises:
@@ -38,6 +39,7 @@ class Pack:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.left_out: list[str] = []
+        self.names: list[tuple[bool, str]] = []
         self.has_links = False
         self._folders: list[tarfile.TarInfo] = []
         try:
@@ -66,7 +68,7 @@ class Pack:
         Raises:
             GuestFileError: something cannot be read.
         """
-        self.left_out, self._folders = [], []
+        self.left_out, self.names, self._folders = [], [], []
         with _Writer() as writer:
             self._add_all(writer, "." if self.is_folder else f"./{name}")
             return writer.whole()
@@ -86,9 +88,11 @@ class Pack:
                 entry = writer.add(path, name)
                 if entry is None:
                     self.left_out.append(path)
-                elif entry.issym() or entry.islnk():
+                    continue
+                self.names.append((entry.isdir(), name))
+                if entry.issym() or entry.islnk():
                     self.has_links = True
-                elif entry.isdir():
+                if entry.isdir():
                     self._folders.append(entry)
                     names = sorted((one.name for one in os.scandir(path)), reverse=True)
                     waiting += [(f"{path}/{one}", f"{name}/{one}") for one in names]

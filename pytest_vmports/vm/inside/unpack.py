@@ -16,6 +16,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from pytest_vmports.errors import GuestFileError
+from pytest_vmports.system.mishaps import printable
 
 _CHUNK = 1 << 16
 _NO_LINKS_HERE = {errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK}
@@ -50,8 +51,8 @@ def unpack(data: bytes, name: str, place: Path, source: str) -> list[str]:
         unpacking.finish()
     except _MALFORMED as error:
         raise GuestFileError(
-            what=f"what the guest's tar sent of {source} is no archive of it: {error}"
-            f"{unpacking.partial}",
+            what=f"what the guest's tar sent of {source} is no archive of it: "
+            f"{printable(str(error))}{unpacking.partial}",
             remedy="see what tar is in the guest",
         ) from error
     except OSError as error:
@@ -92,7 +93,8 @@ class _Unpacking:
         """Write one entry."""
         inside = PurePosixPath(entry.name).relative_to(name)
         if ".." in inside.parts:
-            raise GuestFileError(what=f"{entry.name} leads out of {name}", remedy="name it alone")
+            what = f"{printable(entry.name)} leads out of {name}"
+            raise GuestFileError(what=what, remedy="name it alone")
         if entry.issparse():  # nobody asked for it, and a few bytes would become any number
             raise ValueError(f"{entry.name} has holes")
         path = self._place / inside
@@ -142,9 +144,10 @@ class _Unpacking:
         if mode is None:
             path.mkdir()
         elif not stat.S_ISDIR(mode):
+            kind = ", but a link" if stat.S_ISLNK(mode) else ""
             raise GuestFileError(
-                what=f"{path} is no folder here{', but a link' if stat.S_ISLNK(mode) else ''}, and "
-                f"the guest has one of that name{self.partial}",
+                what=f"{printable(str(path))} is no folder here{kind}, and the guest has one of "
+                f"that name{self.partial}",
                 remedy="remove it, or name another target",
             )
         self._known.add(path)
@@ -167,7 +170,7 @@ class _Unpacking:
             return
         kind = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "no file"
         raise GuestFileError(
-            what=f"{path} is {kind} here, and a file in the guest{self.partial}",
+            what=f"{printable(str(path))} is {kind} here, and a file in the guest{self.partial}",
             remedy="remove it, or name another target",
         )
 
