@@ -26,6 +26,7 @@ class Architecture:
         kernel_words: words for the kernel's command line.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
+        gzipped_kernels: QEMU decompresses a kernel for it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Architecture:
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
     agent: str | None = None
+    gzipped_kernels: bool = False
 
 
 X86_64 = Architecture(
@@ -71,6 +73,7 @@ AARCH64 = Architecture(
     control_args=("-device", "pci-serial,chardev=control"),
     display="virtio-gpu-pci",
     agent="agent.aarch64",
+    gzipped_kernels=True,
 )
 _KNOWN = {
     one.name: one
@@ -78,7 +81,7 @@ _KNOWN = {
         X86_64,
         replace(X86_64, name="i386", distributions="i386", agent=None),
         AARCH64,
-        replace(AARCH64, name="arm", distributions="armhf", agent=None),
+        replace(AARCH64, name="arm", distributions="armhf", agent=None, gzipped_kernels=False),
     )
 }
 
