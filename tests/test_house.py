@@ -410,6 +410,7 @@ ARCHITECTURES = re.compile(
 NAMED = {
     "cli.doctor": r"X86_64\b",  # a hint for KVM
     "guests.cloud_init": r"case \$\(uname -m\)",  # run by the guest
+    "guests.file_kinds": r"^    _kernel\(|Documentation/arch/",  # names of formats
     "network.links": r"# ",
     "network.seal": r"# ",
 }

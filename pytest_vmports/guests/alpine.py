@@ -9,14 +9,10 @@ from pathlib import Path
 from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.system.architecture import architecture_named, host_architecture
 
-# MiB, with which it comes up with a setup and with network; with less its initrd is not unpacked.
-# amd64 was booted: 97 panics now and then, 98 never did. arm64's was not, and has a wide margin.
-_LEAST_MEMORY = {"amd64": 104, "arm64": 160}
-
 
 def least_memory() -> int:
-    """Return the MiB below which it does not come up on this machine."""
-    return _LEAST_MEMORY.get(architecture_named(host_architecture()).distributions, 0)
+    """Return the MiB below which it does not come up on this machine; 0 where that is not known."""
+    return architecture_named(host_architecture()).bundled_memory
 
 
 def find_images() -> tuple[Path, Path]:

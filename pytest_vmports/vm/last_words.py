@@ -158,8 +158,8 @@ _LAST_OF_LOADER = re.compile(
     r"|Booting (?:`[^\n]*'|a command list)|BdsDxe: starting [^\n]*)\Z"
 )
 _ELSEWHERE = (
-    "where it writes to another console: give its kernel console=ttyS0 (on arm64 ttyAMA0); "
-    "otherwise it is not made for this machine"
+    "and may write to another console: give its kernel console=ttyS0, or what its serial port is "
+    "called; or it is not made for this machine"
 )
 
 
