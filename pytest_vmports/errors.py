@@ -5,6 +5,7 @@
     VmPortsError
     ├── SettingError (also ValueError)   a marker, option, variable or ini value is wrong
     ├── ImageError                       a disk image is there and cannot be booted
+    ├── BootFileError                    a kernel or initrd is there and cannot be booted
     ├── SeedError                        what cloud-init is to be given is not what it reads
     ├── PortError
     │   ├── PortInUseError               a fixed host port is held by somebody
@@ -23,6 +24,7 @@
         ├── CloudInitError               cloud-init failed in the guest
         ├── GuestShellError              no command can be run in the guest
         ├── BootTimeoutError             the guest was not ready in time
+        ├── GuestStuckError              the guest's boot ended where somebody would have to type
         ├── GuestForwardError            the guest had host ports opened that nobody asked for
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
@@ -98,6 +100,12 @@ class ImageError(VmPortsError):
     """A disk image cannot be booted. Fields: ``path``, ``problem``, ``remedy``."""
 
     template = "disk image {path} cannot be booted: {problem}; {remedy}"
+
+
+class BootFileError(VmPortsError):
+    """A kernel or initrd cannot be booted. Fields: ``what``, ``path``, ``problem``, ``remedy``."""
+
+    template = "{what} {path} cannot be booted: {problem}; {remedy}"
 
 
 class SeedError(VmPortsError):
@@ -215,7 +223,8 @@ class CloudInitError(MachineError):
 
     template = (
         "cloud-init failed in the guest:\n{errors}\nthe end of its console:\n{console}\n"
-        "correct user_data, or look into /var/log/cloud-init.log of a guest booted without ports"
+        "correct user_data, or look into /var/log/cloud-init.log of a guest booted without ports; "
+        "where one module's complaint does not matter, set cloud_init = tolerant"
     )
 
 
@@ -235,6 +244,18 @@ class BootTimeoutError(MachineError):
         "the guest was not ready within {timeout:g} s: {waited_for}\n{ports}\n"
         "the end of its console:\n{console}\n"
         "raise boot_timeout, or change wait_for if the test does not need this"
+    )
+
+
+class GuestStuckError(MachineError):
+    """The guest's boot has ended short of its goal, and nothing more will come.
+
+    Fields: ``means``, ``words`` (its last ones), ``seconds`` (of silence), ``console``, ``remedy``.
+    """
+
+    template = (
+        "the guest will not come up: {means}\nits console ends with {words!r}, and nothing came in "
+        "the {seconds:g} s after it; {remedy}\nthe end of its console:\n{console}"
     )
 
 
@@ -270,17 +291,25 @@ class MachineDiedError(MachineError):
 class GuestPanicError(MachineDiedError):
     """The guest's kernel panicked, whether or not QEMU has ended with that.
 
-    Fields: ``panic`` (its reason), ``console``, ``program``, ``returncode``, ``stderr``.
+    Fields: ``panic`` (its reason), ``hint`` (what to do, may be empty), ``console``, ``program``,
+    ``returncode``, ``stderr``.
     """
 
     template = (
-        "the guest's kernel panicked: {panic}\nthe end of its console:\n{console}\n"
+        "the guest's kernel panicked: {panic}\n{hint}the end of its console:\n{console}\n"
         "where the test wants that, set allow_crash = yes"
     )
+
+    def __init__(self, message: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **{"hint": "", **fields})
 
 
 class GuestRebootWarning(UserWarning):
     """A guest rebooted by itself, which ends its VM."""
+
+
+class CloudInitWarning(UserWarning):
+    """A module of cloud-init complained, where the settings tolerate that."""
 
 
 class MonitorError(MachineError):

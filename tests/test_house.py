@@ -205,6 +205,7 @@ UNSEEN = {
     "template": "whether there is a key at all",
     "fresh_boot": "likewise",
     "allow_crash": "what the host makes of a panic",
+    "cloud_init": "what the host makes of a complaint; a disk's own identity knows it",
     "prewarm": "when a clone is made",
     "cache_size": "how many templates are kept",
     "cache_dir": "where templates are kept",
@@ -267,7 +268,8 @@ def test_a_setting_that_the_guest_sees_changes_the_key(plan_with, tmp_path, qemu
 
 UNSEEN_VALUES = {
     "expose": "8080 53/udp", "strict_network": "yes", "boot_timeout": "7", "template": "no",
-    "fresh_boot": "yes", "allow_crash": "yes", "prewarm": "0", "cache_size": "1G",
+    "fresh_boot": "yes", "allow_crash": "yes", "cloud_init": "tolerant", "prewarm": "0",
+    "cache_size": "1G",
     "cache_dir": "/c", "port_range": "20000-20100", "port_wait": "7", "bind_host": "127.0.0.2",
     "missing": "skip", "state_dir": "/s", "artifacts": "no", "pcap": "yes", "keep": "always",
     "console": "yes", "report": "yes", "timeline": "t.svg",
@@ -408,6 +410,7 @@ ARCHITECTURES = re.compile(
 NAMED = {
     "cli.doctor": r"X86_64\b",  # a hint for KVM
     "guests.cloud_init": r"case \$\(uname -m\)",  # run by the guest
+    "guests.file_kinds": r"^    _kernel\(|Documentation/arch/",  # names of formats
     "network.links": r"# ",
     "network.seal": r"# ",
 }

@@ -10,6 +10,11 @@ from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.system.architecture import architecture_named, host_architecture
 
 
+def least_memory() -> int:
+    """Return the MiB below which it does not come up on this machine; 0 where that is not known."""
+    return architecture_named(host_architecture()).bundled_memory
+
+
 def find_images() -> tuple[Path, Path]:
     """Return the newest kernel and initrd for this machine that the package carries.
 

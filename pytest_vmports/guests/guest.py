@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirError
-from pytest_vmports.guests import alpine, initramfs
+from pytest_vmports.guests import alpine, boot_check, initramfs
 from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.image import Disk
+from pytest_vmports.guests.initrd import BUSYBOX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ class Guest:
         memory: MiB, or None for the setting.
         cpus: number of virtual processors, or None for the setting.
         image: the disk image, or None.
+        least_memory: MiB below which it is known not to come up.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Guest:
     memory: int | None = None
     cpus: int | None = None
     image: Disk | None = None
+    least_memory: int = 0
 
     @classmethod
     def alpine(
@@ -70,6 +73,7 @@ class Guest:
         return cls(
             name="alpine", kernel_path=kernel, initrd_path=initrd,
             files=files or {}, setup=_texts(setup), memory=memory, cpus=cpus,
+            least_memory=alpine.least_memory(),
         )  # fmt: skip
 
     @classmethod
@@ -185,6 +189,12 @@ class Guest:
             prepared=self.prepared or setup is not None,
         )
 
+    def tolerating(self, *, complaints: bool) -> Guest:
+        """Return this guest, used all the same when a module of its cloud-init complains."""
+        if self.image is None or self.image.seed is None or not complaints:
+            return self
+        return replace(self, image=replace(self.image, tolerant=True))
+
     def boot_files(
         self, cache: Path, root: Path, architecture: Architecture
     ) -> tuple[Path | None, Path | None]:
@@ -198,10 +208,16 @@ class Guest:
             architecture: that of the VM.
 
         Raises:
+            BootFileError: kernel or initrd is none, or lacks the busybox that a setup needs.
             GuestNotFoundError: a file named in ``files`` is missing.
             StateDirError: the initrd cannot be written.
         """
         entries = self._entries(root, architecture)
+        boot_check.check(
+            self.kernel_path, self.initrd_path,
+            gzipped_kernels=architecture.gzipped_kernels,
+            busybox=self.prepared and all(one.path.lstrip("/") != BUSYBOX for one in entries),
+        )  # fmt: skip
         if not entries:
             return self.kernel_path, self.initrd_path
         content = initramfs.archive(entries, alone=self.initrd_path is None)

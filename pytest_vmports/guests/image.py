@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import ImageError, QemuNotFoundError
-from pytest_vmports.guests import raw_image
+from pytest_vmports.guests import file_kinds, raw_image
 from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.system.programs import install_hint
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FORMATS = ("qcow2", "raw")
 FIRMWARE = ("bios", "uefi")
 _TOOL_SECONDS = 120.0
+# Its data are the disk's, and what makes it a vhd comes behind them.
+_RAW_ALL_THE_SAME = ("vhd",)
 _LEAKS_ONLY = 3  # exit status of `qemu-img check`: space is wasted, nothing is lost
 
 
@@ -37,6 +39,7 @@ class Disk:
         seed: what cloud-init is given, or None.
         ssh: a key of ours is authorised for root, and guest port 22 is forwarded.
         agent: the image runs the QEMU guest agent.
+        tolerant: a complaint of a module of cloud-init does not fail its VM.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Disk:
     seed: Seed | None = None
     ssh: bool = False
     agent: bool = False
+    tolerant: bool = False
 
 
 def check(disk: Disk, *, direct: bool) -> str:
@@ -63,7 +67,12 @@ def check(disk: Disk, *, direct: bool) -> str:
         facts = disk.path.stat()
         _check_tables(disk.path, facts.st_size, facts.st_mtime_ns)
     else:
-        problem = raw_image.problem(disk.path, boots_by_bios=disk.firmware == "bios" and not direct)
+        problem = None
+        if not direct:
+            right = _RAW_ALL_THE_SAME if disk.format == "raw" else ()
+            problem = file_kinds.wrong(disk.path, file_kinds.DISK, right=right)
+        by_bios = disk.firmware == "bios" and not direct
+        problem = problem or raw_image.problem(disk.path, boots_by_bios=by_bios)
         if problem is not None:
             raise ImageError(path=str(disk.path), problem=problem[0], remedy=problem[1])
     return found
@@ -110,6 +119,8 @@ def identity(disk: Disk) -> dict[str, Any]:
         "firmware": disk.firmware,
         "seed": seed.hexdigest() if disk.seed else None,
         "shells": [disk.ssh, disk.agent],
+        # What was saved of a guest that complained is for those alone who tolerate that.
+        **({"tolerant": True} if disk.tolerant else {}),
     }
 
 
@@ -134,6 +145,11 @@ def _info(path: Path, wanted: str | None, *more: str) -> Any:
 
 
 def _recognise(path: Path, wanted: str | None) -> str:
+    # Whoever writes raw for an encrypted disk may have an initrd that opens it.
+    right = (*_RAW_ALL_THE_SAME, "luks") if wanted == "raw" else ("qcow2",)
+    problem = file_kinds.wrong(path, file_kinds.DATA, right=right)
+    if problem is not None:
+        raise ImageError(path=str(path), problem=problem[0], remedy=problem[1])
     info: dict[str, Any] = _info(path, wanted)
     found = str(info["format"])
     if info.get("encrypted") or found == "luks":

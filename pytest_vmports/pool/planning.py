@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import OpenHostError
+from pytest_vmports.errors import OpenHostError, SettingError
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.vm.argv import Hardware
@@ -31,14 +31,17 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
 
     Raises:
         HostError: QEMU or gvproxy is missing, or cannot do what is asked for.
+        SettingError: the guest does not come up with so little memory.
     """
+    guest = guest.tolerating(complaints=settings.cloud_init == "tolerant")
+    memory = _enough_memory(settings, guest)
     qemu = find_qemu(settings.qemu)
     network, backend = settings.allow_network, settings.backend
     by_gvproxy = wants_gvproxy(allow_network=network, backend=backend)
     own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
     return Plan(
         hardware=Hardware(
-            qemu, choose_accel(settings.accel, qemu.path), guest.memory or settings.memory,
+            qemu, choose_accel(settings.accel, qemu.path), memory,
             guest.cpus or settings.cpus, settings.display,
         ),
         network=choose_network(
@@ -76,6 +79,18 @@ def open_host_line(settings: Settings, plan: Plan) -> str | None:
         f"vmports: guests with network reach {found['reached']}: {found['why']}; "
         f"{found['remedy']}; strict_network = yes refuses such VMs"
     )
+
+
+def _enough_memory(settings: Settings, guest: Guest) -> int:
+    memory = guest.memory or settings.memory
+    if memory >= guest.least_memory:
+        return memory
+    raise SettingError(
+        source=f"guest {guest.name}" if guest.memory else settings.sources["memory"],
+        name="memory", value=memory,
+        allowed=f"the guest {guest.name} comes up with {guest.least_memory} MiB or more, and its "
+        "files and what runs in it come on top",
+    )  # fmt: skip
 
 
 def _said(settings: Settings) -> Iterator[tuple[str, Any, str]]:

@@ -40,6 +40,7 @@ class Settings:
     append: str
     files: Mapping[str, str]
     setup: str | None
+    cloud_init: str
     memory: int
     cpus: int
     display: bool

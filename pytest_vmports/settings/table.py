@@ -99,6 +99,12 @@ OPTIONS = (
     Option("append", "", "text", "words for the command line of kernel"),
     Option("files", None, "files", "what to put into the guest: host path=guest path, …"),
     Option("setup", None, "text_or_none", "shell text or a script's path, run as root"),
+    Option(
+        "cloud_init", "strict", "choice",
+        "a complaint of one of cloud-init's modules fails the VM (strict) or is warned of "
+        "(tolerant)",
+        ("strict", "tolerant"),
+    ),
     Option("memory", "256", "memory", "the guest's memory in MiB, or as 1G"),
     Option("cpus", "1", "whole", "the guest's virtual processors", (1, 255)),
     Option("display", "no", "boolean", "give the guest a graphics card, for screenshots"),

@@ -57,6 +57,20 @@ class Console:
         except FileNotFoundError:
             return False
 
+    @property
+    def size(self) -> int:
+        """How much this QEMU's guest has written."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.path.stat().st_size
+        return 0
+
+    def end(self, size: int) -> str:
+        """Return the last of what was written since this QEMU started."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(max(0, self.size - size))
+            return file.read().decode(errors="replace")
+        return ""
+
     def keep(self) -> None:
         """Keep the text in memory: the file is about to be removed."""
         self.panic()

@@ -19,6 +19,7 @@ from pytest_vmports.errors import (
     MachineDiedError,
     MonitorError,
 )
+from pytest_vmports.vm import hints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,8 @@ def found(vitals: Vitals) -> MachineDiedError | None:
     }  # fmt: skip
     if panic is None:
         return MachineDiedError(console=console.tail(), **facts)
-    return GuestPanicError(panic=panic, console=console.tail(_PANIC_LINES), **facts)
+    hint = hints.of(console.own())
+    return GuestPanicError(panic=panic, hint=hint, console=console.tail(_PANIC_LINES), **facts)
 
 
 def at_the_end(vitals: Vitals) -> MachineDiedError | None:

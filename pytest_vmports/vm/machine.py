@@ -200,7 +200,7 @@ class Machine:
 
         Raises:
             SetupError: the setup failed.
-            BootTimeoutError: not ready in time.
+            BootTimeoutError, GuestStuckError: not ready in time, or known never to be.
             MachineDiedError: QEMU or gvproxy ended.
         """
         plan, restored = self.plan, self._saved is not None
@@ -217,7 +217,7 @@ class Machine:
             while not probe.done:
                 if waiting.over:
                     raise waiting.timed_out(f"waited for {plan.wait_for}")
-                probe.step(deadline, self.check_alive)
+                probe.step(deadline, waiting.check)
             self.kind.await_shell(waiting)
             if restored and self.state is State.STARTED:
                 self.kind.set_clock(waiting)
@@ -361,7 +361,7 @@ class Machine:
         return Waiting(
             self.console, self.check_alive, deadline,
             self.plan.boot_timeout if timeout is None else timeout, deaths, answers,
-            lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
+            self.kind.ends, lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
         )  # fmt: skip
 
     def _hang_up(self) -> None:

@@ -18,6 +18,7 @@ from vm_helpers import WIRINGS, remains, until
 from pytest_vmports import Guest
 from pytest_vmports.errors import (
     CloudInitError,
+    CloudInitWarning,
     GuestPanicError,
     ImageError,
     MachineDiedError,
@@ -188,6 +189,18 @@ def test_a_cloud_init_that_fails_says_why(vm_factory, debian, data, reason):
         vm_factory(ports=[80], guest=guest, boot_timeout=600),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_cloud_init_that_complains_is_warned_of_where_that_is_tolerated(vm_factory, debian):
+    data = {"locale": False, "runcmd": ["exit 7"]}
+    guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=False, **debian.direct)
+    settings = {"fresh_boot": True, "boot_timeout": 900, "cloud_init": "tolerant"}
+    with (
+        pytest.warns(CloudInitWarning, match="scripts_user"),
+        vm_factory(ports=[80], guest=guest, **settings) as vm,
+    ):
+        assert urllib.request.urlopen(vm[80].url, timeout=60).status == 200
 
 
 @pytest.mark.slow

@@ -157,11 +157,14 @@ def test_a_panic_in_the_setup_is_the_error(boot, wiring):
     assert_panic(failing(boot(PORT, setup=PANIC, **wiring), lambda _: None))
 
 
-def test_a_kernel_without_the_memory_to_boot_is_the_error(boot):
-    error = failing(boot(PORT, setup=SETUP, memory=64), lambda _: None)
+def test_a_kernel_without_the_memory_to_boot_says_what_to_raise(boot):
+    kernel, initrd = find_images()  # named like anybody's, so that nothing is known of them
+    guest = {"kernel": str(kernel), "initrd": str(initrd), "memory": 64}
+    error = failing(boot(PORT, setup=SETUP, **guest), lambda _: None)
     assert type(error) is GuestPanicError, str(error)
     # Which of them depends on how far the initrd was unpacked.
     assert any(words in error.panic for words in ("Unable to mount root", "deadlocked on memory"))
+    assert "raise memory" in str(error).splitlines()[1]
 
 
 def test_a_panic_while_a_template_is_saved_is_the_error(make, monkeypatch):

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import shutil
 import socket
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import CloudInitError, MachineError
+from pytest_vmports.errors import CloudInitError, CloudInitWarning, MachineError
 from pytest_vmports.guests import cloud_init
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.system import clock
 from pytest_vmports.system.firmware import find_firmware
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
 from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
 from pytest_vmports.vm.inside.waiting import BootFiles
+from pytest_vmports.vm.last_words import TABLE
 from pytest_vmports.vm.saved import OVERLAY, VARIABLES
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.system.firmware import Firmware
+    from pytest_vmports.vm.console import Console
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
 
@@ -42,6 +46,7 @@ KEY = "ssh_key"
 _LOOK_SECONDS = 0.05
 # A stage that could not run is told within moments by cloud-init too, and in more detail.
 _GRACE_SECONDS = 15.0
+_LONGEST_COMPLAINT = 2000
 
 
 class DiskGuest(OwnInit):
@@ -63,6 +68,8 @@ class DiskGuest(OwnInit):
         self._image = image
         self.has_agent = image.agent
         self._direct = guest.kernel_path is not None
+        if not self._direct:
+            self.ends = TABLE
         self._agent: GuestAgent | None = None
         self._ssh_port: ExposedPort | None = None
 
@@ -118,7 +125,7 @@ class DiskGuest(OwnInit):
         """Return when cloud-init, if it is given anything, has finished well.
 
         Raises:
-            CloudInitError: it reported errors, or could not run.
+            CloudInitError: it reported errors and the settings are strict, or could not run.
             BootTimeoutError: it has not finished.
             MachineDiedError: QEMU or gvproxy ended.
         """
@@ -128,13 +135,15 @@ class DiskGuest(OwnInit):
         while True:
             console = waiting.console.text()
             found = cloud_init.verdict(console)
-            if found is not None and not found.errors:
+            if found is not None and (self._image.tolerant or not found.errors):
                 return
             if found is not None:
                 raise _failed(waiting, "\n".join(f"  {error}" for error in found.errors))
             failed = cloud_init.failure(console)
             if failed is not None and give_up is None:
-                give_up = clock.now() + _GRACE_SECONDS
+                # For one module's sake too: whoever tolerates that waits for the rest.
+                grace = _GRACE_SECONDS if not self._image.tolerant else float("inf")
+                give_up = clock.now() + grace
             if failed is not None and (waiting.over or clock.now() >= (give_up or 0.0)):
                 raise _failed(waiting, f"  {failed}")
             if waiting.over:
@@ -149,6 +158,8 @@ class DiskGuest(OwnInit):
             BootTimeoutError: one does not.
             MachineDiedError: QEMU or gvproxy ended.
         """
+        if self._image.seed is not None:
+            _warn_of_complaints(waiting.console)
         if self._ssh_port is not None:
             assert waiting.probe is not None
             probe = waiting.probe([self._ssh_port])
@@ -262,6 +273,18 @@ def _key(place: Place) -> Path:
     """Return the private key that this VM lets in: its template's, else this process's."""
     own = place.workdir / KEY
     return own if own.exists() else session_key(place.home)
+
+
+def _warn_of_complaints(console: Console) -> None:
+    """Warn of what was tolerated in this guest, or in the one that its template was made of."""
+    found = cloud_init.verdict(console.text())
+    if found is not None and found.errors:
+        said = printable("; ".join(found.errors))[:_LONGEST_COMPLAINT]
+        warnings.warn(
+            f"cloud-init complained, which cloud_init = tolerant lets pass: {said}",
+            CloudInitWarning,
+            stacklevel=2,
+        )
 
 
 def _failed(waiting: Waiting, errors: str) -> CloudInitError:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.ssh import SshShell
     from pytest_vmports.vm.inside.waiting import BootFiles, Place, Waiting
+    from pytest_vmports.vm.last_words import LastWords
 
 
 class GuestKind(Protocol):
@@ -28,12 +29,14 @@ class GuestKind(Protocol):
     Attributes:
         rest_seconds: how long a guest that is ready may take to come to rest before it is saved.
         stands_by: whether one may be kept ready for the next test.
+        ends: what its console may end with when its boot has failed for good.
         has_agent: whether it runs the QEMU guest agent, on a channel of its own.
         ssh: runs commands by ssh, and knows how others do; None where we are not let in so.
     """
 
     rest_seconds: float
     stands_by: bool
+    ends: Sequence[LastWords]
     has_agent: bool
     ssh: SshShell | None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.vm.inside.control import Control
 from pytest_vmports.vm.inside.waiting import BootFiles
+from pytest_vmports.vm.last_words import AFTER_LOADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.ssh import SshShell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
+    from pytest_vmports.vm.last_words import LastWords
 
 
 class OwnInit:
@@ -33,6 +35,7 @@ class OwnInit:
     rest_seconds = 3.0
     stands_by = True
     has_agent = False
+    ends: Sequence[LastWords] = AFTER_LOADER
     ssh: SshShell | None = None
 
     def __init__(self, guest: Guest, architecture: Architecture) -> None:

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
+    from pytest_vmports.vm.last_words import LastWords
 
 
 class Prepared(OwnInit):
     """The kind of guest whose init and agent are ours; see `kind.GuestKind`."""
+
+    # No firmware or foreign init speaks before ours, and what its setup writes may be anything.
+    ends: Sequence[LastWords] = ()
 
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack

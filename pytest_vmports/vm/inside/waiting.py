@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system import clock
 from pytest_vmports.vm.failures import timed_out
+from pytest_vmports.vm.last_words import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.argv import Drives
     from pytest_vmports.vm.console import Console
+    from pytest_vmports.vm.last_words import LastWords
     from pytest_vmports.vm.readiness import Probe
 
 
@@ -49,21 +52,37 @@ class Waiting:
 
     Attributes:
         console: what it wrote.
-        check: raises when a process of its VM has ended.
+        alive: raises when a process of its VM has ended.
         deadline: a `clock.now` value.
         timeout: the seconds that led to it, for the error.
         deaths: descriptors that become readable when a process of the VM ends.
         answers: what its ports have answered so far.
+        ends: what its console may end with when nothing more will come.
         probe: makes a probe of some of its ports.
     """
 
     console: Console
-    check: Callable[[], None]
+    alive: Callable[[], None]
     deadline: float
     timeout: float
     deaths: Sequence[int] = ()
     answers: Mapping[int, str] = field(default_factory=dict)
+    ends: Sequence[LastWords] = ()
     probe: Callable[[Sequence[ExposedPort]], Probe] | None = None
+
+    @cached_property
+    def _watch(self) -> Watch:
+        return Watch(self.console, self.ends)
+
+    def check(self) -> None:
+        """Raise when waiting has become pointless. May be called often.
+
+        Raises:
+            MachineDiedError: a process of its VM has ended.
+            GuestStuckError: its boot has ended where somebody would have to type.
+        """
+        self.alive()
+        self._watch.look()
 
     @property
     def over(self) -> bool:
@@ -72,4 +91,5 @@ class Waiting:
 
     def timed_out(self, what: str) -> BootTimeoutError:
         """Return the error of a guest that was waited for in vain."""
+        what += self._watch.so_far()
         return timed_out(self.console, what, self.timeout, self.answers)

@@ -1,0 +1,73 @@
+"""From settings to a plan: what is refused before anything boots."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_vmports import Guest
+from pytest_vmports.errors import SettingError
+from pytest_vmports.guests import alpine
+from pytest_vmports.guests.cloud_init import Seed
+from pytest_vmports.guests.image import Disk
+from pytest_vmports.pool.planning import plan_of
+from pytest_vmports.settings import options
+from pytest_vmports.system.architecture import AARCH64, X86_64
+
+LEAST = X86_64.bundled_memory
+
+
+@pytest.fixture
+def planned(tmp_path, qemu_binary):
+    """Return a function that makes a plan of a guest and settings."""
+
+    def plan(guest, **keywords):
+        settings = options.resolve(options.NoConfig(), keywords, "the test: marker vmports")
+        return plan_of(settings, guest, tmp_path)
+
+    return plan
+
+
+@pytest.fixture
+def bundled(monkeypatch):
+    """Return a function that makes the bundled guest of a host of this architecture."""
+
+    def made(machine="x86_64", **keywords):
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr(alpine, "find_images", lambda: (None, None))
+        return Guest.alpine(**keywords)
+
+    return made
+
+
+def test_the_bundled_guest_is_refused_less_memory_than_it_boots_with(planned, bundled):
+    assert planned(bundled(), memory=LEAST).hardware.memory == LEAST
+    for memory in (LEAST - 1, 64):
+        with pytest.raises(SettingError) as caught:
+            planned(bundled(), memory=memory)
+        assert str(caught.value).startswith(
+            f"the test: marker vmports: memory = {memory} is not allowed; the guest alpine comes "
+            f"up with {LEAST} MiB or more"
+        )
+
+
+def test_the_guests_own_memory_is_looked_at_where_it_counts(planned, bundled):
+    with pytest.raises(SettingError, match=f"guest alpine: memory = {LEAST - 1} is not allowed"):
+        planned(bundled(memory=LEAST - 1), memory=512)
+    assert planned(bundled(memory=LEAST), memory=64).hardware.memory == LEAST
+
+
+def test_each_architecture_that_it_is_made_for_has_a_least_memory(bundled):
+    for machine, architecture in (("x86_64", X86_64), ("arm64", AARCH64)):
+        assert bundled(machine).least_memory == architecture.bundled_memory > 0
+
+
+def test_of_a_guest_that_we_do_not_know_any_memory_is_tried(planned, tmp_path):
+    assert planned(Guest("own", tmp_path / "vmlinuz"), memory=64).hardware.memory == 64
+
+
+@pytest.mark.parametrize("word", ["strict", "tolerant"])
+def test_what_is_tolerated_of_cloud_init_is_in_the_plans_guest(planned, tmp_path, word):
+    guest = Guest("g", image=Disk(tmp_path / "disk", seed=Seed()))
+    plan = planned(guest, cloud_init=word)
+    assert plan.guest.image.tolerant is (word == "tolerant")
+    assert plan.kind._image.tolerant is (word == "tolerant")
