@@ -48,6 +48,7 @@ class Monitor:
         self._client: QMPClient | None = None
         self._version = (0, 0)
         self._ends = EventListener("SHUTDOWN")
+        self._panics = EventListener(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -114,6 +115,11 @@ class Monitor:
                 _run(hear_all(), _LAST_WORDS_SECONDS)
         said = [str(event["data"]["reason"]) for event in self._ends.history]  # type: ignore[index]
         return said[-1] if said else ""
+
+    @property
+    def panicked(self) -> bool:
+        """Whether the guest's kernel has told its device pvpanic of a panic, since QEMU started."""
+        return bool(self._panics.history)
 
     def save(self, file: int) -> None:
         """Write the state of the stopped machine, without its shared memory, to an open file.
@@ -238,6 +244,7 @@ class Monitor:
         # Death is found out and told in full by the machine; the library would log it as critical.
         client.logger.setLevel("CRITICAL")
         client.register_listener(self._ends)
+        client.register_listener(self._panics)
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None
