@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.crashes import clean
-from pytest_vmports.vm.machine import State
+from pytest_vmports.vm.milestones import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,6 +24,8 @@ class Architecture:
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
             random numbers; where the board has no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
+        panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
+            none.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
     """
@@ -39,6 +41,7 @@ class Architecture:
     display: str
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
+    panic_device: str | None = None
     agent: str | None = None
 
 
@@ -56,6 +59,8 @@ X86_64 = Architecture(
     # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC + timer
     # doesn't work!" (source: the kernel's kernel-parameters.txt).
     kernel_words=("no_timer_check",),
+    # Not pvpanic-pci, for which kernels before 5.14 have no driver.
+    panic_device="pvpanic",
     agent="agent.x86_64",
 )
 AARCH64 = Architecture(
@@ -70,6 +75,7 @@ AARCH64 = Architecture(
     control="ttyS0",
     control_args=("-device", "pci-serial,chardev=control"),
     display="virtio-gpu-pci",
+    panic_device="pvpanic-pci",
     agent="agent.aarch64",
 )
 _KNOWN = {
@@ -104,6 +110,6 @@ def architecture_named(name: str) -> Architecture:
     """Return the architecture that QEMU calls so; one that we have not tried gets a guess."""
     # The board that most of them have, which need not have PCI.
     return _KNOWN.get(name) or replace(
-        AARCH64, name=name, distributions=name, agent=None,
+        AARCH64, name=name, distributions=name, agent=None, panic_device=None,
         control="ttyS1", control_args=("-serial", "chardev:control"),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     _Way = Callable[[int], AbstractContextManager[str]]
@@ -73,10 +73,13 @@ class Monitor:
         Raises:
             MonitorError: QEMU refused it or hung up.
         """
+        return self._execute(command, _CALL_SECONDS, arguments)
+
+    def _execute(self, command: str, seconds: float, arguments: Mapping[str, Any]) -> Any:
         if self._client is None:
             raise MonitorError(command=command, reply="the monitor is not connected")
         try:
-            return _run(self._client.execute(command, arguments or None), _CALL_SECONDS)
+            return _run(self._client.execute(command, dict(arguments) or None), seconds)
         except ExecuteError as error:
             raise MonitorError(command=command, reply=str(error)) from error
         except (QMPError, EOFError, OSError) as error:
@@ -143,6 +146,24 @@ class Monitor:
             MonitorError: the state does not fit or is damaged.
         """
         self._migrate("migrate-incoming", file)
+
+    def dump(self, file: int, seconds: float) -> None:
+        """Write the guest's memory to an open file, compressed where this QEMU can.
+
+        Args:
+            file: a regular one.
+            seconds: how long that may take.
+
+        Raises:
+            MonitorError: QEMU cannot, or has not ended in time.
+        """
+        offered = self.execute("query-dump-guest-memory-capability")["formats"]
+        self.give(file, "vmcore")
+        arguments = {
+            "paging": False, "protocol": "fd:vmcore",
+            "format": "kdump-zlib" if "kdump-zlib" in offered else "elf",
+        }  # fmt: skip
+        self._execute("dump-guest-memory", seconds, arguments)
 
     def _migrate(self, command: str, file: int) -> None:
         wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
