@@ -32,6 +32,8 @@ _FIRST_WITH_FILE = (8, 2)
 # What this process has learned of a version: the kind of address to try first.
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
+# The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
+_DUMP_FORMATS = ("kdump-raw-zlib", "kdump-zlib", "elf")
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -161,7 +163,7 @@ class Monitor:
         self.give(file, "vmcore")
         arguments = {
             "paging": False, "protocol": "fd:vmcore",
-            "format": "kdump-zlib" if "kdump-zlib" in offered else "elf",
+            "format": next(one for one in _DUMP_FORMATS if one in offered),
         }  # fmt: skip
         self._execute("dump-guest-memory", seconds, arguments)
 

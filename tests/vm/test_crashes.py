@@ -89,7 +89,12 @@ SAID = {
     ],
 }  # fmt: skip
 ROWS = [(name, text) for name, texts in SAID.items() for text in texts]
-STAMPS = ["[    3.024675] ", "[12345.678901] ", "[    3.024675][    T1] ", "login: [    3.0][  C0] "]
+STAMPS = [
+    "[    3.024675] ",
+    "[12345.678901] ",
+    "[    3.024675][    T1] ",
+    "login: [    3.0][  C0] ",
+]
 # Those that programs may write as well count behind a kernel's time alone.
 ONLY_STAMPED = [
     *SAID["bug"], *SAID["warning"][2:], *(one for one in SAID["stall"] if "workqueue" in one)
@@ -187,7 +192,11 @@ def test_words_between_megabytes_of_noise_are_found(tmp_path, name, text):
 
 def test_the_passage_goes_from_the_first_word_to_the_end_of_the_last_trace():
     trace = [f"[    1.0]  some_function+0x{n}/0x10" for n in range(20)]
-    oops = [f"[    1.0] {SAID['oops'][3]}", *trace, "[    1.0] ---[ end trace 0000000000000000 ]---"]
+    oops = [
+        f"[    1.0] {SAID['oops'][3]}",
+        *trace,
+        "[    1.0] ---[ end trace 0000000000000000 ]---",
+    ]
     panic = ["[    1.1] Kernel panic - not syncing: Fatal exception", "[    1.1] Kernel Offset: 0x2",
              "[    1.2] ---[ end Kernel panic - not syncing: Fatal exception ]---"]  # fmt: skip
     shown = ["[    1.0] ------------[ cut here ]------------", *oops, *panic]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from pytest_vmports.guests.alpine import find_images
 PORT = 8080
 SETUP = f"nc -lk -p {PORT} -e sh &\n"
 PANIC = "echo c >/proc/sysrq-trigger"
-DRIVER = ("pvpanic.ko", "pvpanic-mmio.ko")
+DRIVERS = ("misc/pvpanic/pvpanic", "misc/pvpanic/pvpanic-mmio", "firmware/qemu_fw_cfg")
+NAMES = [Path(driver).name for driver in DRIVERS]
+INSMOD = "".join(f"insmod /lib/{name}.ko\n" for name in NAMES)
 
 
 @pytest.fixture(scope="session")
-def driver(missing):
-    """Return the driver's files, which the bundled guest's disk has and its initrd has not."""
+def drivers(missing):
+    """Return the files of drivers, which the bundled guest's disk has and its initrd has not."""
     debugfs = shutil.which("debugfs", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if debugfs is None:
         missing("debugfs")
@@ -42,16 +45,16 @@ def driver(missing):
             fields[5] for line in ask("ls -p /lib/modules").splitlines()
             if len(fields := line.split("/")) > 5 and not fields[5].startswith(".")
         )  # fmt: skip
-        modules = f"/lib/modules/{release}/kernel/drivers/misc/pvpanic"
-        for name in DRIVER:
-            ask(f"dump {modules}/{name}.gz {folder}/{name}.gz")
-            (folder / name).write_bytes(gzip.decompress((folder / f"{name}.gz").read_bytes()))
+        for path, name in zip(DRIVERS, NAMES, strict=True):
+            packed = folder / f"{name}.ko.gz"
+            ask(f"dump /lib/modules/{release}/kernel/drivers/{path}.ko.gz {packed}")
+            (folder / f"{name}.ko").write_bytes(gzip.decompress(packed.read_bytes()))
         raw.unlink()
 
     facts = image.stat()
-    source = f"{image.name} {facts.st_size} {facts.st_mtime_ns} {DRIVER}".encode()
+    source = f"{image.name} {facts.st_size} {facts.st_mtime_ns} {DRIVERS}".encode()
     folder = cached("pvpanic", source, make)
-    return {str(folder / name): f"/lib/{name}" for name in DRIVER}
+    return {str(folder / f"{name}.ko"): f"/lib/{name}.ko" for name in NAMES}
 
 
 @pytest.fixture
@@ -73,11 +76,12 @@ def tell(vm, command):
 UNSEEN = "echo N >/sys/class/tty/ttyS0/console; echo 0 >/proc/sys/kernel/panic"
 
 
-def test_a_panic_that_no_console_shows_is_told_by_qemu(make, driver):
-    setup = "".join(f"insmod /lib/{name}\n" for name in DRIVER)
-    told = "the guest's kernel panicked: it told QEMU's device pvpanic, and its console says nothing"
+def test_a_panic_that_no_console_shows_is_told_by_qemu(make, drivers):
+    told = (
+        "the guest's kernel panicked: it told QEMU's device pvpanic, and its console says nothing"
+    )
     # Cloned, so that the device and its driver have come through a saved state.
-    with pytest.raises(GuestPanicError) as at_the_end, make(setup, files=driver) as vm:
+    with pytest.raises(GuestPanicError) as at_the_end, make(INSMOD, files=drivers) as vm:
         assert vm.origin == "cloned"
         vm.run(UNSEEN)
         with pytest.raises(GuestPanicError) as waiting:
@@ -94,33 +98,48 @@ DUMPED = """
 
     pytestmark = pytest.mark.vmports({port}, setup={setup!r}, crash_dump=True)
 
-    def tell(vm, command):
+    def panics(vm):
         with vm.connect({port}) as connection:
-            connection.sendall(command.encode() + b"\\n")
+            connection.sendall(b"{panic}\\n")
+        until(lambda: "Kernel panic" in vm.console, 60, lambda: vm.console)
 
+    @pytest.mark.vmports(files={drivers!r}, setup={insmod!r})
     def test_panics(vm_with_ports):
-        tell(vm_with_ports, {panic!r})
-        until(lambda: "---[ end" in vm_with_ports.console, 60, lambda: vm_with_ports.console)
+        panics(vm_with_ports)
 
-    def test_reboots(vm_with_ports):
-        vm_with_ports.run("echo -1 >/proc/sys/kernel/panic")
-        tell(vm_with_ports, {panic!r})
-        until(lambda: "---[ end" in vm_with_ports.console, 60, lambda: vm_with_ports.console)
-
-    def test_says_so(vm_with_ports):
+    def test_goes_on(vm_with_ports):
         vm_with_ports.run("echo '<2>BUG: of a test' >/dev/kmsg", check=False)
+
+    def test_leaves_nothing(vm_with_ports):
+        vm_with_ports.run("echo -1 >/proc/sys/kernel/panic")
+        qemu = vm_with_ports.pids["QEMU"]
+        panics(vm_with_ports)
+        from vm_helpers import alive
+        until(lambda: not alive(qemu), 60, "QEMU ends")
 """
 
 
 def test_a_crashed_guests_memory_is_among_the_artifacts(
-    pytester, tmp_path, shared_templates, monkeypatch
+    pytester, tmp_path, shared_templates, monkeypatch, drivers
 ):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    pytester.makepyfile(DUMPED.format(port=PORT, setup=SETUP, panic=PANIC))
+    suite = DUMPED.format(
+        port=PORT, setup=SETUP, insmod=SETUP + INSMOD, drivers=drivers, panic=PANIC
+    )
+    pytester.makepyfile(textwrap.dedent(suite))
     result = pytester.runpytest_subprocess(
         f"--vmports-artifacts={tmp_path}", "-p", "no:xdist", "-p", "no:randomly"
     )
-    print(result)
-    import os
-    os.system(f"find {tmp_path} | xargs ls -la; file {tmp_path}/*/vmcore; cp {tmp_path}/*/vmcore /tmp/crash/")
-    assert 0
+    result.assert_outcomes(passed=2, failed=1, errors=3)
+    dumps = {path.parent.name.partition("test_")[2]: path for path in tmp_path.glob("*/vmcore")}
+    told = {name.rpartition("py-test_")[2][:6]: dump.read_bytes() for name, dump in dumps.items()}
+    assert set(told) == {"panics", "goes_o"}
+    for dump in told.values():
+        assert dump.startswith(b"KDUMP   ")
+        assert dump[12:].startswith(b"Linux\0")
+        assert len(dump) < 128 << 20  # half of its memory, and much of that is empty
+    # With the driver of fw_cfg the guest has told where its kernel lies.
+    assert b"OSRELEASE=" in told["panics"] and b"KERNELOFFSET=" in told["panics"]
+    text = result.stdout.str()
+    assert "VM: the guest's kernel panicked" in text
+    assert "QEMU had ended: a kernel that reboots when it panics leaves nothing" in text
