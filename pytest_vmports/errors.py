@@ -28,7 +28,8 @@
         ├── GuestForwardError            the guest had host ports opened that nobody asked for
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
-        │   └── GuestPanicError          ... or the guest's kernel panicked
+        │   └── GuestCrashError          ... or the guest's kernel failed, as by an oops
+    │       └── GuestPanicError      ... or panicked
         ├── MonitorError                 a monitor command was refused
         ├── CommandFailedError           a command in the guest ended with another status than 0
         ├── CommandTimeoutError          a command in the guest did not end in time
@@ -288,15 +289,29 @@ class MachineDiedError(MachineError):
     )
 
 
-class GuestPanicError(MachineDiedError):
-    """The guest's kernel panicked, whether or not QEMU has ended with that.
+class GuestCrashError(MachineDiedError):
+    """The guest's kernel failed, as by an oops, whether or not the guest runs on.
 
-    Fields: ``panic`` (its reason), ``hint`` (what to do, may be empty), ``console``, ``program``,
-    ``returncode``, ``stderr``.
+    Fields: ``kind`` (a word for it), ``what`` (happened to the kernel), ``crash`` (its own words),
+    ``console``, ``program``, ``returncode``, ``stderr``, ``remedy``.
     """
 
     template = (
-        "the guest's kernel panicked: {panic}\n{hint}the end of its console:\n{console}\n"
+        "the guest's kernel {what}: {crash}\nwhere it tells of that on its console:\n{console}\n"
+        "{remedy}where the test wants that, set allow_crash = yes"
+    )
+
+
+class GuestPanicError(GuestCrashError):
+    """The guest's kernel panicked, whether or not QEMU has ended with that.
+
+    Fields: ``panic`` (its reason), ``cause`` (what the kernel said before, as its oops; may be
+    empty), ``hint`` (what to do, may be empty), ``console``, ``program``, ``returncode``,
+    ``stderr``.
+    """
+
+    template = (
+        "the guest's kernel panicked: {panic}{cause}\n{hint}the end of its console:\n{console}\n"
         "where the test wants that, set allow_crash = yes"
     )
 
@@ -310,6 +325,10 @@ class GuestRebootWarning(UserWarning):
 
 class CloudInitWarning(UserWarning):
     """A module of cloud-init complained, where the settings tolerate that."""
+
+
+class GuestKernelWarning(UserWarning):
+    """A guest's kernel said that something is wrong, and went on."""
 
 
 class MonitorError(MachineError):

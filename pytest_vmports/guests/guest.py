@@ -249,7 +249,12 @@ class Guest:
         }
 
     def kernel_words(
-        self, architecture: Architecture, dns: str | None, more: Sequence[str] = ()
+        self,
+        architecture: Architecture,
+        dns: str | None,
+        more: Sequence[str] = (),
+        *,
+        stays: bool = False,
     ) -> str:
         """Return the kernel's command line.
 
@@ -257,8 +262,11 @@ class Guest:
             architecture: that of the VM.
             dns: the name server; None means there is no network card.
             more: words for our own init, if it runs.
+            stays: a kernel that has panicked stays as it is, and does not reboot.
         """
-        words = [f"console={architecture.console}", "panic=-1", "quiet"]
+        words = [f"console={architecture.console}", f"panic={0 if stays else -1}", "quiet"]
+        # Some kernels are so quiet that they hide errors: a hung task, a process that was killed.
+        words.append("loglevel=5")
         words += architecture.kernel_words
         if self.prepared and dns is not None:
             words += [

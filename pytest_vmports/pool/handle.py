@@ -330,6 +330,7 @@ class VM:
                 more.release()
             self._added.clear()
         failures.warn_of_reboot(self._machine.vitals)
+        failures.warn_of_words(self._machine.vitals)
 
     @contextlib.contextmanager
     def _living(self) -> Iterator[None]:

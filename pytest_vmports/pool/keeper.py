@@ -48,7 +48,7 @@ class Keeper:
         It has to run, and its kernel not to have panicked. Its leases stay with its processes. One
         that cannot be kept is told and ended: a VM that nobody knows of would be worse.
         """
-        lives = machine.lives and machine.console.panic() is None
+        lives = machine.lives and machine.vitals.panic is None
         if not lives or not (self._always or machine.failing):
             return False
         with noting("vmports: a VM is not kept", self._tell):

@@ -42,7 +42,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
     return Plan(
         hardware=Hardware(
             qemu, choose_accel(settings.accel, qemu.path), memory,
-            guest.cpus or settings.cpus, settings.display,
+            guest.cpus or settings.cpus, settings.display, settings.crash_dump,
         ),
         network=choose_network(
             [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,

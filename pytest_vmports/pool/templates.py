@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineDiedError, StateDirError, VmPortsError
+from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import Ram
@@ -120,6 +120,9 @@ def _rest_and_save(booted: Machine, folder: Path) -> None:
     with failures.cause_first(booted.vitals):
         settle(booted, booted.plan.boot_timeout)
         booted.cards.first.close_opened()
+        if (crash := booted.vitals.failed) is not None:
+            # Its test allows that, and others would begin with what is left of it.
+            raise MonitorError(f"one whose kernel crashed is not saved: {crash.said}")
         save(booted, folder / "state")
         # QEMU has written all of them out, and lets go of them.
         save_disks(booted, folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.report.by_hand import script
 from pytest_vmports.system.mishaps import noting
+from pytest_vmports.vm.crash_dump import VMCORE
 from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.screen import screenshot
 
@@ -90,6 +91,7 @@ def _makers(
         yield name, partial(machine.files.copy, name, machine.workdir)
     yield "qemu.sh", partial(_by_hand, machine, test, root)  # it mentions the seed if that is there
     yield "screen.png", partial(_screen, machine)
+    yield VMCORE, partial(_no_dump, machine)
     for process in machine.processes():
         yield f"{process.name}.log", partial(_log, process)
 
@@ -102,6 +104,12 @@ def _screen(machine: Machine, path: Path) -> None:
     # Of a VM that has died the report tells, and that there is no picture is no news.
     if machine.plan.hardware.display and machine.lives:
         screenshot(machine, path)
+
+
+def _no_dump(machine: Machine, _path: Path) -> None:
+    """Tell why there is no dump although one is wanted: one that is there is a file as others."""
+    if machine.crash_dump.problem:
+        raise OSError(machine.crash_dump.problem)
 
 
 def _by_hand(machine: Machine, test: str, root: Path, path: Path) -> None:

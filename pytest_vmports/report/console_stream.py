@@ -8,8 +8,8 @@ import threading
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_vmports.system.mishaps import noting
-from pytest_vmports.vm.console import clean
-from pytest_vmports.vm.machine import State
+from pytest_vmports.vm.crashes import clean
+from pytest_vmports.vm.milestones import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable

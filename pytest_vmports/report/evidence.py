@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import noting
+from pytest_vmports.vm.crashes import Weight
 from pytest_vmports.vm.readiness import ALL, Probe
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Evidence:
 
 def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[], tuple[str, str]]]]:
     """Yield what each section is, and what returns its title and text; no section without text."""
-    panicked = "the guest's kernel panicked"
-    yield panicked, lambda: (panicked, _panic(machine))
+    crashed = "the guest's kernel crashed"
+    yield crashed, lambda: _crash(machine)
     yield "what was asked for", lambda: (_title(machine), _asked(machine))
     yield "time line", lambda: ("time line", _time_line(machine))
     yield "answers", lambda: ("what its ports answer now", _last_answers(machine))
@@ -80,9 +81,17 @@ def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[],
         yield f"output of {process.name}", partial(_output, machine, process, lines_of)
 
 
-def _panic(machine: Machine) -> str:
-    panic = machine.console.panic()
-    return "" if panic is None else panic or "(it gave no reason)"
+def _crash(machine: Machine) -> tuple[str, str]:
+    """Return what its kernel did and all that it said of that; no text where it did nothing."""
+    said = sorted(machine.console.crashes(), key=lambda one: list(Weight).index(one.kind.weight))
+    started = any(process.name == "QEMU" for process in machine.processes())
+    panic = machine.vitals.panic if started else None
+    if not said and panic is None:
+        return "", ""
+    title = "panicked" if panic is not None else said[0].kind.says
+    reason = said[0].said if panic is None else panic or "(it gave no reason)"
+    text = "\n".join(filter(None, [reason, machine.console.passage()]))
+    return f"the guest's kernel {title}", text
 
 
 def _title(machine: Machine) -> str:

@@ -50,6 +50,7 @@ class Settings:
     template: bool
     fresh_boot: bool
     allow_crash: bool
+    crash_dump: bool
     prewarm: int
     cache_size: int
     cache_dir: str | None

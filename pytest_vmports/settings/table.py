@@ -123,7 +123,11 @@ OPTIONS = (
         "boot once and start each test's VM from its saved state: yes or no",
     ),
     Option("fresh_boot", "no", "boolean", "boot this test's VM from cold: yes or no"),
-    Option("allow_crash", "no", "boolean", "a kernel panic does not fail its test: yes or no"),
+    Option("allow_crash", "no", "boolean", "a crash of its kernel does not fail a test: yes or no"),
+    Option(
+        "crash_dump", "no", "boolean",
+        "write the memory of a guest whose kernel crashed to the artifacts: yes or no",
+    ),
     Option(
         "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", "whole",
         "VMs that are kept ready for the next test while one runs: 0 or 1",

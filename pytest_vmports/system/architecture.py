@@ -24,6 +24,8 @@ class Architecture:
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
             random numbers; where the board has no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
+        panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
+            none.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
         gzipped_kernels: QEMU decompresses a kernel for it.
@@ -41,6 +43,7 @@ class Architecture:
     display: str
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
+    panic_device: str | None = None
     agent: str | None = None
     gzipped_kernels: bool = False
     bundled_memory: int = 0
@@ -60,6 +63,8 @@ X86_64 = Architecture(
     # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC + timer
     # doesn't work!" (source: the kernel's kernel-parameters.txt).
     kernel_words=("no_timer_check",),
+    # Not pvpanic-pci, for which kernels before 5.14 have no driver.
+    panic_device="pvpanic",
     agent="agent.x86_64",
     # Booted with a setup, in both wirings: 96 panics, 97 now and then, 98 came up.
     bundled_memory=104,
@@ -76,6 +81,7 @@ AARCH64 = Architecture(
     control="ttyS0",
     control_args=("-device", "pci-serial,chardev=control"),
     display="virtio-gpu-pci",
+    panic_device="pvpanic-pci",
     agent="agent.aarch64",
     gzipped_kernels=True,
     # Not booted: the one above, with a wide margin.
@@ -120,6 +126,7 @@ def architecture_named(name: str) -> Architecture:
     """Return the architecture that QEMU calls so; one that we have not tried gets a guess."""
     # The board that most of them have, which need not have PCI.
     return _KNOWN.get(name) or replace(
-        AARCH64, name=name, distributions=name, agent=None, gzipped_kernels=False, bundled_memory=0,
+        AARCH64, name=name, distributions=name, agent=None, panic_device=None,
+        gzipped_kernels=False, bundled_memory=0,
         control="ttyS1", control_args=("-serial", "chardev:control"),
     )  # fmt: skip

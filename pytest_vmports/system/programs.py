@@ -43,12 +43,14 @@ class Qemu:
         version: ``(major, minor, micro)``.
         found: where it was found, in words.
         has_sandbox: it was built with its seccomp filter.
+        has_panic_device: it was built with its architecture's `panic_device`.
     """
 
     path: str
     version: tuple[int, int, int]
     found: str
     has_sandbox: bool = True
+    has_panic_device: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -110,7 +112,7 @@ def find_qemu(wanted: str | None = None) -> Qemu:
         match = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
         if code == 0 and match:
             major, minor, micro = map(int, match.groups())
-            return Qemu(path, (major, minor, micro), found, _trial(path, "-sandbox", "on")[0] == 0)
+            return Qemu(path, (major, minor, micro), found, *_parts(path))
         tried.append(f"  {path} {found}: does not run: {_first_line(text) or f'exit code {code}'}")
     raise QemuNotFoundError(
         tried="\n".join(tried),
@@ -227,10 +229,24 @@ def _accel_problem(name: str, qemu: str, *, asked_for: bool = False) -> str | No
     return None if code == 0 else f"{qemu_name(qemu)} -accel {name} failed: {_first_line(text)}"
 
 
-def _trial(qemu: str, *arguments: str) -> tuple[int, str]:
-    """Start a machine with these arguments that ends as soon as it exists: QEMU's own word."""
+def _parts(qemu: str) -> tuple[bool, bool]:
+    """Return whether a QEMU was built with its sandbox, and with its device of panics."""
+    code, text = _trial(qemu, "-sandbox", "on", ask="info qdm\n")
+    if code != 0:
+        text = _trial(qemu, ask="info qdm\n")[1]
+    return code == 0, f'name "{architecture_of(qemu).panic_device}"' in text
+
+
+def _trial(qemu: str, *arguments: str, ask: str = "") -> tuple[int, str]:
+    """Start a machine with these arguments that ends as soon as it exists: QEMU's own word.
+
+    Args:
+        qemu: its path.
+        arguments: for it.
+        ask: lines for its monitor.
+    """
     bare = ["-machine", "none", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]
-    return _run([qemu, *arguments, *bare], stdin="quit\n")
+    return _run([qemu, *arguments, *bare], stdin=f"{ask}quit\n")
 
 
 def _kvm_problem(*, asked_for: bool) -> str | None:

@@ -24,13 +24,18 @@ _FIRST_WITH_MONITOR_OBJECTS = (11, 1, 0)
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine that a guest sees. ``memory`` is in MiB; ``display``: it has a graphics card."""
+    """The machine that a guest sees.
+
+    ``memory`` is in MiB; ``display``: it has a graphics card; ``crash_dump``: a crashed guest's
+    memory is wanted.
+    """
 
     qemu: Qemu
     accelerator: Accelerator
     memory: int
     cpus: int
     display: bool = False
+    crash_dump: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ def build_command(
         *_agent(channels.agent_fd),
         *network,
         *_capture(capture),
+        *_panic_device(hardware),
     ]
     if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
         command += ["-sandbox", _SANDBOX]
@@ -160,6 +166,21 @@ def _board(hardware: Hardware, ram: Ram | None, *, by_firmware: bool) -> tuple[s
 
 def _display(hardware: Hardware) -> tuple[str, ...]:
     return ("-device", hardware.qemu.architecture.display) if hardware.display else ()
+
+
+def _panic_device(hardware: Hardware) -> tuple[str, ...]:
+    """Return the device by which a guest that has the driver tells of its kernel's panic.
+
+    The last of all, so that no card moves to another place for it. QEMU would end the VM by itself;
+    it is told to do nothing, for a guest may have plans of its own (kdump, panic=-1), or to keep
+    the guest as it is for a dump, in which ``vmcoreinfo`` tells readers where the kernel lies.
+    """
+    device = hardware.qemu.architecture.panic_device
+    if device is None or not hardware.qemu.has_panic_device:
+        return ()
+    if hardware.crash_dump:
+        return ("-device", device, "-device", "vmcoreinfo", "-action", "panic=pause")
+    return ("-device", device, "-action", "panic=none")
 
 
 def _monitor(qemu: Qemu, chardev: str, mode: str) -> list[str]:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from typing import TYPE_CHECKING
+
+from pytest_vmports.vm.crashes import Watch, Weight, clean, crashes_in, passage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_vmports.vm.crashes import Crash
+
 _TAIL_LINES = 25
-# A kernel that has panicked writes its trace and stops, so its words stand near the end.
+# Of what was written since the last look, so much is looked at.
 _LOOK_BYTES = 1 << 20
-_LONGEST_REASON = 500
-_PANIC = "Kernel panic - not syncing:"
-# A kernel begins a line of its own with it, as a program that quotes another's does not. Behind a
-# program's half line, as a prompt, the time tells, and the task or processor where it writes those
-# (source: its printk.c). One that stays as it is says it twice, the second time as an end.
-_PANIC_LINE = re.compile(
-    rf"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )(?:---\[ end )?{_PANIC}([^\n]*)", re.MULTILINE
-)
-# Source: ECMA-48; and the few shorter ones that firmware and systemd write.
-_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]?[0-~])")
 
 
 class Console:
@@ -36,12 +29,12 @@ class Console:
         self.path = path
         self._before = ""
         self._kept: str | None = None
-        self._panic: str | None = None
-        self._looked_at = 0
+        self._watch = Watch()
+        self._read = 0
 
     def begin_with(self, text: str) -> None:
         """Put what was written before this QEMU started first."""
-        self._before, self._panic, self._looked_at = text, None, 0
+        self._before, self._watch, self._read = text, Watch(), 0
 
     def begin_anew(self, text: str) -> None:
         """Likewise for a QEMU that will be started in the place of one that has ended."""
@@ -73,7 +66,7 @@ class Console:
 
     def keep(self) -> None:
         """Keep the text in memory: the file is about to be removed."""
-        self.panic()
+        self._look()
         self._kept = self.text()
 
     def text(self) -> str:
@@ -85,33 +78,42 @@ class Console:
         except FileNotFoundError:
             return self._before
 
-    def panic(self) -> str | None:
-        """Return the kernel's reason to give up since this QEMU started; None when it has not.
+    def crashes(self) -> list[Crash]:
+        """Return what the kernel said of its failing since this QEMU started, in order.
 
         A line that is being written is read as far as it goes. The look costs little, and may be
         taken often.
         """
+        self._look()
+        return self._watch.found
+
+    def panic(self) -> str | None:
+        """Return the kernel's reason to give up since this QEMU started; None when it has not."""
+        return _reason(self.crashes())
+
+    def may_be_crashing(self) -> bool:
+        """Whether the last line is cut within a kernel's words of that: more is on its way."""
+        self._look()
+        return self._watch.begun
+
+    def passage(self) -> str:
+        """Return the lines in which the kernel tells of its failing; empty when it does not."""
+        return passage(self.own()) if self.crashes() else ""
+
+    def _look(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             size = self.path.stat().st_size
-            if size != self._looked_at:
-                self._looked_at = size
-                found = panic_in(self._last_words(size))
-                self._panic = self._panic if found is None else found
-        return self._panic
-
-    def may_be_panicking(self) -> bool:
-        """Whether the last line is cut within the words that begin a panic: more is on its way."""
-        with contextlib.suppress(FileNotFoundError):
-            line = self._last_words(self.path.stat().st_size).rpartition("\n")[2]
-            return any(line.endswith(_PANIC[:size]) for size in range(len("Kernel"), len(_PANIC)))
-        return False
-
-    def _last_words(self, size: int) -> str:
-        with self.path.open("rb") as file:
-            begin = file.seek(max(0, size - _LOOK_BYTES))
-            # Where the look begins no line does.
-            words = (b"." if begin else b"") + file.read(_LOOK_BYTES)
-        return words.decode(errors="replace")
+            if size < self._read:  # begun anew
+                self._watch, self._read = Watch(), 0
+            if size - self._read > _LOOK_BYTES:
+                self._watch.begin_within()
+                self._read = size - _LOOK_BYTES
+            if size > self._read:
+                with self.path.open("rb") as file:
+                    file.seek(self._read)
+                    words = file.read(size - self._read)
+                self._read += len(words)
+                self._watch.feed(words.decode(errors="replace"))
 
     def own(self) -> str:
         """Return what was written since this QEMU started."""
@@ -127,13 +129,10 @@ class Console:
         return "\n".join(clean(self.text()).splitlines()[-lines:]) or "(the console is empty)"
 
 
-def clean(text: str) -> str:
-    """Return a text without what would move a terminal's cursor or colour it."""
-    text = re.sub(r"\r*\n|\r", "\n", _CONTROL.sub("", text))
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
-
-
 def panic_in(text: str) -> str | None:
     """Return the reason that the first line of a kernel's panic gives; None where there is none."""
-    found = _PANIC_LINE.search(clean(text)) if _PANIC in text else None
-    return None if found is None else found[1].removesuffix(" ]---").strip()[:_LONGEST_REASON]
+    return _reason(crashes_in(text))
+
+
+def _reason(crashes: list[Crash]) -> str | None:
+    return next((one.said for one in crashes if one.kind.weight is Weight.PANIC), None)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import (
     BootTimeoutError,
     ForwardError,
+    GuestCrashError,
+    GuestKernelWarning,
     GuestPanicError,
     GuestRebootWarning,
     GuestShellError,
@@ -19,7 +21,9 @@ from pytest_vmports.errors import (
     MachineDiedError,
     MonitorError,
 )
+from pytest_vmports.system import clock
 from pytest_vmports.vm import hints
+from pytest_vmports.vm.crashes import Weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +32,18 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.system.process import Process
     from pytest_vmports.vm.console import Console
+    from pytest_vmports.vm.crashes import Crash
     from pytest_vmports.vm.monitor import Monitor
 
 # QEMU closes its channels, and gvproxy ends with that, before QEMU itself is seen to have ended.
 _MOMENT = 5.0
 # From the first words of a panic to the guest's reset, where it makes one.
 _PANIC_SECONDS = 2.0
+# From the first words of an oops to the last, and how long a kernel is silent that has said them.
+_TRACE_SECONDS, _SILENT_SECONDS = 2.0, 0.2
 # A panic's trace is longer than the usual end of the console, and what led to it stands before.
 _PANIC_LINES = 60
+_BY_DEVICE = "it told QEMU's device pvpanic, and its console says nothing of that"
 _REBOOT, _POWER_OFF = "guest-reset", "guest-shutdown"
 _BY_THE_HOST = {"host-signal": "a signal told it to", "host-error": "an error of the host"}
 _WHY = {
@@ -57,7 +65,7 @@ class Vitals:
         helpers: the processes that its network needs.
         console: what its guest wrote.
         monitor: QEMU's.
-        may_crash: its test allows the guest's kernel to panic.
+        may_crash: its test allows the guest's kernel to crash.
     """
 
     qemu: Process
@@ -70,6 +78,23 @@ class Vitals:
     def first_dead(self) -> Process | None:
         """The first of its processes that has ended."""
         return next((one for one in (self.qemu, *self.helpers) if not one.running), None)
+
+    @property
+    def panic(self) -> str | None:
+        """Why the guest's kernel has given up; None when it has not."""
+        said = self.console.panic()
+        return _BY_DEVICE if said is None and self.monitor.panicked else said
+
+    @property
+    def failed(self) -> Crash | None:
+        """The first thing short of a panic by which the guest's kernel fails a test."""
+        said = self.console.crashes()
+        return next((one for one in said if one.kind.weight is Weight.FAILS), None)
+
+    @property
+    def crash(self) -> Crash | None:
+        """Likewise; None where the test allows it."""
+        return None if self.may_crash else self.failed
 
     @property
     def why_ended(self) -> str:
@@ -111,26 +136,48 @@ def not_started(vitals: Vitals, refused: tuple[ExposedPort, str] | None) -> Mach
 def found(vitals: Vitals) -> MachineDiedError | None:
     """Return how a VM died that nobody has stopped; None while it lives.
 
-    A guest whose kernel has panicked is dead, also where QEMU still runs it.
+    A guest whose kernel has panicked is dead, also where QEMU still runs it. One whose kernel has
+    failed in another way may run on, and is good for nothing, unless its test allows that.
     """
     qemu, console, dead = vitals.qemu, vitals.console, vitals.first_dead
-    if dead is None and console.panic() is None:
+    if dead is None and vitals.panic is None and vitals.crash is None:
         return None
-    if dead is None:
+    if dead is None and vitals.panic is None:
+        _await_trace(vitals)
+    if dead is None and vitals.panic is not None:
         qemu.wait(_PANIC_SECONDS)
-    elif dead is not qemu and (dead.returncode or 0) >= 0:  # nor was it killed
+    elif dead is not None and dead is not qemu and (dead.returncode or 0) >= 0:  # nor killed
         qemu.wait(_MOMENT)
     dead = vitals.first_dead or qemu
-    panic = console.panic()
+    panic, crash = vitals.panic, vitals.crash
     facts = {
         "program": dead.name,
         "returncode": why_qemu_ended(vitals) if dead is qemu else status_of(dead),
         "stderr": dead.output.strip() or "(nothing)",
     }  # fmt: skip
-    if panic is None:
-        return MachineDiedError(console=console.tail(), **facts)
-    hint = hints.of(console.own())
-    return GuestPanicError(panic=panic, hint=hint, console=console.tail(_PANIC_LINES), **facts)
+    if panic is not None:
+        before = vitals.failed
+        cause = "" if before is None else f"\nbefore that it said: {before.said}"
+        return GuestPanicError(
+            panic=panic, console=console.tail(_PANIC_LINES), cause=cause, kind="panic",
+            what="panicked", crash=panic, remedy="", hint=hints.of(console.own()), **facts,
+        )  # fmt: skip
+    if crash is not None:
+        advice = f"{crash.kind.advice}; " if crash.kind.advice else ""
+        return GuestCrashError(
+            kind=crash.kind.name, what=crash.kind.says, crash=crash.said,
+            console=console.passage(), remedy=advice, **facts,
+        )  # fmt: skip
+    return MachineDiedError(console=console.tail(), **facts)
+
+
+def _await_trace(vitals: Vitals) -> None:
+    """Let a kernel that has begun to tell of its fault say the rest, as far as it goes on."""
+    until, before = clock.now() + _TRACE_SECONDS, ""
+    while (said := vitals.console.passage()) != before and clock.now() < until:
+        if "---[ end " in said or vitals.qemu.wait(_SILENT_SECONDS) is not None:
+            return
+        before = said
 
 
 def at_the_end(vitals: Vitals) -> MachineDiedError | None:
@@ -139,10 +186,10 @@ def at_the_end(vitals: Vitals) -> MachineDiedError | None:
     A guest may power off or reboot, and panic where that is allowed.
     """
     vitals.await_ending()
-    if vitals.console.may_be_panicking():
+    if vitals.console.may_be_crashing():
         vitals.qemu.wait(_PANIC_SECONDS)
     error = found(vitals)
-    if isinstance(error, GuestPanicError):
+    if isinstance(error, GuestCrashError):
         return None if vitals.may_crash else error
     if error is None or error.program != "QEMU" or vitals.qemu.returncode:
         return error
@@ -155,7 +202,7 @@ def warn_of_reboot(vitals: Vitals) -> None:
     Args:
         vitals: of a VM that has ended, by itself or not.
     """
-    if vitals.qemu.returncode != 0 or vitals.console.panic() is not None:
+    if vitals.qemu.returncode != 0 or vitals.panic is not None:
         return
     if vitals.why_ended == _REBOOT and not vitals.may_crash:
         warnings.warn(
@@ -164,6 +211,14 @@ def warn_of_reboot(vitals: Vitals) -> None:
             GuestRebootWarning,
             stacklevel=3,
         )
+
+
+def warn_of_words(vitals: Vitals) -> None:
+    """Warn of what a guest's kernel took for wrong and went on, unless it may crash."""
+    if vitals.may_crash:
+        return
+    for one in dict.fromkeys(map(str, vitals.console.crashes())):
+        warnings.warn(one, GuestKernelWarning, stacklevel=3)
 
 
 @contextlib.contextmanager
@@ -190,7 +245,7 @@ def why_qemu_ended(vitals: Vitals) -> str:
     """Return in words how QEMU ended, and why where that is known."""
     if vitals.qemu.returncode != 0:
         return status_of(vitals.qemu)
-    panic = vitals.console.panic()
+    panic = vitals.panic
     if panic is not None:
         return f"0 (kernel panic: {panic})"
     why = vitals.why_ended

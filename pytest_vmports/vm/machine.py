@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import shlex
 import shutil
 import socket
@@ -16,11 +15,12 @@ from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import CAPTURE, Channels
 from pytest_vmports.vm.console import Console
+from pytest_vmports.vm.crash_dump import VMCORE, CrashDump
 from pytest_vmports.vm.failures import Vitals
 from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.inside.waiting import Place, Waiting
-from pytest_vmports.vm.milestones import Milestones, Origin
+from pytest_vmports.vm.milestones import Milestones, Origin, State
 from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.owner import Owner
 from pytest_vmports.vm.plan import Ends
@@ -42,20 +42,6 @@ if TYPE_CHECKING:
 _GREETING_SECONDS = 30.0
 
 
-class State(enum.Enum):
-    """Where a machine is in its life.
-
-    From new to started, ready and stopped; a reset goes back from any of the last three to started,
-    and one that was kept is not ours any more.
-    """
-
-    NEW = "new"
-    STARTED = "started"
-    READY = "ready"
-    STOPPED = "stopped"
-    KEPT = "kept"
-
-
 class Machine:
     """A QEMU process with its network. Its attributes are changed by its own methods only.
 
@@ -75,6 +61,7 @@ class Machine:
         command: QEMU's argv, empty before the start.
         console: what the guest wrote.
         files: others of its files that a report may want.
+        crash_dump: what writes the guest's memory, if that is wanted.
         kind: its guest, from the host's side.
         monitor: the QMP connection; usable from the start to the stop.
         ram: the file that is its memory, if any.
@@ -102,7 +89,8 @@ class Machine:
         self.command: list[str] = []
         self.place, self.failing = Place(workdir, workdir.parent, plan.root), False
         self.console = Console(workdir / "console.log")
-        self.files = Files((CONFIG, SEED, CAPTURE))
+        self.files = Files((CONFIG, SEED, CAPTURE, VMCORE))
+        self.crash_dump = CrashDump(None)
         self._qemu: Process | None = None
         self._saved = saved
         self.ram = ram if saved is None else saved.memory
@@ -173,6 +161,9 @@ class Machine:
             LaunchError: QEMU or gvproxy ended.
         """
         self.milestones.start = clock.now()
+        self.crash_dump = CrashDump(
+            self.workdir / VMCORE if self.plan.hardware.crash_dump else None
+        )
         try:
             self._start_qemu(self.cards.start(lease_fds))
             if self._saved is not None:
@@ -263,7 +254,7 @@ class Machine:
         self.kind.set_clock(self._waiting(clock.now() + timeout, {}, timeout))
 
     def check_alive(self) -> None:
-        """Raise when a process of this VM has ended, or its guest's kernel has panicked.
+        """Raise when a process of this VM has ended, or its guest's kernel has crashed.
 
         Raises:
             MachineDiedError: with what it said and the console's tail.
@@ -272,6 +263,7 @@ class Machine:
         if self.milestones.console is None and self.console.begun:
             self.milestones.console = clock.now()
         if (died := failures.found(self.vitals)) is not None:
+            self.crash_dump.take(self.vitals)
             raise died
 
     @property
@@ -305,6 +297,8 @@ class Machine:
         if self.state is State.KEPT or not self.owner.here:
             return
         if self._qemu is not None:
+            if self.running:
+                self.crash_dump.take(self.vitals)
             self._qemu.kill()
         self._hang_up()
         self.cards.stop()

@@ -6,6 +6,20 @@ import enum
 from dataclasses import dataclass, fields
 
 
+class State(enum.Enum):
+    """Where a machine is in its life.
+
+    From new to started, ready and stopped; a reset goes back from any of the last three to started,
+    and one that was kept is not ours any more.
+    """
+
+    NEW = "new"
+    STARTED = "started"
+    READY = "ready"
+    STOPPED = "stopped"
+    KEPT = "kept"
+
+
 class Origin(str, enum.Enum):
     """How a VM got to where its test took over.
 

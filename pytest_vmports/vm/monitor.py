@@ -19,7 +19,7 @@ from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     _Way = Callable[[int], AbstractContextManager[str]]
@@ -32,6 +32,8 @@ _FIRST_WITH_FILE = (8, 2)
 # What this process has learned of a version: the kind of address to try first.
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
+# The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
+_DUMP_FORMATS = ("kdump-raw-zlib", "kdump-zlib", "elf")
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -48,6 +50,7 @@ class Monitor:
         self._client: QMPClient | None = None
         self._version = (0, 0)
         self._ends = EventListener("SHUTDOWN")
+        self._panics = EventListener(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -72,10 +75,13 @@ class Monitor:
         Raises:
             MonitorError: QEMU refused it or hung up.
         """
+        return self._execute(command, _CALL_SECONDS, arguments)
+
+    def _execute(self, command: str, seconds: float, arguments: Mapping[str, Any]) -> Any:
         if self._client is None:
             raise MonitorError(command=command, reply="the monitor is not connected")
         try:
-            return _run(self._client.execute(command, arguments or None), _CALL_SECONDS)
+            return _run(self._client.execute(command, dict(arguments) or None), seconds)
         except ExecuteError as error:
             raise MonitorError(command=command, reply=str(error)) from error
         except (QMPError, EOFError, OSError) as error:
@@ -115,6 +121,11 @@ class Monitor:
         said = [str(event["data"]["reason"]) for event in self._ends.history]  # type: ignore[index]
         return said[-1] if said else ""
 
+    @property
+    def panicked(self) -> bool:
+        """Whether the guest's kernel has told its device pvpanic of a panic, since QEMU started."""
+        return bool(self._panics.history)
+
     def save(self, file: int) -> None:
         """Write the state of the stopped machine, without its shared memory, to an open file.
 
@@ -137,6 +148,24 @@ class Monitor:
             MonitorError: the state does not fit or is damaged.
         """
         self._migrate("migrate-incoming", file)
+
+    def dump(self, file: int, seconds: float) -> None:
+        """Write the guest's memory to an open file, compressed where this QEMU can.
+
+        Args:
+            file: a regular one.
+            seconds: how long that may take.
+
+        Raises:
+            MonitorError: QEMU cannot, or has not ended in time.
+        """
+        offered = self.execute("query-dump-guest-memory-capability")["formats"]
+        self.give(file, "vmcore")
+        arguments = {
+            "paging": False, "protocol": "fd:vmcore",
+            "format": next(one for one in _DUMP_FORMATS if one in offered),
+        }  # fmt: skip
+        self._execute("dump-guest-memory", seconds, arguments)
 
     def _migrate(self, command: str, file: int) -> None:
         wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
@@ -238,6 +267,7 @@ class Monitor:
         # Death is found out and told in full by the machine; the library would log it as critical.
         client.logger.setLevel("CRITICAL")
         client.register_listener(self._ends)
+        client.register_listener(self._panics)
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None

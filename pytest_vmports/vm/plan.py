@@ -111,7 +111,9 @@ class Plan:
         card, capture = self.network.card_netdev, None
         if card is not None and ends.capture is not None:
             capture = Capture(card, ends.capture)
-        words = self.guest.kernel_words(architecture, self.network.dns, ends.network_words)
+        words = self.guest.kernel_words(
+            architecture, self.network.dns, ends.network_words, stays=self.hardware.crash_dump
+        )
         return build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,

@@ -115,6 +115,7 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
         raise died
     if machine.running:
         failures.warn_of_reboot(machine.vitals)
+        failures.warn_of_words(machine.vitals)
     if disk_files(machine.workdir):
         # A kill would lose what QEMU has not written of the disk image's own tables.
         with contextlib.suppress(MonitorError):

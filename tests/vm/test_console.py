@@ -162,8 +162,8 @@ def test_the_panic_of_a_template_or_of_a_guest_before_is_not_this_guests(tmp_pat
 @pytest.mark.parametrize("size", range(len("Kernel"), len(SAID) - 1))
 def test_a_panic_that_is_being_written_is_on_its_way(tmp_path, size):
     console = Console(tmp_path / "console.log")
-    assert not console.may_be_panicking()
+    assert not console.may_be_crashing()
     console.path.write_text(f"booting\n[    3.024675] {SAID[:size]}")
-    assert console.may_be_panicking() and console.panic() is None
+    assert console.may_be_crashing() and console.panic() is None
     console.path.write_text(f"booting\n[    3.024675] {SAID}why\n")
-    assert not console.may_be_panicking() and console.panic() == "why"
+    assert not console.may_be_crashing() and console.panic() == "why"

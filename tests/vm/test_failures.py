@@ -20,7 +20,7 @@ def vitals(tmp_path):
     def left(reason, console, qemu=QEMU):
         made = Console(tmp_path / "console.log")
         made.path.write_text(console)
-        monitor = SimpleNamespace(why_ended=lambda: reason, hung_up=False)
+        monitor = SimpleNamespace(why_ended=lambda: reason, hung_up=False, panicked=False)
         return Vitals(qemu, (), made, monitor)
 
     return left
