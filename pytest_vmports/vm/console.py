@@ -21,6 +21,8 @@ _PANIC = "Kernel panic - not syncing:"
 _PANIC_LINE = re.compile(
     rf"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )(?:---\[ end )?{_PANIC}([^\n]*)", re.MULTILINE
 )
+# What our scripts in a guest report; see guests/boot.sh and guests/cloud_init.py.
+_OURS = re.compile(r"vmports: setup ended with |vmports-cloud-init: ")
 # Source: ECMA-48; and the few shorter ones that firmware and systemd write.
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]?[0-~])")
 
@@ -104,9 +106,12 @@ class Console:
         return self.text()[len(self._before) :]
 
     def last_line(self) -> str:
-        """Return the last line that says something; empty when there is none."""
+        """Return the last line of the guest's that says something; empty when there is none.
+
+        What our own scripts in the guest report to us is none.
+        """
         lines = (line.strip() for line in reversed(clean(self.text()).splitlines()))
-        return next(filter(None, lines), "")
+        return next((line for line in lines if line and not _OURS.match(line)), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines, control characters removed."""

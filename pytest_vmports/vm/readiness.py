@@ -35,7 +35,7 @@ NOT_HTTP = "no HTTP answer"
 """How one begins that has answered, and not by HTTP."""
 REFUSED = f"the guest refused: nothing listens on this port of {GUEST_IP}"
 """A server on the guest's 127.0.0.1, or for IPv6 alone, is none there."""
-_UNREACHED = "the guest could not be reached: its network is down, or not up yet"
+UNREACHED = "the guest could not be reached: its network is down, or not up yet"
 _HTTP_GOOD = range(200, 400)
 
 
@@ -163,7 +163,7 @@ class Probe:
                 fate = accepted()
                 if fate:
                     return True
-                self.answers[port.internal] = _UNREACHED if fate is None else REFUSED
+                self.answers[port.internal] = UNREACHED if fate is None else REFUSED
                 _pause(min(until, clock.now() + 5 * _LOOK_SECONDS), check)
                 return False
         # Silence does not take back what was said: the last try is often cut short by the deadline.
