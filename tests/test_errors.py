@@ -22,6 +22,7 @@ FACTS = {
     "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
     "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
     "stdout": "so far", "means": "ssh", "panic": "no init",
+    "exposed": "80/tcp", "used": "[80]",
 }  # fmt: skip
 
 

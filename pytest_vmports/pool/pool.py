@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.network.exposed import lease_exposed
+from pytest_vmports.network.exposed import BY_CALL, lease_exposed
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.pool.launch import Launcher
@@ -75,6 +75,7 @@ class Pool:
         return lease_exposed(
             mappings, self.allocator, self._tell, host=settings.bind_host,
             wait=settings.port_wait, allow_network=settings.allow_network, on_wait=on_wait,
+            declare=BY_CALL,
         )  # fmt: skip
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
