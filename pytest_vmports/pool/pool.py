@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.guests import hopeless
 from pytest_vmports.network.exposed import BY_CALL, lease_exposed
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.handle import VM
@@ -119,10 +120,14 @@ class Pool:
 
         Raises:
             HostError: QEMU or gvproxy is missing.
+            SettingError: the guest could never get ready; see `hopeless.refuse`.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
+        plan = self.plan(settings, guest)
+        waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
+        hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
         return self.launcher.launch(
-            self.plan(settings, guest), exposed, observe,
+            plan, exposed, observe,
             cloned=settings.template and not settings.fresh_boot,
             prepare_next=bool(settings.prewarm) and _alike(following, settings),
         )  # fmt: skip
