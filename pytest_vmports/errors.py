@@ -7,6 +7,8 @@
     ├── ImageError                       a disk image is there and cannot be booted
     ├── BootFileError                    a kernel or initrd is there and cannot be booted
     ├── SeedError                        what cloud-init is to be given is not what it reads
+    ├── NotExposedError (also KeyError)  a guest port is looked up that nobody exposed
+    ├── NotEnteredError (also AttributeError)  a VM is used without its ``with`` block
     ├── PortError
     │   ├── PortInUseError               a fixed host port is held by somebody
     │   ├── PortsExhaustedError          no free port is left in the range
@@ -95,6 +97,22 @@ class SettingError(VmPortsError, ValueError):
     """A setting's value is not allowed. Fields: ``name``, ``value``, ``source``, ``allowed``."""
 
     template = "{source}: {name} = {value!r} is not allowed; {allowed}"
+
+
+class NotExposedError(VmPortsError, KeyError):
+    """A guest port is not exposed. Fields: ``port``, ``exposed`` (text), ``remedy``."""
+
+    template = "guest port {port} is not exposed; exposed are: {exposed}; {remedy}"
+    __str__ = Exception.__str__
+
+
+class NotEnteredError(VmPortsError, AttributeError):
+    """What makes a VM is used as one. Fields: ``used`` (what was asked of it)."""
+
+    template = (
+        "{used} is asked of what vm_factory(…) returns, and the VM is made by a with block: "
+        "`with vm_factory(…) as vm:`, and in it `vm`"
+    )
 
 
 class ImageError(VmPortsError):

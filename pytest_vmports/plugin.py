@@ -94,9 +94,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the evidence to a failing test's report."""
+    if call.excinfo is not None and call.excinfo.errisinstance(pytest.fail.Exception):
+        from pytest_vmports.report.scope_mismatch import explain
+
+        explain(call)
     made = yield
     session = item.config.stash.get(_session_key, None)
     if session is not None:
@@ -189,7 +193,7 @@ def exposed_ports(
     exposed = lease_exposed(
         wanted.expose, vmports_allocator, session.terminal, host=wanted.bind_host,
         wait=wanted.port_wait, allow_network=wanted.allow_network,
-        on_wait=session.recorder.on_wait,
+        on_wait=session.recorder.on_wait, declare=_how_to_declare(request.node),
     )  # fmt: skip
     yield exposed
     exposed.release()
@@ -256,6 +260,15 @@ def session_free_port_factory(vmports_allocator: PortAllocator) -> Iterator[Free
 def _fixtures(item: pytest.Item) -> Sequence[str]:
     """Return the names of all fixtures that a test uses, also through others."""
     return getattr(item, "fixturenames", ())
+
+
+def _how_to_declare(item: pytest.Item) -> str:
+    """Return what to do about a port that the test looks up and has not declared."""
+    from pytest_vmports.network.exposed import BY_MARKER
+    from pytest_vmports.settings.mistyped import misspelt
+
+    slip = misspelt([mark.name for mark in item.iter_markers()], table.MARKER)
+    return f"{BY_MARKER}, not @pytest.mark.{slip}" if slip else BY_MARKER
 
 
 def _problem(item: pytest.Item) -> str:

@@ -14,6 +14,7 @@ from pytest_vmports.constants import (
 )
 from pytest_vmports.leases import free_port
 from pytest_vmports.models import ExposedPort, PortMapping, Protocol
+from pytest_vmports.system import loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -97,9 +98,12 @@ def lease_ports(
 
     Raises:
         ValueError: see `check_request`.
+        HostError: no port of the host can be reached.
         PortError: a port cannot be had.
     """
     check_request(mappings)
+    if mappings:
+        loopback.refuse_without(host)
     granted: dict[int, PortLease] = {}
     try:
         # In order of number: two tests that want the same two ports cannot each hold one of them.

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
-from pytest_vmports.errors import PortsExhaustedError
+from pytest_vmports.errors import NotExposedError, PortsExhaustedError
 from pytest_vmports.leases.record import PASSING
-from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.port_forward import lease_ports, parse_port
 from pytest_vmports.system import clock
 from pytest_vmports.system.progress import slowly
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # A clone is ready within moments, on a busy host within seconds.
 _PASSING_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
+BY_MARKER = "declare it by the test's marker: @pytest.mark.vmports({port!r})"
+BY_CALL = "give it to what makes the VM, as vm_factory(ports=[{port!r}]), or to vm.expose()"
+"""What to do about a port that is looked up and not exposed; see `find_port`."""
 
 
 class ExposedPorts:
@@ -37,6 +40,7 @@ class ExposedPorts:
     Attributes:
         since: when they were leased, a `clock.now` value.
         host: the host address of all of them.
+        declare: how another port joins them; see `find_port`.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class ExposedPorts:
         *,
         allow_network: bool = False,
         host: str = PORT_FORWARD_BIND_HOST,
+        declare: str = BY_MARKER,
     ) -> None:
+        self.declare = declare
         self._allow_network = allow_network
         self._granted = list(granted)
         self.since = clock.now()
@@ -122,7 +128,7 @@ class ExposedPorts:
         return [*self._granted, *self._own]
 
     def __getitem__(self, port: int | str) -> ExposedPort:
-        return find_port(self.ports, port)
+        return find_port(self.ports, port, self.declare)
 
     def __iter__(self) -> Iterator[ExposedPort]:
         return iter(self.ports)
@@ -143,6 +149,7 @@ def lease_exposed(
     wait: float = 60.0,
     allow_network: bool = False,
     on_wait: Callable[[LeaseInfo], None] | None = None,
+    declare: str = BY_MARKER,
 ) -> ExposedPorts:
     """Lease a host port for every mapping, and say so when a fixed one is waited for.
 
@@ -154,6 +161,7 @@ def lease_exposed(
         wait: seconds to wait for a fixed port that another of our tests holds.
         allow_network: whether `ExposedPorts.qemu_args` lets the guest reach out.
         on_wait: told the holder when there is one to wait for.
+        declare: how another port joins them; see `find_port`.
 
     Raises:
         PortError: one cannot be had.
@@ -171,7 +179,7 @@ def lease_exposed(
             partial(lease_ports, mappings, allocator, host=host, wait=wait, on_wait=waits),
             allocator,
         )
-    return ExposedPorts(granted, allow_network=allow_network, host=host)
+    return ExposedPorts(granted, allow_network=allow_network, host=host, declare=declare)
 
 
 def _granted(
@@ -191,15 +199,35 @@ def _granted(
         clock.sleep(_LOOK_SECONDS)  # the end of a lease raises no event
 
 
-def find_port(ports: Sequence[ExposedPort], wanted: int | str) -> ExposedPort:
+def find_port(
+    ports: Sequence[ExposedPort], wanted: int | str, declare: str = BY_MARKER
+) -> ExposedPort:
     """Return the forward of a guest port, ``8080`` or ``"53/udp"``.
 
+    Args:
+        ports: the forwards.
+        wanted: the guest's port.
+        declare: what to do when it is not there, with ``{port!r}`` in the port's place.
+
     Raises:
-        KeyError: it is not exposed; names those that are.
+        NotExposedError: it is not exposed; names those that are.
     """
     number, _, protocol = str(wanted).partition("/")
     for port in ports:
         if str(port.internal) == number and protocol in {"", port.protocol}:
             return port
     there = ", ".join(f"{port.internal}/{port.protocol}" for port in ports) or "none"
-    raise KeyError(f"guest port {wanted} is not exposed; exposed are: {there}")
+    remedy = _of_a_slip(ports, wanted) or declare.format(port=wanted)
+    raise NotExposedError(port=wanted, exposed=there, remedy=remedy)
+
+
+def _of_a_slip(ports: Sequence[ExposedPort], wanted: int | str) -> str:
+    """Return what to look up instead of what can be no guest port; empty where it can be one."""
+    for port in ports:
+        if str(port.external) == str(wanted):
+            return f"{wanted} is the host's port, of guest port {port.internal}: look that up"
+    try:
+        parse_port(wanted)
+    except (ValueError, TypeError):
+        return "look up a guest port, as 8080 or '53/udp'"
+    return ""

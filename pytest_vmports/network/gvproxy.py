@@ -107,7 +107,7 @@ class GvproxyWiring:
 
     def watch(
         self, port: ExposedPort, monitor: MonitorCommands
-    ) -> AbstractContextManager[Callable[[], bool]]:
+    ) -> AbstractContextManager[Callable[[], bool | None]]:
         """Watch the guest's side of the wire: gvproxy does not tell one connection's fate."""
         return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
 

@@ -33,8 +33,11 @@ _GUEST = socket.inet_aton(GUEST_IP)
 @contextlib.contextmanager
 def watch(
     monitor: MonitorCommands, netdev: str, file: Path, guest_port: int
-) -> Iterator[Callable[[], bool]]:
+) -> Iterator[Callable[[], bool | None]]:
     """Yield a function that tells whether the guest has accepted a connection since.
+
+    It returns None while no packet of TCP has come from that port: then whatever ends the
+    connection is not the guest.
 
     Args:
         monitor: of the guest's QEMU.
@@ -58,9 +61,13 @@ def watch(
         file.unlink(missing_ok=True)
 
 
-def accepted(capture: bytes, guest_port: int) -> bool:
-    """Whether a pcap file shows the guest accepting a TCP connection to ``guest_port``."""
-    return any(_accepts(packet, guest_port) for packet in _packets(capture))
+def accepted(capture: bytes, guest_port: int) -> bool | None:
+    """Whether a pcap file shows the guest accepting a TCP connection to ``guest_port``.
+
+    None: it shows no packet from there.
+    """
+    flags = [found for one in _packets(capture) if (found := _flags(one, guest_port)) is not None]
+    return any(one & _SYN_ACK == _SYN_ACK for one in flags) if flags else None
 
 
 def _packets(capture: bytes) -> Iterator[bytes]:
@@ -72,14 +79,15 @@ def _packets(capture: bytes) -> Iterator[bytes]:
         at += size
 
 
-def _accepts(packet: bytes, guest_port: int) -> bool:
+def _flags(packet: bytes, guest_port: int) -> int | None:
+    """Return TCP's flags in a packet from the guest's port; None for any other packet."""
     ip = packet[_ETHERNET_HEADER:]
     tcp = ip[(ip[0] & 0xF) * 4 :] if ip else b""
-    return (
+    ours = (
         len(tcp) > 13  # noqa: PLR2004 - the flags' place
         and packet[12:14] == _IPV4
         and ip[9] == _TCP
         and ip[12:16] == _GUEST
         and int.from_bytes(tcp[:2], "big") == guest_port
-        and tcp[13] & _SYN_ACK == _SYN_ACK
     )
+    return tcp[13] if ours else None

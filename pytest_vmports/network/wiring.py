@@ -54,8 +54,11 @@ class Wiring(Protocol):
 
     def watch(
         self, port: ExposedPort, monitor: MonitorCommands
-    ) -> AbstractContextManager[Callable[[], bool]]:
+    ) -> AbstractContextManager[Callable[[], bool | None]]:
         """Yield a function: whether the guest itself took a connection made to ``port`` meanwhile.
+
+        None says that the guest was not heard of, where that is known: the connection's end then
+        is no refusal of the guest's.
 
         The forwarder accepts every connection on the host's side, guest or no guest; this looks
         at its other side. One watch at a time per VM.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from pytest_vmports.errors import NotEnteredError
 from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
@@ -19,6 +20,41 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 _WHERE = "vm_factory"
+
+
+class VmToBe(contextlib.AbstractContextManager["VM", "bool | None"]):
+    """A VM that the ``with`` statement makes and ends; whoever uses it without one is told so.
+
+    Args:
+        made: does both.
+    """
+
+    def __init__(self, made: contextlib.AbstractContextManager[VM, bool | None]) -> None:
+        self._made = made
+
+    def __enter__(self) -> VM:
+        return self._made.__enter__()
+
+    def __exit__(self, *raised: Any) -> bool | None:  # noqa: PYI036 - passed on
+        return self._made.__exit__(*raised)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # pytest, copy and others look for names with underscores in any object.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise NotEnteredError(used=f".{name}")
+
+    def __getitem__(self, port: Any) -> NoReturn:
+        raise NotEnteredError(used=f"[{port!r}]")
+
+    def __iter__(self) -> Iterator[NoReturn]:
+        raise NotEnteredError(used="iteration")
+
+    def __len__(self) -> int:
+        raise NotEnteredError(used="len()")
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class VmFactory:
@@ -47,15 +83,14 @@ class VmFactory:
         self._observe = observe
         self._on_wait = on_wait
 
-    @contextlib.contextmanager
     def __call__(
         self,
         ports: Sequence[Any] | str | None = None,
         *,
         guest: Guest | None = None,
         **settings: Any,
-    ) -> Iterator[VM]:
-        """Yield a VM that is ready, for a ``with`` block of any length, in a test or a fixture.
+    ) -> VmToBe:
+        """Return what makes a VM that is ready in a ``with`` block, in a test or a fixture.
 
         Args:
             ports: guest ports, as the marker takes them; None means the setting ``expose``.
@@ -68,6 +103,12 @@ class VmFactory:
             HostError: QEMU, gvproxy or the guest is missing.
             MachineError: the VM does not get ready.
         """
+        return VmToBe(self._made(ports, guest, settings))
+
+    @contextlib.contextmanager
+    def _made(
+        self, ports: Sequence[Any] | str | None, guest: Guest | None, settings: dict[str, Any]
+    ) -> Iterator[VM]:
         if ports is not None:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)

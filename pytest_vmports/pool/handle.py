@@ -231,9 +231,11 @@ class VM:
         """Take away a forward that `expose` made; its connections end when they are closed.
 
         Raises:
-            KeyError: `expose` did not make it.
+            NotExposedError: `expose` did not make it (also a KeyError).
         """
-        forward = find_port(tuple(self._added), port)
+        forward = find_port(
+            tuple(self._added), port, "only what vm.expose() has added can be taken away"
+        )
         lease = self._added[forward].pass_fds[0]
         with self._living():
             self._forwards.remove_forward(forward, lease, self._machine.monitor)
@@ -367,13 +369,13 @@ class VM:
             timeout: of the connect and of later reads, in seconds.
 
         Raises:
-            KeyError: the port is not exposed; names those that are.
+            NotExposedError: the port is not exposed; names those that are (also a KeyError).
             MachineDiedError: the VM is gone.
             OSError: the connection failed.
         """
         timeout = arguments.seconds(timeout)
         self._machine.check_alive()
-        exposed = find_port(self.ports, port if protocol is None else f"{port}/{protocol}")
+        exposed = self[port if protocol is None else f"{port}/{protocol}"]
         if exposed.protocol == "tcp":
             return socket.create_connection(exposed.address, timeout=timeout)
         family = socket.AF_INET6 if ":" in exposed.host else socket.AF_INET
@@ -383,7 +385,7 @@ class VM:
         return udp
 
     def __getitem__(self, port: int | str) -> ExposedPort:
-        return find_port(self.ports, port)
+        return find_port(self.ports, port, self._exposed.declare)
 
     def __iter__(self) -> Iterator[ExposedPort]:
         return iter(self.ports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -177,7 +178,7 @@ class Launcher:
             observe(machine)
             what = f"making a template of {plan.guest.name}"
             try:
-                with slowly(self._tell, what, machine.console.last_line):
+                with slowly(self._tell, _doing(what), partial(_how_far, machine)):
                     machine.start(exposed.pass_fds)
                     machine.wait_ready()
                     save(machine)
@@ -246,7 +247,9 @@ class Launcher:
         machine = self.machine(plan, template=template, leased=exposed.since)
         observe(machine)
         try:
-            with slowly(self._tell, f"booting {plan.guest.name}", machine.console.last_line):
+            what = "booting" if template is None else "cloning"
+            doing = _doing(f"{what} {plan.guest.name}")
+            with slowly(self._tell, doing, partial(_how_far, machine)):
                 machine.start(exposed.pass_fds)
                 exposed.release_guards()
                 machine.wait_ready()
@@ -260,6 +263,22 @@ class Launcher:
             self.end_failed(machine, error)
             raise
         return machine
+
+
+def _doing(what: str) -> str:
+    """Return what is done, and for which test and by which worker where there are such."""
+    # "tests/test_a.py::test_it[80] (setup)": as pytest says it.
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    by = " ".join(word for word in (worker and f"[{worker}]", test and f"for {test}") if word)
+    return f"{what} {by}" if by else what
+
+
+def _how_far(machine: Machine) -> str:
+    """Return what a VM that is not ready waits for now, or else its console's last line."""
+    probe, ended = machine.probe, machine.milestones.setup is not None
+    said = probe.waited_for if probe is not None and ended else ""
+    return said or machine.console.last_line()
 
 
 def _is_fixed(error: ForwardError, mappings: Sequence[PortMapping]) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.network.exposed import lease_exposed
+from pytest_vmports.guests import hopeless
+from pytest_vmports.network.exposed import BY_CALL, lease_exposed
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.pool.launch import Launcher
@@ -75,6 +76,7 @@ class Pool:
         return lease_exposed(
             mappings, self.allocator, self._tell, host=settings.bind_host,
             wait=settings.port_wait, allow_network=settings.allow_network, on_wait=on_wait,
+            declare=BY_CALL,
         )  # fmt: skip
 
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
@@ -118,10 +120,14 @@ class Pool:
 
         Raises:
             HostError: QEMU or gvproxy is missing.
+            SettingError: the guest could never get ready; see `hopeless.refuse`.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
+        plan = self.plan(settings, guest)
+        waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
+        hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
         return self.launcher.launch(
-            self.plan(settings, guest), exposed, observe,
+            plan, exposed, observe,
             cloned=settings.template and not settings.fresh_boot,
             prepare_next=bool(settings.prewarm) and _alike(following, settings),
         )  # fmt: skip

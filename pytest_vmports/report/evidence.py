@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from pytest_vmports.errors import VmPortsError
 from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.crashes import Weight
+from pytest_vmports.vm.inside import listening
 from pytest_vmports.vm.readiness import ALL, Probe
 
 if TYPE_CHECKING:
@@ -146,4 +148,14 @@ def _last_answers(machine: Machine) -> str:
         probe.step(clock.now() + _LAST_ANSWER_SECONDS, machine.check_alive)
     except VmPortsError as error:
         return f"they could not be asked: {str(error).splitlines()[0]}"
-    return "\n".join(f"port {port}: {answer}" for port, answer in probe.answers.items())
+    answers = probe.answers if probe.done else _with_reasons(machine, probe)
+    return "\n".join(f"port {port}: {answer}" for port, answer in answers.items())
+
+
+def _with_reasons(machine: Machine, probe: Probe) -> dict[int, str]:
+    """Return the answers with what the guest itself says of its servers, if it can be asked now."""
+    with contextlib.suppress(VmPortsError):  # as one whose VM has ended meanwhile
+        # One that the test has paused would be waited for in vain.
+        if machine.monitor.execute("query-status")["running"]:
+            return listening.explained(probe.answers, listening.ask(lambda: machine.shell))
+    return probe.answers

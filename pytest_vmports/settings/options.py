@@ -6,12 +6,12 @@ in the ini file, then the default. Every home takes the same spellings.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import SettingError
+from pytest_vmports.settings.mistyped import hint
 from pytest_vmports.settings.table import BY_NAME, MARKER, OPTIONS, find
 
 if TYPE_CHECKING:
@@ -187,9 +187,7 @@ def _check_keyword(name: str, value: Any, where: str) -> None:
     if option is not None:
         allowed = f"this is chosen once per run: use --vmports-{name.replace('_', '-')} or the ini"
     else:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        allowed = f"{hint}known keywords are {', '.join(known)}"
+        allowed = f"{hint(name, known, where)}known keywords are {', '.join(known)}"
     raise SettingError(source=where, name=name, value=value, allowed=allowed)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _TAIL_LINES = 25
 # Of what was written since the last look, so much is looked at.
 _LOOK_BYTES = 1 << 20
+# What our scripts in a guest report; see guests/boot.sh and guests/cloud_init.py.
+_OURS = re.compile(r"vmports: setup ended with |vmports-cloud-init: ")
 
 
 class Console:
@@ -120,9 +122,12 @@ class Console:
         return self.text()[len(self._before) :]
 
     def last_line(self) -> str:
-        """Return the last line that says something; empty when there is none."""
+        """Return the last line of the guest's that says something; empty when there is none.
+
+        What our own scripts in the guest report to us is none.
+        """
         lines = (line.strip() for line in reversed(clean(self.text()).splitlines()))
-        return next(filter(None, lines), "")
+        return next((line for line in lines if line and not _OURS.match(line)), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines, control characters removed."""

@@ -28,7 +28,7 @@ from pytest_vmports.vm.readiness import ALL, Probe
 from pytest_vmports.vm.saved import remove_overlay
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from pytest_vmports.errors import MachineDiedError
@@ -66,6 +66,7 @@ class Machine:
         monitor: the QMP connection; usable from the start to the stop.
         ram: the file that is its memory, if any.
         place: where its files are.
+        probe: asks the ports that it is waited for by.
         failing: whether a test that used it has failed.
     """
 
@@ -93,6 +94,7 @@ class Machine:
         self.crash_dump = CrashDump(None)
         self._qemu: Process | None = None
         self._saved = saved
+        self.probe: Probe | None = None
         self.ram = ram if saved is None else saved.memory
 
     @property
@@ -197,8 +199,8 @@ class Machine:
         plan, restored = self.plan, self._saved is not None
         assert self.milestones.start is not None
         deadline = self.milestones.start + plan.boot_timeout
-        probe = Probe(plan.wait_for, self.cards.first, self.monitor, self.ports)
-        waiting = self._waiting(deadline, probe.answers)
+        probe = self.probe = Probe(plan.wait_for, self.cards.first, self.monitor, self.ports)
+        waiting = self._waiting(deadline, probe)
         with failures.cause_first(self.vitals):
             # A booted guest answers after its setup, a restored one at once: its clock is set
             # while it answers.
@@ -207,7 +209,7 @@ class Machine:
             self.milestones.setup = clock.now()
             while not probe.done:
                 if waiting.over:
-                    raise waiting.timed_out(f"waited for {plan.wait_for}")
+                    raise waiting.timed_out(f"waited for {plan.wait_for}", lambda: self.shell)
                 probe.step(deadline, waiting.check)
             self.kind.await_shell(waiting)
             if restored and self.state is State.STARTED:
@@ -251,7 +253,7 @@ class Machine:
             BootTimeoutError: the guest does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        self.kind.set_clock(self._waiting(clock.now() + timeout, {}, timeout))
+        self.kind.set_clock(self._waiting(clock.now() + timeout, None, timeout))
 
     def check_alive(self) -> None:
         """Raise when a process of this VM has ended, or its guest's kernel has crashed.
@@ -348,14 +350,12 @@ class Machine:
         if self.owner.here:
             shutil.rmtree(self.workdir)
 
-    def _waiting(
-        self, deadline: float, answers: Mapping[int, str], timeout: float | None = None
-    ) -> Waiting:
+    def _waiting(self, deadline: float, asked: Probe | None, timeout: float = 0.0) -> Waiting:
         deaths = [p.death for p in self.processes() if p.death is not None]
         return Waiting(
             self.console, self.check_alive, deadline,
-            self.plan.boot_timeout if timeout is None else timeout, deaths, answers,
-            self.kind.ends, lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
+            timeout or self.plan.boot_timeout, deaths, asked, self.kind.ends,
+            lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
         )  # fmt: skip
 
     def _hang_up(self) -> None:

@@ -12,6 +12,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ _ONE_TRY_SECONDS = 0.5
 _FIRST_LOOK_SECONDS = 0.002
 _LOOK_SECONDS = 0.02
 _NOT_ASKED = "not asked yet"
+GOOD_ANSWER = "answered"
+"""How the answer of a port begins behind which a server is."""
+NOT_HTTP = "no HTTP answer"
+"""How one begins that has answered, and not by HTTP."""
+REFUSED = f"the guest refused: nothing listens on this port of {GUEST_IP}"
+"""A server on the guest's 127.0.0.1, or for IPv6 alone, is none there."""
+UNREACHED = "the guest could not be reached: its network is down, or not up yet"
 _HTTP_GOOD = range(200, 400)
 
 
@@ -87,6 +95,16 @@ class Probe:
         self.answers = {port.internal: _NOT_ASKED for port in self._pending}
 
     @property
+    def waited_for(self) -> str:
+        """What is still to answer, and what that says now, for a line of progress."""
+        if not self._pending:
+            return ""
+        said = dict.fromkeys(self.answers[port.internal] for port in self._pending)
+        numbers = [str(port.internal) for port in self._pending]
+        joined = (" or " if self.wait_for.mode == "any" else " and ").join(numbers)
+        return f"waiting for port {joined}: {'; '.join(said)}"
+
+    @property
     def done(self) -> bool:
         """Whether nothing is left to wait for."""
         return not self._pending
@@ -100,7 +118,7 @@ class Probe:
         """
         for port in list(self._pending):
             if self._ask(port, deadline, check):
-                self.answers[port.internal] = "answered"
+                self.answers[port.internal] = GOOD_ANSWER
                 self._pending.remove(port)
                 if self.wait_for.mode == "any":
                     self._pending.clear()
@@ -125,7 +143,7 @@ class Probe:
     def _tcp(
         self,
         connection: socket.socket,
-        accepted: Callable[[], bool],
+        accepted: Callable[[], bool | None],
         port: ExposedPort,
         until: float,
         check: Callable[[], None],
@@ -142,9 +160,10 @@ class Probe:
                 if _first_byte(connection):
                     return True
                 # Accepted and closed at once also ends here; the wiring still knows.
-                if accepted():
+                fate = accepted()
+                if fate:
                     return True
-                self.answers[port.internal] = "the guest refused: nothing listens on this port"
+                self.answers[port.internal] = UNREACHED if fate is None else REFUSED
                 _pause(min(until, clock.now() + 5 * _LOOK_SECONDS), check)
                 return False
         # Silence does not take back what was said: the last try is often cut short by the deadline.
@@ -176,7 +195,7 @@ class Probe:
             if int(words[1]) in _HTTP_GOOD:
                 return True
         else:
-            self.answers[port.internal] = f"no HTTP answer, got {line!r}"
+            self.answers[port.internal] = f"{NOT_HTTP}, got {line!r}"
         _pause(min(until, clock.now() + 5 * _LOOK_SECONDS), check)
         return False
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.settings.wait_for import WaitFor
-from pytest_vmports.vm.readiness import Probe
+from pytest_vmports.vm.readiness import REFUSED, Probe
 
 GUEST_PORTS = (8080, 9090)
 
@@ -180,7 +180,7 @@ def test_a_connection_that_is_closed_at_once_is_a_refusal(serve, resets):
     wiring.ports = (port,)
     probe = step(WaitFor(), wiring)
     assert not probe.done
-    assert probe.answers == {8080: "the guest refused: nothing listens on this port"}
+    assert probe.answers == {8080: REFUSED}
 
 
 def test_a_guest_that_takes_a_connection_and_closes_it_has_answered(serve):
@@ -203,7 +203,7 @@ def test_a_refusal_is_not_taken_back_by_silence(serve):
     probe.step(time.monotonic() + 10, alive)
     server.stays = True
     probe.step(time.monotonic() + 10, alive)
-    assert probe.answers == {8080: "the guest refused: nothing listens on this port"}
+    assert probe.answers == {8080: REFUSED}
 
 
 def test_a_forward_that_is_not_there_is_told_as_such(serve):
@@ -225,7 +225,7 @@ def test_one_of_two_is_enough_for_any_only(serve, mode, done):
     assert probe.done is done
     assert probe.answers == {
         8080: "answered",
-        9090: "the guest refused: nothing listens on this port",
+        9090: REFUSED,
     }
 
 

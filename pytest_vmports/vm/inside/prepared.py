@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
+    from pytest_vmports.errors import BootTimeoutError
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
@@ -61,7 +62,7 @@ class Prepared(OwnInit):
             BootTimeoutError: it has not ended.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        code = self._answer(READY, "its setup has not ended", waiting)
+        code = self._answer(READY, waiting.setup_never_ended, waiting)
         if code:
             raise SetupError(returncode=code, console=waiting.console.tail())
 
@@ -76,7 +77,7 @@ class Prepared(OwnInit):
         if not self._clock_sent:
             self._send_clock()
         self._clock_sent = False
-        code = self._answer(CLOCK, "its clock is not set", waiting)
+        code = self._answer(CLOCK, lambda: waiting.timed_out("its clock is not set"), waiting)
         if code:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
 
@@ -96,10 +97,10 @@ class Prepared(OwnInit):
         assert self._control is not None
         self._control.send_clock(clock.wall(), seed=not self.architecture.restored_args)
 
-    def _answer(self, kind: str, missing: str, waiting: Waiting) -> int:
+    def _answer(self, kind: str, missing: Callable[[], BootTimeoutError], waiting: Waiting) -> int:
         assert self._control is not None
         self._control.deaths = waiting.deaths
         code = self._control.await_number(kind, waiting.deadline, waiting.check)
         if code is None:
-            raise waiting.timed_out(missing)
+            raise missing()
         return code

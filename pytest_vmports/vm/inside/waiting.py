@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system import clock
 from pytest_vmports.vm.failures import timed_out
+from pytest_vmports.vm.inside.listening import ask, explained
 from pytest_vmports.vm.last_words import Watch
+from pytest_vmports.vm.readiness import GOOD_ANSWER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pytest_vmports.errors import BootTimeoutError
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.argv import Drives
     from pytest_vmports.vm.console import Console
+    from pytest_vmports.vm.inside.listening import Asks
     from pytest_vmports.vm.last_words import LastWords
     from pytest_vmports.vm.readiness import Probe
+
+# Of asking the ports once more when the deadline has come.
+_LAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Waiting:
         deadline: a `clock.now` value.
         timeout: the seconds that led to it, for the error.
         deaths: descriptors that become readable when a process of the VM ends.
-        answers: what its ports have answered so far.
+        asked: asks those of its ports that are waited for.
         ends: what its console may end with when nothing more will come.
         probe: makes a probe of some of its ports.
     """
@@ -66,7 +72,7 @@ class Waiting:
     deadline: float
     timeout: float
     deaths: Sequence[int] = ()
-    answers: Mapping[int, str] = field(default_factory=dict)
+    asked: Probe | None = None
     ends: Sequence[LastWords] = ()
     probe: Callable[[Sequence[ExposedPort]], Probe] | None = None
 
@@ -89,7 +95,41 @@ class Waiting:
         """Whether the deadline has come."""
         return clock.now() >= self.deadline
 
-    def timed_out(self, what: str) -> BootTimeoutError:
-        """Return the error of a guest that was waited for in vain."""
+    def timed_out(
+        self, what: str, shell: Callable[[], Asks | None] = lambda: None
+    ) -> BootTimeoutError:
+        """Return the error of a guest that was waited for in vain.
+
+        Args:
+            what: was waited for.
+            shell: returns the way into the guest, which is asked for reasons; None for no way.
+
+        Raises:
+            MachineDiedError: the VM has ended meanwhile.
+        """
         what += self._watch.so_far()
-        return timed_out(self.console, what, self.timeout, self.answers)
+        return timed_out(self.console, what, self.timeout, self._last_answers(shell))
+
+    def setup_never_ended(self) -> BootTimeoutError:
+        """Return the error of a guest whose setup was waited for in vain, with the likely reason.
+
+        Raises:
+            MachineDiedError: the VM has ended meanwhile.
+        """
+        answers = self._last_answers(lambda: None)  # its agent is started after the setup
+        reason = "a server in it, or whatever else runs on, needs & at the end of its line"
+        served = [port for port, answer in answers.items() if answer == GOOD_ANSWER]
+        if served:
+            reason = (
+                f"port {served[0]} answers already, so the setup waits for its server; {reason}"
+            )
+        what = f"its setup has not ended: {reason}"
+        return timed_out(self.console, what, self.timeout, answers)
+
+    def _last_answers(self, shell: Callable[[], Asks | None]) -> dict[int, str]:
+        if self.asked is None:
+            return {}
+        said = ask(shell)
+        # After that, so that no port is said to be closed that the guest has just told of.
+        self.asked.step(clock.now() + _LAST_SECONDS, self.check)
+        return explained(self.asked.answers, said)
