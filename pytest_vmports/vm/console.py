@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 from pytest_vmports.vm.crashes import Watch, Weight, clean, crashes_in, passage

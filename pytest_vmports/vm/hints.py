@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pytest_vmports.vm.console import clean
+from pytest_vmports.vm.crashes import clean
 
 _MEMORY: Final = (
     "it has too little memory: raise memory (the setting, or the one of its Guest), or give it "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_vmports.errors import GuestStuckError
 from pytest_vmports.system import clock
-from pytest_vmports.vm.console import clean
+from pytest_vmports.vm.crashes import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
