@@ -35,6 +35,8 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
     Raises:
         VmPortsError: it cannot be had.
     """
+    for mistake in options.name_mistakes(options.NoConfig()):
+        raise mistake
     once = {name: words[name] for name in ("state_dir", "port_range") if name in words}
     read = {name: BY_NAME[name].read(value) for name, value in once.items()}
     wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")

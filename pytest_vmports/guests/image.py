@@ -147,6 +147,11 @@ def _recognise(path: Path, wanted: str | None) -> str:
             remedy=f"convert it: qemu-img convert -O qcow2 {path} new.qcow2",
         )  # fmt: skip
     backing = info.get("full-backing-filename")
+    if backing and "\ufffd" in backing:  # what qemu-img writes for bytes that are no UTF-8
+        raise ImageError(
+            path=str(path), problem=f"the name of its backing file is no UTF-8: {backing}",
+            remedy="rename that file, and point to its new name with qemu-img rebase -u",
+        )  # fmt: skip
     if backing and not os.path.exists(backing):  # noqa: PTH110 - may be a URL
         raise ImageError(
             path=str(path), problem=f"its backing file {backing} does not exist",
@@ -176,7 +181,7 @@ def _qemu_img(*arguments: str) -> tuple[int, str, str]:
     try:
         done = subprocess.run(
             [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", check=False, timeout=_TOOL_SECONDS,
+            encoding="utf-8", errors="surrogateescape", check=False, timeout=_TOOL_SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return -1, "", f"qemu-img {arguments[0]} has not ended within {_TOOL_SECONDS:g} s"

@@ -24,6 +24,7 @@ from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
 from pytest_vmports.system import clock
+from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,10 +139,16 @@ def _find(listener: Path, process: Process) -> socket.socket | None:
                 continue
             raise
         listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if copy.family == socket.AF_UNIX and copy.getsockname() == str(listener) and not listens:
+        if copy.family == socket.AF_UNIX and _address(copy) == as_bytes(listener) and not listens:
             return copy
         copy.close()
     return None
+
+
+def _address(of: socket.socket) -> bytes:
+    """Return a Unix socket's path; one in no folder has bytes already, or an empty text."""
+    name = of.getsockname()
+    return name if isinstance(name, bytes) else as_bytes(name)
 
 
 def _fetch(pidfd: int, number: int) -> socket.socket:
