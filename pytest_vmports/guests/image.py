@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import ImageError, QemuNotFoundError
 from pytest_vmports.guests import raw_image
 from pytest_vmports.system.fingerprint import fingerprint
+from pytest_vmports.system.probing import ask
 from pytest_vmports.system.programs import install_hint
 
 if TYPE_CHECKING:
@@ -178,14 +178,8 @@ def _qemu_img(*arguments: str) -> tuple[int, str, str]:
             tried="  qemu-img from PATH: not there; a disk image's writes need an overlay",
             remedy=f"install it ({install_hint('qemu')})",
         )
-    try:
-        done = subprocess.run(
-            [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            encoding="utf-8", errors="surrogateescape", check=False, timeout=_TOOL_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return -1, "", f"qemu-img {arguments[0]} has not ended within {_TOOL_SECONDS:g} s"
-    return done.returncode, done.stdout, done.stderr
+    answer = ask([program, *arguments], timeout=_TOOL_SECONDS)
+    return answer.code, answer.output, answer.errors
 
 
 def _brief(said: str) -> str:

@@ -25,6 +25,7 @@ from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
 from pytest_vmports.system import clock
 from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.probing import is_of_the_host, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,8 @@ def problem() -> str | None:
                 ours.close()
                 child.wait()
     except OSError as error:
+        if is_of_the_host(error):  # of a limit that passes nothing follows for the whole run
+            raise stopped("cat", error) from error
         return f"this host does not let us put a filter before it: {error}"
     return None
 
