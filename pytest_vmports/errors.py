@@ -16,6 +16,7 @@
     ├── HostError
     │   ├── QemuNotFoundError            no QEMU that runs
     │   ├── GvproxyNotFoundError         no gvproxy that runs
+    │   ├── ProgramStoppedError          a program is there, and the host keeps it from running
     │   ├── OpenHostError                the guest would reach all of the host's loopback
     │   ├── GuestNotFoundError           kernel, initrd or image is not there
     │   └── FirmwareNotFoundError        no UEFI firmware
@@ -177,6 +178,15 @@ class GvproxyNotFoundError(HostError):
     template = (
         "no working gvproxy found, which a guest with network needs; tried:\n{tried}\n{remedy}"
     )
+
+
+class ProgramStoppedError(HostError):
+    """A program is there, and this host keeps it from running.
+
+    Fields: ``program``, ``reason``, ``remedy``, ``signal`` (a number; 0 where none ended it).
+    """
+
+    template = "{program} is there, and this host keeps it from running: {reason}; {remedy}"
 
 
 class OpenHostError(HostError):

@@ -70,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "vmports_settings" in _fixtures(item) or item.get_closest_marker(table.MARKER)
     ]  # fmt: skip
     problems = [*dict.fromkeys(filter(None, map(_problem, asking)))]  # in order, each once
+    if asking or any("vmports_allocator" in _fixtures(item) for item in items):
+        problems += _misspelt(config)
     if problems:
         if hasattr(config, "workeroutput"):
             config.workeroutput[_PROBLEMS] = problems
@@ -283,6 +285,15 @@ def _problem(item: pytest.Item) -> str:
     if "vm_with_ports" in _fixtures(item):
         item.stash[_boots_key] = settings
     return ""
+
+
+def _misspelt(config: pytest.Config) -> list[str]:
+    """Return what is wrong with the names of settings, where VMs or ports are used."""
+    if not any(table.misspelt(config)):
+        return []
+    from pytest_vmports.settings import options
+
+    return [str(error) for error in options.name_mistakes(config)]
 
 
 def _values(config: pytest.Config, *names: str) -> list[Any]:

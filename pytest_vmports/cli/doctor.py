@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.cli import tables
 from pytest_vmports.cli.run import started
-from pytest_vmports.errors import VmPortsError
+from pytest_vmports.cli.surroundings import place, towards_kvm
+from pytest_vmports.errors import GvproxyNotFoundError, VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.leases import candidates, open_allocator
 from pytest_vmports.network.choose import open_host
 from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.pool.template_store import TemplateStore
-from pytest_vmports.settings import parse
+from pytest_vmports.settings import options
+from pytest_vmports.settings.table import BY_NAME
 from pytest_vmports.system import clock, programs
-from pytest_vmports.system.architecture import X86_64, host_architecture
+from pytest_vmports.system.mishaps import told
 from pytest_vmports.system.run_dir import dead_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 FINE, LIMITED, BROKEN = 0, 1, 2
 _WORDS = {FINE: "ok", LIMITED: "limited", BROKEN: "missing"}
 _STYLES = {"ok": "green", "limited": "yellow", "missing": "bold red"}
 _MIB = 1 << 20
+# What to do where a check meets a host that it does not know, by the check.
+_ODD = {"_cache": "set HOME to a folder of this user, or cache_dir", "_leftovers": "set TMPDIR"}
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Finding:
 def examine(*, boot: bool) -> list[Finding]:
     """Return what all checks find; ``boot`` also starts a VM."""
     checks = (
-        _qemu, _accelerator, _guest, _gvproxy, _ports, _state_dir, _cache, _leftovers,
+        _settings, _qemu, _accelerator, _guest, _gvproxy, _ports, _state_dir, _cache, _leftovers,
     )  # fmt: skip
     found = [_careful(check) for check in checks]
     if boot and max(one.state for one in found) < BROKEN:
@@ -78,40 +81,37 @@ def show(findings: list[Finding], *, as_json: bool) -> int:
 
 
 def _careful(check: Callable[[], Finding]) -> Finding:
+    name = check.__name__.strip("_").replace("_", " ")
     try:
         return check()
     except VmPortsError as error:
         # Of the errors only a missing gvproxy leaves VMs that can be started.
         state = LIMITED if check is _gvproxy else BROKEN
-        return Finding(check.__name__.strip("_").replace("_", " "), state, str(error))
+        return Finding(name, state, str(error))
+    except (OSError, RuntimeError, LookupError, ValueError) as error:
+        # An odd host, as one without a home, breaks one check and not the whole answer.
+        return Finding(name, LIMITED, told(error), _ODD.get(check.__name__, ""))
+
+
+def _settings() -> Finding:
+    mistakes = options.name_mistakes(options.NoConfig())
+    if mistakes:
+        return Finding("settings", BROKEN, "\n".join(map(str, mistakes)))
+    said = [
+        f"VMPORTS_{name.upper()}" for name in BY_NAME if f"VMPORTS_{name.upper()}" in os.environ
+    ]
+    return Finding("settings", FINE, f"of the environment: {', '.join(said) or 'none'}")
 
 
 def _qemu() -> Finding:
-    return Finding("qemu", FINE, str(programs.find_qemu()))
+    return Finding("qemu", FINE, str(_found_qemu()))
 
 
 def _accelerator() -> Finding:
-    chosen = programs.choose_accel("auto", programs.find_qemu().path)
-    if chosen.name != "tcg":
-        return Finding("accelerator", FINE, str(chosen))
-    return Finding("accelerator", FINE, str(chosen), "; ".join(_towards_kvm()))
-
-
-def _towards_kvm() -> Iterator[str]:
-    """Yield what would make KVM work here."""
-    if not sys.platform.startswith("linux") or host_architecture() != X86_64.name:
-        return
-    device = Path("/dev/kvm")
-    if not {"vmx", "svm"} & set(Path("/proc/cpuinfo").read_text().split()):
-        yield (
-            "VMs run under emulation, several times slower; for KVM switch on virtualization in "
-            "the firmware, or nested virtualization where this is itself a VM"
-        )
-    elif not device.exists():
-        yield "for KVM: modprobe kvm_intel or kvm_amd; in a container: --device /dev/kvm"
-    elif not os.access(device, os.R_OK | os.W_OK):
-        group = grp.getgrgid(device.stat().st_gid).gr_name
-        yield f"for KVM: usermod -aG {group} USER, then log in again"
+    (wanted,) = _values("accel")
+    chosen, where = programs.choose_accel(wanted, _found_qemu().path), place()
+    text = f"{chosen}; {where}" if str(where) else str(chosen)
+    return Finding("accelerator", FINE, text, "" if chosen.name != "tcg" else towards_kvm(where))
 
 
 def _guest() -> Finding:
@@ -119,24 +119,29 @@ def _guest() -> Finding:
 
 
 def _gvproxy() -> Finding:
-    gvproxy = programs.find_gvproxy()
-    found = open_host(
-        allow_network=True, backend="gvproxy", qemu=programs.find_qemu(), gvproxy=gvproxy
+    named, network, backend, strict = _values(
+        "gvproxy", "allow_network", "backend", "strict_network"
     )
+    # What no setting asks for limits nobody; a marker's own allow_network is not seen here.
+    used = network or strict or named is not None or backend == "gvproxy"
+    state, unused = (LIMITED, "") if used else (FINE, "; only tests with allow_network use it")
+    try:
+        gvproxy = programs.find_gvproxy(named)
+    except GvproxyNotFoundError as error:
+        if used:
+            raise
+        return Finding("gvproxy", state, f"not there{unused}", error.remedy)
+    found = open_host(allow_network=True, backend="gvproxy", qemu=_found_qemu(), gvproxy=gvproxy)
     if found is None:
         return Finding("gvproxy", FINE, f"{gvproxy}; its API is closed to guests")
-    return Finding(
-        "gvproxy", LIMITED, f"guests reach {found['reached']}: {found['why']}", found["remedy"]
-    )
+    text = f"guests reach {found['reached']}: {found['why']}{unused}"
+    return Finding("gvproxy", state, text, found["remedy"])
 
 
 def _ports() -> Finding:
-    wanted = os.environ.get("VMPORTS_PORT_RANGE")
+    (wanted,) = _values("port_range")
     low, high = candidates.ephemeral_range()
-    if wanted:
-        ports = candidates.candidate_ports(parse.port_range(wanted))
-    else:
-        ports = candidates.candidate_ports()
+    ports = candidates.candidate_ports(wanted) if wanted else candidates.candidate_ports()
     text = f"{len(ports)} to choose from, {ports[0]} to {ports[-1]}; the kernel's: {low} to {high}"
     few = len(ports) < 1000  # noqa: PLR2004 - a hundred workers with ten ports each
     return Finding("ports", LIMITED if few else FINE, text, "widen port_range" if few else "")
@@ -149,7 +154,7 @@ def _state_dir() -> Finding:
 
 
 def _cache() -> Finding:
-    folder = os.environ.get("VMPORTS_CACHE_DIR")
+    (folder,) = _values("cache_dir")
     store = TemplateStore(Path(folder) if folder else None, limit=0)
     entries = store.entries()
     size = sum(size for _, size, _ in entries) / _MIB
@@ -173,6 +178,14 @@ def _leftovers() -> Finding:
         texts.append(f"{len(kept)} VMs that were kept")
         remedies.append("pytest-vmports kept lists and stops them")
     return Finding("leftovers", FINE, ", ".join(texts) or "none", "; ".join(remedies))
+
+
+def _values(*names: str) -> list[Any]:
+    return options.values(options.NoConfig(), *names)
+
+
+def _found_qemu() -> programs.Qemu:
+    return programs.find_qemu(*_values("qemu"))
 
 
 def _boot() -> Finding:

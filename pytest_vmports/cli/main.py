@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = commands.add_parser("cache", help="list or remove the saved states of guests")
     cache.add_argument("action", choices=("list", "clear"), help="clear removes those not in use")
     cache.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", default=os.environ.get("VMPORTS_CACHE_DIR"),
+        "--cache-dir", metavar="DIR",
         help="where they are kept, if not in the user's cache folder",
     )  # fmt: skip
     cache.set_defaults(run=_cache)
@@ -122,8 +121,11 @@ def _kept(options: argparse.Namespace) -> int:
 
 def _cache(options: argparse.Namespace) -> int:
     from pytest_vmports.pool.template_store import TemplateStore
+    from pytest_vmports.settings.options import NoConfig, resolve
 
-    folder = options.cache_dir and Path(options.cache_dir)
+    said = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
+    found = resolve(NoConfig(), said, "--cache-dir").cache_dir
+    folder = None if found is None else Path(found)
     if folder is not None and not folder.is_dir():  # opening the store would make it
         sys.stdout.write(f"no templates in {folder}\n")
         return 0

@@ -35,11 +35,11 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
     Raises:
         VmPortsError: it cannot be had.
     """
-    once = {name: words[name] for name in ("state_dir", "port_range") if name in words}
-    read = {name: BY_NAME[name].read(value) for name, value in once.items()}
+    for mistake in options.name_mistakes(options.NoConfig()):
+        raise mistake
     wanted = options.resolve(options.NoConfig(), dict(words), "pytest-vmports run")
     with (
-        open_allocator(read.get("state_dir"), read.get("port_range")) as allocator,
+        open_allocator(wanted.state_dir, wanted.port_range) as allocator,
         open_pool(
             allocator, root=Path.cwd(), tell=_tell, cache_dir=wanted.cache_dir,
             cache_size=wanted.cache_size,

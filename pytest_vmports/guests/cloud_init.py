@@ -12,14 +12,16 @@ import hashlib
 import importlib
 import io
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import GuestNotFoundError, HostError, SeedError
+from pytest_vmports.system.paths import existing_file, text_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LABEL = "cidata"
 _EMPTY = b"#cloud-config\n{}\n"
@@ -162,12 +164,10 @@ def _content(name: str, given: Any, head: str = "") -> bytes | None:
         return (head + json.dumps(given) + "\n").encode()  # JSON is YAML
     if isinstance(given, bytes):
         return given
-    # Unlike Path.is_file, this takes a text that is too long for a path.
-    path = os.path.expanduser(given)  # noqa: PTH111
-    if os.path.isfile(path):  # noqa: PTH113
-        return Path(path).read_bytes()
+    if (file := existing_file(given)) is not None:
+        return file.read_bytes()
     if isinstance(given, str) and re.search(r"\n|^[#{]|: |^$", given):
-        return given.encode()
+        return text_bytes(given)
     raise GuestNotFoundError(
         what=f"{name} names the file {given}, which does not exist",
         remedy="give an existing file, or a text (more than one line, or one that begins with #)",

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
@@ -17,9 +16,11 @@ from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.guests.initrd import BUSYBOX
+from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pytest_vmports.system.architecture import Architecture
 
@@ -221,7 +222,7 @@ class Guest:
         if not entries:
             return self.kernel_path, self.initrd_path
         content = initramfs.archive(entries, alone=self.initrd_path is None)
-        base = str(self.initrd_path).encode()
+        base = os.fsencode(self.initrd_path or "None")
         target = cache / f"{hashlib.sha256(base + content).hexdigest()[:20]}.initrd"
         if not target.exists():
             part = target.with_suffix(f".{os.getpid()}")
@@ -292,7 +293,7 @@ class Guest:
                 )
         entries += initramfs.entries_from_host(self.files, root)
         for number, setup in enumerate(self.setup):
-            script = _script(setup, root).encode()
+            script = _script(setup, root)
             entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))
         return entries
 
@@ -326,12 +327,10 @@ def _texts(setup: str | None) -> tuple[str, ...]:
     return () if setup is None else (setup,)
 
 
-def _script(setup: str, root: Path) -> str:
-    """Return the setup's text: the script's content where it names one."""
-    # Unlike Path.is_file, this takes a text that is too long for a path.
-    if os.path.isfile(root / setup):  # noqa: PTH113
-        return (root / setup).read_text()
-    return setup + "\n"
+def _script(setup: str, root: Path) -> bytes:
+    """Return the setup's bytes, of whatever encoding: the script's content where it names one."""
+    script = existing_file(setup, root)
+    return text_bytes(f"{setup}\n") if script is None else script.read_bytes()
 
 
 def _refuse_words_for_a_kernel(initrd: str | os.PathLike[str] | None, append: str) -> None:
@@ -350,8 +349,13 @@ def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> No
 
 
 def _image(what: str, path: str | os.PathLike[str]) -> Path:
-    found = Path(path).expanduser()
     problem = None
+    try:
+        found = absolute(path)
+    except ValueError as error:
+        raise GuestNotFoundError(
+            what=f"the guest's {what} {os.fspath(path)!r} cannot be found", remedy=str(error)
+        ) from error
     if not found.exists():
         problem = "does not exist"
     elif not found.is_file():

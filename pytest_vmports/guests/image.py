@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import ImageError, QemuNotFoundError
 from pytest_vmports.guests import file_kinds, raw_image
 from pytest_vmports.system.fingerprint import fingerprint
+from pytest_vmports.system.probing import ask
 from pytest_vmports.system.programs import install_hint
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ def _recognise(path: Path, wanted: str | None) -> str:
             remedy=f"convert it: qemu-img convert -O qcow2 {path} new.qcow2",
         )  # fmt: skip
     backing = info.get("full-backing-filename")
+    if backing and "\ufffd" in backing:  # what qemu-img writes for bytes that are no UTF-8
+        raise ImageError(
+            path=str(path), problem=f"the name of its backing file is no UTF-8: {backing}",
+            remedy="rename that file, and point to its new name with qemu-img rebase -u",
+        )  # fmt: skip
     if backing and not os.path.exists(backing):  # noqa: PTH110 - may be a URL
         raise ImageError(
             path=str(path), problem=f"its backing file {backing} does not exist",
@@ -189,14 +194,8 @@ def _qemu_img(*arguments: str) -> tuple[int, str, str]:
             tried="  qemu-img from PATH: not there; a disk image's writes need an overlay",
             remedy=f"install it ({install_hint('qemu')})",
         )
-    try:
-        done = subprocess.run(
-            [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", check=False, timeout=_TOOL_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return -1, "", f"qemu-img {arguments[0]} has not ended within {_TOOL_SECONDS:g} s"
-    return done.returncode, done.stdout, done.stderr
+    answer = ask([program, *arguments], timeout=_TOOL_SECONDS)
+    return answer.code, answer.output, answer.errors
 
 
 def _brief(said: str) -> str:

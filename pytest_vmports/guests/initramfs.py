@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestNotFoundError
+from pytest_vmports.system.paths import absolute, as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -79,7 +80,10 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
     """
     entries: list[Entry] = []
     for host, guest in files.items():
-        source = root / Path(host).expanduser()
+        try:
+            source = absolute(host, root)
+        except ValueError as error:
+            raise GuestNotFoundError(what=f"files names {host!r}", remedy=str(error)) from error
         if not source.exists():
             raise GuestNotFoundError(
                 what=f"files names {host!r}, and {source} does not exist",
@@ -94,7 +98,7 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
 def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
     info = source.lstat()
     if stat.S_ISLNK(info.st_mode):
-        yield Entry(str(target), info.st_mode, str(source.readlink()).encode())
+        yield Entry(str(target), info.st_mode, as_bytes(source.readlink()))
     elif stat.S_ISDIR(info.st_mode):
         yield Entry(str(target), info.st_mode)
         for child in sorted(source.iterdir()):
@@ -125,7 +129,7 @@ def _with_parents(entries: Iterable[Entry], there: frozenset[str]) -> Iterator[E
 
 
 def _record(number: int, entry: Entry) -> bytes:
-    name = entry.path.encode() + b"\0"
+    name = as_bytes(entry.path) + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     numbers = (
         number, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, 0, 0, len(name), 0,

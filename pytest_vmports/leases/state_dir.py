@@ -8,6 +8,7 @@ leases, so it is private, and anything odd about it is an error, never a fallbac
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_vmports.errors import StateDirError
+from pytest_vmports.system.paths import absolute
 from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private, user_id
 
 STATE_DIR_VARIABLE: Final = "VMPORTS_STATE_DIR"
@@ -30,6 +32,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )
 
+_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")  # a space is written \040
 _ELSEWHERE: Final = f"set {STATE_DIR_VARIABLE} to a directory of your own on a local file system"
 
 
@@ -59,7 +62,10 @@ def state_dir_path(override: Path | str | None = None) -> Path:
         override: the base directory; None means ``VMPORTS_STATE_DIR``, else the default.
     """
     base = override or os.environ.get(STATE_DIR_VARIABLE) or default_base()
-    return Path(base).absolute() / network_namespace()
+    try:
+        return absolute(base) / network_namespace()
+    except ValueError as error:
+        raise StateDirError(path=str(base), reason=str(error), remedy=_ELSEWHERE) from error
 
 
 def make_state_dir(override: Path | str | None = None) -> Path:
@@ -90,19 +96,19 @@ def make_state_dir(override: Path | str | None = None) -> Path:
 def network_file_system(path: Path, mountinfo: Path = MOUNTINFO) -> str:
     """Return the type of the network file system that ``path`` lies on, or ``""``."""
     try:
-        lines = mountinfo.read_text("utf-8", "surrogateescape").splitlines()
+        lines = mountinfo.read_bytes().splitlines()
     except OSError:
         # Linux only; elsewhere a lock that the file system refuses is what we see.
         return ""
-    real = str(path.resolve())
+    real = os.fsencode(path.resolve())
     longest, kind = -1, ""
     for line in lines:
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")  # a space is written \040
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        left, _, right = line.partition(b" - ")
+        point = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), left.split()[4])
+        inside = real == point or real.startswith(point.rstrip(b"/") + b"/")
         # Of several mounts on one point the last one is seen, hence >=.
         if inside and len(point) >= longest:
-            longest, kind = len(point), right.split()[0]
+            longest, kind = len(point), right.split()[0].decode("ascii", "replace")
     return kind if kind in NETWORK_FILE_SYSTEMS else ""
 
 

@@ -28,6 +28,7 @@ from pytest_vmports.network import handshake, seal
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.system import clock
+from pytest_vmports.system.paths import as_bytes, unix_url
 from pytest_vmports.system.process import spawn
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ _ENDS_SECONDS = 1.0
 # Where the guest's name for the host leads. gvproxy's default is the host's own loopback; an empty
 # map means that default too, so it leads to an address that no connection can be made to.
 _NOWHERE = "127.255.255.255"
-# /proc/net/unix: the flag __SO_ACCEPTCON in column 3, the path in column 7 where there is one.
+# /proc/net/unix: the flag __SO_ACCEPTCON in column 3, and the path as it is, newlines too, in
+# column 7 where there is one.
+_SOCKETS = Path("/proc/net/unix")
 _LISTENING = 0x10000
-_PATH_COLUMN = 7
+_ROW = rb"^[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +\d+ %b$"
 
 
 class GvproxyWiring:
@@ -94,7 +97,7 @@ class GvproxyWiring:
         self._remove_sockets()
         if self.gvproxy.has_config:
             given = config(self.ports, api_socket=self._api_socket)
-            given["interfaces"] = {"bess": f"unixpacket://{self._guest_socket}"}
+            given["interfaces"] = {"bess": unix_url(self._guest_socket, "unixpacket")}
             self._config.write_text(json.dumps(given, indent=1))
             self._launch(["-config", str(self._config)], lease_fds)
         else:
@@ -181,8 +184,8 @@ class GvproxyWiring:
         with ssh:
             self._launch(
                 [
-                    "-listen", f"unix://{self._api_socket}",
-                    "-listen-bess", f"unixpacket://{self._guest_socket}",
+                    "-listen", unix_url(self._api_socket),
+                    "-listen-bess", unix_url(self._guest_socket, "unixpacket"),
                     "-ssh-port", str(ssh.port),
                 ],
                 [*lease_fds, ssh.fileno()],
@@ -204,8 +207,8 @@ class GvproxyWiring:
 
     def _await_listening(self, process: Process) -> None:
         deadline = clock.now() + _START_SECONDS
-        wanted = {str(self._guest_socket), str(self._api_socket)}
-        while not wanted <= _listening_sockets():
+        wanted = self._guest_socket, self._api_socket
+        while not all(map(_listens, wanted)):
             # gvproxy takes one connection, which a trial would use up. So look, and let gvproxy's
             # death end the wait.
             code = process.wait(0.004)
@@ -255,9 +258,9 @@ def config(
     }
     value: dict[str, Any] = {"log-level": "info", "stack": stack}
     if qemu_socket is not None:
-        value["interfaces"] = {"qemu": f"unix://{qemu_socket}"}
+        value["interfaces"] = {"qemu": unix_url(qemu_socket)}
     if api_socket is not None:
-        value["services"] = f"unix://{api_socket}"
+        value["services"] = unix_url(api_socket)
     return value
 
 
@@ -290,11 +293,7 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _listening_sockets() -> set[str]:
-    table = Path("/proc/net/unix").read_text().splitlines()[1:]
-    rows = (line.split(maxsplit=_PATH_COLUMN) for line in table)
-    return {
-        row[_PATH_COLUMN]
-        for row in rows
-        if len(row) > _PATH_COLUMN and int(row[3], 16) & _LISTENING
-    }
+def _listens(path: Path) -> bool:
+    """Whether somebody listens there; of the table's other lines nothing is believed."""
+    rows = re.finditer(_ROW % re.escape(as_bytes(path)), _SOCKETS.read_bytes(), re.MULTILINE)
+    return any(int(row[1], 16) & _LISTENING for row in rows)

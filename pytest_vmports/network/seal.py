@@ -24,6 +24,8 @@ from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
 from pytest_vmports.system import clock
+from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.probing import is_of_the_host, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +99,8 @@ def problem() -> str | None:
                 ours.close()
                 child.wait()
     except OSError as error:
+        if is_of_the_host(error):  # of a limit that passes nothing follows for the whole run
+            raise stopped("cat", error) from error
         return f"this host does not let us put a filter before it: {error}"
     return None
 
@@ -138,10 +142,16 @@ def _find(listener: Path, process: Process) -> socket.socket | None:
                 continue
             raise
         listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if copy.family == socket.AF_UNIX and copy.getsockname() == str(listener) and not listens:
+        if copy.family == socket.AF_UNIX and _address(copy) == as_bytes(listener) and not listens:
             return copy
         copy.close()
     return None
+
+
+def _address(of: socket.socket) -> bytes:
+    """Return a Unix socket's path; one in no folder has bytes already, or an empty text."""
+    name = of.getsockname()
+    return name if isinstance(name, bytes) else as_bytes(name)
 
 
 def _fetch(pidfd: int, number: int) -> socket.socket:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import FIXTURE_NEARNESS
 from pytest_vmports.errors import SettingError
 from pytest_vmports.guests.guest import Guest
+from pytest_vmports.system.paths import absolute
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_vmports.settings.options import Settings
 
 
@@ -34,8 +36,8 @@ def chosen_guest(settings: Settings, own: Guest | None, root: Path) -> Guest:
     if own is not None and homes[by_kernel] > FIXTURE_NEARNESS:
         guest = own
     elif by_kernel:
-        kernel = root / Path(settings.kernel or "").expanduser()
-        initrd = settings.initrd and root / Path(settings.initrd).expanduser()
+        kernel = absolute(settings.kernel or "", root)
+        initrd = settings.initrd and absolute(settings.initrd, root)
         guest = Guest.kernel(kernel, initrd or None, settings.append)
     else:
         guest = _named(settings, root)
@@ -49,7 +51,7 @@ def _named(settings: Settings, root: Path) -> Guest:
     if named == "alpine":
         return Guest.alpine()
     if isinstance(named, str):
-        return Guest.disk(root / Path(named).expanduser())
+        return Guest.disk(absolute(named, root))
     made = named()
     if not isinstance(made, Guest):
         raise SettingError(

@@ -77,7 +77,8 @@ class Templates:
         def fill(folder: Path) -> None:
             def save_it(booted: Machine) -> None:
                 _rest_and_save(booted, folder)
-                (folder / "console").write_text(booted.console.text()[-_CONSOLE_CHARACTERS:])
+                kept = booted.console.text()[-_CONSOLE_CHARACTERS:]
+                (folder / "console").write_text(kept, "utf-8")
 
             try:
                 build(Ram(folder / "ram", share=True), save_it)

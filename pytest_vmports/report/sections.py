@@ -100,14 +100,14 @@ def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None
         return
     root = item.config.rootpath
     if wanted is not None:
-        base = root / Path(wanted).expanduser()
+        base = Path(wanted)
     elif (temporary := getattr(item.config, "_tmp_path_factory", None)) is not None:
         # What the fixture tmp_path_factory returns, which a hook cannot ask for.
         base = temporary.getbasetemp() / "vmports"
     else:
         yield (
             "not written: pytest's own folder for them went with its plugin tmpdir; "
-            "--vmports-artifacts DIR names another"
+            "--vmports-artifacts=DIR names another"
         )
         return
     from pytest_vmports.report.artifacts import write

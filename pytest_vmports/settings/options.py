@@ -1,18 +1,21 @@
 """The way of settings from marker, command line, environment and ini to their values.
 
 Nearest wins: marker keyword, then ``--vmports-NAME``, then ``VMPORTS_NAME``, then ``vmports_NAME``
-in the ini file, then the default. Every home takes the same spellings.
+in the ini file, then the default. Every home takes the same spellings. A relative path is relative
+to pytest's rootdir in all of them, wherever a test goes meanwhile.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import SettingError
 from pytest_vmports.settings.mistyped import hint
-from pytest_vmports.settings.table import BY_NAME, MARKER, OPTIONS, find
+from pytest_vmports.settings.table import BY_NAME, MARKER, OPTIONS, find, misspelt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,6 +94,11 @@ class NoConfig:
 
     inipath = None
 
+    @property
+    def rootpath(self) -> Path:
+        """The current folder."""
+        return Path.cwd()
+
     def getoption(self, _name: str) -> None:
         """Say nothing."""
 
@@ -156,19 +164,36 @@ def resolve(
         raw, source = find(option, config, keywords, where)
         if user and source not in {where, "default"}:
             source = f"{source} (used by {user})"
-        values[option.name] = _read(option.read, option.name, raw, source)
+        read = partial(option.read, root=config.rootpath)
+        values[option.name] = _read(read, option.name, raw, source)
         sources[option.name] = source
     return Settings(**values, sources=sources)
 
 
-def values(config: pytest.Config, *names: str) -> list[Any]:
+def name_mistakes(config: pytest.Config | NoConfig) -> list[SettingError]:
+    """Return what is wrong with variables and lines of the ini file that look like ours."""
+    return [
+        SettingError(
+            source=home, name=name, value=value,
+            allowed="no setting has this name; " + (
+                f"did you mean {near}?" if near else f"there are {', '.join(sorted(BY_NAME))}"
+            ),
+        )
+        for home, name, value, near in misspelt(config)
+    ]  # fmt: skip
+
+
+def values(config: pytest.Config | NoConfig, *names: str) -> list[Any]:
     """Return the values of a few settings outside any test.
 
     Raises:
         SettingError: a value is wrong.
     """
     found = ((BY_NAME[name], *find(BY_NAME[name], config, {}, "")) for name in names)
-    return [_read(option.read, option.name, raw, source) for option, raw, source in found]
+    return [
+        _read(partial(option.read, root=config.rootpath), option.name, raw, source)
+        for option, raw, source in found
+    ]
 
 
 def _marks(item: pytest.Item) -> list[pytest.Mark]:

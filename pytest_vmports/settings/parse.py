@@ -11,12 +11,13 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_MIN_HOST_PORT
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.settings.wait_for import WaitFor
+from pytest_vmports.system.paths import absolute, text_bytes
 
 if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
@@ -27,6 +28,8 @@ _WORDS = {
     **dict.fromkeys(("no", "false", "off", "0"), False),
 }
 _LEAST_MEMORY = 64
+# Readers of paths, which are given what a relative one is relative to.
+ROOTED = frozenset({"path", "program", "folder_or_no", "picture", "files", "guest"})
 
 
 def boolean(value: Any) -> bool:
@@ -94,19 +97,18 @@ def text(value: Any) -> str:
     """Read a text."""
     if not isinstance(value, str):
         raise TypeError("write a text")
+    try:
+        text_bytes(value)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"write a text; {value[error.start]!r} is none") from error
     return value
 
 
-def picture(value: Any) -> str | None:
-    """Return the path of a file to draw into.
-
-    Raises:
-        ValueError: it is neither HTML nor SVG.
-    """
-    path = text_or_none(value)
-    if path is not None and not path.lower().endswith((".html", ".svg")):
-        raise ValueError("a file name that ends in .html or .svg")
-    return path
+def words(value: Any) -> str:
+    """Read words: a text, or a list of them."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(text, value))
+    return text(value)
 
 
 def text_or_none(value: Any) -> str | None:
@@ -116,23 +118,57 @@ def text_or_none(value: Any) -> str | None:
     return text(str(value) if hasattr(value, "__fspath__") else value)
 
 
-def files(value: Any) -> Mapping[str, str]:
+def path(value: Any, root: Path | None = None) -> str | None:
+    """Read a path; empty means none."""
+    written = text_or_none(value)
+    return None if written is None else str(absolute(written, root))
+
+
+def program(value: Any, root: Path | None = None) -> str | None:
+    """Read a program's path, or a name that is looked for on PATH; empty means none."""
+    written = text_or_none(value)
+    if written is None or not ("/" in written or written.startswith("~")):
+        return written
+    return path(written, root)
+
+
+def folder_or_no(value: Any, root: Path | None = None) -> str | None:
+    """Read a folder's path; ``no`` means that none is wanted."""
+    return "no" if value is False or value == "no" else path(value, root)
+
+
+def picture(value: Any, root: Path | None = None) -> str | None:
+    """Return the path of a file to draw into.
+
+    Raises:
+        ValueError: it is neither HTML nor SVG.
+    """
+    file = path(value, root)
+    if file is not None and not file.lower().endswith((".html", ".svg")):
+        raise ValueError("a file name that ends in .html or .svg")
+    return file
+
+
+def files(value: Any, root: Path | None = None) -> Mapping[str, str]:
     """Read host path to guest path: a mapping, or ``host=guest`` words as a shell splits them."""
     if not value:
         return {}
     if isinstance(value, str):
-        pairs = [word.partition("=")[::2] for word in shlex.split(value)]
+        value = shlex.split(text(value))
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        pairs = [text(word).partition("=")[::2] for word in value]
     elif isinstance(value, Mapping):
-        pairs = [(str(host), str(guest)) for host, guest in value.items()]
+        pairs = [(text(str(host)), text(str(guest))) for host, guest in value.items()]
     else:
         raise TypeError('write a mapping like {"app.conf": "/etc/app.conf"}')
     for host, guest in pairs:
-        if not host or not PurePosixPath(guest).is_absolute() or ".." in guest.split("/"):
+        bad = not PurePosixPath(guest).is_absolute() or ".." in guest.split("/") or "\0" in guest
+        if not host or bad:
             raise ValueError(
                 f"{host!r} to {guest!r}: write host path and absolute guest path, "
                 'like {"app.conf": "/etc/app.conf"} or app.conf=/etc/app.conf'
             )
-    return dict(pairs)
+    return {str(absolute(host, root)): guest for host, guest in pairs}
 
 
 def host_ports(value: Any) -> Mapping[int, int]:
@@ -143,6 +179,8 @@ def host_ports(value: Any) -> Mapping[int, int]:
     )
     if not value:
         return {}
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        value = " ".join(value)
     if isinstance(value, Mapping):
         pairs = list(value.items())
     elif isinstance(value, str):
@@ -184,6 +222,8 @@ def port_range(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
     allowed = f"write first-last, like 20000-30000, within {PORT_FORWARD_MIN_HOST_PORT}-{MAX_PORT}"
+    if isinstance(value, list):
+        value = "-".join(map(str, value))
     match = re.fullmatch(r"(\d+)\s*-\s*(\d+)", str(value).strip())
     if match is None:
         raise ValueError(allowed)
@@ -206,7 +246,7 @@ def ports(value: Any) -> tuple[PortMapping, ...]:
     return tuple(parse_port(port) for port in value)
 
 
-def guest(value: Any) -> str | Guest | Callable[[], Guest]:
+def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Guest]:
     """Read ``alpine``, a disk image's path, ``module:attribute``, a `Guest` or what makes one."""
     allowed = (
         "write alpine, the path of a disk image (with a / or ending in .qcow2, .img or .raw), "
@@ -218,10 +258,9 @@ def guest(value: Any) -> str | Guest | Callable[[], Guest]:
 
     if isinstance(value, Guest):
         return value
-    if hasattr(value, "__fspath__"):
-        return str(value)
-    if isinstance(value, str) and re.search(r"/|\.(?:qcow2|img|raw)$", value):
-        return value
+    by_name = isinstance(value, str) and re.search(r"/|\.(?:qcow2|img|raw)$", value)
+    if by_name or hasattr(value, "__fspath__"):
+        return str(absolute(text(str(value)), root))
     found = value
     if isinstance(value, str):
         if not re.fullmatch(r"[\w.]+:[\w.]+", value):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pytest_vmports.constants import PORT_FORWARD_BIND_HOST, PORT_SPELLINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import Protocol
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     class Homes(Protocol):
         """Command line and ini file, as pytest's configuration shows them."""
+
+        @property
+        def rootpath(self) -> Path:
+            """What relative paths are relative to."""
 
         @property
         def inipath(self) -> Path | None:
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 
 MARKER = "vmports"
+# What `python -m pytest_vmports.leases run` tells its command, a port's number each.
+_LEASED_PORT = "VMPORTS_PORT_"
 
 
 class Option(NamedTuple):
@@ -56,8 +62,12 @@ class Option(NamedTuple):
     marker: bool = True
     flag: bool = False
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: Any, root: Path | None = None) -> Any:
         """Return the final value.
+
+        Args:
+            value: as it is written.
+            root: what a relative path is relative to; None means the current folder.
 
         Raises:
             ValueError: the value is wrong; says what is allowed.
@@ -66,6 +76,8 @@ class Option(NamedTuple):
         from pytest_vmports.settings import parse
 
         reader = getattr(parse, self.reader)
+        if self.reader in parse.ROOTED:
+            return reader(value, root)
         return reader(*self.among)(value) if self.among else reader(value)
 
 
@@ -94,9 +106,9 @@ OPTIONS = (
         "guest", "alpine", "guest",
         "what to boot: alpine, a disk image's path, or module:attribute (a Guest, or returns one)",
     ),
-    Option("kernel", None, "text_or_none", "path of a kernel to boot instead"),
-    Option("initrd", None, "text_or_none", "path of the initrd that goes with kernel"),
-    Option("append", "", "text", "words for the command line of kernel"),
+    Option("kernel", None, "path", "path of a kernel to boot instead"),
+    Option("initrd", None, "path", "path of the initrd that goes with kernel"),
+    Option("append", "", "words", "words for the command line of kernel"),
     Option("files", None, "files", "what to put into the guest: host path=guest path, …"),
     Option("setup", None, "text_or_none", "shell text or a script's path, run as root"),
     Option(
@@ -136,25 +148,25 @@ OPTIONS = (
     Option(
         "cache_size", "4G", "memory", "MiB on disk for saved states, or as 4G", marker=False
     ),
-    Option("cache_dir", None, "text_or_none", "folder of the saved states", marker=False),
+    Option("cache_dir", None, "path", "folder of the saved states", marker=False),
     Option(
         "port_range", None, "port_range",
         "host ports to choose from, e.g. 20000-30000", marker=False,
     ),
     Option("port_wait", "60", "seconds", "seconds to wait for a fixed port of another test"),
     Option("bind_host", PORT_FORWARD_BIND_HOST, "ipv4", "host address that forwards bind"),
-    Option("qemu", None, "text_or_none", "QEMU's program or path"),
-    Option("gvproxy", None, "text_or_none", "gvproxy's program or path"),
+    Option("qemu", None, "program", "QEMU's program or path"),
+    Option("gvproxy", None, "program", "gvproxy's program or path"),
     Option(
         "missing", "error", "choice",
         "what a test does when QEMU, gvproxy or the guest is missing: error or skip",
         ("error", "skip"),
     ),
     Option(
-        "state_dir", None, "text_or_none", "directory of the port leases", marker=False
+        "state_dir", None, "path", "directory of the port leases", marker=False
     ),
     Option(
-        "artifacts", None, "text_or_none",
+        "artifacts", None, "folder_or_no",
         "folder for console, logs and a start script of failing tests' VMs (default: below "
         "pytest's folder for temporary files), or no", marker=False,
     ),
@@ -223,10 +235,43 @@ def find(option: Option, homes: Homes, keywords: Mapping[str, Any], where: str) 
         return value, f"--{key.replace('_', '-')}"
     if (value := os.environ.get(key.upper())) is not None:
         return value, f"environment variable {key.upper()}"
-    if (value := homes.getini(key)) is not None:
+    if (value := _in_ini(homes, key)) is not None:
         file = homes.inipath.name if homes.inipath else "ini"
         return value, f"{file}: {key}"
     return option.default, "default"
+
+
+def misspelt(homes: Homes) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield home, name, value and the nearest known name of what is no setting of ours."""
+    prefix, ini = f"{MARKER}_", getattr(homes, "_inicfg", None) or getattr(homes, "inicfg", {})
+    file = homes.inipath.name if homes.inipath else "ini"
+    written = [("environment variable", *pair) for pair in os.environ.items()]
+    written += [(file, key, getattr(value, "value", value)) for key, value in ini.items()]
+    for home, key, value in written:
+        name = key.lower().replace("-", "_")
+        spell = str if home == file else str.upper
+        known = name.removeprefix(prefix)
+        if not name.startswith(prefix) or (known in BY_NAME and key == spell(name)):
+            continue
+        import difflib
+
+        leased = key.startswith(_LEASED_PORT) and str(value).isdigit()
+        near = difflib.get_close_matches(known, BY_NAME, 1, 0.85 if leased else 0.6)
+        if near or not leased:
+            yield home, key, value, spell(prefix + near[0]) if near else ""
+
+
+def _in_ini(homes: Homes, key: str) -> Any:
+    """Return what the ini file says, of whatever type; None for nothing.
+
+    pytest 9 keeps the numbers and lists of ``[tool.pytest]``, and its ``getini`` gives a setting
+    of one type only, while most of ours take several.
+    """
+    written = getattr(homes, "_inicfg", None)
+    if written is None:
+        return homes.getini(key)
+    found = written.get(key)
+    return getattr(found, "value", found)
 
 
 def said(homes: Homes, *names: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 import sys
 from typing import TYPE_CHECKING, Final
@@ -78,5 +79,8 @@ def _problem(
     if facts.st_mode & forbidden:
         may = "use it" if forbidden & ~WRITE_ACCESS else "write to it"
         mode = f"{stat.S_IMODE(facts.st_mode):04o}"
-        return f"others may {may} (mode {mode})", f"run: chmod 700 {folder}; or {elsewhere}"
+        return (
+            f"others may {may} (mode {mode})",
+            f"run: chmod 700 {shlex.quote(str(folder))}; or {elsewhere}",
+        )
     return None

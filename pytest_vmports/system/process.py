@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.system import proc
 from pytest_vmports.system.minder import Minder
+from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -109,7 +110,7 @@ class Process:
         if self._kept is not None:
             return self._kept
         try:
-            return self._log.read_text(errors="replace")
+            return self._log.read_text("utf-8", "replace")
         except FileNotFoundError:
             return ""
 
@@ -187,7 +188,7 @@ def spawn(
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
     minder = _minders.get(os.getpid())
     launcher = _launcher() if minder is None else minder.launcher
-    wrapped = [*launcher, program, *command[1:]]
+    wrapped: list[str | bytes] = [*launcher, program, *map(as_bytes, command[1:])]
     with log.open("ab") as out:
         starting = _starter().submit(
             subprocess.Popen,

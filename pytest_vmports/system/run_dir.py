@@ -75,9 +75,18 @@ def dead_folders(base: Path | None = None) -> list[Path]:
 def default_base(kind: str) -> Path:
     """Return this user's folder for temporary things of a kind; it may not be there."""
     base = Path(tempfile.gettempdir())
-    if len(str(base)) > _LONGEST_BASE:
+    # QEMU's monitor takes paths as JSON, which has no word for bytes that are no UTF-8.
+    if len(os.fsencode(base)) > _LONGEST_BASE or not _is_utf8(base):
         base = Path("/tmp")  # noqa: S108 - what lies below is private and verified
     return base / f"pytest-vmports-{os.getuid()}-{kind}"
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _make_locked(parent: Path) -> tuple[Path, int]:

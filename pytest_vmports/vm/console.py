@@ -77,7 +77,7 @@ class Console:
         if self._kept is not None:
             return self._kept
         try:
-            return self._before + self.path.read_text(errors="replace")
+            return self._before + self.path.read_text("utf-8", "replace")
         except FileNotFoundError:
             return self._before
 

@@ -90,15 +90,18 @@ class TestDoctor:
         status, lines, _ = run("doctor")
         assert status == 0
         assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [
-            "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok ports", "ok state",
+            "ok settings", "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok ports", "ok state",
             "ok cache", "ok leftovers",
         ]  # fmt: skip
 
     def test_what_only_some_tests_need_is_a_limit_and_exits_1(self, run, monkeypatch, qemu_binary):
-        def missing():
+        def missing(_wanted):
             raise GvproxyNotFoundError(tried="  gvproxy: not there", remedy="install it")
 
         monkeypatch.setattr(host, "find_gvproxy", missing)
+        _, lines, _ = run("doctor")
+        assert any(re.match(r"ok  +gvproxy +not there; only tests with allow_", x) for x in lines)
+        monkeypatch.setenv("VMPORTS_ALLOW_NETWORK", "yes")
         status, lines, _ = run("doctor")
         assert status == 1
         (at,) = [n for n, line in enumerate(lines) if line.startswith("limited  gvproxy ")]
@@ -113,7 +116,7 @@ class TestDoctor:
         monkeypatch.setattr(host, "find_qemu", missing)
         status, lines, _ = run("doctor", "--boot")  # which is not even tried
         assert status == 2
-        assert lines[0].startswith("missing  qemu ")
+        assert lines[1].startswith("missing  qemu ")
         assert not any(line.split()[1] == "boot" for line in lines)
 
     def test_for_programs_it_says_the_same_as_json(self, run, qemu_binary):

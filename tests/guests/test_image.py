@@ -414,7 +414,7 @@ def choose(make, tmp_path, monkeypatch, pytester):
         if "environment" in homes:
             monkeypatch.setenv("VMPORTS_GUEST", str(tmp_path / "environment.qcow2"))
         arguments = ["--vmports-guest", f"{tmp_path}/option.qcow2"] if "option" in homes else []
-        lines = ["vmports_guest = ini.qcow2"] if "ini" in homes else []
+        lines = [f"vmports_guest = {tmp_path}/ini.qcow2"] if "ini" in homes else []
         if kernel == "ini":
             lines.append(f"vmports_kernel = {tmp_path}/kernel")
         elif kernel == "marker":

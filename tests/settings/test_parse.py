@@ -10,6 +10,7 @@ from pytest_vmports.settings.wait_for import WaitFor
 
 A_GUEST = Guest(name="of a module", kernel_path=pathlib.Path("kernel"))
 NO_GUEST = "text"
+HERE = pathlib.Path.cwd()
 cpus = parse.whole(1, 255)
 color = parse.choice("red", "green")
 
@@ -48,9 +49,9 @@ def a_function():
         (parse.text_or_none, pathlib.Path("/a/b"), "/a/b"),
         (parse.files, None, {}),
         (parse.files, "", {}),
-        (parse.files, {"a": "/b"}, {"a": "/b"}),
-        (parse.files, {pathlib.Path("a"): pathlib.PurePosixPath("/b")}, {"a": "/b"}),
-        (parse.files, "a=/b 'with blank=/c d'", {"a": "/b", "with blank": "/c d"}),
+        (parse.files, {"a": "/b"}, {f"{HERE}/a": "/b"}),
+        (parse.files, {pathlib.Path("a"): pathlib.PurePosixPath("/b")}, {f"{HERE}/a": "/b"}),
+        (parse.files, "a=/b 'with blank=/c d'", {f"{HERE}/a": "/b", f"{HERE}/with blank": "/c d"}),
         (parse.ipv4, "127.0.0.1", "127.0.0.1"),
         (parse.ipv4, "0.0.0.0", "0.0.0.0"),
         (parse.port_range, None, None),
@@ -66,10 +67,10 @@ def a_function():
         (parse.ports, [80, "81"], (PortMapping(internal=80), PortMapping(internal=81))),
         (parse.guest, "alpine", "alpine"),
         (parse.guest, A_GUEST, A_GUEST),
-        (parse.guest, "images/web.qcow2", "images/web.qcow2"),
-        (parse.guest, "web.img", "web.img"),
-        (parse.guest, "./web", "./web"),
-        (parse.guest, pathlib.Path("web"), "web"),
+        (parse.guest, "images/web.qcow2", f"{HERE}/images/web.qcow2"),
+        (parse.guest, "web.img", f"{HERE}/web.img"),
+        (parse.guest, "./web", f"{HERE}/web"),
+        (parse.guest, pathlib.Path("web"), f"{HERE}/web"),
         (parse.guest, a_function, a_function),
         (parse.guest, f"{__name__}:a_function", a_function),
         (parse.wait_for, None, WaitFor("none")),
@@ -126,7 +127,10 @@ def test_a_good_value_is_read(read, raw, value):
         (parse.files, "app.conf=relative", "absolute guest path"),
         (parse.files, {"a": "/b/../../c"}, "absolute guest path"),
         (parse.files, "=/b", "host path"),
-        (parse.files, ["a"], "write a mapping"),
+        (parse.files, [3], "write a mapping"),
+        (parse.files, {"a\0b": "/b"}, "without a NUL"),
+        (parse.files, {"a": "/b\0"}, "absolute guest path"),
+        (parse.text, "half \ud800", "write a text; '\\ud800' is none"),
         (parse.files, 3, "write a mapping"),
         (parse.ipv4, "localhost", "write an IPv4 address"),
         (parse.ipv4, "::1", "write an IPv4 address"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
 import shutil
@@ -9,6 +10,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
 from pytest_vmports.vm.arguments import short_enough
 
@@ -36,10 +39,9 @@ def session_key(folder: Path) -> Path:
     if not key.exists():
         part = folder / "ssh_key.part"
         make = [_program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "pytest-vmports"]
-        subprocess.run(
-            [*make, "-f", part], stdin=subprocess.DEVNULL, capture_output=True, check=True,
-            timeout=_KEY_SECONDS,
-        )  # fmt: skip
+        answer = ask([*make, "-f", str(part)], timeout=_KEY_SECONDS)
+        if answer.code:
+            raise HostError(f"ssh-keygen made no key: {answer.text.strip()}; look at {folder}")
         part.with_suffix(".part.pub").replace(public_half(key))
         part.replace(key)
     return key
@@ -119,10 +121,8 @@ class SshShell:
         Raises:
             OSError: the file cannot be written.
         """
-        path.write_text(
-            "\n  ".join([f"Host {HOST}", *(f"{key} {value}" for key, value in self._options())])
-            + "\n"
-        )
+        lines = [f"Host {HOST}", *(f"{key} {value}" for key, value in self._options())]
+        path.write_bytes(as_bytes("\n  ".join([*lines, ""])))
         path.chmod(0o600)
         return path
 
@@ -131,12 +131,12 @@ class SshShell:
             ("HostName", self._port.host),
             ("Port", str(self._port.external)),
             ("User", "root"),
-            ("IdentityFile", f'"{self._key}"'),
+            ("IdentityFile", _word(self._key)),
             ("IdentitiesOnly", "yes"),
             ("BatchMode", "yes"),
             # The first answer's key is remembered for this VM alone.
             ("StrictHostKeyChecking", "accept-new"),
-            ("UserKnownHostsFile", f'"{self._folder / "known_hosts"}"'),
+            ("UserKnownHostsFile", _word(self._folder / "known_hosts")),
             ("HostKeyAlias", f"vmports-{HOST}"),
             ("ConnectTimeout", str(_CONNECT_SECONDS)),
         ]
@@ -155,7 +155,11 @@ class SshShell:
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
                 capture_output=True, check=False, timeout=timeout,
             )  # fmt: skip
-            said = log.read_text(errors="replace").strip() if log.exists() else ""
+            said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
+        except OSError as error:
+            if is_of_the_host(error):
+                raise stopped(client[0], error) from error
+            raise
         finally:
             log.unlink(missing_ok=True)
         # The one thing that it says among the command's errors (source: OpenSSH's clientloop.c).
@@ -171,6 +175,11 @@ class SshShell:
 
     def _kill(self, note: str) -> None:
         self._ssh(f"kill -KILL -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
+
+
+def _word(path: Path) -> str:
+    """Return a path as ssh's configuration takes it, where % and quotes have a meaning."""
+    return '"{}"'.format(re.sub(r'["\\]', r"\\\g<0>", str(path)).replace("%", "%%"))
 
 
 def _program(name: str) -> str:
