@@ -81,8 +81,8 @@ def _careful(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except VmPortsError as error:
-        # Of the errors only a missing gvproxy leaves VMs that can be started.
-        state = LIMITED if check is _gvproxy else BROKEN
+        # Without gvproxy, or a folder for templates, there are VMs that can be started.
+        state = LIMITED if check in {_gvproxy, _cache} else BROKEN
         return Finding(check.__name__.strip("_").replace("_", " "), state, str(error))
 
 

@@ -72,9 +72,26 @@ def dead_folders(base: Path | None = None) -> list[Path]:
     return dead
 
 
+def temporary_folder() -> Path:
+    """Return the system's folder for temporary files.
+
+    Raises:
+        StateDirError: none can be written.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:  # names those that it has tried
+        path = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only told
+        raise refusal(Path(path), error, REMEDY) from error
+
+
 def default_base(kind: str) -> Path:
-    """Return this user's folder for temporary things of a kind; it may not be there."""
-    base = Path(tempfile.gettempdir())
+    """Return this user's folder for temporary things of a kind; it may not be there.
+
+    Raises:
+        StateDirError: no folder for temporary files can be written.
+    """
+    base = temporary_folder()
     if len(str(base)) > _LONGEST_BASE:
         base = Path("/tmp")  # noqa: S108 - what lies below is private and verified
     return base / f"pytest-vmports-{os.getuid()}-{kind}"

@@ -11,6 +11,7 @@ from pytest_vmports import PortAllocator, PortMapping
 from pytest_vmports.errors import ForwardError, MachineError, MonitorError
 from pytest_vmports.network.exposed import lease_exposed
 from pytest_vmports.pool import launch, templates
+from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
@@ -52,7 +53,7 @@ def plan(**changes):
     facts = {
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
         "identity": {"name": "a guest"}, "standby_key": "key", "own_ports": [],
-        "wanted": [PortMapping(internal=80)], **changes,
+        "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False, **changes,
     }  # fmt: skip
     return FakePlan(**facts)
 
@@ -63,10 +64,12 @@ class Maker:
     def __init__(self, allocator, folder, monkeypatch):
         self.notes, self.said, self.errors = [], [], []
         self.allocator = allocator
-        self.templates = Templates(folder / "cache", 100, self.said.append)
+        (folder / "shared").mkdir()
+        self.templates = Templates(folder / "cache", folder / "shared", 100, self.said.append)
         self.launcher = Launcher(
-            allocator, folder, self.templates, Standby(print), tell=self.said.append
-        )
+            allocator, folder, self.templates, Standby(print), tell=self.said.append,
+            failed=FailedStarts(folder / "failed", self.said.append),
+        )  # fmt: skip
         monkeypatch.setattr(templates, "_rest_and_save", self._save)
         monkeypatch.setattr(launch.Launcher, "machine", self._machine)
         monkeypatch.setattr(launch.Launcher, "end_failed", self._failed)
