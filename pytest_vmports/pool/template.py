@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_WRITE = 0o222
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,17 @@ class Template:
             # Nobody has put another in its place since it was locked.
             and facts.st_ino == os.fstat(self.lock).st_ino
             and manifest.get("key") == key
-            and {name: manifest.get(name) for name in now} == now
+            and manifest.get("state_sha256") == now["state_sha256"]
+            and manifest.get("files", {}).keys() == now["files"].keys()
+            and all(self._unchanged(manifest["files"], now["files"], name) for name in now["files"])
         )
+
+    def _unchanged(self, then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+        if then[name] == now[name]:
+            return True
+        # Made read-only since, which sets the inode's change time and no other.
+        read_only = not (self.folder / name).stat().st_mode & _WRITE
+        return bool(read_only and then[name][:-1] == now[name][:-1])
 
     def _open(self, name: str) -> BinaryIO:
         try:

@@ -97,6 +97,8 @@ class TemplateStore:
         key = key_of(facts)
         lock = FileLock(self.base / f"{key}.lock", poll_interval=_LOCK_POLL_SECONDS)
         with self._refusing():
+            # Where no file can be made filelock may go on trying.
+            os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._wait_for_turn(lock, facts, timeout)
         try:
             # Whoever had the lock before has probably built it.

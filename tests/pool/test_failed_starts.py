@@ -16,6 +16,7 @@ from pytest_vmports.errors import (
     GuestPanicError,
     LaunchError,
     SetupError,
+    VmPortsError,
 )
 from pytest_vmports.pool import failed_starts
 from pytest_vmports.pool.failed_starts import FailedStarts, start_key
@@ -66,7 +67,7 @@ class Run:
                 self._as(test)
                 if error is not None:
                     raise error
-        except Exception as raised:
+        except (VmPortsError, KeyError) as raised:
             return raised
         return None
 
@@ -206,10 +207,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("field", OTHERS)
 def test_all_that_may_decide_how_a_start_ends_tells_its_kind(plan, field):
-    if OTHERS[field] is None:
-        other = plan
-    else:
-        other = replace(plan, **{field: OTHERS[field](plan)})
+    change = OTHERS[field]
+    other = plan if change is None else replace(plan, **{field: change(plan)})
     same = start_key(other, cloned=True) == start_key(plan, cloned=True)
     assert same is (OTHERS[field] is None)
 
