@@ -75,7 +75,7 @@ class TemplateStore:
         self._limit = limit
         self._say = say
         self._open: dict[str, Template] = {}
-        make_private(self.base, remedy=REMEDY, forbidden=WRITE_ACCESS, parents=True, follow=True)
+        self._make()
 
     def get(
         self, facts: Mapping[str, Any], build: Callable[[Path], None], timeout: float
@@ -96,6 +96,7 @@ class TemplateStore:
             return found
         key = key_of(facts)
         lock = FileLock(self.base / f"{key}.lock", poll_interval=_LOCK_POLL_SECONDS)
+        self._make()  # somebody may have removed it since
         with self._refusing():
             # Where no file can be made filelock may go on trying.
             os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -159,6 +160,9 @@ class TemplateStore:
         for template in self._open.values():
             os.close(template.lock)
         self._open.clear()
+
+    def _make(self) -> None:
+        make_private(self.base, remedy=REMEDY, forbidden=WRITE_ACCESS, parents=True, follow=True)
 
     def _wait_for_turn(self, lock: FileLock, facts: Mapping[str, Any], timeout: float) -> None:
         try:

@@ -7,6 +7,7 @@ number that no list of users has, and takes root's privileges away.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -115,98 +116,90 @@ def inner(pytester, qemu_binary, missing):
         Path(folder).chmod(0o700)
 
 
-def no_home(inner):
-    return {}
+def read_only_folder(folder):
+    folder.mkdir(mode=0o500)
+    return folder
 
 
-def home_of_the_kernel(_):
-    return {"HOME": "/proc"}
-
-
-def home_without_a_name(_):
-    return {"HOME": ""}
-
-
-def home_that_is_relative(_):
-    return {"HOME": "here"}
-
-
-def home_that_is_missing(_):
-    return {"HOME": "/proc/nobody/home"}
-
-
-def empty_and_read_only(inner):
-    inner.cache.mkdir(mode=0o500)
-    return {"VMPORTS_CACHE_DIR": str(inner.cache)}
-
-
-def below_what_is_read_only(inner):
-    inner.cache.mkdir(mode=0o500)
-    return {"VMPORTS_CACHE_DIR": str(inner.cache / "templates")}
-
-
-def unreadable(inner):
-    inner.cache.mkdir(mode=0o300)
-    inner.run(VMPORTS_CACHE_DIR=str(inner.cache))
-    for folder in inner.cache.iterdir() if os.geteuid() == 0 else ():
-        folder.chmod(0)
-    inner.cache.chmod(0)
-    return {"VMPORTS_CACHE_DIR": str(inner.cache)}
-
-
-def a_file(inner):
-    inner.cache.touch()
-    return {"VMPORTS_CACHE_DIR": str(inner.cache)}
-
-
-def below_a_file(inner):
-    inner.cache.touch()
-    return {"VMPORTS_CACHE_DIR": str(inner.cache / "templates")}
-
-
-def a_link_to_nothing(inner):
-    inner.cache.symlink_to("nothing")
-    return {"VMPORTS_CACHE_DIR": str(inner.cache)}
-
-
-def a_link_to_itself(inner):
-    inner.cache.symlink_to(inner.cache)
-    return {"VMPORTS_CACHE_DIR": str(inner.cache)}
-
-
-def open_to_others(inner):
-    inner.cache.mkdir()
-    inner.cache.chmod(0o777)
-    return {"VMPORTS_CACHE_DIR": str(inner.cache)}
-
-
-def another_users(_):
-    return {"VMPORTS_CACHE_DIR": "/proc/1"}
-
-
-def a_device(_):
-    return {"VMPORTS_CACHE_DIR": "/dev/null"}
-
-
-def too_long_a_name(inner):
-    return {"VMPORTS_CACHE_DIR": str(inner.path / ("long" * 80))}
-
-
-OF_NO_USE = [
-    no_home, home_of_the_kernel, home_without_a_name, home_that_is_relative, home_that_is_missing,
-    empty_and_read_only, below_what_is_read_only, unreadable, a_file, below_a_file,
-    a_link_to_nothing, a_link_to_itself, open_to_others, another_users, a_device, too_long_a_name,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("state", OF_NO_USE, ids=lambda state: state.__name__)
+@pytest.mark.parametrize("state", ["no home", "the kernel's for a home", "read-only"])
 def test_a_cache_of_no_use_costs_one_line_and_no_test(inner, state):
-    said, built = inner.run(**state(inner))
+    environment = {
+        "no home": dict,
+        "the kernel's for a home": lambda: {"HOME": "/proc"},
+        "read-only": lambda: {"VMPORTS_CACHE_DIR": str(read_only_folder(inner.cache))},
+    }[state]()
+    said, built = inner.run(**environment)
     assert len(said) == 1, inner.done.stdout + inner.done.stderr
-    line = said[0]
-    assert "saved guests are kept for this run only: cannot keep files in " in line
+    assert "saved guests are kept for this run only: cannot keep files in " in said[0]
     assert built == 1
-    assert not (inner.path / "~").exists() and not (inner.path / "here").exists()
+
+
+# In each state a template is wanted twice; told are the lines, and where it was built.
+STATES = """
+import json, os, sys
+from pathlib import Path
+from pytest_vmports.pool.template_places import TemplatePlaces
+
+def build(folder):
+    for name in ("ram", "state", "console"):
+        (folder / name).write_text(name)
+    built.append(str(folder.parent))
+
+for state, home, cache in json.load(sys.stdin):
+    os.environ.pop("HOME", None)
+    if home is not None:
+        os.environ["HOME"] = home
+    shared, built, told = Path("shared") / state, [], []
+    shared.mkdir(parents=True)
+    places = TemplatePlaces(cache and Path(cache), shared, 1 << 30, told.append)
+    found = [places.find({"name": name}, build, 1) for name in ("a", "b", "a")]
+    print(json.dumps([state, None not in found, [Path(one).name for one in built], told]))
+"""
+
+
+def test_a_folder_in_any_state_is_used_or_told_of_in_one_line(inner):
+    path = inner.path
+    (path / "file").touch()
+    (path / "dangling").symlink_to("nothing")
+    (path / "loop").symlink_to("loop")
+    (path / "open").mkdir()
+    (path / "open").chmod(0o777)
+    (path / "unreadable").mkdir(mode=0)
+    read_only_folder(path / "still")
+    (path / "good").mkdir(mode=0o700)
+    (path / "link").symlink_to("good")
+    homes = {
+        "unset": None, "kernel": "/proc", "empty": "", "relative": "here", "missing": "/proc/a/b",
+        "file": str(path / "file"), "read-only": str(path / "still"),
+    }  # fmt: skip
+    caches = {
+        "file": "file", "below a file": "file/cache", "dangling": "dangling", "loop": "loop",
+        "open": "open", "unreadable": "unreadable", "below unreadable": "unreadable/cache",
+        "read-only": "still", "below read-only": "still/cache", "device": "/dev/null",
+        "kernel": "/proc/1", "long": "long" * 80, "good": "good", "made": "new/cache",
+        "linked": "link",
+    }  # fmt: skip
+    states = [(f"home {name}", home, None) for name, home in homes.items()]
+    states += [(f"cache {n}", None, str(path / cache)) for n, cache in caches.items()]
+    done = subprocess.run(
+        [*NAMELESS, sys.executable, "-c", STATES], input=json.dumps(states), cwd=path,
+        env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one[0] for one in results] == [one[0] for one in states], done.stderr
+    for state, found, built, told in results:
+        assert found, state
+        if state in {"cache good", "cache made", "cache linked"}:
+            # The last finds what the first has built.
+            assert told == [] and len(built) == 2 * (state != "cache linked"), state
+            continue
+        assert built == ["templates"] * 2, (state, told)
+        (line,) = told
+        assert re.fullmatch(
+            r"vmports: saved guests are kept for this run only: cannot keep files in .*: .*; "
+            r"(set|run:|remove) .*", line
+        ), line  # fmt: skip
+    assert not (path / "~").exists() and not (path / "here").exists()
 
 
 def test_workers_share_what_the_cache_does_not_take(inner):
@@ -222,12 +215,12 @@ def test_a_good_cache_is_used_without_a_word(inner):
 
 def read_only(folder, mode):
     for path, _, files in os.walk(folder, topdown=False):
-        for name in files:
+        for name in files if mode else ():
             (Path(path) / name).chmod(mode)
         Path(path).chmod(0o500)
 
 
-@pytest.mark.parametrize("mode", [0o400, 0o600], ids=["files too", "folders only"])
+@pytest.mark.parametrize("mode", [0o400, None], ids=["files too", "folders only"])
 def test_a_good_template_in_a_read_only_cache_is_used(inner, mode):
     cache = {"VMPORTS_CACHE_DIR": str(inner.cache)}
     inner.run(**cache)
