@@ -333,7 +333,7 @@ _STORE = _of(
     eviction_takes_what_is_used=("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
     eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
     a_damaged_template_is_used=("if template.sound(key):", "if template:"),
-    all_who_waited_build=("self._use(key) or self._build", "self._build"),
+    all_who_waited_build=("self.use(facts) or self._build", "self._build"),
 )
 _PRIVATE = _of(
     "pytest_vmports/system/private_folder.py",

@@ -350,11 +350,7 @@ class Machine:
         self.state = State.KEPT
 
     def discard(self) -> None:
-        """Remove the private folder of a machine that does not run.
-
-        What cannot be removed now, as for want of descriptors, goes with the folder of the run: it
-        is no failure of the test.
-        """
+        """Remove the private folder of a machine that does not run; remains go with the run's."""
         shutil.rmtree(self.workdir, ignore_errors=True)
 
     def _waiting(
@@ -397,7 +393,6 @@ class Machine:
 
     def _restore(self, saved: SavedState) -> None:
         self.console.begin_with(saved.console)
-        # How QEMU died, if it did: that it hung up does not tell whether the state is to blame.
         with failures.cause_first(self.vitals), saved.open_state() as file:
             self.monitor.load(file.fileno())
         self.kind.restored()

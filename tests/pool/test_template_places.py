@@ -330,3 +330,16 @@ def test_a_copy_is_the_same_and_has_the_same_holes(two, tmp_path):
     for name in ("ram", "state", "console"):
         assert (tmp_path / "copy" / name).read_bytes() == (found.folder / name).read_bytes()
     assert (tmp_path / "copy" / "ram").stat().st_blocks * 512 < 8 << 20
+
+
+def test_doctor_calls_a_missing_home_a_limit_and_lives(inner):
+    """A VM can be started all the same."""
+    done = subprocess.run(
+        [*NAMELESS, sys.executable, "-m", "pytest_vmports.cli.main", "doctor", "--json"],
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(inner.path / "tmp")}, cwd=inner.path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    (cache,) = [one for one in told["findings"] if one["name"] == "cache"]
+    assert cache["state"] == 1 and "no home directory is known" in cache["text"]
+    assert told["state"] == 1, done.stdout
