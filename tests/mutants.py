@@ -263,7 +263,6 @@ _BLAME = _of(
     "tests/pool/test_blame.py",
     a_kill_is_evidence=("signal.SIGKILL, ", ""),
     no_memory_is_evidence=("bool(_SHORT.search(error.stderr))", "False"),
-    no_start_is_evidence=("if isinstance(error, LaunchError):\n        return False", "pass"),
 )
 _PLACES = _of(
     "pytest_vmports/pool/template_places.py",

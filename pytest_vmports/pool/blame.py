@@ -8,7 +8,6 @@ import signal
 from pytest_vmports.errors import (
     CloudInitError,
     GuestPanicError,
-    LaunchError,
     MachineDiedError,
     MachineError,
     MonitorError,
@@ -47,8 +46,6 @@ def state_may_be(error: MachineError) -> bool:
     A QEMU that did not come up has not seen the state yet. One that was ended from outside, or has
     said that the host is short of something, tells nothing about it.
     """
-    if isinstance(error, LaunchError):
-        return False
     if isinstance(error, MonitorError):
         return error.command == "migrate-incoming" and not _SHORT.search(error.reply)
     if isinstance(error, GuestPanicError):

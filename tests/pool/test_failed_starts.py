@@ -191,7 +191,7 @@ OTHERS = {
     "hardware": lambda plan: replace(plan.hardware, memory=plan.hardware.memory + 1),
     "network": lambda plan: replace(plan.network, host_ports=((8000, 1),)),
     "guest": lambda plan: plan.guest.with_additions(files={}, setup="false"),
-    "wanted": lambda _: (PortMapping(internal=81),),
+    "wanted": lambda plan: (*plan.wanted, PortMapping(internal=53, protocol="udp")),
     "wait_for": lambda _: WaitFor("all"),
     "boot_timeout": lambda plan: plan.boot_timeout + 1,
     "gvproxy": lambda _: "gvproxy of another version",
