@@ -84,10 +84,11 @@ class VmPortsError(Exception):
         raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args[0], self.fields)
+        return rebuild, (type(self), self.args[0], self.fields)
 
 
-def _rebuild(kind: type[VmPortsError], message: str, fields: dict[str, Any]) -> VmPortsError:
+def rebuild(kind: type[VmPortsError], message: str, fields: dict[str, Any]) -> VmPortsError:
+    """Return an error with this whole message, from another process or moment."""
     error = kind.__new__(kind)
     Exception.__init__(error, message)
     error.fields = fields

@@ -161,6 +161,7 @@ def vmports_pool(
         open_pool(
             vmports_allocator, root=config.rootpath, tell=session.terminal, cache_dir=cache,
             cache_size=limit, keeper=session.keeper(),
+            run=getattr(config, "workerinput", {}).get("testrunuid"),
         ) as pool,
     ):  # fmt: skip
         yield pool

@@ -286,6 +286,40 @@ _LAUNCH = _of(
         "pass",
     ),
 )
+_FAILED_STARTS = _of(
+    "pytest_vmports/pool/failed_starts.py",
+    "tests/pool/test_failed_starts.py",
+    the_first_test_may_not_try_again=(
+        'first["test"] == current_test() or not current_test()',
+        "not current_test()",
+    ),
+    a_busy_host_is_tried_once=('again is not None or not first["host"]', "True"),
+    a_busy_host_is_tried_for_ever=('began > first["at"]', "False"),
+    two_at_one_time_are_two_tries=('began > first["at"]', "True"),
+    one_bad_vm_ends_the_run=(
+        "            self._note_ready(key)\n",
+        "            pass\n",
+    ),
+    kinds_without_their_timeout=('"boot_timeout": plan.boot_timeout,', ""),
+    kinds_without_their_ports=('"ports": ports,', ""),
+)
+_BLAME = _of(
+    "pytest_vmports/pool/blame.py",
+    "tests/pool/test_blame.py",
+    a_kill_is_evidence=("signal.SIGKILL, ", ""),
+    no_memory_is_evidence=("bool(_SHORT.search(error.stderr))", "False"),
+)
+_PLACES = _of(
+    "pytest_vmports/pool/template_places.py",
+    "tests/pool/test_template_places.py",
+    every_worker_fills_a_full_cache=("mark in self._marks or (self._shared / mark).exists()", "0"),
+    what_is_read_only_is_used_in_place=(
+        "found is not None and found.writable",
+        "found is not None",
+    ),
+    what_is_read_only_is_not_used=("build = found.copy_to", "pass"),
+    the_cache_is_blamed_for_all=(".is_relative_to(base)", ".is_absolute()"),
+)
 _PLAN = _of(
     "pytest_vmports/vm/plan.py",
     "tests/pool/test_template.py",
@@ -343,7 +377,7 @@ _STORE = _of(
     eviction_takes_what_is_used=("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
     eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
     a_damaged_template_is_used=("if template.sound(key):", "if template:"),
-    all_who_waited_build=("self._use(key) or self._build", "self._build"),
+    all_who_waited_build=("self.use(facts) or self._build", "self._build"),
 )
 _PRIVATE = _of(
     "pytest_vmports/system/private_folder.py",
@@ -398,6 +432,7 @@ _CONSOLE = _of(
 MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_CONSOLE, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
+    *_FAILED_STARTS, *_BLAME, *_PLACES,
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,29 @@ def test_it(vm_with_ports):
 """
 
 
+# Notes every machine that is started, by whichever worker.
+STARTS = """
+from pytest_vmports.vm.machine import Machine
+
+start = Machine.start
+
+def noted(self, *arguments):
+    with open("started", "a") as file:
+        file.write("x")
+    return start(self, *arguments)
+
+Machine.start = noted
+"""
+FIFTY = """
+import pytest
+
+@pytest.mark.vmports({marker})
+@pytest.mark.parametrize("number", range(50))
+def test_it(vm_with_ports, number):
+    pass
+"""
+
+
 @pytest.fixture
 def report(pytester, qemu_binary):
     """Return a function that runs a suite of one test and returns what pytest wrote."""
@@ -33,7 +57,7 @@ def report(pytester, qemu_binary):
         command = [*before, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *settings]
         result = pytester.run(*command)
         result.assert_outcomes(**outcome)
-        return result.stdout.str()
+        return result.stdout.str() + result.stderr.str()
 
     return run
 
@@ -53,6 +77,36 @@ def test_a_guest_that_panics(report):
         text, "GuestPanicError: the guest's kernel panicked: sysrq triggered crash", "8080/tcp",
         "VM: end of the guest's", "ended with 0 (kernel panic: sysrq triggered crash)",
     )  # fmt: skip
+
+
+# Two tries where a busy host might be the reason; and whatever two workers begin at one time.
+@pytest.mark.parametrize(
+    ("marker", "error", "reason", "starts", "workers"),
+    [
+        ("8080, setup='exit 3'", "SetupError", "the guest's setup ended with 3", 1, 2),
+        (
+            "8080, setup='echo c >/proc/sysrq-trigger'", "GuestPanicError",
+            "the guest's kernel panicked: sysrq triggered crash", 1, 0,
+        ),
+        (
+            "8080, setup='true', boot_timeout=5", "BootTimeoutError",
+            "the guest was not ready within 5 s", 2, 0,
+        ),
+    ],
+    ids=["a setup that fails", "a panic", "a server that is forgotten"],
+)  # fmt: skip
+def test_fifty_tests_of_one_fault_cost_one_boot_and_each_tells_the_reason(
+    pytester, qemu_binary, marker, error, reason, starts, workers
+):
+    pytester.makeconftest(STARTS)
+    pytester.makepyfile(FIFTY.format(marker=marker))
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", f"-n{workers}", "-rN")
+    result.assert_outcomes(errors=50)
+    assert len(Path("started").read_text()) == starts
+    text = result.stdout.str()
+    told = [line for line in text.splitlines() if re.match(rf"E +\S*{error}: ", line)]
+    assert len(told) >= 50 and all(reason in line for line in told), text
+    assert len(re.findall(r"E +\(met first by ", text)) >= 50 - starts
 
 
 def test_a_server_that_never_listens(report):
@@ -129,7 +183,10 @@ def test_a_disk_that_is_full(report, request, full, missing):
     before = [*namespace, "sh", "-c", script, str(folder)]
     if full == "tmp":
         settings, before = ["--basetemp=base"], [*before, "env", f"TMPDIR={folder}"]
+    works = full == "cache"
     text = report(
-        "8080, setup='true', boot_timeout=40", outcome=ERROR, settings=settings, before=before
-    )
+        "8080, setup='nc -lk -p 8080 -e cat &'", outcome={"passed": 1} if works else ERROR,
+        settings=settings, before=before,
+    )  # fmt: skip
     assert_told(text, "No space left on device", str(folder))
+    assert text.count("saved guests are kept for this run only") == works

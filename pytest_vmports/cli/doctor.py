@@ -85,8 +85,8 @@ def _careful(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except VmPortsError as error:
-        # Of the errors only a missing gvproxy leaves VMs that can be started.
-        state = LIMITED if check is _gvproxy else BROKEN
+        # Without gvproxy, or a folder for templates, there are VMs that can be started.
+        state = LIMITED if check in {_gvproxy, _cache} else BROKEN
         return Finding(name, state, str(error))
     except (OSError, RuntimeError, LookupError, ValueError) as error:
         # An odd host, as one without a home, breaks one check and not the whole answer.

@@ -11,13 +11,13 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from pytest_vmports.errors import StateDirError
 from pytest_vmports.system.paths import absolute
 from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private, user_id
+from pytest_vmports.system.run_dir import temporary_folder
 
 STATE_DIR_VARIABLE: Final = "VMPORTS_STATE_DIR"
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -43,7 +43,7 @@ def default_base() -> Path:
     # that user out of it. A stale variable (su, cron) points nowhere.
     if runtime and _owner(runtime) == user_id():
         return Path(runtime) / "pytest-vmports"
-    return Path(tempfile.gettempdir()) / f"pytest-vmports-{user_id()}"
+    return temporary_folder() / f"pytest-vmports-{user_id()}"
 
 
 def network_namespace() -> str:

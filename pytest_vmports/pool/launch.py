@@ -13,6 +13,7 @@ from pytest_vmports.leases.record import PASSING
 from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
 from pytest_vmports.network.lan import Lan
+from pytest_vmports.pool.blame import state_may_be
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.system.progress import slowly
 from pytest_vmports.vm import failures
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.pool.failed_starts import FailedStarts
     from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.pool.standby import Standby
     from pytest_vmports.pool.template import Template
@@ -45,6 +47,7 @@ class Launcher:
         run_dir: private folder of this process.
         templates: the saved states to start from.
         standby: the VM that waits for the next test.
+        failed: what has failed to start in this run.
         tell: writes a line to the terminal.
         keeper: keeps VMs beyond the run; None where none is to be kept.
     """
@@ -56,6 +59,7 @@ class Launcher:
         templates: Templates,
         standby: Standby,
         *,
+        failed: FailedStarts,
         tell: Callable[[str], None],
         keeper: Keeper | None = None,
     ) -> None:
@@ -63,6 +67,7 @@ class Launcher:
         self._run_dir = run_dir
         self._templates = templates
         self._standby = standby
+        self._failed = failed
         self._tell = tell
         self._keeper = keeper
         self._lans: dict[str, Lan] = {}
@@ -90,7 +95,8 @@ class Launcher:
             prepare_next: the next test needs one like it.
 
         Raises:
-            MachineError: see `Machine.start` and `Machine.wait_ready`.
+            MachineError: see `Machine.start` and `Machine.wait_ready`; at once where a VM like it
+                has failed in another test, see `FailedStarts.check`.
             PortError: a port that we need ourselves cannot be had.
         """
         host = exposed.host
@@ -98,7 +104,8 @@ class Launcher:
             exposed.add_own(lease_ports(plan.own_ports, self._allocator, host=host))
             plan = plan.with_forwards(exposed.ports, exposed.own)
             try:
-                return self._once(plan, exposed, observe, cloned, prepare_next)
+                with self._failed.minded(plan, cloned=cloned):
+                    return self._once(plan, exposed, observe, cloned, prepare_next)
             except ForwardError as error:
                 if not left or _is_fixed(error, plan.wanted):
                     raise
@@ -160,6 +167,9 @@ class Launcher:
                 except ForwardError:
                     raise
                 except (LaunchError, MonitorError, MachineDiedError) as error:
+                    # A host that is short of something says nothing about the template.
+                    if not state_may_be(error) and template.sound(template.folder.name):
+                        raise
                     # Found sound, and still not to be restored, or restored and dead at once.
                     self._templates.discard(template, plan.guest, error)
                     continue
@@ -173,6 +183,8 @@ class Launcher:
         """Return what the machine is cloned from; None means: boot."""
 
         def build(ram: Ram, save: Observe) -> None:
+            # Whoever built it until now, while we waited, may have failed.
+            self._failed.check(plan, cloned=True)
             # On the test's own ports, whose guards stay: the test's VM binds them next.
             machine = self.machine(plan, ram=ram, leased=exposed.since)
             observe(machine)

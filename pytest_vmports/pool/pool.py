@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.guests import hopeless
 from pytest_vmports.network.exposed import BY_CALL, lease_exposed
+from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.pool.launch import Launcher
@@ -16,6 +17,7 @@ from pytest_vmports.pool.planning import open_host_line, plan_of
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
 from pytest_vmports.system.run_dir import RunDir
+from pytest_vmports.system.shared_dir import SharedDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +49,7 @@ class Pool:
         run_dir: Path,
         root: Path,
         templates: Templates,
+        failed: FailedStarts,
         *,
         tell: Callable[[str], None],
         keeper: Keeper | None,
@@ -56,7 +59,7 @@ class Pool:
         self.run_dir = run_dir
         self.standby = Standby(tell)
         self.launcher = Launcher(
-            allocator, run_dir, templates, self.standby, tell=tell, keeper=keeper
+            allocator, run_dir, templates, self.standby, failed=failed, tell=tell, keeper=keeper
         )
         self.keeper = keeper
         self._tell = tell
@@ -185,6 +188,7 @@ def open_pool(
     cache_dir: str | Path | None = None,
     cache_size: int = 4096,
     keeper: Keeper | None = None,
+    run: str | None = None,
 ) -> Iterator[Pool]:
     """Yield the pool of this process, the only place that puts its parts together.
 
@@ -195,14 +199,22 @@ def open_pool(
         cache_dir: the folder of the templates; None means the user's cache folder.
         cache_size: MiB on disk that all templates may take.
         keeper: keeps VMs beyond the run; None where none is to be kept.
+        run: names the run that this process is a worker of; None where it is the run's only one.
 
     Raises:
         StateDirError: a folder cannot be made, or is not this user's alone.
     """
     with RunDir() as run_dir, contextlib.ExitStack() as stack:
-        templates = Templates(Path(cache_dir) if cache_dir else None, cache_size, tell)
+        if run is None:
+            shared = run_dir.path / "shared"
+            shared.mkdir(mode=0o700)
+        else:
+            shared = stack.enter_context(SharedDir(run)).path
+        cache = Path(cache_dir) if cache_dir else None
+        templates = Templates(cache, shared, cache_size, tell)
         stack.callback(templates.close)
-        pool = Pool(allocator, run_dir.path, root, templates, tell=tell, keeper=keeper)
+        failed = FailedStarts(shared / "failed", tell)
+        pool = Pool(allocator, run_dir.path, root, templates, failed, tell=tell, keeper=keeper)
         stack.callback(pool.standby.drop)
         yield pool
 

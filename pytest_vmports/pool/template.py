@@ -9,7 +9,7 @@ and checked before it is believed. Sources: QEMU's documentation of ``x-ignore-s
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import MonitorError
 from pytest_vmports.system import clock
 from pytest_vmports.system.fingerprint import fingerprint
+from pytest_vmports.system.private_folder import refusal
 from pytest_vmports.vm.argv import Ram
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+_WRITE = 0o222
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,42 @@ class Template:
         """Note that it is used now; False when it has been given up."""
         try:
             os.utime(_MANIFEST, dir_fd=self.lock)
+        except OSError:
+            # In a folder that is read-only nobody sweeps by last use either.
+            return self._has_manifest()
+        return True
+
+    def give_up(self) -> bool:
+        """Let nobody begin to use it any more; False where its folder cannot be written."""
+        try:
+            os.unlink(_MANIFEST, dir_fd=self.lock)
+        except OSError:
+            return not self._has_manifest()
+        return True
+
+    @property
+    def writable(self) -> bool:
+        """Whether QEMU can open its memory, which before 8.2 it does to write, whatever it maps."""
+        return os.access(self.ram, os.W_OK)
+
+    def copy_to(self, folder: Path) -> None:
+        """Put a copy of its files into an empty folder; pages that hold nothing take no room.
+
+        Raises:
+            StateDirError: it cannot be copied.
+        """
+        try:
+            for file in _files(self.folder):
+                _copy(file, folder / file.name)
+        except OSError as error:
+            raise refusal(folder.parent, error, "free some space") from error
+
+    def _has_manifest(self) -> bool:
+        try:
+            os.stat(_MANIFEST, dir_fd=self.lock)
         except FileNotFoundError:
             return False
         return True
-
-    def give_up(self) -> None:
-        """Let nobody begin to use it any more."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_MANIFEST, dir_fd=self.lock)
 
     def sound(self, key: str) -> bool:
         """Whether it is what was built for ``key``, to the last file."""
@@ -93,8 +124,17 @@ class Template:
             # Nobody has put another in its place since it was locked.
             and facts.st_ino == os.fstat(self.lock).st_ino
             and manifest.get("key") == key
-            and {name: manifest.get(name) for name in now} == now
+            and manifest.get("state_sha256") == now["state_sha256"]
+            and manifest.get("files", {}).keys() == now["files"].keys()
+            and all(self._unchanged(manifest["files"], now["files"], name) for name in now["files"])
         )
+
+    def _unchanged(self, then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+        if then[name] == now[name]:
+            return True
+        # Made read-only since, which sets the inode's change time and no other.
+        read_only = not (self.folder / name).stat().st_mode & _WRITE
+        return bool(read_only and then[name][:-1] == now[name][:-1])
 
     def _open(self, name: str) -> BinaryIO:
         try:
@@ -156,3 +196,19 @@ def _prints(folder: Path) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name != _MANIFEST)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("xb") as new:
+        size, at = os.fstat(old.fileno()).st_size, 0
+        new.truncate(size)
+        while at < size:
+            try:
+                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # nothing but a hole
+            hole = os.lseek(old.fileno(), at, os.SEEK_HOLE)
+            while at < hole and (data := os.pread(old.fileno(), min(_CHUNK, hole - at), at)):
+                at += os.pwrite(new.fileno(), data, at)

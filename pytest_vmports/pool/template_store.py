@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -21,17 +22,38 @@ from pytest_vmports.pool.template import (
     size_on_disk,
     write_manifest,
 )
-from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private
+from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private, refusal
 from pytest_vmports.system.progress import slowly
 from pytest_vmports.vm.plan import KEY_LENGTH, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
+REMEDY = "set cache_dir"
 # Nothing else is ever removed: the folder may be one that somebody keeps other things in.
 _OURS = re.compile(rf"(?P<key>[0-9a-f]{{{KEY_LENGTH}}})(?P<building>\.building-\d+)?")
 _LOCK_POLL_SECONDS = 0.02
+
+
+def default_base() -> Path:
+    """Return the folder of templates in the user's cache folder; it may not be there.
+
+    Raises:
+        StateDirError: the user has no home.
+    """
+    try:
+        # Made of HOME, or of the list of users, which a number without a name is not in.
+        cache = Path(platformdirs.user_cache_dir("pytest-vmports"))
+    except RuntimeError:
+        cache = Path("~")
+    if not cache.is_absolute():
+        raise StateDirError(
+            path="~/.cache/pytest-vmports",
+            reason="no home directory is known for this user, and HOME is not set",
+            remedy="set HOME, XDG_CACHE_HOME or cache_dir",
+        )
+    return cache / "templates"
 
 
 class TemplateStore:
@@ -49,13 +71,11 @@ class TemplateStore:
     def __init__(
         self, base: Path | None, limit: int, say: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.base = base or Path(platformdirs.user_cache_dir("pytest-vmports")) / "templates"
+        self.base = base or default_base()
         self._limit = limit
         self._say = say
         self._open: dict[str, Template] = {}
-        make_private(
-            self.base, remedy="set cache_dir", forbidden=WRITE_ACCESS, parents=True, follow=True
-        )
+        self._make()
 
     def get(
         self, facts: Mapping[str, Any], build: Callable[[Path], None], timeout: float
@@ -69,30 +89,52 @@ class TemplateStore:
 
         Raises:
             TemplateBusyError: another process has been building it for longer.
+            StateDirError: nothing can be kept here.
+        """
+        found = self.use(facts)
+        if found is not None:
+            return found
+        key = key_of(facts)
+        lock = FileLock(self.base / f"{key}.lock", poll_interval=_LOCK_POLL_SECONDS)
+        self._make()  # somebody may have removed it since
+        with self._refusing():
+            # Where no file can be made filelock may go on trying.
+            os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._wait_for_turn(lock, facts, timeout)
+        try:
+            # Whoever had the lock before has probably built it.
+            return self.use(facts) or self._build(key, facts, build)
+        finally:
+            lock.release()
+
+    def use(self, facts: Mapping[str, Any]) -> Template | None:
+        """Return the template for ``facts`` when it is there and sound; nothing is written.
+
+        Raises:
+            StateDirError: the folder cannot be read.
         """
         key = key_of(facts)
         found = self._open.get(key)
         if found is not None and not found.touch():  # given up by another process, or removed
             os.close(self._open.pop(key).lock)
             found = None
-        found = found or self._use(key)
-        if found is None:
-            lock = FileLock(self.base / f"{key}.lock", poll_interval=_LOCK_POLL_SECONDS)
-            self._wait_for_turn(lock, facts, timeout)
-            try:
-                # Whoever had the lock before has probably built it.
-                found = self._use(key) or self._build(key, facts, build)
-            finally:
-                lock.release()
-        self._open[key] = found
-        found.touch()
+        with self._refusing():
+            found = found or self._use(key)
+        if found is not None:
+            self._open[key] = found
+            found.touch()
         return found
 
-    def discard(self, template: Template) -> None:
-        """Give up a template that did not work; the next `get` builds it anew."""
+    def discard(self, template: Template) -> bool:
+        """Give up a template that did not work; the next `get` builds it anew.
+
+        Returns:
+            False where it stays, for nothing can be written here.
+        """
         self._open = {key: t for key, t in self._open.items() if t is not template}
-        template.give_up()
+        gone = template.give_up()
         os.close(template.lock)
+        return gone
 
     def entries(self) -> list[tuple[dict[str, Any], int, float]]:
         """Return manifest, bytes on disk and time of last use of each, the latest used first."""
@@ -104,15 +146,23 @@ class TemplateStore:
         return sorted(found, key=lambda entry: -entry[2])
 
     def clear(self) -> int:
-        """Remove every template that nobody uses; return how many were removed."""
-        self._sweep()
-        return sum(self._remove(folder) for folder in self._folders())
+        """Remove every template that nobody uses; return how many were removed.
+
+        Raises:
+            StateDirError: the folder is read-only.
+        """
+        with self._refusing():
+            self._sweep()
+            return sum(self._remove(folder) for folder in self._folders())
 
     def close(self) -> None:
         """Let go of the templates in use. Safe to call again."""
         for template in self._open.values():
             os.close(template.lock)
         self._open.clear()
+
+    def _make(self) -> None:
+        make_private(self.base, remedy=REMEDY, forbidden=WRITE_ACCESS, parents=True, follow=True)
 
     def _wait_for_turn(self, lock: FileLock, facts: Mapping[str, Any], timeout: float) -> None:
         try:
@@ -144,25 +194,39 @@ class TemplateStore:
         return None
 
     def _build(self, key: str, facts: Mapping[str, Any], build: Callable[[Path], None]) -> Template:
-        self._remove_remains(key)
         folder = self.base / f"{key}.building-{os.getpid()}"
-        folder.mkdir(mode=0o700)
+        with self._refusing():
+            self._remove_remains(key)
+            folder.mkdir(mode=0o700)
         try:
             build(folder)
-            write_manifest(folder, key, facts)
-            self._retire(key)
-            folder.rename(self.base / key)
+            with self._refusing():
+                write_manifest(folder, key, facts)
+                self._retire(key)
+                folder.rename(self.base / key)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        template = self._use(key)
+        template = self.use(facts)
         if template is None:
             raise StateDirError(
                 path=str(self.base / key), reason="a template vanished as soon as it was built",
                 remedy="look who cleans this folder, or set cache_dir",
             )  # fmt: skip
-        self._evict(keep=key)
+        with self._refusing():
+            self._evict(keep=key)
         return template
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Make what the folder refuses, as one that is read-only or full, an error that says so."""
+        try:
+            yield
+        except OSError as error:
+            # Descriptors are this process's to run out of, wherever it keeps its files.
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise
+            raise refusal(self.base, error, REMEDY) from error
 
     def _retire(self, key: str) -> None:
         """Remove what has the key's name: it is damaged, or it would be used."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineDiedError, MonitorError, StateDirError, VmPortsError
-from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.errors import (
+    LaunchError,
+    MachineDiedError,
+    MonitorError,
+    StateDirError,
+    VmPortsError,
+)
+from pytest_vmports.pool.template_places import TemplatePlaces
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import Ram
 from pytest_vmports.vm.snapshots import save, save_disks, settle
@@ -26,6 +34,7 @@ _MIB = 1 << 20
 # A builder boots and then saves; who waits for it allows for both.
 _SAVE_SECONDS = 60.0
 _CONSOLE_CHARACTERS = 1 << 16
+_TOO_LARGE = re.compile(rf"signal {signal.SIGXFSZ.value}\b|File too large")
 _OF_A_NETWORK = "a saved guest has one address, and each of these has its own"
 
 
@@ -34,13 +43,16 @@ class Templates:
 
     Args:
         cache: the folder; None means the user's cache folder.
+        shared: private folder of the run, for templates where the cache is of no use.
         limit: MiB on disk that all templates may take.
         tell: writes a line to the terminal.
     """
 
-    def __init__(self, cache: Path | None, limit: int, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, cache: Path | None, shared: Path, limit: int, tell: Callable[[str], None]
+    ) -> None:
         self._tell = tell
-        self._store = TemplateStore(cache, limit * _MIB, tell)
+        self._places = TemplatePlaces(cache, shared, limit * _MIB, tell)
         self._told: set[str] = set()
         self._without: set[str] = set()  # guests, each as its repr: names may be equal
         self._failed: set[str] = set()
@@ -60,8 +72,10 @@ class Templates:
             return True
         return False
 
-    def find(self, plan: Plan, build: Callable[[Ram, Callable[[Machine], None]], None]) -> Template:
-        """Return the template for a plan, built when need be.
+    def find(
+        self, plan: Plan, build: Callable[[Ram, Callable[[Machine], None]], None]
+    ) -> Template | None:
+        """Return the template for a plan, built when need be; None where none can be kept.
 
         Args:
             plan: of the VM that is to be cloned from it.
@@ -78,15 +92,18 @@ class Templates:
             def save_it(booted: Machine) -> None:
                 _rest_and_save(booted, folder)
                 kept = booted.console.text()[-_CONSOLE_CHARACTERS:]
-                (folder / "console").write_text(kept, "utf-8")
+                try:
+                    (folder / "console").write_text(kept, "utf-8")
+                except OSError as error:
+                    raise _no_room(folder, error.strerror or str(error)) from error
 
             try:
                 build(Ram(folder / "ram", share=True), save_it)
-            except MachineDiedError as error:
+            except (LaunchError, MonitorError, MachineDiedError) as error:
                 _mind_full_disk(folder, error)
                 raise
 
-        return self._store.get(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
+        return self._places.find(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
 
     def cannot_be_saved(self, guest: Guest, error: VmPortsError) -> None:
         """Boot this guest from cold from now on, and say so once."""
@@ -94,7 +111,7 @@ class Templates:
 
     def discard(self, template: Template, guest: Guest, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""
-        self._store.discard(template)
+        self._places.discard(template)
         if template.folder.name in self._failed:
             self._give_up(guest, f"its saved state cannot be restored: {_brief(error)}")
         else:
@@ -104,7 +121,7 @@ class Templates:
 
     def close(self) -> None:
         """Let go of the templates in use."""
-        self._store.close()
+        self._places.close()
 
     def _give_up(self, guest: Guest, why: str) -> None:
         self._without.add(repr(guest))
@@ -129,14 +146,19 @@ def _rest_and_save(booted: Machine, folder: Path) -> None:
         save_disks(booted, folder)
 
 
-def _mind_full_disk(folder: Path, error: MachineDiedError) -> None:
+def _mind_full_disk(folder: Path, error: LaunchError | MonitorError | MachineDiedError) -> None:
     """Say what it means when the guest's memory, a file, cannot grow: the kernel kills QEMU."""
-    if shutil.disk_usage(folder).free < _MIB:
-        reason = os.strerror(errno.ENOSPC)
-        raise StateDirError(
-            path=str(folder.parent), reason=f"{reason}, when a guest's memory was to be kept there",
-            remedy="free some space, set cache_dir, or template = no",
-        ) from error  # fmt: skip
+    # So it does where the process may write no larger file (``ulimit -f``).
+    said = _TOO_LARGE.search(f"{error.fields.get('returncode')} {error.fields.get('stderr')}")
+    if said or shutil.disk_usage(folder).free < _MIB:
+        raise _no_room(folder, os.strerror(errno.EFBIG if said else errno.ENOSPC)) from error
+
+
+def _no_room(folder: Path, reason: str) -> StateDirError:
+    return StateDirError(
+        path=str(folder.parent), reason=f"{reason}, when a guest's memory was to be kept there",
+        remedy="free some space, set cache_dir, or template = no",
+    )  # fmt: skip
 
 
 def _brief(error: VmPortsError) -> str:

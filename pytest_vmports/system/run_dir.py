@@ -72,9 +72,26 @@ def dead_folders(base: Path | None = None) -> list[Path]:
     return dead
 
 
+def temporary_folder() -> Path:
+    """Return the system's folder for temporary files.
+
+    Raises:
+        StateDirError: none can be written.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:  # names those that it has tried
+        path = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only told
+        raise refusal(Path(path), error, REMEDY) from error
+
+
 def default_base(kind: str) -> Path:
-    """Return this user's folder for temporary things of a kind; it may not be there."""
-    base = Path(tempfile.gettempdir())
+    """Return this user's folder for temporary things of a kind; it may not be there.
+
+    Raises:
+        StateDirError: no folder for temporary files can be written.
+    """
+    base = temporary_folder()
     # QEMU's monitor takes paths as JSON, which has no word for bytes that are no UTF-8.
     if len(os.fsencode(base)) > _LONGEST_BASE or not _is_utf8(base):
         base = Path("/tmp")  # noqa: S108 - what lies below is private and verified

@@ -346,9 +346,9 @@ class Machine:
         self.state = State.KEPT
 
     def discard(self) -> None:
-        """Remove the private folder of a machine that does not run."""
+        """Remove the private folder of a machine that does not run; remains go with the run's."""
         if self.owner.here:
-            shutil.rmtree(self.workdir)
+            shutil.rmtree(self.workdir, ignore_errors=True)
 
     def _waiting(self, deadline: float, asked: Probe | None, timeout: float = 0.0) -> Waiting:
         deaths = [p.death for p in self.processes() if p.death is not None]
@@ -388,7 +388,7 @@ class Machine:
 
     def _restore(self, saved: SavedState) -> None:
         self.console.begin_with(saved.console)
-        with saved.open_state() as file:
+        with failures.cause_first(self.vitals), saved.open_state() as file:
             self.monitor.load(file.fileno())
         self.kind.restored()
         self.monitor.execute("cont")

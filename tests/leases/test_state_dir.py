@@ -14,6 +14,7 @@ from pytest_vmports.errors import StateDirError
 from pytest_vmports.leases import PortAllocator, state_dir
 from pytest_vmports.leases import allocator as port_allocator
 from pytest_vmports.leases.state_dir import make_state_dir, network_file_system, state_dir_path
+from pytest_vmports.system import run_dir
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_it_is_in_the_users_runtime_directory(monkeypatch, tmp_path):
 @pytest.mark.parametrize("runtime", ["", "/nonexistent/run"])
 def test_without_a_runtime_directory_it_is_below_the_temp_dir(monkeypatch, tmp_path, runtime):
     monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-    monkeypatch.setattr(state_dir.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(run_dir.tempfile, "gettempdir", lambda: str(tmp_path))
     assert state_dir_path().parent == tmp_path / f"pytest-vmports-{os.geteuid()}"
 
 

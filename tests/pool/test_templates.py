@@ -8,9 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_vmports import PortAllocator, PortMapping
-from pytest_vmports.errors import ForwardError, MachineError, MonitorError
+from pytest_vmports.errors import (
+    ForwardError,
+    LaunchError,
+    MachineError,
+    MonitorError,
+    SetupError,
+)
 from pytest_vmports.network.exposed import lease_exposed
 from pytest_vmports.pool import launch, templates
+from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
@@ -52,7 +59,7 @@ def plan(**changes):
     facts = {
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
         "identity": {"name": "a guest"}, "standby_key": "key", "own_ports": [],
-        "wanted": [PortMapping(internal=80)], **changes,
+        "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False, **changes,
     }  # fmt: skip
     return FakePlan(**facts)
 
@@ -62,11 +69,13 @@ class Maker:
 
     def __init__(self, allocator, folder, monkeypatch):
         self.notes, self.said, self.errors = [], [], []
-        self.allocator = allocator
-        self.templates = Templates(folder / "cache", 100, self.said.append)
+        self.allocator, self.folder = allocator, folder
+        (folder / "shared").mkdir()
+        self.templates = Templates(folder / "cache", folder / "shared", 100, self.said.append)
         self.launcher = Launcher(
-            allocator, folder, self.templates, Standby(print), tell=self.said.append
-        )
+            allocator, folder, self.templates, Standby(print), tell=self.said.append,
+            failed=FailedStarts(folder / "failed", self.said.append),
+        )  # fmt: skip
         monkeypatch.setattr(templates, "_rest_and_save", self._save)
         monkeypatch.setattr(launch.Launcher, "machine", self._machine)
         monkeypatch.setattr(launch.Launcher, "end_failed", self._failed)
@@ -82,6 +91,9 @@ class Maker:
         self.notes.append("saved")
         for name in ("ram", "state"):
             (folder / name).write_text(name)
+
+    def templates_of(self, place):
+        return [path for path in (self.folder / place).iterdir() if path.is_dir()]
 
     def launch(self, plan, *, cloned=True):
         with contextlib.ExitStack() as stack:
@@ -170,3 +182,65 @@ def test_a_template_that_cannot_be_restored_is_built_anew_once_and_then_given_up
     notes, ports = maker.launch(plan())
     assert notes == [f"VM starts with {ports}", "VM stops", f"VM starts with {ports}"]
     assert "boots from cold: its saved state cannot be restored" in maker.said[-1]
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"), [("signal 25", "(nothing)"), ("exit status 1", "ram: File too large")]
+)
+def test_where_no_file_may_be_as_large_as_a_memory_vms_boot_from_cold(maker, ended, said):
+    """As below ``ulimit -f``: neither in the cache nor in the run's folder."""
+    failed = LaunchError(program="QEMU", returncode=ended, stderr=said, command="qemu")
+    maker.errors = [failed, failed]
+    notes, ports = maker.launch(plan())
+    builders = [note for note in notes if note.startswith("builder starts")]
+    assert (len(builders), notes[-1]) == (2, f"VM starts with {ports}")
+    notes, ports = maker.launch(plan())
+    assert notes == [f"VM starts with {ports}"]
+    assert ["File too large" in line for line in maker.said] == [True, True]
+    assert "boots from cold" in maker.said[-1]
+
+
+def test_a_qemu_that_does_not_start_is_no_evidence_against_a_template(maker):
+    maker.launch(plan())
+    failed = LaunchError(program="QEMU", returncode="signal 9", stderr="", command="qemu")
+    maker.errors = [failed]
+    with pytest.raises(LaunchError):
+        maker.launch(plan())
+    notes, ports = maker.launch(plan())
+    assert (notes[-1:], "saved" in notes, maker.said) == ([f"VM starts with {ports}"], False, [])
+
+
+def test_a_template_that_has_vanished_is_built_anew_whatever_qemu_says_of_that(maker):
+    maker.launch(plan())
+    (folder,) = maker.templates_of("cache")
+    (folder / "ram").write_text("another memory")
+    failed = LaunchError(program="QEMU", returncode="exit status 1", stderr="", command="qemu")
+    maker.errors = [failed]
+    notes, ports = maker.launch(plan())
+    assert notes[-1] == f"VM starts with {ports}" and "saved" in notes
+
+
+def test_who_waited_for_a_builder_that_failed_does_not_build(maker, monkeypatch):
+    """Another worker has failed between the first look and our turn."""
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "t.py::other (setup)")
+    maker.errors = [SetupError(returncode=3, console="")]
+    with pytest.raises(SetupError):
+        maker.launch(plan())
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "t.py::ours (setup)")
+    monkeypatch.setattr(maker.launcher._failed, "_check", looked_at_before(maker))
+    maker.notes.clear()
+    with pytest.raises(SetupError, match=r"met first by t\.py::other"):
+        maker.launch(plan())
+    assert maker.notes == []
+
+
+def looked_at_before(maker):
+    """Return a check that finds nothing when it is asked for the first time."""
+    check, looks = maker.launcher._failed._check, []
+
+    def later(key):
+        looks.append(key)
+        if len(looks) > 1:
+            check(key)
+
+    return later

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pytest_vmports.errors import StateDirError
+from pytest_vmports.leases import state_dir
 from pytest_vmports.system import run_dir
 from pytest_vmports.system.run_dir import RunDir
 
@@ -123,3 +124,15 @@ def test_a_link_in_place_of_the_folder_is_refused(base, tmp_path):
     base.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StateDirError, match="remove the link"):
         RunDir(base)
+
+
+def test_where_no_folder_for_temporary_files_is_to_be_had_that_is_told(monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(run_dir.tempfile, "gettempdir", nowhere)
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    for ask in (RunDir, lambda: run_dir.default_base("kept"), state_dir.default_base):
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        with pytest.raises(StateDirError, match=r"/nowhere: No usable .*set TMPDIR"):
+            ask()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from pytest_vmports.vm.files import Files
+from pytest_vmports.vm.machine import Machine
 
 
 @pytest.fixture
@@ -46,3 +49,20 @@ def test_the_descriptors_are_closed_with_their_owner(folders):
     assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     del files
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_folder_that_cannot_be_removed_for_want_of_descriptors_is_left_to_the_run(tmp_path):
+    """It is no failure of the test whose VM has ended."""
+    folder = tmp_path / "v"
+    folder.mkdir()
+    (folder / "console.log").touch()
+    machine = SimpleNamespace(workdir=folder)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        Machine.discard(machine)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert folder.exists()
+    Machine.discard(machine)
+    assert not folder.exists()

@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 from vm_helpers import alive, ask_udp, fixed_port, serve, until
 
+from pytest_vmports.errors import LaunchError, MachineDiedError
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.pool.template import read_manifest, write_manifest
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
 from pytest_vmports.system.run_dir import RunDir
+from pytest_vmports.vm import machine as machine_module
+from pytest_vmports.vm.machine import Machine
 
 # Each connection to 8080 is a shell of its own; whatever else the guest is lives on between them.
 SHELL = "nc -lk -p 8080 -e sh 2>/dev/null &\n"
@@ -274,6 +277,65 @@ def test_a_state_that_looks_sound_and_cannot_be_restored_is_built_anew(
     after = own()
     with after.vm(8080, setup=SHELL):
         assert (after.started, after.told) == (["cloned"], [])
+
+
+def _limited(monkeypatch):
+    """QEMU is given too little memory for its translations, as below ``ulimit -v``."""
+    spawn = machine_module.spawn
+
+    def spawned(name, command, **keywords):
+        return spawn(name, ["prlimit", "--as=300000000", *command], **keywords)
+
+    monkeypatch.setattr(machine_module, "spawn", spawned)
+
+
+def _killed_at_once(monkeypatch):
+    spawn = machine_module.spawn
+
+    def spawned(*arguments, **keywords):
+        process = spawn(*arguments, **keywords)
+        os.kill(process.pid, signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(machine_module, "spawn", spawned)
+
+
+def _killed_before(method):
+    def patch(monkeypatch):
+        real = getattr(Machine, method)
+
+        def killed(self, *arguments):
+            os.kill(self.processes()[0].pid, signal.SIGKILL)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(Machine, method, killed)
+
+    return patch
+
+
+HOSTS_FAULTS = {
+    "short of memory": _limited,
+    "killed at its start": _killed_at_once,
+    "killed before it loads": _killed_before("_restore"),
+    "killed before it answers": _killed_before("wait_ready"),
+}
+
+
+@pytest.mark.parametrize("fault", HOSTS_FAULTS)
+def test_a_start_that_fails_for_the_hosts_sake_leaves_a_good_template(
+    own, pristine, tmp_path, monkeypatch, fault
+):
+    own = own(pristine.parent)
+    with monkeypatch.context() as patch:
+        HOSTS_FAULTS[fault](patch)
+        with (
+            pytest.raises((LaunchError, MachineDiedError)),
+            own.vm(8080, setup=SHELL, boot_timeout=30),
+        ):
+            pass
+    with own.vm(8080, setup=SHELL) as vm:
+        assert shell(vm, "hostname") == "vmports"
+    assert (own.started, own.told) == (["cloned", "cloned"], [])
 
 
 # Writes down the origin of every machine that an inner run starts, builders included.
