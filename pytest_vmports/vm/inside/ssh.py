@@ -9,6 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.system import surroundings, tools
 from pytest_vmports.system.programs import install_hint
 
 if TYPE_CHECKING:
@@ -35,10 +36,7 @@ def session_key(folder: Path) -> Path:
     if not key.exists():
         part = folder / "ssh_key.part"
         make = [_program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "pytest-vmports"]
-        subprocess.run(
-            [*make, "-f", part], stdin=subprocess.DEVNULL, capture_output=True, check=True,
-            timeout=_KEY_SECONDS,
-        )  # fmt: skip
+        tools.run([*make, "-f", str(part)], timeout=_KEY_SECONDS).check_returncode()
         part.with_suffix(".part.pub").replace(public_half(key))
         part.replace(key)
     return key
@@ -148,10 +146,7 @@ class SshShell:
         log = self._folder / f"ssh-{secrets.token_hex(4)}.log"
         client = [_program("ssh"), "-F", str(config), "-E", str(log), "-o", "LogLevel=ERROR", "-T"]
         try:
-            done = subprocess.run(
-                [*client, HOST, command], input=stdin or b"", capture_output=True, check=False,
-                timeout=timeout,
-            )  # fmt: skip
+            done = tools.run([*client, HOST, command], input=stdin or b"", timeout=timeout)
             said = log.read_text(errors="replace").strip() if log.exists() else ""
         finally:
             log.unlink(missing_ok=True)
@@ -171,7 +166,7 @@ class SshShell:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name)
+    path = surroundings.which(name)
     if path is None:
         raise HostError(f"{name} is not on PATH; install it ({install_hint('ssh')})")
     return path
