@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
+from shutil import which as _which
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def variables() -> dict[str, str]:
 def which(program: str) -> str | None:
     """Return where a program is: on PATH as it is now, or as it was."""
     for path in (os.environ.get("PATH"), _variables.get("PATH", os.defpath)):
-        found = shutil.which(program, path=path or "")
+        found = _which(program, path=path or "")
         if found is not None:
             return os.path.join(directory() or os.getcwd(), found)  # noqa: PTH109, PTH118 - as it is asked for
     return None
