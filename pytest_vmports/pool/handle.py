@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.port_forward import parse_port
+from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import failures, screen, snapshots
 from pytest_vmports.vm.inside import shell
 
@@ -323,6 +324,7 @@ class VM:
             raise MachineError("the VM is paused: nothing runs in it before resume()")
         return self._machine.shell
 
+    @restored()
     def _again(self, saved: Snapshot | None) -> None:
         fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]
         snapshots.restart(self._machine, fds, saved)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import threading
 from shutil import which as _which
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,7 @@ _variables = dict(os.environ)
 _limits = _soft_limits()
 _mask = _umask()
 _lock = threading.Lock()
+_socket = socket.socket
 
 
 class _Inside:
@@ -48,6 +50,7 @@ class _Inside:
     number = 0
     limits: dict[int, int]
     mask: int
+    socket: Any
 
 
 def variables() -> dict[str, str]:
@@ -75,20 +78,23 @@ def directory() -> str | None:
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Have soft limits no lower than they were, and the umask of then, within a ``with`` block.
+    """Have what was there before within a ``with`` block, where a VM is started.
 
-    These are the process's, so a test sees them too; but it waits for us meanwhile.
+    That is soft limits no lower than then, the umask, and `socket.socket`, which pytest-socket and
+    others replace. These are the process's, so a test sees them too; but it waits for us meanwhile.
     """
     with _lock:
         _Inside.number += 1
         if _Inside.number == 1:
             _Inside.limits, _Inside.mask = _raise_limits(), os.umask(_mask)
+            _Inside.socket, socket.socket = socket.socket, _socket  # type: ignore[misc]
     try:
         yield
     finally:
         with _lock:
             _Inside.number -= 1
             if not _Inside.number:
+                socket.socket = _Inside.socket  # type: ignore[misc]
                 os.umask(_Inside.mask)
                 _lower_limits(_Inside.limits)
 
