@@ -1,5 +1,6 @@
 """Children that never outlive the process that started them."""
 
+import errno
 import os
 import select
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from freezegun import freeze_time
 from vm_helpers import alive, until
 
 from pytest_vmports.system import process, surroundings
@@ -253,3 +255,24 @@ def test_the_processor_time_of_a_child_that_works_grows(log):
     finally:
         child.kill()
     assert child.cpu_seconds is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_where_the_kernel_gives_no_pidfd_its_end_is_looked_for(log, monkeypatch, number):
+    def refuse(_pid):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    child = spawn("s", ["sleep", "60"], log=log)
+    with freeze_time():
+        assert child.death is None
+        assert child.wait(0.1) is None
+        child.stop()
+    assert child.wait(10) == -signal.SIGTERM
+
+
+def test_a_child_is_waited_for_no_longer_than_was_said_on_a_frozen_clock(log):
+    child = spawn("s", ["sleep", "60"], log=log)
+    with freeze_time():
+        assert child.wait(0.1) is None
+    child.kill()
