@@ -69,6 +69,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item for item in items
         if "vmports_settings" in _fixtures(item) or item.get_closest_marker(table.MARKER)
     ]  # fmt: skip
+    if asking:
+        # What it remembers is as it was before the first test.
+        from pytest_vmports.system import surroundings  # noqa: F401
     problems = [*dict.fromkeys(filter(None, map(_problem, asking)))]  # in order, each once
     if asking or any("vmports_allocator" in _fixtures(item) for item in items):
         problems += _misspelt(config)

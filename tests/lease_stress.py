@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.errors import PortsExhaustedError
 from pytest_vmports.leases import LeaseTamperedWarning, PortAllocator
+from pytest_vmports.leases import allocator as port_allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,7 @@ class Lockless(Ours):
 
     def __init__(self, state_dir: Path, ports: tuple[int, int] | None) -> None:
         super().__init__(state_dir, ports)
-        self.allocator._lock = lambda _name: os.open(os.devnull, os.O_RDWR)
+        port_allocator.lock_or_pass = lambda _name, _dir: os.open(os.devnull, os.O_RDWR)
         warnings.simplefilter("ignore", LeaseTamperedWarning)
 
     def take(self, count: int) -> list[Any]:

@@ -366,8 +366,11 @@ _ALLOCATOR = _of(
     "tests/leases/test_allocator.py",
     no_grace_for_a_port_that_is_coming_free=("_GRACE: Final = 1.0", "_GRACE: Final = 0.0"),
     waiting_is_told_at_once=("waited >= _MOMENT", "waited >= 0"),
-    a_range_is_tried_once=("if leases or not contended:", "if True:"),
-    an_empty_range_is_tried_six_times=("if leases or not contended:", "if leases:"),
+    a_range_is_tried_once=("if leases or not (contended or", "if True or (contended or"),
+    an_empty_range_is_tried_six_times=(
+        "if leases or not (contended or",
+        "if leases and (contended or",
+    ),
     waits_for_ever=("if waited >= max(timeout, 5 * _POLL):", "if waited >= 1e9:"),
 )
 _STORE = _of(
@@ -378,6 +381,32 @@ _STORE = _of(
     eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
     a_damaged_template_is_used=("if template.sound(key):", "if template:"),
     all_who_waited_build=("self.use(facts) or self._build", "self._build"),
+)
+_READERS = _of(
+    "pytest_vmports/leases/allocator.py",
+    "tests/leases/test_record.py",
+    a_reader_is_a_holder=("return not self._met <= {", "return bool(0) and self._met <= {"),
+)
+_SMALL_FILE = _of(
+    "pytest_vmports/system/small_file.py",
+    "tests/system/test_small_file.py",
+    a_fifo_is_waited_for=("os.O_NONBLOCK | os.O_NOCTTY", "os.O_NOCTTY"),
+    a_file_of_any_kind_is_read=("if not stat.S_ISREG(", "if False and not stat.S_ISREG("),
+    nesting_ends_the_run=("except RecursionError:", "except UnicodeError:"),
+)
+_KEPT_NOTE = _of(
+    "pytest_vmports/pool/kept.py",
+    "tests/system/test_small_file.py",
+    a_group_is_a_process=("return pid in _PIDS and start > 0", "return True"),
+)
+_TOOLS = _of(
+    "pytest_vmports/system/tools.py",
+    "tests/system/test_tools.py",
+    a_tool_is_not_ended=("        stack.callback(_end, child)\n", ""),
+    a_tool_is_waited_for_to_its_end=(
+        "while parts.open and not _over(deadline):",
+        "while parts.open:",
+    ),
 )
 _PRIVATE = _of(
     "pytest_vmports/system/private_folder.py",
@@ -395,7 +424,7 @@ _WAIT_FOR = _of(
 _TEMPLATE = _of(
     "pytest_vmports/pool/template.py",
     "tests/pool/test_template.py",
-    state_without_checksum=('hashlib.sha256((folder / "state").read_bytes())', "hashlib.sha256()"),
+    state_without_checksum=("hashlib.sha256(file.read())", "hashlib.sha256()"),
     any_key_is_the_one=('and manifest.get("key") == key', ""),
     any_owner_is_right=("facts.st_uid == os.getuid()", "True"),
     any_folder_is_the_one=("and facts.st_ino == os.fstat(self.lock).st_ino", ""),
@@ -433,6 +462,7 @@ MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_CONSOLE, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_FAILED_STARTS, *_BLAME, *_PLACES,
+    *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
 ]  # fmt: skip
 
 

@@ -447,6 +447,66 @@ def test_no_inner_run_is_given_a_path_as_a_word_of_its_own():
     assert found == []
 
 
+# Where a limit of time is counted, or a program is started: with the clock that no test can stop.
+TIMED = {
+    "time.": {"system.clock"},
+    "select.select": set(),
+    "subprocess.": {"system.tools", "system.process", "system.minder"},
+    "asyncio.": {"vm.monitor"},
+    "acquire(timeout)": set(),
+    "wait_for()": {"vm.monitor"},
+    "communicate()": set(),
+    "get(timeout)": set(),
+}
+# These tell of a moment that they are given, or are types.
+HARMLESS = {
+    "time.strftime", "time.localtime",
+    *("subprocess." + name for name in (
+        "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "TimeoutExpired", "CompletedProcess",
+    )),
+    # Waits for a command without a limit.
+    "subprocess.Popen in leases.cli",
+}  # fmt: skip
+
+
+def timed(module: Path) -> set[str]:
+    """Return what of a module may wait by a clock that a test can stop, as `TIMED` names it."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        words = []
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            words.append(f"{node.value.id}.{node.attr}")
+        if isinstance(node, ast.ImportFrom) and node.module:
+            words += [f"{node.module}.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            limits = {word.arg for word in node.keywords} & {"timeout"}
+            words += [f"{node.func.attr}()"] + [f"{node.func.attr}({limit})" for limit in limits]
+        for word in words:
+            if word not in HARMLESS and f"{word} in {name_of(module)}" not in HARMLESS:
+                found |= {
+                    kind for kind in TIMED
+                    if word == kind or (kind.endswith(".") and word.startswith(kind))
+                }  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_time_is_counted_by_the_one_clock(module):
+    assert {kind for kind in timed(module) if name_of(module) not in TIMED[kind]} == set()
+
+
+def test_a_module_that_counts_by_another_clock_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "one.py").write_text(
+        "import time, subprocess, select\nfrom time import monotonic\n"
+        "lock.acquire(timeout=3)\nqueue.get(timeout=3)\nevent.wait_for(x, 3)\n"
+        "child.communicate(timeout=3)\nselect.select([], [], [])\nsubprocess.run([])\n"
+    )
+    assert timed(tmp_path / "one.py") == {*TIMED} - {"asyncio."}
+    (tmp_path / "one.py").write_text("import time\ntime.strftime('', time.localtime(1))\n")
+    assert timed(tmp_path / "one.py") == set()
+
+
 # What a host is, and not what it lacks, decides here whether there is anything to be tested.
 MAY_SKIP = {
     "test_agent.py": "the agent is a program for Linux on x86-64",

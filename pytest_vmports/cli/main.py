@@ -99,8 +99,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _kept(options: argparse.Namespace) -> int:
-    from pytest_vmports.pool.kept import all_kept
+    from pytest_vmports.pool.kept import all_kept, strays
 
+    for line in strays():
+        sys.stderr.write(f"pytest-vmports: left alone, it is no kept VM: {line}\n")
     there = {kept.name: kept for kept in all_kept()}
     if options.action == "list":
         blocks = ["\n".join(kept.lines()) for kept in there.values()]
@@ -139,7 +141,8 @@ def _list(store: TemplateStore) -> None:
     for manifest, size, used in store.entries():
         facts = manifest.get("facts")
         facts = facts if isinstance(facts, dict) else {}
-        qemu, *_ = facts.get("qemu") or ["?"]
+        told = facts.get("qemu")
+        qemu = told[0] if isinstance(told, list) and told else "?"
         rows.append(
             (
                 str(manifest["key"]), str(facts.get("name", "?")), str(facts.get("wiring", "?")),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
+import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_vmports.leases import open_allocator
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
 from pytest_vmports.system import clock
+from pytest_vmports.system.proc import runs
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_vmports.pool.handle import VM
 
 _LOOK_SECONDS = 0.1
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         if name in BY_NAME and value is not None
     }  # fmt: skip
     words["expose"] = " ".join(arguments.port)
-    with _warned(), contextlib.suppress(KeyboardInterrupt), started(words) as vm:
+    with _stoppable(), _warned(), started(words) as vm:
         for port in vm:
             sys.stdout.write(f"{port.url} -> {port.internal}/{port.protocol}\n")
         sys.stdout.write(f"{vm.origin} in {vm.wiring} mode; Ctrl-C stops it\n\n")
@@ -72,21 +73,36 @@ def _follow(vm: VM) -> None:
         sys.stdout.write(text[shown:])
         sys.stdout.flush()
         shown = len(text)
-        if not all(map(_lives, vm.pids.values())):
+        if not all(map(runs, vm.pids.values())):
             return
         # A file that grows raises no event that select knows of.
         clock.sleep(_LOOK_SECONDS)
 
 
-def _lives(pid: int) -> bool:
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let signals end the ``with`` block in order, that of Ctrl-C also where we were to ignore it.
+
+    Shells let that be ignored by what they start in the background.
+    """
+    # nohup's point is that the end of the terminal is no reason.
+    reasons = [
+        number for number in _STOPPING
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]  # fmt: skip
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        for number in reasons:  # a second one would break off the VM's end
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in reasons}
     try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        return not select.select([fd], [], [], 0)[0]
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
     finally:
-        os.close(fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import ImageError, QemuNotFoundError
 from pytest_vmports.guests import file_kinds, raw_image
+from pytest_vmports.system import surroundings
 from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.system.probing import ask
 from pytest_vmports.system.programs import install_hint
@@ -188,7 +188,7 @@ def _check_tables(path: Path, size: int, mtime_ns: int) -> None:  # noqa: ARG001
 
 
 def _qemu_img(*arguments: str) -> tuple[int, str, str]:
-    program = shutil.which("qemu-img")
+    program = surroundings.which("qemu-img")
     if program is None:
         raise QemuNotFoundError(
             tried="  qemu-img from PATH: not there; a disk image's writes need an overlay",

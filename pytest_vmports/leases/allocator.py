@@ -10,14 +10,13 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
-from filelock import lock_descriptor
-
 from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_BIND_HOST
 from pytest_vmports.errors import PortInUseError, SettingError
 from pytest_vmports.leases import guard as port_guard
 from pytest_vmports.leases import refusal
 from pytest_vmports.leases.candidates import candidate_ports
 from pytest_vmports.leases.lease import Ledger, PortLease, give_back
+from pytest_vmports.leases.lock_file import lock, lock_or_pass
 from pytest_vmports.leases.record import LeaseInfo, locked_files, make_record, read_live
 from pytest_vmports.leases.state_dir import make_state_dir
 from pytest_vmports.system import clock
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
 
 LeaseProtocol = Literal["tcp", "udp", "both"]
 
-_OPEN_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-
 # Two requests that each hold half of the last ports would both fail: they back off and retry.
 _ROUNDS: Final = 6
 _LONGEST_BACKOFF: Final = 0.02
+_READERS_ROUNDS: Final = 2
 
 # Seconds. What is shorter than a moment is not worth telling the user.
 _MOMENT: Final = 0.25
@@ -80,6 +78,8 @@ class PortAllocator:
         with contextlib.suppress(OSError):
             fcntl.flock(self._dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._next = self._random_start()
+        # Port and protocol of what others had locked at the last look.
+        self._met: set[tuple[int, str]] = set()
         _allocators.add(self)
 
     def acquire(
@@ -108,13 +108,14 @@ class PortAllocator:
         if count < 1:
             raise SettingError(source="acquire", name="count", value=count, allowed="ask for 1 up")
         protocols = _protocols(protocol)
+        leases: list[PortLease] = []
         for attempt in range(_ROUNDS):
             if attempt:
                 clock.sleep(random.uniform(0, _LONGEST_BACKOFF))  # noqa: S311 - not a secret
             with _taking, self._explained():
                 record = make_record(host, label)
                 leases, contended = self._one_round(count, protocols, host, record, contiguous)
-            if leases or not contended:
+            if leases or not (contended or (attempt < _READERS_ROUNDS and self._only_read())):
                 break
         return leases or self._exhausted(count, protocol)
 
@@ -198,6 +199,7 @@ class PortAllocator:
         total = len(ports)
         taken: list[PortLease] = []
         contended = False
+        self._met = set()
         try:
             # A run of ports may lie across the place where we start.
             for step in range(total + (count - 1 if contiguous else 0)):
@@ -229,8 +231,9 @@ class PortAllocator:
         got: list[PortLease] = []
         try:
             for protocol in protocols:
-                fd = self._lock(f"{protocol}-{port}")
+                fd = lock_or_pass(f"{protocol}-{port}", self._dir_fd)
                 if fd < 0:
+                    self._met.add((port, protocol))
                     give_back(got)
                     return True
                 lease = self._note(port, protocol, host, fd)
@@ -249,24 +252,6 @@ class PortAllocator:
             raise
         return got
 
-    def _lock(self, name: str) -> int:
-        """Return a locked descriptor of the lease file, or -1 when another has the lock."""
-        try:
-            # Not at once with O_CREAT: kernels before 6.12 then lock the whole directory.
-            fd = os.open(name, _OPEN_FLAGS, dir_fd=self._dir_fd)
-        except FileNotFoundError:
-            fd = os.open(name, _OPEN_FLAGS | os.O_CREAT, 0o600, dir_fd=self._dir_fd)
-        try:
-            # A cleaner may have removed the file between opening and locking: then the lock is
-            # on a file that nobody else will find.
-            if lock_descriptor(fd, blocking=False) and os.fstat(fd).st_nlink:
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-        return -1
-
     def _note(self, port: int, protocol: str, host: str, fd: int) -> PortLease:
         lease = PortLease(self._ledger, port, protocol, host, fd)
         self._ledger.held.add(lease)
@@ -284,7 +269,7 @@ class PortAllocator:
         started = clock.now()
         while True:
             with _taking, self._explained():
-                fd = self._lock(name)
+                fd = lock(name, self._dir_fd)
                 if fd >= 0:
                     lease = self._note(port, protocol, host, fd)
                     os.pwrite(fd, make_record(host, label), 0)
@@ -338,6 +323,10 @@ class PortAllocator:
                     port=port, protocol=protocol, host=host, holder=owner or _SOMEBODY
                 )
             clock.sleep(_POLL)
+
+    def _only_read(self) -> bool:
+        """Whether a port that seemed taken is held by nobody: it was just looked who holds it."""
+        return not self._met <= {(info.port, info.protocol) for info in self.leases()}
 
     def _exhausted(self, count: int, protocol: str) -> NoReturn:
         wanted = _protocols(protocol)

@@ -130,7 +130,9 @@ class _Forwarder:
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         for number in _FORWARDED:
-            signal.signal(number, self._arrived)
+            # Where nohup has it ignored, the command goes on ignoring it.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._arrived)
 
     def aim_at(self, child: subprocess.Popen[bytes]) -> None:
         self._child = child

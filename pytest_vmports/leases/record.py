@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import Final
 
 from pytest_vmports.system import clock
 from pytest_vmports.system.proc import process_start
+from pytest_vmports.system.small_file import open_regular, parse_object
 
 if sys.platform != "win32":
     import fcntl
@@ -29,6 +31,11 @@ BLANK: Final = b"\n"
 PASSING: Final = "a VM that is made ready for the next test"
 """The label of leases that last for a moment, and that others therefore wait for."""
 _MAX_RECORD: Final = 4096
+_NAME: Final = re.compile(r"(tcp|udp)-\d{1,5}")
+# Not there, a link, a folder or FIFO, a socket, another user's.
+_NO_LEASE: Final = frozenset(
+    {errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EACCES, errno.EPERM}
+)
 # A parametrised test's id can be arbitrarily long. At JSON's worst, six bytes a character, the
 # record still stays within one page.
 _MAX_TEXT: Final = 500
@@ -143,12 +150,17 @@ def read_live(directory: Path, name: str, locks: set[tuple[int, int]]) -> LeaseI
         locks: what `locked_files` returned.
 
     Raises:
-        OSError: the file cannot be read, except when it is not there.
+        OSError: the system has no more descriptors, or the like. What is no lease's file, or
+            cannot be read, is nobody's: we make such files ourselves, and only for us.
     """
-    try:
-        fd = os.open(directory / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not _NAME.fullmatch(name):
         return None
+    try:
+        fd = open_regular(directory / name)
+    except OSError as error:
+        if error.errno in _NO_LEASE:
+            return None
+        raise
     try:
         return _read_live(fd, name, locks)
     finally:
@@ -193,7 +205,7 @@ def _first_line(fd: int) -> bytes:
 def _parse(name: str, line: bytes) -> LeaseInfo | None:
     protocol, _, port = name.partition("-")
     try:
-        record = json.loads(line)
+        record = parse_object(line)
         return LeaseInfo(
             port=int(port),
             protocol=protocol,
@@ -204,7 +216,7 @@ def _parse(name: str, line: bytes) -> LeaseInfo | None:
             worker=str(record["worker"]),
             since=float(record["since"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         # Torn by a crash, or written by a later version: the lock still counts.
         return None
 
@@ -215,7 +227,7 @@ def _unknown(name: str, pid: int) -> LeaseInfo:
 
 
 def _foreign(line: bytes) -> bool:
-    return bool(json.loads(line).get("pidns") != pid_namespace())
+    return bool(parse_object(line).get("pidns") != pid_namespace())
 
 
 def _as_of_now(info: LeaseInfo, line: bytes) -> LeaseInfo:

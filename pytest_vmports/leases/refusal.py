@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from pytest_vmports.errors import PortError, PortsExhaustedError, StateDirError
+from pytest_vmports.leases.lock_file import NO_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ _REMEDIES: Final = {
     errno.EACCES: "see who owns the files in it, or set VMPORTS_STATE_DIR to a directory of yours",
     errno.ENOENT: "it was removed while in use: exclude it from whatever cleans it",
     errno.ELOOP: "a lease file was replaced by a symbolic link: remove the link",
+    **dict.fromkeys(NO_FILE, "something that is no file has a lease file's name: remove it"),
     errno.ENOLCK: "its file system refuses locks: set VMPORTS_STATE_DIR to a local one",
     errno.ENOSYS: "its file system has no locks: set VMPORTS_STATE_DIR to a local one",
 }

@@ -175,17 +175,25 @@ def lease_exposed(
             tell(f"vmports: {what}, held by {holder.describe()}")
             waiting.enter_context(slowly(tell, what))
 
-        granted = _granted(
+        granted = lease_when_free(
             partial(lease_ports, mappings, allocator, host=host, wait=wait, on_wait=waits),
             allocator,
         )
     return ExposedPorts(granted, allow_network=allow_network, host=host, declare=declare)
 
 
-def _granted(
+def lease_when_free(
     lease: Callable[[], list[tuple[ExposedPort, PortLease]]], allocator: PortAllocator
 ) -> list[tuple[ExposedPort, PortLease]]:
-    """Lease ports; where none are left, wait for those that a VM has while it is made ready."""
+    """Lease ports; where none are left, wait for those that a VM has while it is made ready.
+
+    Args:
+        lease: leases them.
+        allocator: knows who holds what.
+
+    Raises:
+        PortError: they cannot be had.
+    """
     latest, again = clock.now() + _PASSING_SECONDS, True
     while True:
         try:

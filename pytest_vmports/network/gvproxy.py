@@ -280,7 +280,7 @@ def _processors() -> dict[str, str]:
     and the guest waits, one of them carries up to twice as much out of the guest.
     """
     if "GOMAXPROCS" in os.environ:
-        return {}
+        return {"GOMAXPROCS": os.environ["GOMAXPROCS"]}
     return {"GOMAXPROCS": str(max(1, (os.cpu_count() or 1) // 2))}
 
 

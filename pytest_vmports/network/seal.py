@@ -15,15 +15,15 @@ import ctypes
 import errno
 import os
 import socket
-import subprocess
 import sys
 from functools import lru_cache
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, tools
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import is_of_the_host, stopped
 
@@ -91,7 +91,7 @@ def problem() -> str | None:
         ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, childs:
             # Any child will do that holds a socket; it ends when we hang up.
-            child = subprocess.Popen(["cat"], stdin=childs.fileno(), stdout=subprocess.DEVNULL)
+            child = tools.start(["cat"], stdin=childs.fileno(), stdout=DEVNULL)
             childs.close()
             try:
                 _try_on(child.pid)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.port_forward import parse_port
+from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
 from pytest_vmports.vm.inside import copying, shell
 from pytest_vmports.vm.saved import Snapshot
@@ -351,6 +352,7 @@ class VM:
             raise MachineError("the VM is paused: nothing runs in it before resume()")
         return self._machine.shell
 
+    @restored()
     def _again(self, saved: Snapshot | None) -> None:
         self._machine.owner.check()
         fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]

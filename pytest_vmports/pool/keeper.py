@@ -37,7 +37,7 @@ class Keeper:
     """
 
     def __init__(self, *, always: bool, tell: Callable[[str], None]) -> None:
-        let_outlive()
+        let_outlive(tell)
         self.fresh: list[list[str]] = []
         self._always = always
         self._tell = tell

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import signal
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.system import clock
+from pytest_vmports.system.mishaps import printable
+from pytest_vmports.system.poll import readable
 from pytest_vmports.system.private_folder import make_private
-from pytest_vmports.system.proc import process_start, stat_fields
+from pytest_vmports.system.proc import pidfd, process_start, stat_fields
 from pytest_vmports.system.run_dir import REMEDY, default_base
+from pytest_vmports.system.small_file import read_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _FILE = "kept.json"
 _END_SECONDS = 10.0
+_LOOK_SECONDS = 0.005
+_LATEST = 1e11  # seconds since the epoch, more than any clock tells
+# Source: Linux's include/linux/threads.h, PID_MAX_LIMIT; 1 is nobody's VM.
+_PIDS = range(2, (1 << 22) + 1)
 
 
 @dataclass(frozen=True)
@@ -106,27 +113,77 @@ def new_folder() -> Path:
 def all_kept() -> list[Kept]:
     """Return those that live, the oldest first; the folders of those that ended are removed.
 
+    What is no note of ours, or of a version that we do not understand, is left alone: see `strays`.
+
     Raises:
         StateDirError: the folder is not ours alone.
     """
     found = []
     for folder in base().iterdir():
         kept = _read(folder)
-        if kept is not None and kept.alive:
+        if not isinstance(kept, Kept):
+            continue
+        if kept.alive:
             found.append(kept)
-        elif kept is not None:
+        else:
             shutil.rmtree(folder, ignore_errors=True)
     return sorted(found, key=lambda kept: (kept.since, kept.name))
 
 
-def _read(folder: Path) -> Kept | None:
-    """Return what a folder tells; None where one is just being moved there, or removed."""
+def strays() -> list[str]:
+    """Return what else is where the kept VMs are, each with what is wrong with it, as a line.
+
+    Raises:
+        StateDirError: the folder is not ours alone.
+    """
+    found = ((folder, _read(folder)) for folder in base().iterdir())
+    return sorted(printable(f"{folder}: {said}") for folder, said in found if isinstance(said, str))
+
+
+def _read(folder: Path) -> Kept | str | None:
+    """Return what a folder tells, or what is wrong with it.
+
+    None where one is just being moved there, or removed.
+    """
     try:
-        about = json.loads((folder / _FILE).read_text())
+        return _kept(folder, read_object(folder / _FILE))
     except FileNotFoundError:
         return None
-    about["processes"] = [tuple(one) for one in about["processes"]]
-    return Kept(folder, **about)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
+        return f"its {_FILE} is none that this version understands ({error})"
+
+
+def _kept(folder: Path, about: Mapping[str, Any]) -> Kept:
+    """Return a VM from a note; what this version does not know of is passed over.
+
+    Raises:
+        ValueError: its processes are not told as we know them.
+    """
+    processes = about.get("processes")
+    if not isinstance(processes, list) or not processes or not all(map(_is_process, processes)):
+        raise ValueError("no processes")
+    forwards, ways, since = about.get("forwards"), about.get("ways"), about.get("since")
+    return Kept(
+        folder=folder,
+        test=printable(str(about.get("test", ""))),
+        guest=printable(str(about.get("guest", "?"))),
+        since=float(since) if isinstance(since, int | float) and abs(since) < _LATEST else 0.0,
+        forwards=[printable(str(one)) for one in forwards] if isinstance(forwards, list) else [],
+        ways={printable(name): printable(str(way)) for name, way in ways.items()}
+        if isinstance(ways, dict) else {},
+        processes=[(printable(name), pid, start) for name, pid, start in processes],
+    )  # fmt: skip
+
+
+def _is_process(one: Any) -> bool:
+    match one:
+        case [str(), int(pid), int(start)]:
+            # Never a group of processes, nor any number that a signal has another meaning for.
+            return pid in _PIDS and start > 0
+        case _:
+            return False
 
 
 def _runs(pid: int, start: int) -> bool:
@@ -137,13 +194,21 @@ def _runs(pid: int, start: int) -> bool:
 def _kill(pid: int, start: int) -> None:
     """End one process, and return when it has."""
     try:
-        fd = os.pidfd_open(pid)
+        fd = pidfd(pid)
     except ProcessLookupError:
         return
     try:
         # Asked after it was opened: the number was not another's then.
-        if _runs(pid, start):
+        if not _runs(pid, start):
+            return
+        if fd is not None:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], _END_SECONDS)
+            readable([fd], _END_SECONDS)
+            return
+        os.kill(pid, signal.SIGKILL)
+        deadline = clock.now() + _END_SECONDS
+        while _runs(pid, start) and clock.now() < deadline:
+            clock.sleep(_LOOK_SECONDS)
     finally:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)

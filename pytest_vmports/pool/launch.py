@@ -12,6 +12,7 @@ from pytest_vmports.errors import ForwardError, LaunchError, MachineDiedError, M
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
+from pytest_vmports.network.exposed import lease_when_free
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.pool.blame import state_may_be
 from pytest_vmports.port_forward import lease_ports
@@ -23,8 +24,8 @@ from pytest_vmports.vm.machine import Machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_vmports.leases import PortAllocator
-    from pytest_vmports.models import PortMapping
+    from pytest_vmports.leases import PortAllocator, PortLease
+    from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.pool.failed_starts import FailedStarts
     from pytest_vmports.pool.keeper import Keeper
@@ -101,7 +102,7 @@ class Launcher:
         """
         host = exposed.host
         for left in reversed(range(_TRIES)):
-            exposed.add_own(lease_ports(plan.own_ports, self._allocator, host=host))
+            exposed.add_own(self._lease(plan.own_ports, host))
             plan = plan.with_forwards(exposed.ports, exposed.own)
             try:
                 with self._failed.minded(plan, cloned=cloned):
@@ -109,8 +110,15 @@ class Launcher:
             except ForwardError as error:
                 if not left or _is_fixed(error, plan.wanted):
                     raise
-                exposed.replace(lease_ports(plan.wanted, self._allocator, host=host))
+                exposed.replace(self._lease(plan.wanted, host))
         raise AssertionError("unreachable: the last try raises")
+
+    def _lease(
+        self, wanted: Sequence[PortMapping], host: str
+    ) -> list[tuple[ExposedPort, PortLease]]:
+        return lease_when_free(
+            partial(lease_ports, wanted, self._allocator, host=host), self._allocator
+        )
 
     def end_failed(self, machine: Machine, error: BaseException) -> None:
         """End a machine that did not get ready, or have it kept for whoever looks into it."""

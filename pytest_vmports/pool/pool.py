@@ -18,6 +18,7 @@ from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
 from pytest_vmports.system.run_dir import RunDir
 from pytest_vmports.system.shared_dir import SharedDir
+from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -126,14 +127,15 @@ class Pool:
             SettingError: the guest could never get ready; see `hopeless.refuse`.
             MachineError: see `Machine.start` and `Machine.wait_ready`.
         """
-        plan = self.plan(settings, guest)
-        waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
-        hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
-        return self.launcher.launch(
-            plan, exposed, observe,
-            cloned=settings.template and not settings.fresh_boot,
-            prepare_next=bool(settings.prewarm) and _alike(following, settings),
-        )  # fmt: skip
+        with restored():
+            plan = self.plan(settings, guest)
+            waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
+            hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
+            return self.launcher.launch(
+                plan, exposed, observe,
+                cloned=settings.template and not settings.fresh_boot,
+                prepare_next=bool(settings.prewarm) and _alike(following, settings),
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def vm(

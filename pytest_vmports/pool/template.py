@@ -20,6 +20,7 @@ from pytest_vmports.errors import MonitorError
 from pytest_vmports.system import clock
 from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.system.private_folder import refusal
+from pytest_vmports.system.small_file import open_regular, read_object
 from pytest_vmports.vm.argv import Ram
 
 if TYPE_CHECKING:
@@ -162,10 +163,9 @@ def write_manifest(folder: Path, key: str, facts: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the folder's manifest; an empty one where there is none that can be read."""
     try:
-        found = json.loads((folder / _MANIFEST).read_text())
+        return read_object(folder / _MANIFEST)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def last_use(folder: Path) -> float:
@@ -190,7 +190,8 @@ def _prints(folder: Path) -> dict[str, Any]:
     Reading a whole memory would take longer than a clone.
     """
     prints = {path.name: fingerprint(path) for path in _files(folder)}
-    state = hashlib.sha256((folder / "state").read_bytes())
+    with os.fdopen(open_regular(folder / "state"), "rb") as file:
+        state = hashlib.sha256(file.read())
     return {"files": prints, "state_sha256": state.hexdigest()}
 
 

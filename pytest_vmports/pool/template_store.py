@@ -22,6 +22,7 @@ from pytest_vmports.pool.template import (
     size_on_disk,
     write_manifest,
 )
+from pytest_vmports.system import clock
 from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private, refusal
 from pytest_vmports.system.progress import slowly
 from pytest_vmports.vm.plan import KEY_LENGTH, key_of
@@ -165,23 +166,24 @@ class TemplateStore:
         make_private(self.base, remedy=REMEDY, forbidden=WRITE_ACCESS, parents=True, follow=True)
 
     def _wait_for_turn(self, lock: FileLock, facts: Mapping[str, Any], timeout: float) -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            name = facts.get("name", "guest")
-            what = f"waiting for another process that builds the template of {name}"
-            try:
-                with slowly(self._say, what):
-                    lock.acquire(timeout=timeout)
-            except Timeout as error:
-                raise TemplateBusyError(name=name, timeout=timeout, lock=lock.lock_file) from error
+        if _acquired(lock):
+            return
+        name = facts.get("name", "guest")
+        what = f"waiting for another process that builds the template of {name}"
+        # Counted here: filelock's own timeout is counted by a clock that tests stop.
+        deadline = clock.now() + timeout
+        with slowly(self._say, what):
+            while not _acquired(lock):
+                if clock.now() >= deadline:
+                    raise TemplateBusyError(name=name, timeout=timeout, lock=lock.lock_file)
+                clock.sleep(_LOCK_POLL_SECONDS)
 
     def _use(self, key: str) -> Template | None:
         """Return the template when it is there and sound."""
         folder = self.base / key
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         # Shared: many use one. Whoever removes a template takes it exclusively.
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -250,7 +252,7 @@ class TemplateStore:
                 self._remove_remains(key)
 
     def _locked_now(self, key: str) -> AbstractContextManager[object]:
-        return FileLock(self.base / f"{key}.lock").acquire(timeout=0)
+        return FileLock(self.base / f"{key}.lock").acquire(blocking=False)
 
     def _evict(self, keep: str) -> None:
         self._sweep()
@@ -286,3 +288,11 @@ class TemplateStore:
             for folder, name in named
             if name and bool(name["building"]) == building and folder.is_dir()
         ]
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True

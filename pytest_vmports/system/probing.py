@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_vmports.errors import ProgramStoppedError
+from pytest_vmports.system import tools
 from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ def ask(command: Sequence[str], *, timeout: float, stdin: str = "") -> Answer:
         ProgramStoppedError: the host stopped it: a limit, a signal, or no end in time.
     """
     try:
-        done = subprocess.run(
-            [*map(as_bytes, command)], input=stdin.encode(), capture_output=True, check=False,
-            timeout=timeout,
-        )  # fmt: skip
+        done = tools.run([*map(as_bytes, command)], input=stdin.encode(), timeout=timeout)
     except OSError as error:
         if error.errno in _REMEDIES:
             raise stopped(command[0], error) from error

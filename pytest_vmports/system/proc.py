@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -28,6 +29,35 @@ def process_start(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 when it is gone or unknown."""
     fields = stat_fields(pid)
     return int(fields[19]) if fields else 0
+
+
+def pidfd(pid: int) -> int | None:
+    """Return a descriptor that can be read from once a process has ended, to be closed.
+
+    None where the kernel has none to give, or a container forbids it (ENOSYS, EPERM).
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return stat_fields(pid)[:1] != ["Z"]
 
 
 def ending(pid: int) -> bool:

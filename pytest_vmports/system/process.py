@@ -8,24 +8,26 @@ Linux kills a child whose ``PR_SET_PDEATHSIG`` is set when the *thread* that sta
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from subprocess import DEVNULL, STDOUT, Popen
 from typing import TYPE_CHECKING
 
-from pytest_vmports.system import proc
+from pytest_vmports.system import proc, surroundings, tools
 from pytest_vmports.system.minder import Minder
 from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.poll import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
 _STOP_SECONDS = 5.0
+_HELP_SECONDS = 20.0
 # If our parent is no longer the one that started us, it died before the signal was set.
 _CHECK_PARENT = 'test "$PPID" = "$0" || exit 125; exec "$@"'
 _PDEATHSIG_LAUNCHER = (
@@ -38,17 +40,20 @@ _threads: dict[int, ThreadPoolExecutor] = {}
 _minders: dict[int, Minder] = {}
 
 
-def let_outlive() -> None:
+def let_outlive(tell: Callable[[str], None] = lambda _line: None) -> None:
     """Start every further child such that `Process.let_go` works.
 
     Elsewhere than on Linux a child outlives us anyway.
+
+    Args:
+        tell: is told, once, when what minds the children has been killed.
 
     Raises:
         OSError: what minds the children cannot be started.
     """
     if sys.platform.startswith("linux") and os.getpid() not in _minders:
         _minders.clear()  # a forked child's are its parent's
-        _minders[os.getpid()] = Minder()
+        _minders[os.getpid()] = Minder(tell)
 
 
 class Process:
@@ -60,9 +65,7 @@ class Process:
         pid: its process id.
     """
 
-    def __init__(
-        self, name: str, command: Sequence[str], popen: subprocess.Popen[bytes], log: Path
-    ) -> None:
+    def __init__(self, name: str, command: Sequence[str], popen: Popen[bytes], log: Path) -> None:
         self.name = name
         self.command = list(command)
         self.pid = popen.pid
@@ -72,9 +75,7 @@ class Process:
         self._minder = _minders.get(os.getpid())
         self._let_go = False
         # Readable as soon as the child has ended, so that waits can include its death.
-        self._pidfd: int | None = None
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(popen.pid)
+        self._pidfd = proc.pidfd(popen.pid)
 
     @property
     def death(self) -> int | None:
@@ -120,16 +121,17 @@ class Process:
 
     def wait(self, timeout: float) -> int | None:
         """Wait up to ``timeout`` seconds for the end; return the exit status or None."""
-        try:
-            return self._popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
+        if self._let_go or self._pidfd is None:
+            return tools.wait(self._popen, timeout)
+        if self.running:
+            readable([self._pidfd], timeout)
+        return self.returncode
 
     def kill(self) -> None:
         """End the child at once and reap it."""
         if self.running:
             self._popen.send_signal(signal.SIGKILL)
-        if self._minder is not None and self._pidfd is not None:
+        if self._minder is not None:
             self._minder.release(self.pid)  # while its number cannot be another's
         self._popen.wait()
         self._close()
@@ -177,51 +179,58 @@ def spawn(
         command: program and arguments; the program is looked up on PATH.
         log: file that takes its standard output and error.
         pass_fds: descriptors that the child inherits under the same numbers.
-        cwd: its working directory.
-        env: variables that it gets beside ours.
+        cwd: its working directory; None means ours.
+        env: variables that it gets beside those that were there before any test.
 
     Raises:
         OSError: the program does not exist or cannot be run.
     """
-    program = shutil.which(command[0])
+    program = surroundings.which(command[0])
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
     minder = _minders.get(os.getpid())
-    launcher = _launcher() if minder is None else minder.launcher
-    wrapped: list[str | bytes] = [*launcher, program, *map(as_bytes, command[1:])]
-    with log.open("ab") as out:
+    words: list[str | bytes] = [program, *map(as_bytes, command[1:])]
+    with (
+        log.open("ab") as out, surroundings.restored(),
+        contextlib.nullcontext(DEVNULL) if minder is None else minder.starting() as stdin,
+    ):  # fmt: skip
+        launcher = _launcher() if minder is None else minder.launcher
         starting = _starter().submit(
-            subprocess.Popen,
-            wrapped,
-            stdin=subprocess.DEVNULL if minder is None else minder.pipe,
+            Popen,
+            [*launcher, *words],
+            stdin=stdin,
             stdout=out,
-            stderr=subprocess.STDOUT,
+            stderr=STDOUT,
             pass_fds=tuple(pass_fds),
-            cwd=cwd,
-            env=None if env is None else {**os.environ, **env},
+            cwd=cwd or surroundings.directory(),
+            env={**surroundings.variables(), **(env or {})},
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,
         )
-        return Process(name, command, starting.result(), log)
+        child = starting.result()
+        if minder is not None:
+            minder.mind(child.pid)
+    return Process(name, command, child, log)
 
 
 def _launcher() -> list[str]:
     if not sys.platform.startswith("linux"):
         return []
     parent = str(os.getpid())
-    if _has_setpriv():
-        return ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _CHECK_PARENT, parent]
+    setpriv = _setpriv()
+    if setpriv is not None:
+        return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _CHECK_PARENT, parent]
     return [sys.executable, "-I", "-S", "-c", _PDEATHSIG_LAUNCHER, parent]
 
 
 @lru_cache(maxsize=1)
-def _has_setpriv() -> bool:
-    path = shutil.which("setpriv")
+def _setpriv() -> str | None:
+    path = surroundings.which("setpriv")
     if path is None:
-        return False
+        return None
     # busybox has a setpriv too, without this option.
-    shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
-    return "--pdeathsig" in shown.stdout
+    shown = tools.run([path, "--help"], timeout=_HELP_SECONDS)
+    return path if b"--pdeathsig" in shown.stdout else None
 
 
 def _starter() -> ThreadPoolExecutor:

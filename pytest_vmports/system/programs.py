@@ -20,6 +20,7 @@ from pytest_vmports.errors import (
     ProgramStoppedError,
     QemuNotFoundError,
 )
+from pytest_vmports.system import surroundings
 from pytest_vmports.system.architecture import (
     X86_64,
     Architecture,
@@ -110,7 +111,7 @@ def find_qemu(wanted: str | None = None) -> Qemu:
         candidates = _qemu_candidates(program)
     tried: list[str] = []
     for name, found in candidates:
-        path = _which(name)
+        path = surroundings.which(name)
         if path is None:
             tried.append(f"  {name} {found}: not there, or not executable")
             continue
@@ -171,7 +172,7 @@ def find_gvproxy(wanted: str | None = None) -> Gvproxy:
     candidates = [wanted] if wanted is not None else ["gvproxy", beside, *_GVPROXY_PLACES]
     tried = []
     for name in candidates:
-        path = _which(name)
+        path = surroundings.which(name)
         if path is None:
             tried.append(f"  {name}: not there, or not executable")
             continue
@@ -220,12 +221,6 @@ def install_hint(what: str) -> str:
 def qemu_name(path: str) -> str:
     """Return the program name of a path, for messages."""
     return Path(path).name
-
-
-def _which(name: str) -> str | None:
-    # PATH may hold relative folders, and a test may go elsewhere meanwhile.
-    path = shutil.which(name)
-    return None if path is None else str(Path(path).absolute())
 
 
 def _qemu_candidates(program: str) -> Iterator[tuple[str, str]]:

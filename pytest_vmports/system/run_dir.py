@@ -6,6 +6,7 @@ the next process that makes one removes it: its lock is free.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Longest path of a Unix socket is 107 bytes on Linux, 103 on macOS; ours add about 45.
 _LONGEST_BASE = 55
+# A link, a file, or not to be opened: nobody's run.
+_ODD = {errno.ELOOP, errno.ENOTDIR, errno.EACCES}
 REMEDY = "make it writable, free some space, or set TMPDIR"
 
 
@@ -121,9 +124,11 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
 def _lock(folder: Path, *, blocking: bool) -> int | None:
     """Return a descriptor that holds the folder's lock; None when it is gone or somebody's."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOENT or (not blocking and error.errno in _ODD):
+            return None
+        raise
     if lock_descriptor(fd, blocking=blocking):
         return fd
     os.close(fd)

@@ -7,13 +7,13 @@ a byte, which only the guest can have sent.
 
 from __future__ import annotations
 
-import select
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.system import clock
+from pytest_vmports.system.poll import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,10 +153,10 @@ class Probe:
             if accepted():
                 return True
             # A restored guest answers within milliseconds, a booting one within seconds.
-            readable, _, _ = select.select([connection], [], [], look)
+            answered = readable([connection], look)
             look = min(2 * look, _LOOK_SECONDS)
             check()
-            if readable:
+            if answered:
                 if _first_byte(connection):
                     return True
                 # Accepted and closed at once also ends here; the wiring still knows.
@@ -183,7 +183,7 @@ class Probe:
         until = max(until, clock.now() + 4 * _ONE_TRY_SECONDS)
         while b"\n" not in received and clock.now() < until:
             check()
-            if select.select([connection], [], [], _LOOK_SECONDS)[0]:
+            if readable([connection], _LOOK_SECONDS):
                 chunk = connection.recv(1024)
                 if not chunk:
                     break

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
 from pytest_vmports.system import clock
+from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.saved import Snapshot, disk_files
 
@@ -61,6 +62,7 @@ def save_disks(machine: Machine, folder: Path) -> None:
     machine.kind.save_key(machine.place, folder)
 
 
+@restored()
 def save(machine: Machine, state: Path) -> None:
     """Stop the guest and write its state, with the memory that is not shared, to a new file.
 
@@ -73,6 +75,7 @@ def save(machine: Machine, state: Path) -> None:
         machine.monitor.save(file.fileno())
 
 
+@restored()
 def snapshot(machine: Machine, path: Path) -> Snapshot:
     """Save a moment of a VM, which runs on.
 

@@ -239,7 +239,7 @@ def test_what_wastes_space_only_is_no_damage(make, monkeypatch):
 
 def test_without_qemu_img_the_error_says_what_to_install(make, monkeypatch):
     image = make()
-    monkeypatch.setattr(disk.shutil, "which", lambda _: None)
+    monkeypatch.setattr(disk.surroundings, "which", lambda _: None)
     with pytest.raises(QemuNotFoundError, match=r"(?s)qemu-img from PATH: not there.*install it"):
         disk.check(Disk(image), direct=False)
 

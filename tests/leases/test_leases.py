@@ -319,17 +319,17 @@ def test_a_released_lease_does_not_verify(allocator):
 
 
 def test_a_file_removed_between_opening_and_locking_is_not_a_lease(allocator, monkeypatch):
-    from pytest_vmports.leases import allocator as port_allocator
+    from pytest_vmports.leases import lock_file
 
-    real = port_allocator.lock_descriptor
+    real = lock_file.lock_descriptor
 
     def remove_first(fd, *, blocking):
-        monkeypatch.setattr(port_allocator, "lock_descriptor", real)
+        monkeypatch.setattr(lock_file, "lock_descriptor", real)
         for path in allocator.directory.iterdir():
             path.unlink()
         return real(fd, blocking=blocking)
 
-    monkeypatch.setattr(port_allocator, "lock_descriptor", remove_first)
+    monkeypatch.setattr(lock_file, "lock_descriptor", remove_first)
     (lease,) = allocator.acquire()
     lease.verify()
 

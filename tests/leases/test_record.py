@@ -85,3 +85,13 @@ def test_a_port_that_is_just_looked_at_can_be_leased_all_the_same(allocator, mon
     with allocator.acquire_fixed(int(path.name.removeprefix("tcp-")), timeout=0) as lease:
         assert lease.held
     assert looked_at.closed
+
+
+def test_the_only_port_can_be_leased_while_it_is_just_looked_at(tmp_path, monkeypatch):
+    with PortAllocator(tmp_path, (5510, 5510)) as one:
+        looked_at = stale_record(one).open()
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        monkeypatch.setattr(clock, "sleep", lambda _seconds: looked_at.close())
+        (lease,) = one.acquire()
+        assert lease.port == 5510
+    assert looked_at.closed

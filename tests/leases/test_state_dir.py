@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_vmports.errors import StateDirError
-from pytest_vmports.leases import PortAllocator, state_dir
-from pytest_vmports.leases import allocator as port_allocator
+from pytest_vmports.leases import PortAllocator, lock_file, state_dir
 from pytest_vmports.leases.state_dir import make_state_dir, network_file_system, state_dir_path
 from pytest_vmports.system import run_dir
 
@@ -220,7 +219,7 @@ def test_what_the_file_system_refuses_is_explained(tmp_path, monkeypatch, number
         raise OSError(number, os.strerror(number))
 
     with PortAllocator(tmp_path, (15911, 15920)) as allocator:
-        monkeypatch.setattr(port_allocator, "lock_descriptor", refuse)
+        monkeypatch.setattr(lock_file, "lock_descriptor", refuse)
         with pytest.raises(StateDirError, match=remedy) as caught:
             allocator.acquire()
     assert caught.value.reason == os.strerror(number)

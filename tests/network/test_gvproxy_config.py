@@ -271,4 +271,4 @@ def test_gvproxy_leaves_half_of_the_processors_to_qemu(monkeypatch, cpus, used):
 
 def test_gvproxy_takes_the_processors_that_the_user_has_set(monkeypatch):
     monkeypatch.setenv("GOMAXPROCS", "7")
-    assert gvproxy._processors() == {}
+    assert gvproxy._processors() == {"GOMAXPROCS": "7"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -129,3 +130,24 @@ def test_a_name_that_is_missing_or_wrong_stops_nothing(keep, sleeper, capsys, wo
     assert main(["kept", "stop", *words]) == 2
     assert capsys.readouterr().err == f"pytest-vmports: {said}; kept are: kone\n"
     assert sleeper.poll() is None
+
+
+def test_where_the_kernel_gives_no_pidfd_it_is_ended_all_the_same(keep, sleeper, monkeypatch):
+    def refuse(_pid):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    kept = keep()
+    kept.stop()
+    assert sleeper.wait(10) == -9
+    assert not kept.folder.exists()
+
+
+def test_a_note_with_more_than_we_know_is_that_of_a_vm_to_be_listed_and_stopped(keep, sleeper):
+    kept = keep()
+    note = json.loads((kept.folder / "kept.json").read_text())
+    (kept.folder / "kept.json").write_text(json.dumps({**note, "later": {"v": 2}, "since": "now"}))
+    (read,) = all_kept()
+    assert (read.test, read.processes, read.since) == ("a test", kept.processes, 0.0)
+    read.stop()
+    assert sleeper.wait(10) == -9

@@ -7,7 +7,10 @@ import sys
 
 import psutil
 import pytest
+from vm_helpers import until
 
+from pytest_vmports.system import minder as minder_module
+from pytest_vmports.system import process
 from pytest_vmports.system.minder import Minder
 
 MINDED = """
@@ -37,7 +40,6 @@ def test_it_ends_well_when_there_is_nothing_left_to_mind(minder):
 
 def test_one_that_was_killed_is_no_trouble(minder):
     minder._process.kill()
-    minder._process.wait()
     minder.release(os.getpid())
     minder.close()
 
@@ -66,3 +68,77 @@ def test_who_has_one_ends_after_it_has_ended_the_children():
         assert run.wait(30) == 0
         assert run.stderr.read() == ""
     assert not psutil.pid_exists(pid)
+
+
+@pytest.fixture
+def spoken(monkeypatch):
+    """Have children of this process minded by a minder of the test's own; its lines."""
+    said = []
+    monkeypatch.setattr(process, "_minders", {})
+    process.let_outlive(said.append)
+    (minder,) = process._minders.values()
+    yield said
+    minder.close()
+
+
+def kill(minder):
+    """Kill what minds, and return once another does."""
+    before = minder._process
+    before.kill()
+    until(lambda: minder._process is not before, 30, "another takes its place")
+
+
+def test_when_it_is_killed_children_start_all_the_same_and_it_is_said_once(spoken, tmp_path):
+    (minder,) = process._minders.values()
+    for number in range(2):
+        kill(minder)
+        child = process.spawn("s", ["sh", "-c", f"exit {40 + number}"], log=tmp_path / "log")
+        assert child.wait(30) == 40 + number
+        child.kill()
+    assert len(spoken) == 1 and "another takes its place" in spoken[0]
+
+
+def test_a_child_that_starts_at_the_moment_it_is_killed_starts_all_the_same(
+    spoken, tmp_path, monkeypatch
+):
+    (minder,) = process._minders.values()
+    monkeypatch.setattr(minder, "_watch", lambda _process: None)
+    # Whoever reads the pipe is gone, and nobody has noticed yet.
+    with minder._lock:
+        minder._process.kill()
+        minder._process.wait()
+        child = process.spawn("s", ["sh", "-c", "exit 42"], log=tmp_path / "log")
+    assert child.wait(30) == 42
+    child.kill()
+
+
+@pytest.mark.parametrize("pidfds", [True, False], ids=["", "without pidfds"])
+def test_the_next_one_ends_those_that_were_minded_and_spares_those_let_go(
+    spoken, tmp_path, pidfds, monkeypatch
+):
+    if not pidfds:
+        program = minder_module._PROGRAM.replace(
+            "import os,", "import os; del os.pidfd_open; import"
+        )
+        monkeypatch.setattr(minder_module, "_PROGRAM", program)
+    (minder,) = process._minders.values()
+    minded, spared = (process.spawn("s", ["sleep", "600"], log=tmp_path / "log") for _ in range(2))
+    kill(minder)
+    minder.release(spared.pid)
+    minder.close()
+    assert minded.wait(30) == -signal.SIGKILL
+    assert spared.running
+    for child in (minded, spared):
+        child._minder = None
+        child.kill()
+
+
+def test_one_that_is_killed_again_and_again_is_not_started_for_ever(spoken, tmp_path):
+    (minder,) = process._minders.values()
+    for _ in range(minder_module._MOST):
+        kill(minder)
+    minder._process.kill()
+    until(lambda: minder._killed > minder_module._MOST, 30, "it has been noticed")
+    child = process.spawn("s", ["sh", "-c", "exit 42"], log=tmp_path / "log")
+    assert child.wait(30) == 42
+    child.kill()

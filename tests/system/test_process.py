@@ -1,5 +1,6 @@
 """Children that never outlive the process that started them."""
 
+import errno
 import os
 import select
 import signal
@@ -11,17 +12,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from freezegun import freeze_time
 from vm_helpers import alive, until
 
-from pytest_vmports.system import process
+from pytest_vmports.system import process, surroundings
 from pytest_vmports.system.process import spawn
 
 START = """
 import os, sys
 from pathlib import Path
-from pytest_vmports.system import process
+from pytest_vmports.system import process, surroundings
 if sys.argv[2] == "launcher":
-    process._has_setpriv = lambda: False
+    process._setpriv = lambda: None
 elif sys.argv[2] in ("minder", "let go"):
     process.let_outlive()
 heard, told = os.pipe()
@@ -143,7 +145,7 @@ def test_descriptors_are_inherited_under_their_numbers(log):
 
 
 def test_it_gets_the_variables_it_is_given_beside_ours(log, monkeypatch):
-    monkeypatch.setenv("OURS", "ours")
+    monkeypatch.setitem(surroundings._variables, "OURS", "ours")
     child = spawn("env", ["sh", "-c", 'echo "$OURS $ITS"'], log=log, env={"ITS": "its"})
     assert child.wait(10) == 0
     assert child.output == "ours its\n"
@@ -238,9 +240,9 @@ def test_no_helper_is_taken_for_setpriv_that_cannot_set_the_signal(monkeypatch, 
     fake.write_text("#!/bin/sh\necho 'busybox: usage'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    process._has_setpriv.cache_clear()
-    assert not process._has_setpriv()
-    process._has_setpriv.cache_clear()
+    process._setpriv.cache_clear()
+    assert process._setpriv() is None
+    process._setpriv.cache_clear()
 
 
 def test_the_processor_time_of_a_child_that_works_grows(log):
@@ -253,3 +255,24 @@ def test_the_processor_time_of_a_child_that_works_grows(log):
     finally:
         child.kill()
     assert child.cpu_seconds is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_where_the_kernel_gives_no_pidfd_its_end_is_looked_for(log, monkeypatch, number):
+    def refuse(_pid):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    child = spawn("s", ["sleep", "60"], log=log)
+    with freeze_time():
+        assert child.death is None
+        assert child.wait(0.1) is None
+        child.stop()
+    assert child.wait(10) == -signal.SIGTERM
+
+
+def test_a_child_is_waited_for_no_longer_than_was_said_on_a_frozen_clock(log):
+    child = spawn("s", ["sleep", "60"], log=log)
+    with freeze_time():
+        assert child.wait(0.1) is None
+    child.kill()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_vmports.errors import GvproxyNotFoundError, HostError, QemuNotFoundError
-from pytest_vmports.system import programs
+from pytest_vmports.system import programs, surroundings
 from pytest_vmports.system.architecture import X86_64, host_architecture
 from pytest_vmports.system.programs import Accelerator, Gvproxy, Qemu
 
@@ -39,6 +39,7 @@ def program(tmp_path):
 def elsewhere(monkeypatch):
     """Nothing is on PATH, beside Python or in a package."""
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(surroundings._variables, "PATH", "")
     monkeypatch.setattr(programs, "_GVPROXY_PLACES", ())
     monkeypatch.setattr(programs.sysconfig, "get_path", lambda _: "/nowhere")
     monkeypatch.setattr(programs.importlib.util, "find_spec", lambda _: None)

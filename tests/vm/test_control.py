@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
+from pytest_vmports.system.poll import readable
 from pytest_vmports.vm.inside import control as control_module
 from pytest_vmports.vm.inside.control import CLOCK, LARGEST, READY, Control
 
@@ -97,15 +96,14 @@ def test_a_vm_that_ends_ends_the_waiting(channel, monkeypatch):
     control.deaths = [number]
     ready = []
 
-    def select_(*words):
-        found = select.select(*words)
-        ready.append(found[0])
-        return found
+    def noted(*words):
+        ready.append(readable(*words))
+        return ready[-1]
 
     def check():
         raise ProcessLookupError
 
-    monkeypatch.setattr(control_module, "select", SimpleNamespace(select=select_))
+    monkeypatch.setattr(control_module, "readable", noted)
     with death, pytest.raises(ProcessLookupError):
         control.receive(None, check)
     assert ready == [[number]]  # its death, and not the end of a wait

@@ -144,6 +144,6 @@ def test_a_sessions_key_is_made_once_and_its_own_alone(tmp_path):
 
 
 def test_without_the_program_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(ssh.shutil, "which", lambda _: None)
+    monkeypatch.setattr(ssh.surroundings, "which", lambda _: None)
     with pytest.raises(HostError, match="ssh-keygen is not on PATH; install it"):
         session_key(tmp_path)

@@ -7,11 +7,11 @@ frames mean is written in ``guests/agent.c``.
 from __future__ import annotations
 
 import os
-import select
 import struct
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system import clock
+from pytest_vmports.system.poll import readable
 
 if TYPE_CHECKING:
     import socket
@@ -66,8 +66,7 @@ class Control:
             if left <= 0:
                 return None
             # Bounded, for platforms whose processes have no descriptor to wait on.
-            watched: list[socket.socket | int] = [self._connection, *self.deaths]
-            ready, _, _ = select.select(watched, [], [], min(left, 1.0))
+            ready = readable([self._connection, *self.deaths], min(left, 1.0))
             check()
             if self._connection in ready:
                 self._unread += self._connection.recv(1 << 16)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import select
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import clock
+from pytest_vmports.system.poll import readable
 
 if TYPE_CHECKING:
     import socket
@@ -153,7 +153,7 @@ class GuestAgent:
             left = deadline - clock.now()
             if left <= 0:
                 return None
-            ready, _, _ = select.select([self._connection], [], [], min(left, 1.0))
+            ready = readable([self._connection], min(left, 1.0))
             check()
             if ready:
                 data = self._connection.recv(1 << 16)

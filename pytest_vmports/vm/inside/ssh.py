@@ -10,6 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.system import surroundings, tools
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
@@ -151,9 +152,9 @@ class SshShell:
         log = self._folder / f"ssh-{secrets.token_hex(4)}.log"
         client = [_program("ssh"), "-F", str(config), "-E", str(log), "-o", "LogLevel=ERROR", "-T"]
         try:
-            done = subprocess.run(
+            done = tools.run(
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
-                capture_output=True, check=False, timeout=timeout,
+                timeout=timeout,
             )  # fmt: skip
             said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
         except OSError as error:
@@ -183,7 +184,7 @@ def _word(path: Path) -> str:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name)
+    path = surroundings.which(name)
     if path is None:
         raise HostError(f"{name} is not on PATH; install it ({install_hint('ssh')})")
     return path

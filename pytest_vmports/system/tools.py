@@ -1,0 +1,151 @@
+"""Programs that answer and end: run with a limit of time that no patched clock takes away.
+
+`subprocess.run` counts its timeout by `time.monotonic`, which freezegun stops.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from select import POLLIN, POLLOUT, poll
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.system import clock, surroundings
+from pytest_vmports.system.poll import milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LOOK_SECONDS = 0.01
+_CHUNK = 1 << 16
+
+
+def start(command: Sequence[str | bytes], **words: Any) -> Popen[bytes]:
+    """Start a program with the environment that was there before any test, as `Popen`.
+
+    Raises:
+        OSError: it is not there or cannot be run.
+    """
+    program = surroundings.which(os.fsdecode(command[0]))
+    if program is None:
+        raise FileNotFoundError(f"{os.fsdecode(command[0])} is not an executable file or not on PATH")
+    words = {"env": surroundings.variables(), "cwd": surroundings.directory(), **words}
+    with surroundings.restored():
+        return Popen([program, *command[1:]], **words)
+
+
+def run(
+    command: Sequence[str | bytes],
+    *,
+    timeout: float | None,
+    input: bytes = b"",  # noqa: A002 - as subprocess.run
+) -> CompletedProcess[bytes]:
+    """Run a program to its end; return its status, output and errors.
+
+    Args:
+        command: program and arguments.
+        timeout: seconds; None waits for ever.
+        input: what it reads.
+
+    Raises:
+        subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
+        OSError: it is not there or cannot be run.
+    """
+    deadline = None if timeout is None else clock.now() + timeout
+    with ExitStack() as stack:
+        child = start(command, stdin=PIPE if input else DEVNULL, stdout=PIPE, stderr=PIPE)
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                stack.callback(_close, pipe)
+        stack.callback(_end, child)
+        parts = _Talk(child, input)
+        while parts.open and not _over(deadline):
+            parts.step(_left(deadline))
+        if wait(child, _left(deadline)) is None or parts.open:
+            raise TimeoutExpired(list(command), timeout or 0.0, parts.output, parts.errors)
+        return CompletedProcess(list(command), child.returncode, parts.output, parts.errors)
+
+
+def wait(child: Popen[bytes], seconds: float | None) -> int | None:
+    """Wait for a child's end; return its status, or None when it has not ended in time."""
+    if seconds is None:
+        return child.wait()
+    deadline = clock.now() + seconds
+    look = 0.0005
+    while (code := child.poll()) is None and (left := deadline - clock.now()) > 0:
+        clock.sleep(min(left, look))
+        look = min(2 * look, _LOOK_SECONDS)
+    return code
+
+
+class _Talk:
+    """What is written to and read from a child by now."""
+
+    def __init__(self, child: Popen[bytes], given: bytes) -> None:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        self._given = memoryview(given)
+        self._output, self._errors = child.stdout.fileno(), child.stderr.fileno()
+        self._said: dict[int, list[bytes]] = {self._output: [], self._errors: []}
+        self._input = child.stdin
+        self.open = set(self._said)
+        self._poll = poll()
+        for number in self._said:
+            self._poll.register(number, POLLIN)
+        if self._input is not None:
+            os.set_blocking(self._input.fileno(), False)
+            self._poll.register(self._input.fileno(), POLLOUT)
+
+    @property
+    def output(self) -> bytes:
+        return b"".join(self._said[self._output])
+
+    @property
+    def errors(self) -> bytes:
+        return b"".join(self._said[self._errors])
+
+    def step(self, seconds: float | None) -> None:
+        """Write and read what can be now; waits for that."""
+        for number, _ in self._poll.poll(milliseconds(seconds)):
+            if number in self._said:
+                self._read(number)
+            else:
+                self._write(number)
+
+    def _read(self, number: int) -> None:
+        chunk = os.read(number, _CHUNK)
+        if chunk:
+            self._said[number].append(chunk)
+        else:
+            self._poll.unregister(number)
+            self.open.discard(number)
+
+    def _write(self, number: int) -> None:
+        try:
+            self._given = self._given[os.write(number, self._given[:_CHUNK]) :]
+        except BrokenPipeError:  # it does not want to read it
+            self._given = self._given[:0]
+        if not self._given:
+            assert self._input is not None
+            self._poll.unregister(number)
+            _close(self._input)
+
+
+def _over(deadline: float | None) -> bool:
+    return deadline is not None and clock.now() >= deadline
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - clock.now())
+
+
+def _end(child: Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+
+
+def _close(pipe: Any) -> None:
+    with suppress(BrokenPipeError):
+        pipe.close()

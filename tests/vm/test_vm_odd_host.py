@@ -1,0 +1,202 @@
+"""A VM that runs goes on, and another comes up, whatever a test does to what is around it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from freezegun import freeze_time
+from vm_helpers import alive, ask_tcp, serve, until
+
+from pytest_vmports.errors import BootTimeoutError, CommandTimeoutError, TemplateBusyError
+from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.vm.plan import key_of
+
+SETUP = serve(8080)
+
+
+@pytest.fixture(scope="module")
+def clone(boot):
+    """Return a function that starts a VM from a template."""
+    return lambda **more: boot(8080, **{"setup": SETUP, "fresh_boot": False, **more})
+
+
+@pytest.fixture(scope="module")
+def running(clone):
+    """A VM that was there before."""
+    with clone() as vm:
+        yield vm
+
+
+@contextlib.contextmanager
+def lowered(limit, value):
+    soft, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (value, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(limit, (soft, hard))
+
+
+@contextlib.contextmanager
+def low_limits():
+    before = os.umask(0o777)
+    try:
+        with (
+            lowered(resource.RLIMIT_NOFILE, 64), lowered(resource.RLIMIT_FSIZE, 4096),
+            lowered(resource.RLIMIT_AS, 1 << 28),
+        ):  # fmt: skip
+            yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def many_open():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        yield
+    finally:
+        for number in opened:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def children_ignored():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def changed(change):
+    """Return a context manager that changes things with pytest's monkeypatch."""
+
+    @contextlib.contextmanager
+    def context():
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            yield
+
+    return context
+
+
+def nothing_left(patch):
+    """No variables, no working directory, no streams."""
+    for name in [*os.environ]:
+        patch.delenv(name)
+    patch.chdir(tempfile.mkdtemp())
+    Path.cwd().rmdir()
+    for name in ("stdin", "stdout", "stderr"):
+        patch.setattr(sys, name, None)
+
+
+def refused(*_):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def patched(patch):
+    patch.setattr(subprocess, "Popen", None)
+    patch.setattr(subprocess, "run", None)
+    patch.setattr(shutil, "which", lambda *_, **__: None)
+    patch.setattr(select, "select", None)
+    patch.setattr(time, "sleep", None)
+    for name in ("time", "monotonic", "perf_counter"):
+        patch.setattr(time, name, lambda: 0.0)
+
+
+class Refused(socket.socket):
+    """As pytest-socket puts it in the place of what makes sockets."""
+
+    def __new__(cls, *_, **__):
+        raise RuntimeError("a test makes no sockets")
+
+
+ODD = {
+    "nothing left": changed(nothing_left),
+    "an empty PATH": changed(lambda patch: patch.setenv("PATH", "")),
+    "low limits": low_limits,
+    "1,100 descriptors": many_open,
+    "no pidfd": changed(lambda patch: patch.setattr(os, "pidfd_open", refused)),
+    "patched modules": changed(patched),
+    "no sockets": changed(lambda patch: patch.setattr(socket, "socket", Refused)),
+    "children that nobody waits for": children_ignored,
+    "a frozen clock": lambda: freeze_time("2001-02-03"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_vm_goes_on_and_another_comes_up(running, clone, odd):
+    with ODD[odd](), clone() as vm:
+        said = running.run("echo on").stdout, vm.run("cat", input="in").stdout
+        with pytest.raises(CommandTimeoutError):
+            vm.run("sleep 600", timeout=0.5)
+        if odd != "no sockets":
+            assert ask_tcp(running, 8080, b"echo") == b"echo"
+            assert ask_tcp(vm, 8080, b"echo") == b"echo"
+    assert said == ("on\n", "in")
+
+
+@pytest.mark.parametrize("odd", ["low limits", "no sockets", "a frozen clock"])
+def test_a_vm_is_begun_anew_and_goes_back(running, odd):
+    with ODD[odd]():
+        moment = running.snapshot()
+        running.run("touch /later")
+        running.restore(moment)
+        assert running.run("ls /later", check=False).returncode
+
+
+def test_on_a_frozen_clock_every_limit_of_time_comes(boot, tmp_path):
+    with freeze_time("2001-02-03"):
+        with pytest.raises(BootTimeoutError), boot(8080, setup=":", boot_timeout=1.5):
+            pass
+        store = TemplateStore(tmp_path, limit=0)
+        facts = {"name": "one"}
+        # Another process builds it, and does so for ever.
+        hold = "import filelock, sys; held = filelock.FileLock(sys.argv[1]); held.acquire(); "
+        hold += "print(flush=True); sys.stdin.read()"
+        lock = tmp_path / f"{key_of(facts)}.lock"
+        with subprocess.Popen(
+            [sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as holder:
+            holder.stdout.readline()
+            with pytest.raises(TemplateBusyError):
+                store.get(facts, lambda _folder: None, 0.2)
+            holder.stdin.close()
+
+
+def test_on_a_frozen_clock_the_guest_has_the_hosts_time(clone):
+    with freeze_time("2001-02-03"), clone() as vm:
+        told = int(vm.run("date +%s").stdout)
+    assert abs(told - time.time()) < 60
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_vm_from_the_terminal_ends_in_order_when_it_is_told_to(name, tmp_path, qemu_binary):
+    # As a shell starts what it puts into the background: Ctrl-C is not for that.
+    words = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m"]
+    words += ["pytest_vmports.cli.main", "run", "--port", "8080", "--setup", SETUP]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as run:
+        until(lambda: "Ctrl-C stops it" in run.stdout.readline(), 120, "it is ready")
+        pids = [child.pid for child in psutil.Process(run.pid).children()]
+        run.send_signal(getattr(signal, name))
+        run.stdout.read()
+        assert run.wait(60) == 0
+    assert pids and not any(map(alive, pids))
