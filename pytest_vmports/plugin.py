@@ -93,11 +93,31 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the evidence to a failing test's report."""
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Show no frame of ours where a module's own code met an error of ours."""
     made = yield
+    call = vars(made).get("call")
+    if call is not None and call.excinfo is not None:
+        made.sections += [("vmports", line) for line in _prune(collector, call.excinfo)]
+        shown = collector.repr_failure(call.excinfo) if made.failed else ""
+        if hasattr(shown, "toterminal"):
+            made.longrepr = shown
+    return made
+
+
+# First: what others make of the traceback is made of what is shown.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show no frame of ours in a failing test's report, and add the evidence."""
+    # A TestCase keeps its own until the report is made.
+    errors = [call.excinfo, *(getattr(item, "_excinfo", None) or ())]
+    mishaps = _prune(item, *filter(None, errors))
+    made = yield
+    made.sections += [("vmports", line) for line in mishaps]
     session = item.config.stash.get(_session_key, None)
     if session is not None:
         report, timeline = item.config.stash.get(_closing_key, _NEITHER)
@@ -270,6 +290,21 @@ def _problem(item: pytest.Item) -> str:
     if "vm_with_ports" in _fixtures(item):
         item.stash[_boots_key] = settings
     return ""
+
+
+def _prune(
+    node: pytest.Item | pytest.Collector, *errors: pytest.ExceptionInfo[BaseException]
+) -> list[str]:
+    """Take out what no report shows of these; return what went wrong with that."""
+    mishaps: list[str] = []
+    if errors:
+        from pytest_vmports.report.traceback import prune
+        from pytest_vmports.system.mishaps import noting
+
+        for excinfo in errors:
+            with noting("frames of vmports are shown", mishaps.append):
+                prune(node, excinfo)
+    return mishaps
 
 
 def _values(config: pytest.Config, *names: str) -> list[Any]:
