@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Name QEMU, accelerator and gvproxy where this project has settings of ours."""
+    """Name QEMU, accelerator and gvproxy, in a line, where this project has settings of ours."""
     return _header(config) if table.said(config, *table.BY_NAME) else []
 
 
@@ -58,7 +58,9 @@ def pytest_report_collectionfinish(
 ) -> list[str]:
     """Name them here where only markers tell that VMs are used."""
     used = any(_settings_key in item.stash for item in items)
-    return _header(config) if used and not table.said(config, *table.BY_NAME) else []
+    lines = _header(config) if used and not table.said(config, *table.BY_NAME) else []
+    boots = [item.stash[_boots_key] for item in items if _boots_key in item.stash]
+    return lines + (_missing_lines(boots) if boots and _has_header(config) else [])
 
 
 # Last, so that what others have deselected is not read.
@@ -134,11 +136,33 @@ def pytest_terminal_summary(
     report, timeline = config.stash.get(_closing_key, _NEITHER)
     # Under xdist only what the reports bring along tells that a worker had VMs.
     reports = itertools.chain.from_iterable(terminalreporter.stats.values())
-    if report or timeline is not None or any(hasattr(one, table.MARKER) for one in reports):
+    session = config.stash.get(_session_key, None)
+    kept = [] if session is None else session.take_kept()
+    ridden = any(hasattr(one, table.MARKER) for one in reports)
+    if report or timeline is not None or ridden or kept:
         from pytest_vmports.report.closing import write_closing
 
         path = None if timeline is None else config.rootpath / timeline
-        write_closing(terminalreporter, table=report, timeline=path)
+        write_closing(terminalreporter, table=report, timeline=path, kept=kept)
+
+
+# Last, when the session's fixtures have ended, and before xdist's controller is told so: it then
+# waits for nobody.
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what no report carried of an xdist worker, as after Ctrl-C: it has no summary."""
+    if hasattr(session.config, "workerinput"):
+        _tell_rest(session.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Write what no report and no summary carried."""
+    _tell_rest(config)
+
+
+def _tell_rest(config: pytest.Config) -> None:
+    if (session := config.stash.get(_session_key, None)) is not None:
+        session.tell_rest()
 
 
 def session_of(config: pytest.Config) -> Session:
@@ -335,8 +359,12 @@ def _missing(settings: Settings) -> Iterator[None]:
         raise
 
 
+def _has_header(config: pytest.Config) -> bool:
+    return not hasattr(config, "workerinput") and config.getoption("verbose", 0) >= 0
+
+
 def _header(config: pytest.Config) -> list[str]:
-    if hasattr(config, "workerinput") or config.getoption("verbose", 0) < 0:
+    if not _has_header(config):
         return []
     with _as_usage_error():
         wanted = _values(config, "qemu", "accel", "gvproxy")
@@ -345,5 +373,15 @@ def _header(config: pytest.Config) -> list[str]:
 
     lines: list[str] = []
     with noting("vmports: header failed", lines.append):
-        lines += header_lines(*wanted)
+        lines += header_lines(*wanted, more=config.getoption("verbose", 0) > 0)
+    return lines
+
+
+def _missing_lines(collected: Sequence[Settings]) -> list[str]:
+    from pytest_vmports.report.header import missing_lines
+    from pytest_vmports.system.mishaps import noting
+
+    lines: list[str] = []
+    with noting("vmports: header failed", lines.append):
+        lines += missing_lines(collected)
     return lines

@@ -59,7 +59,7 @@ def test_a_failing_test_has_its_report_without_any_of_pytests_plugins(run, name)
 def test_without_a_folder_for_temporary_files_artifacts_go_where_they_are_told(run, pytester):
     _, text = run("-p", "no:tmpdir", "--junitxml=junit.xml")
     assert "not written: pytest's own folder" in text
-    assert "--vmports-artifacts DIR names another" in text
+    assert "--vmports-artifacts=DIR names another" in text
     _, text = run("-p", "no:tmpdir", "--junitxml=junit.xml", "--vmports-artifacts=kept")
     (folder,) = (one for one in (pytester.path / "kept").iterdir() if one.name != "initrds")
     assert str(folder) in text and (folder / "qemu.sh").exists()

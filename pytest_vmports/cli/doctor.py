@@ -20,7 +20,7 @@ from pytest_vmports.network.choose import open_host
 from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import parse
-from pytest_vmports.system import clock, programs
+from pytest_vmports.system import clock, proc, programs
 from pytest_vmports.system.architecture import X86_64, host_architecture
 from pytest_vmports.system.run_dir import dead_folders
 
@@ -102,7 +102,10 @@ def _towards_kvm() -> Iterator[str]:
     if not sys.platform.startswith("linux") or host_architecture() != X86_64.name:
         return
     device = Path("/dev/kvm")
-    if not {"vmx", "svm"} & set(Path("/proc/cpuinfo").read_text().split()):
+    processor = proc.said("cpuinfo")
+    if not processor:
+        yield "whether KVM could work is not known: /proc/cpuinfo cannot be read; mount /proc"
+    elif not {"vmx", "svm"} & set(processor.split()):
         yield (
             "VMs run under emulation, several times slower; for KVM switch on virtualization in "
             "the firmware, or nested virtualization where this is itself a VM"

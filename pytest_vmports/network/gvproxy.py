@@ -28,6 +28,7 @@ from pytest_vmports.network import handshake, seal
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.system import clock
+from pytest_vmports.system.proc import said
 from pytest_vmports.system.process import spawn
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class GvproxyWiring:
     def _await_listening(self, process: Process) -> None:
         deadline = clock.now() + _START_SECONDS
         wanted = {str(self._guest_socket), str(self._api_socket)}
-        while not wanted <= _listening_sockets():
+        while not wanted <= _listening(wanted):
             # gvproxy takes one connection, which a trial would use up. So look, and let gvproxy's
             # death end the wait.
             code = process.wait(0.004)
@@ -290,8 +291,10 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _listening_sockets() -> set[str]:
-    table = Path("/proc/net/unix").read_text().splitlines()[1:]
+def _listening(wanted: set[str]) -> set[str]:
+    _, *table = said("net/unix").splitlines() or [""]
+    if not table:  # no /proc tells: what has its name listens a moment later
+        return {path for path in wanted if Path(path).exists()}
     rows = (line.split(maxsplit=_PATH_COLUMN) for line in table)
     return {
         row[_PATH_COLUMN]

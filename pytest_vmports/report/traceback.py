@@ -52,9 +52,7 @@ def prune(node: pytest.Item | pytest.Collector, excinfo: pytest.ExceptionInfo[An
     return changed
 
 
-def _prune_all(
-    node: pytest.Item | pytest.Collector, error: BaseException, seen: set[int]
-) -> bool:
+def _prune_all(node: pytest.Item | pytest.Collector, error: BaseException, seen: set[int]) -> bool:
     """Prune an exception, those of a group, and those before it, where ours alone are let go."""
     if id(error) in seen:
         return False

@@ -21,6 +21,8 @@ _PANIC = "Kernel panic - not syncing:"
 _PANIC_LINE = re.compile(
     rf"(?:^|\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )(?:---\[ end )?{_PANIC}([^\n]*)", re.MULTILINE
 )
+# What our own init writes for its own sake: a person reads of the setup's end elsewhere.
+_MARKER = re.compile(r"^vmports: setup ended with \d+(?:\n|$)", re.MULTILINE)
 # Source: ECMA-48; and the few shorter ones that firmware and systemd write.
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]?[0-~])")
 
@@ -56,6 +58,11 @@ class Console:
             return self.path.stat().st_size > 0
         except FileNotFoundError:
             return False
+
+    @property
+    def says(self) -> bool:
+        """Whether there is something that `tail` shows."""
+        return bool(shown(self.text()).strip())
 
     def keep(self) -> None:
         """Keep the text in memory: the file is about to be removed."""
@@ -105,12 +112,17 @@ class Console:
 
     def last_line(self) -> str:
         """Return the last line that says something; empty when there is none."""
-        lines = (line.strip() for line in reversed(clean(self.text()).splitlines()))
+        lines = (line.strip() for line in reversed(shown(self.text()).splitlines()))
         return next(filter(None, lines), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines, control characters removed."""
-        return "\n".join(clean(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+        """Return the last lines, without control characters and lines that are our init's own."""
+        return "\n".join(shown(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+
+
+def shown(text: str) -> str:
+    """Return what a person is shown of a console: see `Console.tail`."""
+    return _MARKER.sub("", clean(text))
 
 
 def clean(text: str) -> str:
