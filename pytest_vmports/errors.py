@@ -42,8 +42,8 @@
         └── NoShellError                 nothing in this guest runs commands
 
 Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors between
-processes), says what was tried, what was found and what to do, and names its section of
-``docs/errors.md``.
+processes), says what was tried, what was found and what to do, and ends with the command that
+shows its section of ``errors.md``.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class VmPortsError(Exception):
         self.fields = fields if message is None else {"message": message, **fields}
         text = self.template.format_map(self.fields) if message is None else message
         # A path whose bytes are no UTF-8 has no encoding, and xdist sends errors between processes.
-        text = f"{text} [{self.anchor()}]".encode("utf-8", "backslashreplace").decode()
+        text = f"{text} [{self.address()}]".encode("utf-8", "backslashreplace").decode()
         # Not super(): some are also errors of subprocess, which are made from other arguments.
         Exception.__init__(self, text)
 
     @classmethod
-    def anchor(cls) -> str:
-        """Return where ``docs/errors.md`` tells of this error: its name without "Error"."""
+    def address(cls) -> str:
+        """Return the command that tells more of this error: by its name without "Error"."""
         words = re.findall("[A-Z][a-z]+", cls.__name__.removesuffix("Error"))
-        return "errors.md#" + "-".join(words).lower()
+        return "pytest-vmports explain " + "-".join(words).lower()
 
     def __getattr__(self, name: str) -> Any:
         # Only reached when normal lookup failed: an error's facts read as attributes.

@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Name QEMU, accelerator and gvproxy where this project has settings of ours."""
+    """Name QEMU, accelerator and gvproxy, in a line, where this project has settings of ours."""
     return _header(config) if table.said(config, *table.BY_NAME) else []
 
 
@@ -58,7 +58,9 @@ def pytest_report_collectionfinish(
 ) -> list[str]:
     """Name them here where only markers tell that VMs are used."""
     used = any(_settings_key in item.stash for item in items)
-    return _header(config) if used and not table.said(config, *table.BY_NAME) else []
+    lines = _header(config) if used and not table.said(config, *table.BY_NAME) else []
+    boots = [item.stash[_boots_key] for item in items if _boots_key in item.stash]
+    return lines + (_missing_lines(boots) if boots and _has_header(config) else [])
 
 
 # Last, so that what others have deselected is not read.
@@ -98,15 +100,35 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Show no frame of ours where a module's own code met an error of ours."""
+    made = yield
+    call = vars(made).get("call")
+    if call is not None and call.excinfo is not None:
+        made.sections += [("vmports", line) for line in _prune(collector, call.excinfo)]
+        shown = collector.repr_failure(call.excinfo) if made.failed else ""
+        if hasattr(shown, "toterminal"):
+            made.longrepr = shown
+    return made
+
+
+# First: what others make of the traceback is made of what is shown.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the evidence to a failing test's report."""
+    """Show no frame of ours in a failing test's report, and add the evidence."""
     if call.excinfo is not None and call.excinfo.errisinstance(pytest.fail.Exception):
         from pytest_vmports.report.scope_mismatch import explain
 
         explain(call)
+    # A TestCase keeps its own until the report is made.
+    errors = [call.excinfo, *(getattr(item, "_excinfo", None) or ())]
+    mishaps = _prune(item, *filter(None, errors))
     made = yield
+    made.sections += [("vmports", line) for line in mishaps]
     session = item.config.stash.get(_session_key, None)
     if session is not None:
         report, timeline = item.config.stash.get(_closing_key, _NEITHER)
@@ -123,11 +145,33 @@ def pytest_terminal_summary(
     report, timeline = config.stash.get(_closing_key, _NEITHER)
     # Under xdist only what the reports bring along tells that a worker had VMs.
     reports = itertools.chain.from_iterable(terminalreporter.stats.values())
-    if report or timeline is not None or any(hasattr(one, table.MARKER) for one in reports):
+    session = config.stash.get(_session_key, None)
+    kept = [] if session is None else session.take_kept()
+    ridden = any(hasattr(one, table.MARKER) for one in reports)
+    if report or timeline is not None or ridden or kept:
         from pytest_vmports.report.closing import write_closing
 
         path = None if timeline is None else config.rootpath / timeline
-        write_closing(terminalreporter, table=report, timeline=path)
+        write_closing(terminalreporter, table=report, timeline=path, kept=kept)
+
+
+# Last, when the session's fixtures have ended, and before xdist's controller is told so: it then
+# waits for nobody.
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what no report carried of an xdist worker, as after Ctrl-C: it has no summary."""
+    if hasattr(session.config, "workerinput"):
+        _tell_rest(session.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Write what no report and no summary carried."""
+    _tell_rest(config)
+
+
+def _tell_rest(config: pytest.Config) -> None:
+    if (session := config.stash.get(_session_key, None)) is not None:
+        session.tell_rest()
 
 
 def session_of(config: pytest.Config) -> Session:
@@ -300,6 +344,21 @@ def _misspelt(config: pytest.Config) -> list[str]:
     return [str(error) for error in options.name_mistakes(config)]
 
 
+def _prune(
+    node: pytest.Item | pytest.Collector, *errors: pytest.ExceptionInfo[BaseException]
+) -> list[str]:
+    """Take out what no report shows of these; return what went wrong with that."""
+    mishaps: list[str] = []
+    if errors:
+        from pytest_vmports.report.traceback import prune
+        from pytest_vmports.system.mishaps import noting
+
+        for excinfo in errors:
+            with noting("frames of vmports are shown", mishaps.append):
+                prune(node, excinfo)
+    return mishaps
+
+
 def _values(config: pytest.Config, *names: str) -> list[Any]:
     from pytest_vmports.settings import options
 
@@ -328,8 +387,12 @@ def _missing(settings: Settings) -> Iterator[None]:
         raise
 
 
+def _has_header(config: pytest.Config) -> bool:
+    return not hasattr(config, "workerinput") and config.getoption("verbose", 0) >= 0
+
+
 def _header(config: pytest.Config) -> list[str]:
-    if hasattr(config, "workerinput") or config.getoption("verbose", 0) < 0:
+    if not _has_header(config):
         return []
     with _as_usage_error():
         wanted = _values(config, "qemu", "accel", "gvproxy")
@@ -338,5 +401,15 @@ def _header(config: pytest.Config) -> list[str]:
 
     lines: list[str] = []
     with noting("vmports: header failed", lines.append):
-        lines += header_lines(*wanted)
+        lines += header_lines(*wanted, more=config.getoption("verbose", 0) > 0)
+    return lines
+
+
+def _missing_lines(collected: Sequence[Settings]) -> list[str]:
+    from pytest_vmports.report.header import missing_lines
+    from pytest_vmports.system.mishaps import noting
+
+    lines: list[str] = []
+    with noting("vmports: header failed", lines.append):
+        lines += missing_lines(collected)
     return lines

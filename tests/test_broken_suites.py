@@ -112,8 +112,8 @@ def test_fifty_tests_of_one_fault_cost_one_boot_and_each_tells_the_reason(
 def test_a_server_that_never_listens(report):
     text = report("8080, setup='echo hello from here', boot_timeout=15", outcome=ERROR)
     assert_told(
-        text, "not ready within 15 s", "port 8080: ", "hello from here", "setup ended with 0",
-        "change wait_for", "errors.md#boot-timeout",
+        text, "not ready within 15 s", "port 8080: ", "hello from here", "setup ended, or restored",
+        "change wait_for", "pytest-vmports explain boot-timeout",
     )  # fmt: skip
 
 

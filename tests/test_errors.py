@@ -2,11 +2,11 @@
 
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 
 from pytest_vmports import errors
+from pytest_vmports.cli import explain
 from pytest_vmports.errors import VmPortsError
 
 FACTS = {
@@ -59,7 +59,7 @@ def test_facts_read_as_attributes_and_others_do_not():
 
 def test_a_plain_message_is_kept_as_it_is():
     error = pickle.loads(pickle.dumps(errors.HostError("no {braces} are read")))
-    assert str(error) == "no {braces} are read [errors.md#host]"
+    assert str(error) == "no {braces} are read [pytest-vmports explain host]"
 
 
 def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
@@ -73,15 +73,13 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
 
 
 def test_every_error_has_its_section_and_no_section_is_left_over():
-    page = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
-    sections = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]
-    told = {section.partition("\n")[0]: section for section in sections}
-    anchors = {kind.anchor().removeprefix("errors.md#"): kind for kind in all_errors()}
-    assert set(told) == set(anchors)
-    for name, kind in anchors.items():
+    told = explain.sections()
+    names = {kind.address().rpartition(" ")[2]: kind for kind in all_errors()}
+    assert set(told) == set(names)
+    for name, kind in names.items():
         assert f"`{kind.__name__}`" in told[name]
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_a_message_ends_with_where_to_read_on(kind):
-    assert str(made(kind)).endswith(f" [{kind.anchor()}]")
+    assert str(made(kind)).endswith(f" [{kind.address()}]")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.cli import tables
+from pytest_vmports.cli.place import place, towards_kvm
 from pytest_vmports.cli.run import started
-from pytest_vmports.cli.surroundings import place, towards_kvm
 from pytest_vmports.errors import GvproxyNotFoundError, VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.leases import candidates, open_allocator

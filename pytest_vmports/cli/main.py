@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.cli import tables
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.system.reader import to_reader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: well; 1: something is wrong; 2: no VM can be started, or the command is misspelled.
     """
+    return to_reader(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser("pytest-vmports", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ports = commands.add_parser("ports", help="list the host ports that tests hold now")
@@ -51,12 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept.add_argument("action", nargs="?", choices=("list", "stop"), default="list")
     kept.add_argument("names", nargs="*", metavar="NAME", help="which to stop; all for all")
     kept.set_defaults(run=_kept)
+    explain = commands.add_parser("explain", help="say what an error means, and what to do")
+    explain.add_argument("name", nargs="?", metavar="NAME", help="as messages end with; none: all")
+    explain.set_defaults(run=_explain)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
     except VmPortsError as error:
         sys.stderr.write(f"pytest-vmports: {error}\n")
         return 1
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from pytest_vmports.cli.explain import explain
+
+    return explain(options.name)
 
 
 def _ports() -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.leases.free_ports import open_allocator
+from pytest_vmports.system.reader import to_reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,6 +37,10 @@ _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    return to_reader(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.action == "list":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pytest_vmports.errors import PortError
+from pytest_vmports.system import proc
 
 PROC_NET: Final = Path("/proc/net")
 _LISTEN: Final = "0A"
@@ -125,7 +126,11 @@ def owner_of(rows: list[Row]) -> str:
     wanted = {f"socket:[{row.inode}]" for row in rows if row.inode}
     if not wanted or sys.platform != "linux":
         return ""
-    for process in Path("/proc").iterdir():
+    try:
+        processes = [*proc.PROC.iterdir()]
+    except OSError:  # not readable
+        return ""
+    for process in processes:
         if process.name.isdigit() and _has_socket(process, wanted):
             return f"pid {process.name} ({command_of(int(process.name))})"
     return ""
@@ -134,12 +139,7 @@ def owner_of(rows: list[Row]) -> str:
 def command_of(pid: int) -> str:
     """Return the command line of a process, or its bare name, or ``"?"``."""
     for name in ("cmdline", "comm"):
-        try:
-            text = Path(f"/proc/{pid}/{name}").read_bytes()
-        except OSError:
-            # It ended meanwhile, or there is no /proc.
-            continue
-        words = text.replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        words = proc.said(f"{pid}/{name}").replace("\0", " ").strip()
         if words:
             return words
     return "?"

@@ -295,5 +295,11 @@ def _last_line(text: str) -> str:
 
 def _listens(path: Path) -> bool:
     """Whether somebody listens there; of the table's other lines nothing is believed."""
-    rows = re.finditer(_ROW % re.escape(as_bytes(path)), _SOCKETS.read_bytes(), re.MULTILINE)
+    try:
+        table = _SOCKETS.read_bytes()
+    except OSError:
+        table = b""
+    if not table:  # no /proc tells: what has its name listens a moment later
+        return path.exists()
+    rows = re.finditer(_ROW % re.escape(as_bytes(path)), table, re.MULTILINE)
     return any(int(row[1], 16) & _LISTENING for row in rows)

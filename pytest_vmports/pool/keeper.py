@@ -79,6 +79,11 @@ class Keeper:
         self.fresh.append(list(kept.lines()))
         return True
 
+    def take_fresh(self) -> list[list[str]]:
+        """Return how to reach those kept since the last call."""
+        fresh, self.fresh = self.fresh, []
+        return fresh
+
     def keep_failed_start(self, machine: Machine, error: BaseException) -> bool:
         """Likewise for one that did not get ready."""
         if not isinstance(error, MachineError):

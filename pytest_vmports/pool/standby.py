@@ -7,11 +7,12 @@ translations of guest code, most of what a fresh clone waits for, are behind it.
 from __future__ import annotations
 
 import os
+import re
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineDiedError, VmPortsError
+from pytest_vmports.system import proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,10 +95,9 @@ class Standby:
 
 def _memory_for(memory: int) -> bool:
     """Whether this worker's share of the free memory has room for its VM and the next."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except FileNotFoundError:  # not Linux
+    found = re.search(r"^MemAvailable: *(\d+)", proc.said("meminfo"), re.MULTILINE)
+    if found is None:  # not Linux, or nothing tells
         return True
-    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    free = int(found[1])
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     return free * 1024 / workers > _MEMORY_FACTOR * memory * _MIB

@@ -11,16 +11,24 @@ from pytest_vmports.report import riders
 from pytest_vmports.system.mishaps import noting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-def write_closing(reporter: pytest.TerminalReporter, *, table: bool, timeline: Path | None) -> None:
+def write_closing(
+    reporter: pytest.TerminalReporter,
+    *,
+    table: bool,
+    timeline: Path | None,
+    kept: Sequence[Sequence[str]] = (),
+) -> None:
     """Write what is told of the VMs at the run's end.
 
     Args:
         reporter: writes.
         table: what they came to.
         timeline: the file for a picture of the run; None for none.
+        kept: how to reach VMs that were kept and that no report tells of.
     """
 
     def note(mishap: str) -> None:
@@ -29,7 +37,7 @@ def write_closing(reporter: pytest.TerminalReporter, *, table: bool, timeline: P
     with noting("mishaps cannot be told", note):
         _write_mishaps(reporter)
     with noting("the VMs that were kept cannot be told", note):
-        _write_kept(reporter)
+        _write_kept(reporter, kept)
     with noting("the table of VMs cannot be made", note):
         if table:
             _write_summary(reporter)
@@ -45,11 +53,12 @@ def _write_mishaps(reporter: pytest.TerminalReporter) -> None:
             reporter.line(f"vmports: {report.nodeid}: {mishap}", red=True)
 
 
-def _write_kept(reporter: pytest.TerminalReporter) -> None:
+def _write_kept(reporter: pytest.TerminalReporter, more: Sequence[Sequence[str]]) -> None:
     """Write how to reach the VMs that outlive the run."""
     kept = [
         lines for report in _reports(reporter) for lines in riders.get(report, riders.KEPT) or ()
     ]
+    kept += more
     if kept:
         reporter.section("VMs that were kept")
     for line in itertools.chain.from_iterable(kept):

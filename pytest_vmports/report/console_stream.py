@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_vmports.system.mishaps import noting
-from pytest_vmports.vm.crashes import clean
+from pytest_vmports.vm.console import shown
 from pytest_vmports.vm.milestones import State
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _Followed:
         if over:
             whole, self._rest = whole + end + self._rest, b""
             self._close()
-        return clean(whole.decode(errors="replace")).splitlines()
+        return shown(whole.decode(errors="replace")).splitlines()
 
     def _size(self) -> int:
         assert self._file is not None

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 _SHORT_CONSOLE, _SHORT_OUTPUT, _WHOLE = 25, 10, 1_000_000
+_MORE, _ALL = 1, 2
+"""From which verbosity on a report has more of a VM, and all of it."""
+# Where things are kept: no test fails for that, and artifacts name them.
+_FOLDERS = {"cache_dir", "cache_size", "state_dir", "artifacts", "timeline"}
 # Of asking the forwards of a VM whose test has failed.
 _LAST_ANSWER_SECONDS = 1.0
 _STEPS = {
@@ -49,38 +53,41 @@ class Evidence:
         own = [machine for machine in self.machines if not machine.makes_template]
         return [*(own or self.machines[-1:]), *self.shared]
 
-    def sections(self, *, whole: bool, note: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+    def sections(self, *, verbosity: int, note: Callable[[str], None]) -> Iterator[tuple[str, str]]:
         """Yield title and text of each section.
 
         Args:
-            whole: console, output and command line to their full length.
+            verbosity: pytest's; with 1 QEMU's command line too, and what is empty; with 2
+                console and output to their full length.
             note: told of each that cannot be made; the others come all the same.
         """
         shown = self.shown()
         for number, machine in enumerate(shown, 1):
             which = f"VM {number} of {len(shown)}" if len(shown) > 1 else "VM"
             with noting(f"evidence failed: {which}", note):
-                for what, gather in _parts(machine, whole=whole):
+                for what, gather in _parts(machine, verbosity):
                     with noting(f"evidence failed: {which}: {what}", note):
                         title, text = gather()
                         if text:
                             yield f"{which}: {title}", text
 
 
-def _parts(machine: Machine, *, whole: bool) -> Iterator[tuple[str, Callable[[], tuple[str, str]]]]:
+def _parts(machine: Machine, verbosity: int) -> Iterator[tuple[str, Callable[[], tuple[str, str]]]]:
     """Yield what each section is, and what returns its title and text; no section without text."""
     crashed = "the guest's kernel crashed"
     yield crashed, lambda: _crash(machine)
-    yield "what was asked for", lambda: (_title(machine), _asked(machine))
+    yield "what was asked for", lambda: (_title(machine), _asked(machine, verbosity))
     yield "time line", lambda: ("time line", _time_line(machine))
     yield "answers", lambda: ("what its ports answer now", _last_answers(machine))
+    whole, more = verbosity >= _ALL, verbosity >= _MORE
     lines = _WHOLE if whole else _SHORT_CONSOLE
-    yield "console", lambda: ("end of the guest's console", machine.console.tail(lines))
+    yield "console", lambda: ("end of the guest's console", _console(machine, lines, more))
     command = "QEMU's command line"
-    yield command, lambda: (command, machine.command_line() or "(not started)")
+    if more:
+        yield command, lambda: (command, machine.command_line() or "(not started)")
     for process in machine.processes():
         lines_of = _WHOLE if whole else _SHORT_OUTPUT
-        yield f"output of {process.name}", partial(_output, machine, process, lines_of)
+        yield f"output of {process.name}", partial(_output, machine, process, lines_of, more)
 
 
 def _crash(machine: Machine) -> tuple[str, str]:
@@ -96,24 +103,29 @@ def _crash(machine: Machine) -> tuple[str, str]:
     return f"the guest's kernel {title}", text
 
 
+def _console(machine: Machine, lines: int, empty: bool) -> str:
+    return machine.console.tail(lines) if empty or machine.console.says else ""
+
+
 def _title(machine: Machine) -> str:
     return f"{machine.cards.network.kind}, {machine.origin}, {machine.state.value}"
 
 
-def _output(machine: Machine, process: Process, lines: int) -> tuple[str, str]:
+def _output(machine: Machine, process: Process, lines: int, empty: bool) -> tuple[str, str]:
     ended = "" if process.running else f" (ended with {machine.how_ended(process)})"
     text = "\n".join(process.output.strip().splitlines()[-lines:])
-    return f"output of {process.name}{ended}", text or ("(nothing)" if ended else "")
+    return f"output of {process.name}{ended}", text or ("(nothing)" if ended and empty else "")
 
 
-def _asked(machine: Machine) -> str:
+def _asked(machine: Machine, verbosity: int) -> str:
     plan = machine.plan
     lines = [f"guest: {plan.guest.name}", f"hardware: {plan.hardware.accelerator}"]
     lines += [f"forward: {port}" for port in machine.cards.first.ports] or ["forward: none"]
     lines += _second_card(machine)
     for name, value, source in plan.said:
         by = source.partition(" (used by")[0]
-        if by != "default" and name != "expose":
+        left_out = name == "expose" or (name in _FOLDERS and verbosity < _MORE)
+        if by != "default" and not left_out:
             lines.append(f"{name} = {value} ({by})")
     return "\n".join(lines)
 
@@ -136,6 +148,11 @@ def _time_line(machine: Machine) -> str:
     lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in passed.items()]
     if "stopped" not in passed:
         lines.append(f"{clock.now() - first:8.3f} s  this report")
+    # Also where it said nothing, and so has no section.
+    lines += [
+        f"            {process.name} ended with {machine.how_ended(process)}"
+        for process in machine.processes() if not process.running
+    ]  # fmt: skip
     return "\n".join(lines)
 
 

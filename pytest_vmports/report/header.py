@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pytest_vmports.errors import HostError
+from pytest_vmports.network.choose import wants_gvproxy
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
-def header_lines(qemu: str | None, accel: str, gvproxy: str | None) -> list[str]:
-    """Return what pytest's header says of QEMU, accelerator and gvproxy."""
-    lines = []
+    from pytest_vmports.settings.options import Settings
+
+
+def header_lines(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> list[str]:
+    """Return what pytest's header says of QEMU, accelerator and gvproxy: a line, if all is there.
+
+    Args:
+        qemu: as its setting.
+        accel: as its setting.
+        gvproxy: as its setting; that none is there is not said: few tests need it.
+        more: where each was found, and why it was chosen, in a line each.
+    """
+    there, details, missing = [], [], []
     try:
         found = find_qemu(qemu)
-        lines.append(f"vmports: {found}")
-        lines.append(f"vmports: accelerator {choose_accel(accel, found.path)}")
+        there.append(str(found).partition(" (")[0])
+        details.append(str(found))
+        accelerator = choose_accel(accel, found.path)
+        there.append(accelerator.name)
+        details.append(f"accelerator {accelerator}")
     except HostError as error:
-        lines.append("vmports: " + str(error).splitlines()[0])
+        missing.append(str(error).splitlines()[0])
     try:
-        lines.append(f"vmports: {find_gvproxy(gvproxy)}")
+        forwarder = find_gvproxy(gvproxy)
+        there.append(f"gvproxy {forwarder.version}")
+        details.append(str(forwarder))
     except HostError:
-        lines.append("vmports: no gvproxy, so no guest with network")
-    return lines
+        details.append("no gvproxy, so no guest with network")
+    shown = details if more else [", ".join(there)]
+    return [f"vmports: {line}" for line in [*filter(None, shown), *missing]]
+
+
+def missing_lines(collected: Iterable[Settings]) -> Iterator[str]:
+    """Yield what tests that were collected need and will not find.
+
+    Args:
+        collected: the settings of those that start a VM.
+    """
+    wanting = [
+        one for one in collected
+        if wants_gvproxy(allow_network=one.allow_network, backend=one.backend)
+    ]  # fmt: skip
+    for gvproxy in dict.fromkeys(one.gvproxy for one in wanting):
+        if problem := _problem(gvproxy):
+            number = sum(one.gvproxy == gvproxy for one in wanting)
+            yield f"vmports: {problem} ({number} tests here)"
+
+
+def _problem(gvproxy: str | None) -> str:
+    try:
+        find_gvproxy(gvproxy)
+    except HostError as error:
+        return str(error).splitlines()[0]
+    return ""

@@ -62,7 +62,7 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Record
     evidence.shared = [one for one in made if one.running and one not in evidence.machines]
     for machine in evidence.shown():
         machine.note_failing()
-    evident = evidence.sections(whole=item.config.getoption("verbose", 0) > 1, note=note)
+    evident = evidence.sections(verbosity=item.config.getoption("verbose", 0), note=note)
     for title, text in evident:
         _add(report, title, text)
     with noting("artifact failed: all of them", note):
@@ -128,6 +128,5 @@ def _add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def _add_kept(report: pytest.TestReport, keeper: Keeper) -> None:
     """Put on a report how to reach the VMs that were kept since the last one."""
-    if keeper.fresh:
-        riders.put(report, riders.KEPT, keeper.fresh)
-        keeper.fresh = []
+    if fresh := keeper.take_fresh():
+        riders.put(report, riders.KEPT, fresh)

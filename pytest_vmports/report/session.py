@@ -49,6 +49,18 @@ class Session:
             self._keeper = Keeper(always=keep == "always", tell=self.terminal)
         return self._keeper
 
+    def take_kept(self) -> list[list[str]]:
+        """Return how to reach the VMs that were kept and that no report has told of."""
+        return [] if self._keeper is None else self._keeper.take_fresh()
+
+    def tell_rest(self) -> None:
+        """Write what has been told nowhere: after Ctrl-C no report comes, and no summary of all."""
+        for lines in self.take_kept():
+            self.terminal.write("\n".join([f"vmports: a VM was kept: {lines[0]}", *lines[1:]]))
+        mishaps, self.recorder.mishaps = self.recorder.mishaps, []
+        for mishap in mishaps:
+            self.terminal.write(f"vmports: {mishap}")
+
     @contextlib.contextmanager
     def console_stream(self) -> Iterator[None]:
         """Show guests' consoles meanwhile, if that is asked for."""

@@ -1,4 +1,7 @@
-"""What Linux tells of a process."""
+"""What Linux tells of a process and of the machine: nothing where there is no ``/proc`` to read.
+
+A container, a chroot or a sandbox may have an empty one, or one that may not be read.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,24 @@ _FLAGS = 6
 _KILL = 1 << (signal.SIGKILL - 1)
 
 
+PROC = Path("/proc")
+
+
+def said(name: str) -> str:
+    """Return the text of a file below ``/proc``; nothing where it is not there, or not readable."""
+    try:
+        return (PROC / name).read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def stat_fields(pid: int) -> list[str]:
     """Return the fields of ``/proc/PID/stat`` from the state on; none when it is gone or not Linux.
 
     Source: proc(5), which counts from 1: its field 3 is the first here.
     """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-    except OSError:
-        return []
     # The command's name, in brackets, may hold anything: count from the last bracket.
-    return stat.rpartition(")")[2].split()
+    return said(f"{pid}/stat").rpartition(")")[2].split()
 
 
 def process_start(pid: int) -> int:
@@ -67,11 +77,8 @@ def ending(pid: int) -> bool:
     on a busy host some milliseconds later. One of many threads, as QEMU or gvproxy, then takes a
     moment longer (source: proc(5), ``Z`` and ``SigPnd``).
     """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
-    except OSError:
-        return False
-    pending = (line.split()[1] for line in status.splitlines() if line.startswith("SigPnd:"))
+    status = said(f"{pid}/status").splitlines()
+    pending = (line.split()[1] for line in status if line.startswith("SigPnd:"))
     if int(next(pending, "0"), 16) & _KILL:
         return True
     # In this order: the signal is taken away before the flag is set, and is not seen after it.

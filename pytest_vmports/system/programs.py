@@ -28,6 +28,7 @@ from pytest_vmports.system.architecture import (
     host_architecture,
 )
 from pytest_vmports.system.probing import ask
+from pytest_vmports.system.proc import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -283,8 +284,10 @@ def _kvm_problem(*, asked_for: bool) -> str | None:
     # Where the processor shows neither flag, the device may still open and create a VM, and then
     # no stock kernel runs in it (paravirtual nesting): QEMU hangs after "Booting from ROM".
     if not asked_for and host_architecture() == X86_64.name:
-        flags = set(re.findall(r"\b(?:vmx|svm)\b", Path("/proc/cpuinfo").read_text()))
-        if not flags:
+        processor = said("cpuinfo")
+        if not processor:
+            return "/dev/kvm is there, but /proc/cpuinfo, which tells whether it works, is not"
+        if not re.search(r"\b(?:vmx|svm)\b", processor):
             return "/dev/kvm is there, but the processor shows neither vmx nor svm"
     return None
 

@@ -27,9 +27,10 @@ def start(command: Sequence[str | bytes], **words: Any) -> Popen[bytes]:
     Raises:
         OSError: it is not there or cannot be run.
     """
-    program = surroundings.which(os.fsdecode(command[0]))
+    name = os.fsdecode(command[0])
+    program = surroundings.which(name)
     if program is None:
-        raise FileNotFoundError(f"{os.fsdecode(command[0])} is not an executable file or not on PATH")
+        raise FileNotFoundError(f"{name} is not an executable file or not on PATH")
     words = {"env": surroundings.variables(), "cwd": surroundings.directory(), **words}
     with surroundings.restored():
         return Popen([program, *command[1:]], **words)

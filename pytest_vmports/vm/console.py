@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _TAIL_LINES = 25
 # Of what was written since the last look, so much is looked at.
 _LOOK_BYTES = 1 << 20
-# What our scripts in a guest report; see guests/boot.sh and guests/cloud_init.py.
-_OURS = re.compile(r"vmports: setup ended with |vmports-cloud-init: ")
+# What our scripts in a guest write for our own sake; see guests/boot.sh and guests/cloud_init.py.
+_MARKER = re.compile(
+    r"^(?:vmports: setup ended with \d+|vmports-cloud-init: [^\n]*)(?:\n|$)", re.MULTILINE
+)
 
 
 class Console:
@@ -52,6 +54,11 @@ class Console:
             return self.path.stat().st_size > 0
         except FileNotFoundError:
             return False
+
+    @property
+    def says(self) -> bool:
+        """Whether there is something that `tail` shows."""
+        return bool(shown(self.text()).strip())
 
     @property
     def size(self) -> int:
@@ -123,16 +130,18 @@ class Console:
         return self.text()[len(self._before) :]
 
     def last_line(self) -> str:
-        """Return the last line of the guest's that says something; empty when there is none.
-
-        What our own scripts in the guest report to us is none.
-        """
-        lines = (line.strip() for line in reversed(clean(self.text()).splitlines()))
-        return next((line for line in lines if line and not _OURS.match(line)), "")
+        """Return the last line that says something; empty when there is none."""
+        lines = (line.strip() for line in reversed(shown(self.text()).splitlines()))
+        return next(filter(None, lines), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines, control characters removed."""
-        return "\n".join(clean(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+        """Return the last lines, without control characters and lines that are our init's own."""
+        return "\n".join(shown(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+
+
+def shown(text: str) -> str:
+    """Return what a person is shown of a console: see `Console.tail`."""
+    return _MARKER.sub("", clean(text))
 
 
 def panic_in(text: str) -> str | None:

@@ -51,7 +51,7 @@ class Looks:
         """Check what holds in any state, and return the sections and the artifacts' folder."""
         assert machine.state is state
         mishaps = []
-        found = list(Evidence([machine]).sections(whole=True, note=mishaps.append))
+        found = list(Evidence([machine]).sections(verbosity=2, note=mishaps.append))
         number = next(self._numbers)
         folder = artifacts.write(
             machine, self.folder, "a test", self.folder, number, note=mishaps.append

@@ -82,7 +82,7 @@ def test_the_guest_reaches_the_service_at_the_asked_port(vm):
 
 def test_its_report_names_the_second_card_and_the_service(vm, services):
     evidence = Evidence([vm._machine])
-    (asked, *_) = (text for _, text in evidence.sections(whole=False, note=pytest.fail))
+    (asked, *_) = (text for _, text in evidence.sections(verbosity=0, note=pytest.fail))
     assert f"second card: {vm.lan_address} ({vm._machine.cards.lan_mac})" in asked
     assert f"service of the host: {HOST_IP}:8002 -> 127.0.0.1:{services['name']}" in asked
 

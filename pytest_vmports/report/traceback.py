@@ -1,0 +1,175 @@
+"""Which frames a report shows: the user's own, up to the line that met the error, and none of ours.
+
+What a person can change stands in files of theirs. So a run of frames with one of ours in it goes,
+with those of the libraries around it: contextlib above, subprocess below. A callback of the user's
+that our code called stays. Where nothing of the user's is left, as when a fixture of ours fails,
+the test's own ``def`` line takes the place: it asked for the fixture.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+import linecache
+import os
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pytest
+
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = {
+    Path(spelled)
+    for name in ("stdlib", "platstdlib")
+    for spelled in (sysconfig.get_path(name), os.path.realpath(sysconfig.get_path(name)))
+}
+
+
+def prune(node: pytest.Item | pytest.Collector, excinfo: pytest.ExceptionInfo[Any]) -> bool:
+    """Take the frames that no report shows out of an exception, and out of those it chains.
+
+    With ``--full-trace`` nothing is taken.
+
+    Args:
+        node: the test, or what was collected.
+        excinfo: of the exception, which keeps type and message.
+
+    Returns:
+        whether that changed something.
+    """
+    if node.config.getoption("fulltrace", False):
+        return False
+    if changed := _prune_all(node, excinfo.value, set()):
+        # pytest has made its list from the traceback as it was.
+        excinfo.traceback = type(excinfo.traceback)(excinfo.value.__traceback__)
+    return changed
+
+
+def _prune_all(node: pytest.Item | pytest.Collector, error: BaseException, seen: set[int]) -> bool:
+    """Prune an exception, those of a group, and those before it, where ours alone are let go."""
+    if id(error) in seen:
+        return False
+    seen.add(id(error))
+    changed = had_ours = _prune_one(node, error)
+    for member in getattr(error, "exceptions", ()):
+        if isinstance(member, BaseException):
+            changed |= _prune_all(node, member, seen)
+    earlier, skipped = _earlier(error), False
+    while earlier is not None and id(earlier) not in seen and _is_inner(node, earlier, had_ours):
+        seen.add(id(earlier))
+        earlier, skipped = _earlier(earlier), True
+    if skipped:
+        # As a context, whichever it was: to the user it is what was under way.
+        error.__cause__, error.__context__ = None, earlier
+        error.__suppress_context__ = earlier is None
+    if earlier is not None:
+        changed |= _prune_all(node, earlier, seen)
+    return changed or skipped
+
+
+def _prune_one(node: pytest.Item | pytest.Collector, error: BaseException) -> bool:
+    """Take frames out of one exception's traceback; return whether it had some of ours."""
+    entries = list(_entries(error.__traceback__))
+    shown = _shown(node, entries)
+    if len(shown) == len(entries):
+        return False
+    if not any(_is_own(node, entry) for entry in shown):
+        shown = [_entry_of(node)]
+    # In place: whoever holds the first of them, as unittest or a fixture's cache, has the rest.
+    for entry, following in itertools.zip_longest(shown, shown[1:]):
+        entry.tb_next = following
+    error.__traceback__ = shown[0]
+    return True
+
+
+def _earlier(error: BaseException) -> BaseException | None:
+    """Return the exception that is printed above another."""
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
+
+
+def _is_inner(
+    node: pytest.Item | pytest.Collector, error: BaseException, followed_ours: bool
+) -> bool:
+    """Whether an exception never left our frames; one that was never raised has none."""
+    entries = list(_entries(error.__traceback__))
+    ours = any(map(_is_ours, entries)) if entries else followed_ours
+    return ours and not any(_is_own(node, entry) for entry in entries)
+
+
+def _shown(
+    node: pytest.Item | pytest.Collector, entries: Sequence[TracebackType]
+) -> list[TracebackType]:
+    shown = []
+    for own, group in itertools.groupby(entries, lambda entry: _is_own(node, entry)):
+        run = list(group)
+        if own or not any(map(_is_ours, run)):
+            shown += run
+    return shown
+
+
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _is_ours(entry: TracebackType) -> bool:
+    return _PACKAGE in Path(_file(entry)).parents
+
+
+def _is_own(node: pytest.Item | pytest.Collector, entry: TracebackType) -> bool:
+    """Whether a frame is the user's: of a file that is neither ours, Python's nor installed."""
+    file = _file(entry)
+    if file == str(node.path):  # tests may be installed as well
+        return True
+    if _is_ours(entry) or file.startswith("<"):
+        return False
+    path = Path(file)
+    return not (_INSTALLED & set(path.parts) or _STANDARD & set(path.parents))
+
+
+def _file(entry: TracebackType) -> str:
+    """Return a frame's file; for made code, as a dataclass has, that of its module."""
+    file = entry.tb_frame.f_code.co_filename
+    if file.startswith("<"):
+        file = entry.tb_frame.f_globals.get("__file__") or file
+    return str(file)
+
+
+def _entry_of(node: pytest.Item | pytest.Collector) -> TracebackType:
+    """Return a traceback's entry at the line where a test is defined."""
+    path, line, name = _place(node)
+    # Jinja's way: code that raises, said to stand in that line.
+    code = compile("raise LookupError", path, "exec")
+    try:
+        exec(code.replace(co_name=name, co_firstlineno=line), {"__name__": name}, {})  # noqa: S102
+    except LookupError as error:
+        (*_, entry) = _entries(error.__traceback__)
+        # No instruction: whose columns would be underlined.
+        return TracebackType(None, entry.tb_frame, -1, line)
+    raise AssertionError("it raises")
+
+
+def _place(node: pytest.Item | pytest.Collector) -> tuple[str, int, str]:
+    """Return file, line, from 1 on, and name of a test."""
+    path, line, name = str(node.path), 1, node.name
+    with contextlib.suppress(Exception):  # another plugin's item may have none
+        found, number, _ = node.reportinfo()  # type: ignore[union-attr]
+        path, line = os.fspath(found), (number or 0) + 1
+    # A decorated function begins with its decorators.
+    with contextlib.suppress(SyntaxError, ValueError):
+        for one in ast.walk(ast.parse("".join(linecache.getlines(path)))):
+            if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and line in {
+                one.lineno, *(decorator.lineno for decorator in one.decorator_list)
+            }:  # fmt: skip
+                return path, one.lineno, one.name
+    return path, line, name
