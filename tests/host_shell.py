@@ -15,7 +15,7 @@ from pytest_vmports.guests.alpine import find_images
 if TYPE_CHECKING:
     from pathlib import Path
 
-_APPLETS = ["sh", "tar", "mkdir", "readlink", "mktemp", "cp", "rm", "grep", "cat"]
+_APPLETS = ["sh", "tar", "mkdir", "readlink", "mktemp", "cp", "rm", "chmod", "grep", "cat"]
 
 
 class HostShell:
@@ -44,6 +44,7 @@ class HostShell:
             done = subprocess.run(
                 [self.program, "-c", command.encode("utf-8", "surrogateescape")],
                 input=input, capture_output=True, timeout=timeout, check=False, env=env,
+                umask=0,  # a guest's tar is root's, for whom it does not count
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             return None, error.stdout or b"", error.stderr or b""

@@ -41,7 +41,7 @@ f() { if [ -d "$1" ] && [ ! -L "$1" ]; then no "$1" file; fi; }
 _STAGED = """\
 case $(readlink -f "$name") in /proc|/proc/*|/sys|/sys/*)
     staged=$(mktemp -d) || exit
-    trap 'rm -rf "$staged"' EXIT
+    trap 'chmod -R u+w "$staged"; rm -rf "$staged"' EXIT
     if [ -d "$name" ]; then how=-a; else how=-pL; fi
     cp $how "$name" "$staged/$own" || exit
     cd "$staged" || exit
