@@ -458,11 +458,44 @@ _CONSOLE = _of(
         "self._before, self._looked_at = text, 0",
     ),
 )
+_LAST_WORDS = _of(
+    "pytest_vmports/vm/last_words.py",
+    "tests/vm/test_last_words.py",
+    words_count_while_more_comes=("if size != self._size:", "if self._size < 0:"),
+    words_count_behind_linux=("if row.before_linux and linux:", "if row.before_linux is None:"),
+    a_menu_that_counts_down_is_stuck=("(?!executed automatically|Booting", "(?!Booting"),
+)
+_FILES = [
+    *_of(
+        "pytest_vmports/guests/file_kinds.py",
+        "tests/guests/test_file_kinds.py",
+        a_boot_sector_counts_for_nothing=("(use == DISK and any(", "(use == KERNEL and any("),
+        an_initrd_is_whatever_is_compressed=('if kind.name == "gzip":', 'if kind.name == "gz":'),
+    ),
+    *_of(
+        "pytest_vmports/guests/initrd.py",
+        "tests/guests/test_file_kinds.py",
+        busybox_is_not_found_behind_a_link=("links.get(folder, folder)", "folder"),
+    ),
+]
+_TOLERANT = [
+    *_of(
+        "pytest_vmports/vm/inside/disk.py",
+        "tests/vm/test_cloud_init_verdicts.py",
+        all_tolerate=("(self._image.tolerant or not found.errors)", "found.errors is not None"),
+    ),
+    *_of(
+        "pytest_vmports/guests/image.py",
+        "tests/vm/test_cloud_init_verdicts.py",
+        identity_without_tolerance=('**({"tolerant": True} if disk.tolerant else {}),', ""),
+    ),
+]
 MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_CONSOLE, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_FAILED_STARTS, *_BLAME, *_PLACES,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
+    *_LAST_WORDS, *_FILES, *_TOLERANT,
 ]  # fmt: skip
 
 

@@ -84,8 +84,8 @@ AARCH64 = Architecture(
     panic_device="pvpanic-pci",
     agent="agent.aarch64",
     gzipped_kernels=True,
-    # Not booted: the one above, with a wide margin.
-    bundled_memory=160,
+    # Not booted: the one above, with a margin.
+    bundled_memory=128,
 )
 _KNOWN = {
     one.name: one

@@ -266,7 +266,7 @@ def test_a_failing_test_with_a_second_card_ends_no_session(
             pass
         """
     )
-    (pytester.path / "kernel").write_bytes(b"no kernel" * 1000)
+    (pytester.path / "kernel").write_bytes(b"\0no kernel" * 1000)
     result = pytester.runpytest_subprocess("-p", "no:randomly", workers, "--vmports-artifacts=kept")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*invalid kernel header*"])
