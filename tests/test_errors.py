@@ -10,7 +10,8 @@ from pytest_vmports import errors
 from pytest_vmports.errors import VmPortsError
 
 FACTS = {
-    "source": "pytest.ini", "crash": "BUG: why", "what": "found a fault", "cause": "", "name": "memory", "value": "lots", "allowed": "write MiB",
+    "crash": "BUG: why", "cause": "",
+    "source": "pytest.ini", "name": "memory", "value": "lots", "allowed": "write MiB",
     "port": 3000, "protocol": "tcp", "host": "127.0.0.1", "holder": "pid 7",
     "wanted": 2, "range": "20000-20001", "held": 2, "holders": "pid 7",
     "path": "/run/x", "reason": "it is a link", "remedy": "remove it",

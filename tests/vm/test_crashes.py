@@ -197,7 +197,7 @@ def test_the_passage_goes_from_the_first_word_to_the_end_of_the_last_trace():
         *trace,
         "[    1.0] ---[ end trace 0000000000000000 ]---",
     ]
-    panic = ["[    1.1] Kernel panic - not syncing: Fatal exception", "[    1.1] Kernel Offset: 0x2",
+    panic = ["[    1.1] Kernel panic - not syncing: Fatal exception", "[    1.1] Offset",
              "[    1.2] ---[ end Kernel panic - not syncing: Fatal exception ]---"]  # fmt: skip
     shown = ["[    1.0] ------------[ cut here ]------------", *oops, *panic]
     text = "\n".join(["booting", "up", *shown, "after"])

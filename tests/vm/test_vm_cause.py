@@ -90,10 +90,9 @@ def wait_long(vm):
 
 def reach(vm):
     while True:
-        with contextlib.suppress(OSError):
-            with vm.connect(PORT, timeout=1) as connection:
-                connection.sendall(b"exit\n")
-                connection.recv(1)  # or the guest would have no time for anything else
+        with contextlib.suppress(OSError), vm.connect(PORT, timeout=1) as connection:
+            connection.sendall(b"exit\n")
+            connection.recv(1)  # or the guest would have no time for anything else
 
 
 def raised(use):
@@ -104,13 +103,13 @@ def raised(use):
 
 @pytest.mark.parametrize("use", [ask_on, wait_long, reach])
 def test_a_vm_that_ends_while_its_test_waits(vm_factory, wiring, end, use):
-    with contextlib.suppress(MachineDiedError):
-        with vm_factory(ports=[PORT], setup=SETUP, **wiring) as vm:
-            arguments = (end, vm._machine, vm[PORT].address)
-            ending = threading.Timer(0.05, bring_about, arguments)
-            ending.start()
-            error = raised(lambda: use(vm))
-            ending.join()
+    block = vm_factory(ports=[PORT], setup=SETUP, **wiring)
+    with contextlib.suppress(MachineDiedError), block as vm:
+        arguments = (end, vm._machine, vm[PORT].address)
+        ending = threading.Timer(0.05, bring_about, arguments)
+        ending.start()
+        error = raised(lambda: use(vm))
+        ending.join()
     assert_told(error, end)
 
 
