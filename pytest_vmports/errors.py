@@ -32,7 +32,7 @@
         ├── TemplateBusyError            another process builds a template without end
         ├── MachineDiedError             QEMU or gvproxy ended when it should not have
         │   └── GuestCrashError          ... or the guest's kernel failed, as by an oops
-    │       └── GuestPanicError      ... or panicked
+        │       └── GuestPanicError      ... or panicked
         ├── MonitorError                 a monitor command was refused
         ├── CommandFailedError           a command in the guest ended with another status than 0
         ├── CommandTimeoutError          a command in the guest did not end in time

@@ -451,11 +451,10 @@ _DISK = _of(
 _CONSOLE = _of(
     "pytest_vmports/vm/console.py",
     "tests/vm/test_console.py",
-    a_look_takes_its_begin_for_a_lines=('(b"." if begin else b"")', 'b""'),
-    a_reason_is_endless=("[:_LONGEST_REASON]", ""),
+    a_look_takes_its_begin_for_a_lines=("self._watch.begin_within()", "pass"),
     an_old_panic_is_this_guests=(
-        "self._before, self._panic, self._looked_at = text, None, 0",
-        "self._before, self._looked_at = text, 0",
+        "self._before, self._watch, self._read = text, Watch(), 0",
+        "self._before, self._read = text, 0",
     ),
 )
 _LAST_WORDS = _of(
@@ -490,9 +489,23 @@ _TOLERANT = [
         identity_without_tolerance=('**({"tolerant": True} if disk.tolerant else {}),', ""),
     ),
 ]
+_CRASHES = _of(
+    "pytest_vmports/vm/crashes.py",
+    "tests/vm/test_crashes.py",
+    "tests/vm/test_console.py",
+    a_reason_is_endless=('.removesuffix(" ]---").strip()[:_LONGEST_REASON]', ".strip()"),
+    a_program_may_cry_bug=('stamped=r"BUG: .*"', 'sure=r"BUG: .*"'),
+    a_half_line_is_forgotten=("(self._partial + text)", "text"),
+)
+_CRASH_DUMP = _of(
+    "pytest_vmports/vm/crash_dump.py",
+    "tests/vm/test_crash_dump.py",
+    a_dump_is_taken_twice=("self._tried = True", "pass"),
+    a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
+)
 MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
-    *_CONSOLE, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
+    *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_FAILED_STARTS, *_BLAME, *_PLACES,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
     *_LAST_WORDS, *_FILES, *_TOLERANT,

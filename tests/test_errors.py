@@ -10,6 +10,7 @@ from pytest_vmports.cli import explain
 from pytest_vmports.errors import VmPortsError
 
 FACTS = {
+    "crash": "BUG: why", "cause": "",
     "source": "pytest.ini", "name": "memory", "value": "lots", "allowed": "write MiB",
     "port": 3000, "protocol": "tcp", "host": "127.0.0.1", "holder": "pid 7",
     "wanted": 2, "range": "20000-20001", "held": 2, "holders": "pid 7",

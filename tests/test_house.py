@@ -227,7 +227,8 @@ SEEN = {
     "allow_network": "yes", "backend": "gvproxy", "host_ports": "8000:1", "network": "lab",
     "guest": "{folder}/other.raw", "kernel": "{folder}/other", "initrd": "{folder}/other",
     "append": "quiet", "files": "{folder}/other=/page", "setup": "false", "memory": "128",
-    "cpus": "2", "display": "yes", "crash_dump": "yes", "accel": "kvm", "wait_for": "none", "qemu": "{folder}/{qemu}",
+    "cpus": "2", "display": "yes", "crash_dump": "yes", "accel": "kvm", "wait_for": "none",
+    "qemu": "{folder}/{qemu}",
 }  # fmt: skip
 
 

@@ -9,19 +9,26 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 
 import pytest
-from vm_helpers import alive, until
+from vm_helpers import until
 
-from pytest_vmports.errors import GuestPanicError, MachineDiedError
+from pytest_vmports.errors import (
+    CommandTimeoutError,
+    GuestPanicError,
+    GuestShellError,
+    MachineDiedError,
+)
+from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.settings import options
 
 PORT = 8080
 SETUP = f"nc -lk -p {PORT} -e sh &\n"
 PANIC, POWER_OFF = "echo c >/proc/sysrq-trigger", "poweroff -f"
-ROUNDS = range(3)
-ENDS = ["panic", "power-off", "QEMU killed", "gvproxy killed", "QEMU told to end"]
+ENDS = ["panic", "power-off", "QEMU killed", "gvproxy killed"]
+BOTH = range(2)
 
 
 @pytest.fixture(scope="module", params=["usernet", "gvproxy_081", "gvproxy_089"])
@@ -34,43 +41,41 @@ def wiring(request, qemu_binary):
 
 @pytest.fixture(params=ENDS)
 def end(request, wiring):
-    """Return what ends a VM; only one with a gvproxy has one to be killed."""
-    if "gvproxy" in request.param and not wiring:
-        return "QEMU killed"
-    return request.param
+    """Return what ends a VM. One without a gvproxy has none that could be killed: its QEMU is."""
+    return request.param if wiring or "gvproxy" not in request.param else "QEMU killed"
 
 
-def bring_about(end, machine):
-    """Let a machine end so, without a wait for it."""
-    if end in {"panic", "power-off"}:
-        command = PANIC if end == "panic" else POWER_OFF
-        with contextlib.suppress(MachineDiedError):
-            # What the guest's end does to our own command is not what is asked here.
-            machine.kind.shell(lambda: None).execute(command, timeout=0, input=b"")
-    else:
-        program, _, how = end.partition(" ")
-        pids = {process.name: process.pid for process in machine.processes()}
-        os.kill(pids[program], signal.SIGKILL if how == "killed" else signal.SIGTERM)
+def kill(end, machine):
+    program = end.partition(" ")[0]
+    (pid,) = (process.pid for process in machine.processes() if process.name == program)
+    os.kill(pid, signal.SIGKILL)
 
 
-def assert_told(error, end):
+def bring_about(end, machine, address):
+    """Let a machine end so, with nobody there to wait for an answer."""
+    if "killed" in end:
+        kill(end, machine)
+        return
+    with socket.create_connection(address) as connection:
+        connection.sendall(f"{PANIC if end == 'panic' else POWER_OFF}\n".encode())
+
+
+def assert_told(error, end, panic="sysrq triggered crash"):
     __tracebackhide__ = True
     said = f"{type(error).__name__}: {error}"
     if end == "panic":
-        assert type(error) is GuestPanicError and error.panic == "sysrq triggered crash", said
+        assert type(error) is GuestPanicError and panic in error.panic, said
         return
     assert type(error) is MachineDiedError, said
     told = {
         "power-off": ("QEMU", "0 (the guest powered off)"),
         "QEMU killed": ("QEMU", "signal 9"),
-        "QEMU told to end": ("QEMU", "0 (a signal told it to)"),
         "gvproxy killed": ("gvproxy", "signal 9"),
     }[end]
     assert (error.program, error.returncode) == told, said
 
 
 def ask_on(vm):
-    """Ask this and that of a VM until one of it tells that the VM has ended."""
     while True:
         vm.run("true")
         vm.pause()
@@ -85,31 +90,74 @@ def wait_long(vm):
 
 def reach(vm):
     while True:
-        with contextlib.suppress(OSError), vm.connect(PORT, timeout=0.1):
-            pass
+        with contextlib.suppress(OSError), vm.connect(PORT, timeout=1) as connection:
+            connection.sendall(b"exit\n")
+            connection.recv(1)  # or the guest would have no time for anything else
 
 
-@pytest.mark.parametrize("number", ROUNDS)
+def raised(use):
+    with pytest.raises(MachineDiedError) as caught:
+        use()
+    return caught.value
+
+
 @pytest.mark.parametrize("use", [ask_on, wait_long, reach])
-def test_while_a_test_waits(vm_factory, wiring, end, use, number):
+def test_a_vm_that_ends_while_its_test_waits(vm_factory, wiring, end, use):
+    block = vm_factory(ports=[PORT], setup=SETUP, **wiring)
+    with contextlib.suppress(MachineDiedError), block as vm:
+        arguments = (end, vm._machine, vm[PORT].address)
+        ending = threading.Timer(0.05, bring_about, arguments)
+        ending.start()
+        error = raised(lambda: use(vm))
+        ending.join()
+    assert_told(error, end)
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_vm_that_ends_while_it_is_handed_over(request, vmports_pool, wiring, end, number):
+    wanted = {"expose": [PORT], "setup": SETUP, **wiring}
+    settings = options.resolve(request.config, wanted, "the test")
+    with vmports_pool.vm(settings, following=settings):
+        pass
+    standby = vmports_pool.standby
+    plan = vmports_pool.plan(settings, vmports_pool.guest(settings))
+    exposed = vmports_pool.lease(settings.expose, settings)
+    plan = plan.with_forwards(exposed.ports)
+    machine = standby.take(plan.standby_key)
+    assert machine is not None
+
+    def hand_over():
+        if "killed" in end:
+            kill(end, machine)
+        else:
+            with contextlib.suppress(GuestShellError, CommandTimeoutError, MachineDiedError):
+                command = PANIC if end == "panic" else POWER_OFF
+                # Handed over before the guest has got far, or when it is about to end.
+                machine.shell.execute(f"sleep 0.{number}; {command} &", timeout=10, input=b"")
+        machine.hand_over(plan, exposed.pass_fds, exposed.since)
+        while True:
+            machine.check_alive()
+
+    try:
+        assert_told(raised(hand_over), end)
+    finally:
+        machine.stop()
+        machine.discard()
+        exposed.release()
+
+
+def test_a_vm_that_ends_while_it_boots(boot, wiring, end):
+    kernel = {"kernel": str(find_images()[0])}  # without an initrd there is no init to be found
+    settings = {"setup": POWER_OFF} if end == "power-off" else kernel
     machines = []
-    with contextlib.suppress(MachineDiedError):
-        with vm_factory(ports=[PORT], setup=SETUP, **wiring) as vm:
-            machine = vm._machine
-            machines.append(machine)
-            # From a thread of its own for what comes from outside: the wait has begun by then.
-            ending = threading.Timer(0.05 * number, tell_end, (vm, machine, end))
-            ending.start()
-            with pytest.raises(MachineDiedError) as caught:
-                use(vm)
-            ending.join()
-    assert_told(caught.value, end)
 
+    def kill_it():
+        until(lambda: machines and machines[0].running, 60, "it runs")
+        kill(end, machines[0])
 
-def tell_end(vm, machine, end):
-    if end in {"panic", "power-off"}:
-        command = PANIC if end == "panic" else POWER_OFF
-        with contextlib.suppress(MachineDiedError, OSError), vm.connect(PORT) as connection:
-            connection.sendall(f"{command}\n".encode())
-    else:
-        bring_about(end, machine)
+    killer = threading.Thread(target=kill_it if "killed" in end else int)
+    killer.start()
+    block = boot(PORT, observe=machines.append, **settings, **wiring)
+    error = raised(lambda: contextlib.ExitStack().enter_context(block))
+    killer.join()
+    assert_told(error, end, "Unable to mount root fs")

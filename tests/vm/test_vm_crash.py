@@ -28,6 +28,13 @@ def make(vm_factory):
     return made
 
 
+def failing(block, use, kind=GuestCrashError):
+    """Return what the block of a VM raises at its end, or before."""
+    with pytest.raises(kind) as caught, block as vm:
+        use(vm)
+    return caught.value
+
+
 def says(vm, line):
     """Let a guest's kernel say a line, with nobody there to wait for an answer."""
     with vm.connect(PORT) as connection:
@@ -49,13 +56,16 @@ def test_what_a_kernel_says_of_its_failing_fails_the_test_at_the_end(make, line,
 
 def test_and_ends_whatever_waits(make):
     told = f"the guest's kernel has a fault of its own (an oops): {OOPS}\n"
-    with pytest.raises(GuestCrashError), make() as vm:
+
+    def use(vm):
         with pytest.raises(GuestCrashError) as caught:
             vm.run(f"echo '<2>{OOPS}' >/dev/kmsg; sleep 10000", timeout=None)
         assert str(caught.value).startswith(told)
         for ask in (vm.pause, vm.reset, vm.snapshot, vm.shutdown, lambda: vm.connect(PORT)):
             with pytest.raises(GuestCrashError):
                 ask()
+
+    failing(make(), use)
 
 
 def test_a_boot_is_waited_for_no_longer_either(boot):
@@ -81,25 +91,26 @@ def test_a_guest_that_crashed_where_that_is_allowed_is_a_template_for_nobody(boo
 
 
 def test_what_a_kernel_goes_on_after_is_said(make):
-    with pytest.warns(GuestKernelWarning, match=f"missed a processor for a while: {STALL}"):
-        with make() as vm:
-            says(vm, STALL)
+    warned = pytest.warns(GuestKernelWarning, match=f"missed a processor for a while: {STALL}")
+    with warned, make() as vm:
+        says(vm, STALL)
 
 
 def test_a_service_that_was_killed_for_want_of_memory_fails_its_test(make):
-    with pytest.raises(GuestCrashError) as caught, make() as vm:
-        overcommit = "echo 1 >/proc/sys/vm/overcommit_memory"
-        vm.run(f"{overcommit}; tail /dev/zero", check=False, timeout=120)
-    assert caught.value.kind == "out of memory"
-    assert "(tail)" in caught.value.crash
-    assert "give the guest more memory" in str(caught.value)
+    command = "echo 1 >/proc/sys/vm/overcommit_memory; tail /dev/zero"
+    error = failing(make(), lambda vm: vm.run(command, check=False, timeout=120))
+    assert error.kind == "out of memory"
+    assert "(tail)" in error.crash
+    assert "give the guest more memory" in str(error)
 
 
 def test_an_oops_before_a_panic_is_told_with_it(make):
-    with pytest.raises(GuestPanicError) as caught, make() as vm:
-        command = f"echo '<2>{OOPS}' >/dev/kmsg; echo c >/proc/sysrq-trigger\n"
+    command = f"echo '<2>{OOPS}' >/dev/kmsg; echo c >/proc/sysrq-trigger\n"
+
+    def use(vm):
         with vm.connect(PORT) as connection:
             connection.sendall(command.encode())
         until(lambda: "Kernel panic" in vm.console, 60, lambda: vm.console)
+
     told = f"the guest's kernel panicked: sysrq triggered crash\nbefore that it said: {OOPS}\n"
-    assert str(caught.value).startswith(told)
+    assert str(failing(make(), use, GuestPanicError)).startswith(told)

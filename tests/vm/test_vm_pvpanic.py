@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from cached import cached
-from vm_helpers import until
 
 from pytest_vmports.errors import GuestPanicError
 from pytest_vmports.guests.alpine import find_images
@@ -81,12 +80,18 @@ def test_a_panic_that_no_console_shows_is_told_by_qemu(make, drivers):
         "the guest's kernel panicked: it told QEMU's device pvpanic, and its console says nothing"
     )
     # Cloned, so that the device and its driver have come through a saved state.
-    with pytest.raises(GuestPanicError) as at_the_end, make(INSMOD, files=drivers) as vm:
+    errors = []
+
+    def use(vm):
         assert vm.origin == "cloned"
         vm.run(UNSEEN)
         with pytest.raises(GuestPanicError) as waiting:
             vm.run(PANIC, timeout=None)
-    for error in (waiting.value, at_the_end.value):
+        errors.append(waiting.value)
+
+    with pytest.raises(GuestPanicError) as at_the_end, make(INSMOD, files=drivers) as vm:
+        use(vm)
+    for error in (*errors, at_the_end.value):
         assert str(error).startswith(told)
         assert "Kernel panic" not in error.console
         assert error.returncode == "nothing yet: it still runs"
