@@ -70,7 +70,7 @@ def test_a_guest_that_never_listens_is_not_handed_over(boot):
 def test_a_setup_that_runs_its_server_in_the_foreground_is_told_of_the_ampersand(boot):
     with (
         pytest.raises(BootTimeoutError) as caught,
-        boot(8080, setup="nc -lk -p 8080 -e cat", boot_timeout=16),
+        boot(8080, setup="nc -lk -p 8080 -e cat", boot_timeout=25),
     ):
         pass
     text = str(caught.value)
