@@ -181,7 +181,7 @@ _READINESS = _of(
         "            # A restored",
     ),
     taken_and_closed_is_a_refusal=(
-        "                if accepted():\n                    return True\n",
+        "                if fate:\n                    return True\n",
         "",
     ),
     all_is_content_with_one=('if self.wait_for.mode == "any":', "if True:"),
@@ -203,6 +203,28 @@ _READINESS = _of(
         "except KeyError as error:\n            self.answers",
     ),
     given_ports_are_ignored=("wiring.ports if ports is None else ports", "wiring.ports"),
+)
+_LISTENING = _of(
+    "pytest_vmports/vm/inside/listening.py",
+    "tests/vm/test_listening.py",
+    a_longer_answer_is_read=("if len(said) > _MOST_BYTES:", "if len(said) < 0:"),
+    half_an_answer_is_read=(' or rows["end"]:', ":"),
+    a_card_that_is_down_is_up=("if not flags & _UP:", "if not flags:"),
+    another_address_reaches=("and _reached(one)]", "]"),
+    a_dead_vm_is_only_silent=("    except MachineDiedError:\n        raise\n", ""),
+)
+_HOPELESS = _of(
+    "pytest_vmports/guests/hopeless.py",
+    "tests/guests/test_hopeless.py",
+    files_need_their_size_once=("needed = 2 * files + initrd", "needed = files + initrd"),
+    comments_start_a_server=('line and not line.startswith("#") for', "line for"),
+    a_programs_path_is_a_script=(" and not path.is_absolute())", ")"),
+    a_script_of_files_is_missing=("PurePosixPath(setup).name in {", "setup in {"),
+)
+_HANDSHAKE = _of(
+    "pytest_vmports/network/handshake.py",
+    "tests/network/test_handshake.py",
+    silence_is_a_refusal=("for one in flags) if flags else None", "for one in flags)"),
 )
 _CONTROL = _of(
     "pytest_vmports/vm/inside/control.py",
@@ -508,7 +530,7 @@ MUTANTS = [
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_FAILED_STARTS, *_BLAME, *_PLACES,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
-    *_LAST_WORDS, *_FILES, *_TOLERANT,
+    *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_FILES, *_TOLERANT,
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pytest_vmports.system.mishaps import noting
 
@@ -35,6 +35,8 @@ class Terminal:
     def __init__(self, config: pytest.Config, note: Callable[[str], None]) -> None:
         self._note = note
         self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._plugins = config.pluginmanager
+        self._place_before = ("", 0)
         self._quiet = config.getoption("verbose", 0) < 0
         # Workers would draw over each other's line, and a test's own output over ours.
         worker = hasattr(config, "workerinput")
@@ -51,7 +53,8 @@ class Terminal:
         """Write a line that stays, with ``-q`` too."""
         with self._noting(), self._lock, self._uncaptured():
             # What was saved is not the place any more, once the screen has scrolled.
-            begin, self._drawn = _ERASE if self._drawn else "\n", False
+            begin = _ERASE if self._drawn else "\n" if self._within_a_line() else ""
+            self._drawn = False
             sys.stderr.write(f"{begin}{line}\n")
             sys.stderr.flush()
 
@@ -76,6 +79,21 @@ class Terminal:
             return True
         return False
 
+    def _within_a_line(self) -> bool:
+        """Whether pytest has left the place in the middle of a line, to go on there."""
+        reporter = self._plugins.getplugin("terminalreporter")
+        if reporter is None:
+            # A worker does not know; in a file a blank line for each would be worse.
+            return _is_terminal(sys.stderr)
+        if not _one_place(sys.stdout, sys.stderr):
+            return False
+        width = getattr(getattr(reporter, "_tw", None), "width_of_current_line", 1)
+        # It does not know of our lines: in the same test and as wide as before, it has written
+        # nothing since.
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        before, self._place_before = self._place_before, (test, width)
+        return width != 0 and before != self._place_before
+
     def _noting(self) -> contextlib.AbstractContextManager[None]:
         return noting("terminal failed: a line of vmports", self._note)
 
@@ -88,5 +106,17 @@ class Terminal:
 
 
 def _draws(stream: object) -> bool:
+    return _is_terminal(stream) and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _is_terminal(stream: object) -> bool:
     isatty = getattr(stream, "isatty", None)
-    return bool(isatty and isatty()) and os.environ.get("TERM", "dumb") != "dumb"
+    return bool(isatty and isatty())
+
+
+def _one_place(one: TextIO, other: TextIO) -> bool:
+    """Whether what is written to two streams comes out at the same place."""
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError, AttributeError):
+        return True  # of somebody's making: not known

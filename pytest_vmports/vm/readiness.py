@@ -35,6 +35,7 @@ NOT_HTTP = "no HTTP answer"
 """How one begins that has answered, and not by HTTP."""
 REFUSED = f"the guest refused: nothing listens on this port of {GUEST_IP}"
 """A server on the guest's 127.0.0.1, or for IPv6 alone, is none there."""
+SILENT = "the guest has not answered (no network yet, or packets are dropped)"
 UNREACHED = "the guest could not be reached: its network is down, or not up yet"
 _HTTP_GOOD = range(200, 400)
 
@@ -168,9 +169,7 @@ class Probe:
                 return False
         # Silence does not take back what was said: the last try is often cut short by the deadline.
         if self.answers[port.internal] == _NOT_ASKED:
-            self.answers[port.internal] = (
-                "the guest has not answered (no network yet, or packets are dropped)"
-            )
+            self.answers[port.internal] = SILENT
         return False
 
     def _http(

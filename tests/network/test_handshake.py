@@ -69,6 +69,15 @@ def test_nothing_else_counts(frame):
     assert not accepted(pcap(frame), PORT)
 
 
+@pytest.mark.parametrize(
+    ("frame", "heard"),
+    [(answer(RST | ACK), False), (answer(), True), (answer(port=PORT + 1), None)],
+    ids=["a reset", "an acceptance", "of another port"],
+)
+def test_a_guest_that_was_not_heard_of_is_told_from_one_that_refused(frame, heard):
+    assert accepted(pcap(frame), PORT) is heard
+
+
 @pytest.mark.parametrize("size", [0, 10, 24, 30, 40, 60])
 def test_a_file_that_is_only_begun_proves_nothing_and_is_no_error(size):
     assert not accepted(pcap(answer())[:size], PORT)

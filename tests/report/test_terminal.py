@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -75,6 +76,36 @@ def test_where_others_write_too_or_nothing_can_be_redrawn_lines_stay(run, words,
 def test_quiet_is_quiet_on_a_terminal_too(run):
     written = run("-p", "no:xdist", "-q")
     assert "working" not in written and "stays" not in written and "\x1b7" not in written
+
+
+PIPED = """
+from pytest_vmports.plugin import session_of
+
+def test_one(request):
+    for number in range(3):
+        session_of(request.config).terminal(f"vmports: line {number}")
+
+def test_two(request):
+    session_of(request.config).terminal("vmports: line 3")
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["-v"], ["-s"], ["-n1"]], ids=str)
+@pytest.mark.parametrize("together", [True, False], ids=["one pipe", "two pipes"])
+def test_in_a_pipe_there_are_no_blank_lines_and_no_line_is_torn(pytester, more, together):
+    pytester.makepyfile(PIPED)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", *more], text=True, check=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT if together else subprocess.PIPE,
+    )  # fmt: skip
+    lines = (done.stdout if together else done.stderr).splitlines()
+    ours = [at for at, line in enumerate(lines) if "vmports: line" in line]
+    assert len(ours) == 4
+    assert not [at for at in ours if not lines[at - 1].strip() and at > ours[0]]
+    if "-n1" not in more:  # a worker cannot know where its controller is
+        assert [lines[at] for at in ours] == [f"vmports: line {number}" for number in range(4)]
+    if not together:
+        assert "\n" not in done.stderr.rstrip("\n").replace("\nvmports: line", "")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pytest_vmports.system import clock
 from pytest_vmports.vm.inside import listening
 from pytest_vmports.vm.inside.listening import Heard, explained, heard
 from pytest_vmports.vm.inside.waiting import Waiting
-from pytest_vmports.vm.readiness import REFUSED, UNREACHED
+from pytest_vmports.vm.readiness import REFUSED, SILENT, UNREACHED
 
 REST = " 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 00 100 0 0 1 0"
 REST6 = REST.replace("00000000:0000 0A", f"{'0' * 32}:0000 0A")
@@ -168,12 +168,20 @@ def waiting(last):
     [
         ("answered", "port 8080 answers already, so the setup waits for its server"),
         (REFUSED, "its setup has not ended: a server in it"),
+        ("no HTTP answer, got ''", "its setup has not ended: a server in it"),
     ],
 )
 def test_a_setup_that_never_ends_is_told_of_the_missing_ampersand(last, reason):
     text = str(waiting(last).setup_never_ended())
     assert reason in text and "needs & at the end of its line" in text
     assert f"port 8080: {last}" in text
+
+
+@pytest.mark.parametrize("last", [SILENT, UNREACHED])
+def test_a_guest_that_has_not_come_to_its_setup_is_not_told_of_an_ampersand(last):
+    text = str(waiting(last).setup_never_ended())
+    assert "its setup has not ended: it still boots" in text and "raise boot_timeout" in text
+    assert "&" not in text
 
 
 def test_at_the_deadline_the_guest_is_asked_and_then_its_ports_once_more():

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.settings.wait_for import WaitFor
-from pytest_vmports.vm.readiness import REFUSED, Probe
+from pytest_vmports.vm.readiness import REFUSED, UNREACHED, Probe
 
 GUEST_PORTS = (8080, 9090)
 
@@ -181,6 +181,38 @@ def test_a_connection_that_is_closed_at_once_is_a_refusal(serve, resets):
     probe = step(WaitFor(), wiring)
     assert not probe.done
     assert probe.answers == {8080: REFUSED}
+
+
+def test_a_connection_that_ends_without_a_word_of_the_guest_is_no_refusal(serve):
+    class Knows(FakeWiring):
+        @contextlib.contextmanager
+        def watch(self, port, monitor):
+            yield lambda: None
+
+    port, _ = serve(8080)
+    assert step(WaitFor(), Knows(port)).answers == {8080: UNREACHED}
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("any", "waiting for port 8080 or 9090: "), ("all", "waiting for port 8080 and 9090: "),
+        ("none", ""),
+    ],
+)  # fmt: skip
+def test_what_is_waited_for_is_one_line_with_what_it_says(serve, mode, said):
+    ports = [serve(internal)[0] for internal in GUEST_PORTS]
+    probe = Probe(WaitFor(mode), FakeWiring(*ports), None)
+    assert probe.waited_for == (said and f"{said}not asked yet")
+    probe.step(time.monotonic() + 10, alive)
+    assert probe.waited_for == (said and said + REFUSED)
+
+
+def test_what_has_answered_is_not_waited_for_any_more(serve):
+    up, _ = serve(8080, stays=True)
+    down, _ = serve(9090)
+    probe = step(WaitFor("all"), FakeWiring(down, up, taken=[8080]))
+    assert probe.waited_for == f"waiting for port 9090: {REFUSED}"
 
 
 def test_a_guest_that_takes_a_connection_and_closes_it_has_answered(serve):

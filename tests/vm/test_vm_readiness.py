@@ -61,9 +61,21 @@ def test_a_guest_that_never_listens_is_not_handed_over(boot):
         pass
     text = str(caught.value)
     assert "not ready within 16 s: waited for any one forwarded TCP port" in text
-    assert "port 8080: the guest refused: nothing listens on this port" in text
+    said = "port 8080: the guest refused: no program in the guest listens on any TCP port"
+    assert said in text
     assert "nothing listens here" in caught.value.console
     assert "nothing listens here" in text
+
+
+def test_a_setup_that_runs_its_server_in_the_foreground_is_told_of_the_ampersand(boot):
+    with (
+        pytest.raises(BootTimeoutError) as caught,
+        boot(8080, setup="nc -lk -p 8080 -e cat", boot_timeout=25),
+    ):
+        pass
+    text = str(caught.value)
+    assert "its setup has not ended: port 8080 answers already, so the setup waits for" in text
+    assert "needs & at the end of its line" in text
 
 
 def test_a_connect_says_yes_before_the_guest_even_boots(vmports_pool, request, qemu_binary, wiring):

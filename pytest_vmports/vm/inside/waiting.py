@@ -10,7 +10,7 @@ from pytest_vmports.system import clock
 from pytest_vmports.vm.failures import timed_out
 from pytest_vmports.vm.inside.listening import ask, explained
 from pytest_vmports.vm.last_words import Watch
-from pytest_vmports.vm.readiness import GOOD_ANSWER
+from pytest_vmports.vm.readiness import GOOD_ANSWER, SILENT, UNREACHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Of asking the ports once more when the deadline has come.
 _LAST_SECONDS = 1.0
+_SILENT = frozenset({SILENT, UNREACHED})
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ class Waiting:
             reason = (
                 f"port {served[0]} answers already, so the setup waits for its server; {reason}"
             )
+        elif answers and all(answer in _SILENT for answer in answers.values()):
+            # Its network is made before the setup runs.
+            reason = "it still boots, as nothing in it answers: raise boot_timeout on a slow host"
         what = f"its setup has not ended: {reason}"
         return timed_out(self.console, what, self.timeout, answers)
 
