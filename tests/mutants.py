@@ -359,6 +359,26 @@ _PLAN = _of(
     waiting_for_any_capture=('"capture": self.capture,', ""),
     waiting_for_any_ports=("self._masked(self.network, blank)", "self._masked(self.network, ())"),
 )
+_PATHS = _of(
+    "pytest_vmports/system/paths.py",
+    "tests/settings/test_homes.py",
+    "tests/system/test_paths.py",
+    homes_are_folders=('if text.startswith("~"):', 'if text.startswith("~/~"):'),
+    urls_are_not_quoted=("quote(as_bytes(path))", "os.fspath(path)"),
+    texts_have_no_bytes=('text.encode("utf-8", "surrogateescape")', "text.encode()"),
+)
+_PROBING = _of(
+    "pytest_vmports/system/probing.py",
+    "tests/system/test_probing.py",
+    limits_are_missing_programs=("if error.errno in _REMEDIES:", "if not error.errno:"),
+    kills_are_missing_programs=("if number in set(signal.Signals) and", "if not number and"),
+)
+_NAMES = _of(
+    "pytest_vmports/settings/table.py",
+    "tests/settings/test_homes.py",
+    other_letters_are_unknown_to_us=("and key == spell(name)", ""),
+    leased_ports_are_mistakes=("if near or not leased:", "if True:"),
+)
 _KINDS = _of(
     "pytest_vmports/vm/inside/disk.py",
     "tests/guests/test_image.py",
@@ -528,7 +548,7 @@ _CRASH_DUMP = _of(
 MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
-    *_FAILED_STARTS, *_BLAME, *_PLACES,
+    *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME, *_PLACES,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
     *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_FILES, *_TOLERANT,
 ]  # fmt: skip

@@ -409,7 +409,7 @@ ARCHITECTURES = re.compile(
 )
 # Lines that may name one outside of system/: what they are, and what they must match.
 NAMED = {
-    "cli.doctor": r"X86_64\b",  # a hint for KVM
+    "cli.surroundings": r"X86_64\b|x86-64",  # hints for KVM
     "guests.cloud_init": r"case \$\(uname -m\)",  # run by the guest
     "guests.file_kinds": r"^    _kernel\(|Documentation/arch/",  # names of formats
     "network.links": r"# ",

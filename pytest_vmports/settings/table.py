@@ -243,7 +243,8 @@ def find(option: Option, homes: Homes, keywords: Mapping[str, Any], where: str) 
 
 def misspelt(homes: Homes) -> Iterator[tuple[str, str, Any, str]]:
     """Yield home, name, value and the nearest known name of what is no setting of ours."""
-    prefix, ini = f"{MARKER}_", getattr(homes, "_inicfg", None) or getattr(homes, "inicfg", {})
+    ini = getattr(homes, "_inicfg", None)  # of pytest 9, which calls the other one deprecated
+    prefix, ini = f"{MARKER}_", getattr(homes, "inicfg", {}) if ini is None else ini
     file = homes.inipath.name if homes.inipath else "ini"
     written = [("environment variable", *pair) for pair in os.environ.items()]
     written += [(file, key, getattr(value, "value", value)) for key, value in ini.items()]

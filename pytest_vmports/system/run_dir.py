@@ -95,18 +95,21 @@ def default_base(kind: str) -> Path:
         StateDirError: no folder for temporary files can be written.
     """
     base = temporary_folder()
-    # QEMU's monitor takes paths as JSON, which has no word for bytes that are no UTF-8.
-    if len(os.fsencode(base)) > _LONGEST_BASE or not _is_utf8(base):
+    if len(os.fsencode(base)) > _LONGEST_BASE or not _can_be_told(base):
         base = Path("/tmp")  # noqa: S108 - what lies below is private and verified
     return base / f"pytest-vmports-{os.getuid()}-{kind}"
 
 
-def _is_utf8(path: Path) -> bool:
+def _can_be_told(path: Path) -> bool:
+    """Whether QEMU's monitor and ssh's configuration have a word for a path.
+
+    The one takes JSON, which holds UTF-8 alone, the other lines.
+    """
     try:
-        os.fsencode(path).decode("utf-8")
+        text = os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return True
+    return text.isprintable()
 
 
 def _make_locked(parent: Path) -> tuple[Path, int]:

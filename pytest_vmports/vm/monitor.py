@@ -16,6 +16,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 
 from pytest_vmports.errors import MonitorError
 from pytest_vmports.system import clock
+from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
     import socket
@@ -81,7 +82,10 @@ class Monitor:
         if self._client is None:
             raise MonitorError(command=command, reply="the monitor is not connected")
         try:
-            return _run(self._client.execute(command, dict(arguments) or None), seconds)
+            told = {name: _utf8(value) for name, value in arguments.items()}
+            return _run(self._client.execute(command, told or None), seconds)
+        except UnicodeError as error:
+            raise MonitorError(command=command, reply=f"a path is no UTF-8 ({error})") from error
         except ExecuteError as error:
             raise MonitorError(command=command, reply=str(error)) from error
         except (QMPError, EOFError, OSError) as error:
@@ -305,3 +309,12 @@ def _loop() -> asyncio.AbstractEventLoop:
             threading.Thread(target=loop.run_forever, name="vmports-monitor", daemon=True).start()
             _loops[pid] = loop
         return _loops[pid]
+
+
+def _utf8(value: Any) -> Any:
+    """Return a text as QMP takes it: of a path's bytes that the locale has no characters for.
+
+    Raises:
+        UnicodeDecodeError: they are no UTF-8.
+    """
+    return as_bytes(value).decode() if isinstance(value, str) and not value.isascii() else value

@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
+from nasty import EVERYTHING, NASTY
 from test_choose import DNS, WEB
 
 from pytest_vmports import ExposedPort, PortAllocator
@@ -22,6 +24,7 @@ from pytest_vmports.network import gvproxy
 from pytest_vmports.network.exposed import ExposedPorts
 from pytest_vmports.network.gvproxy import GvproxyWiring, card_args, config, port_of
 from pytest_vmports.network.usernet import network_card
+from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.programs import Gvproxy, find_gvproxy
 from pytest_vmports.system.run_dir import RunDir
 
@@ -260,6 +263,24 @@ def test_a_gvproxy_that_ends_says_why_at_once(folder, allocator):
     assert (caught.value.program, caught.value.returncode) == ("gvproxy", 3)
     assert "it is broken" in str(caught.value)
     assert "-config" in caught.value.command
+
+
+@pytest.mark.parametrize("name", [*NASTY.values(), EVERYTHING], ids=[*NASTY, "everything"])
+def test_gvproxy_listens_in_a_folder_of_any_name_and_nowhere_else(
+    any_gvproxy, allocator, ports, name
+):
+    name = os.fsdecode(as_bytes(name)[:24])
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        folder = Path(base) / name / "v"
+        folder.mkdir(parents=True)
+        wiring = GvproxyWiring(ports, find_gvproxy(str(any_gvproxy)), folder, allocator)
+        with contextlib.ExitStack() as stack:
+            stack.callback(wiring.stop)
+            os.close(os.dup(*wiring.start([])))
+            assert listed(wiring) == expected(ports)
+            made = {path for path in Path(base).rglob("*") if not path.is_dir()}
+            assert {path.parent for path in made} == {folder}
+            assert {"net.sock", "api.sock"} <= {path.name for path in made}
 
 
 @pytest.mark.parametrize(("cpus", "used"), [(1, "1"), (2, "1"), (5, "2"), (None, "1")])
