@@ -331,17 +331,6 @@ _BLAME = _of(
     a_kill_is_evidence=("signal.SIGKILL, ", ""),
     no_memory_is_evidence=("bool(_SHORT.search(error.stderr))", "False"),
 )
-_PLACES = _of(
-    "pytest_vmports/pool/template_places.py",
-    "tests/pool/test_template_places.py",
-    every_worker_fills_a_full_cache=("mark in self._marks or (self._shared / mark).exists()", "0"),
-    what_is_read_only_is_used_in_place=(
-        "found is not None and found.writable",
-        "found is not None",
-    ),
-    what_is_read_only_is_not_used=("build = found.copy_to", "pass"),
-    the_cache_is_blamed_for_all=(".is_relative_to(base)", ".is_absolute()"),
-)
 _PLAN = _of(
     "pytest_vmports/vm/plan.py",
     "tests/pool/test_template.py",
@@ -547,8 +536,9 @@ _CRASH_DUMP = _of(
 )
 MUTANTS = [
     *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
-    *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES, *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
-    *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME, *_PLACES,
+    *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
+    *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
+    *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
     *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_FILES, *_TOLERANT,
 ]  # fmt: skip
