@@ -17,9 +17,9 @@ from pytest_vmports.pool.factory import VmFactory
 from pytest_vmports.report import traceback
 from pytest_vmports.vm.saved import Snapshot
 
+PUBLIC = [getattr(pytest_vmports, name) for name in pytest_vmports.__all__]
 CLASSES = [
-    *(one for name in pytest_vmports.__all__ if inspect.isclass(one := getattr(pytest_vmports, name))
-      and not issubclass(one, Exception)),
+    *(one for one in PUBLIC if inspect.isclass(one) and not issubclass(one, Exception)),
     Snapshot, FreePortFactory, VmFactory,
 ]  # fmt: skip
 DUNDERS = {"__getitem__", "__call__", "__iter__", "__enter__", "__exit__"}
