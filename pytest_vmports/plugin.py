@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,7 @@ _closing_key: pytest.StashKey[tuple[bool, str | None]] = pytest.StashKey()
 _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
+_ERRORS, _VALUES = "pytest_vmports.errors", "pytest_vmports.models"
 _CLOSING = ("report", "timeline")
 _NEITHER: tuple[bool, str | None] = (False, None)
 
@@ -349,7 +351,8 @@ def _prune(
 ) -> list[str]:
     """Take out what no report shows of these; return what went wrong with that."""
     mishaps: list[str] = []
-    if errors:
+    # Where none of our errors or values was ever made, none of our code met one.
+    if errors and not {_ERRORS, _VALUES}.isdisjoint(sys.modules):
         from pytest_vmports.report.traceback import prune
         from pytest_vmports.system.mishaps import noting
 

@@ -13,12 +13,20 @@ NAMES = sorted(set(config.default_plugins) - set(config.essential_plugins) - {"p
 
 # QEMU refuses this kernel, so no guest boots.
 SUITE = """
+import socket
+import pytest
+
 def test_fails(vm_factory):
     with vm_factory(ports=["8080"], kernel="kernel"):
         pass
 
-def test_next():
-    pass
+@pytest.mark.vmports("8080", "53/udp")
+def test_next(exposed_ports, free_port):
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(exposed_ports[8080].address)
+        server.listen()
+    assert free_port not in {port.external for port in exposed_ports}
 """
 
 
@@ -50,6 +58,26 @@ def run(pytester, monkeypatch, qemu_binary):
 def test_a_failing_test_has_its_report_without_any_of_pytests_plugins(run, name):
     words = [] if name == "junitxml" else ["--junitxml=junit.xml"]
     result, text = run("-p", f"no:{name}", *words)
+    for piece in ("invalid kernel header", "VM: time line", "VM: output of QEMU", "VM: artifacts"):
+        assert piece in text, text
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+    assert " failed: " not in text, text
+
+
+# What changes who writes where, with xdist, whose reports come from another process.
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([f"-pno:{name}", "-pxdist", "-n1"] for name in ("capture", "terminal", "tmpdir")),
+        ["-s", "-pxdist", "-n1"], ["--capture=no"], ["--capture=tee-sys"],
+        ["-pno:capture", "-pno:terminal", "-pno:logging"],
+        ["-pno:capture", "-vv", "--vmports-console"],
+        ["-pno:terminal", "--vmports-report", "--vmports-timeline=run.html"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_failing_test_has_its_report_however_pytest_writes(run, words):
+    result, text = run("--junitxml=junit.xml", *words)
     for piece in ("invalid kernel header", "VM: time line", "VM: output of QEMU", "VM: artifacts"):
         assert piece in text, text
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()

@@ -52,6 +52,7 @@ def kvm(monkeypatch, tmp_path):
     device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
     named = {"/dev/kvm": device, "/proc/cpuinfo": cpuinfo}
     monkeypatch.setattr(programs, "Path", lambda path: named.get(path, Path(path)))
+    monkeypatch.setattr(programs, "said", lambda name: named[f"/proc/{name}"].read_text())
     monkeypatch.setattr(programs.sys, "platform", "linux")
 
     def show(flags=VIRTUAL, *, there=True, usable=True, machine="x86_64"):

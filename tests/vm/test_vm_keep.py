@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -169,6 +171,39 @@ def test_all_are_kept_when_asked_and_no_more_than_the_machine_can_bear(run, pyte
     result, kept = run("-n0", "--vmports-keep=failed", "-k", "fails")
     assert kept == []
     result.stderr.fnmatch_lines(["*a VM is not kept, for 0 are already: *kept stop all"])
+
+
+INTERRUPTED = """
+import os, signal
+import pytest
+
+@pytest.mark.vmports(8080, setup="nc -lk -p 8080 -e cat &")
+def test_it(vm_with_ports):
+    os.killpg(0, signal.SIGINT)
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["-n1"], ["-p", "no:terminal"]], ids=" ".join)
+def test_after_ctrl_c_what_lives_on_is_told_by_workers_too(
+    pytester, qemu_binary, shared_templates, words
+):
+    pytester.makepyfile(test_interrupted=INTERRUPTED)
+    before = {kept.name for kept in all_kept()}
+    command = [sys.executable, "-m", "pytest", "--vmports-keep=always", *words]
+    # A session of its own: its group is what a terminal's Ctrl-C goes to.
+    done = subprocess.run(
+        ["setsid", "--wait", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False, timeout=120,
+    )  # fmt: skip
+    kept = [one for one in all_kept() if one.name not in before and "interrupted" in one.test]
+    try:
+        assert len(kept) == 1, done.stdout
+        assert done.stdout.count(f"kept as {kept[0].name}") == 1, done.stdout
+        assert f"pytest-vmports kept stop {kept[0].name}" in done.stdout
+    finally:
+        for one in kept:
+            one.stop()
 
 
 def test_nothing_is_kept_unless_asked(run, pytester):

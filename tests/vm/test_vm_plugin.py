@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,11 @@ def test_what_is_missing_skips_or_fails_and_says_what_was_tried(
 
 
 def test_the_header_names_qemu_accelerator_and_gvproxy(pytester, gvproxy_081, qemu_binary):
-    result = pytester.runpytest_subprocess(
-        "--vmports-accel=tcg", f"--vmports-gvproxy={gvproxy_081}"
-    )
+    words = ["--vmports-accel=tcg", f"--vmports-gvproxy={gvproxy_081}"]
+    result = pytester.runpytest_subprocess(*words)
+    (line,) = (one for one in result.outlines if one.startswith("vmports: "))
+    assert re.fullmatch(r"vmports: QEMU \d+\.\d+\.\d+, tcg, gvproxy \S*0\.8\.1", line)
+    result = pytester.runpytest_subprocess(*words, "-v")
     result.stdout.fnmatch_lines(
         [
             f"vmports: QEMU *.*.* ({qemu_binary}, from PATH)",
@@ -65,7 +68,26 @@ def test_without_settings_the_header_comes_with_the_first_marker(pytester, qemu_
     pytester.runpytest_subprocess("--collect-only").stdout.no_fnmatch_line("vmports: *")
     pytester.makepyfile(USES_A_VM)
     result = pytester.runpytest_subprocess("--collect-only")
-    result.stdout.fnmatch_lines(["vmports: QEMU *", "vmports: accelerator *"])
+    assert len([one for one in result.outlines if one.startswith("vmports: ")]) == 1
+    result.stdout.fnmatch_lines(["vmports: QEMU *, *"])
+
+
+@pytest.mark.parametrize("ini", ["", "[pytest]\nvmports_accel = tcg\n"])
+@pytest.mark.parametrize("needed", [False, True])
+def test_the_header_says_what_is_missing_only_where_a_test_needs_it(
+    pytester, qemu_binary, monkeypatch, ini, needed
+):
+    monkeypatch.setenv("VMPORTS_GVPROXY", "/nowhere/gvproxy")
+    pytester.makeini(ini or "[pytest]\n")
+    pytester.makepyfile(
+        "import pytest\n"
+        f"@pytest.mark.vmports(8080, allow_network={needed})\n"
+        "def test_it(vm_with_ports): pass\n"
+    )
+    result = pytester.runpytest_subprocess("--collect-only")
+    _, *more = (one for one in result.outlines if one.startswith("vmports: "))
+    assert bool(more) is needed
+    assert all("no working gvproxy" in line and "(1 tests here)" in line for line in more)
 
 
 DISTRIBUTED = """
