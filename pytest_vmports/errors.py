@@ -1,45 +1,6 @@
 """Every error this project raises on purpose.
 
-::
-
-    VmPortsError
-    ├── SettingError (also ValueError)   a marker, option, variable or ini value is wrong
-    ├── ImageError                       a disk image is there and cannot be booted
-    ├── BootFileError                    a kernel or initrd is there and cannot be booted
-    ├── SeedError                        what cloud-init is to be given is not what it reads
-    ├── NotExposedError (also KeyError)  a guest port is looked up that nobody exposed
-    ├── NotEnteredError (also AttributeError)  a VM is used without its ``with`` block
-    ├── PortError
-    │   ├── PortInUseError               a fixed host port is held by somebody
-    │   ├── PortsExhaustedError          no free port is left in the range
-    │   └── StateDirError                the directory of the port leases cannot be used
-    ├── HostError
-    │   ├── QemuNotFoundError            no QEMU that runs
-    │   ├── GvproxyNotFoundError         no gvproxy that runs
-    │   ├── ProgramStoppedError          a program is there, and the host keeps it from running
-    │   ├── OpenHostError                the guest would reach all of the host's loopback
-    │   ├── GuestNotFoundError           kernel, initrd or image is not there
-    │   └── FirmwareNotFoundError        no UEFI firmware
-    └── MachineError
-        ├── LaunchError                  QEMU or gvproxy ended while it was being started
-        │   └── ForwardError             ... because a host port could not be bound
-        ├── SetupError                   the guest's setup script failed
-        ├── CloudInitError               cloud-init failed in the guest
-        ├── GuestShellError              no command can be run in the guest
-        ├── BootTimeoutError             the guest was not ready in time
-        ├── GuestStuckError              the guest's boot ended where somebody would have to type
-        ├── GuestForwardError            the guest had host ports opened that nobody asked for
-        ├── TemplateBusyError            another process builds a template without end
-        ├── MachineDiedError             QEMU or gvproxy ended when it should not have
-        │   └── GuestCrashError          ... or the guest's kernel failed, as by an oops
-        │       └── GuestPanicError      ... or panicked
-        ├── MonitorError                 a monitor command was refused
-        ├── CommandFailedError           a command in the guest ended with another status than 0
-        ├── CommandTimeoutError          a command in the guest did not end in time
-        ├── ShutdownTimeoutError         the guest did not power off in time
-        ├── GuestFileError               a file could not be copied into or out of the guest
-        ├── ForkedProcessError           the VM is that of the process that forked this one
-        └── NoShellError                 nothing in this guest runs commands
+Their tree stands at the top of ``errors.md``, which has a section on each.
 
 Each holds its facts as keyword fields, keeps them through ``pickle`` (xdist sends errors between
 processes), says what was tried, what was found and what to do, and ends with the command that

@@ -240,12 +240,13 @@ def exposed_ports(
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
     from pytest_vmports.network.exposed import lease_exposed
+    from pytest_vmports.settings.mistyped import how_to_declare
 
     wanted, session = vmports_settings, session_of(request.config)
     exposed = lease_exposed(
         wanted.expose, vmports_allocator, session.terminal, host=wanted.bind_host,
         wait=wanted.port_wait, allow_network=wanted.allow_network,
-        on_wait=session.recorder.on_wait, declare=_how_to_declare(request.node),
+        on_wait=session.recorder.on_wait, declare=how_to_declare(request.node.iter_markers()),
     )  # fmt: skip
     yield exposed
     exposed.release()
@@ -312,15 +313,6 @@ def session_free_port_factory(vmports_allocator: PortAllocator) -> Iterator[Free
 def _fixtures(item: pytest.Item) -> Sequence[str]:
     """Return the names of all fixtures that a test uses, also through others."""
     return getattr(item, "fixturenames", ())
-
-
-def _how_to_declare(item: pytest.Item) -> str:
-    """Return what to do about a port that the test looks up and has not declared."""
-    from pytest_vmports.network.exposed import BY_MARKER
-    from pytest_vmports.settings.mistyped import misspelt
-
-    slip = misspelt([mark.name for mark in item.iter_markers()], table.MARKER)
-    return f"{BY_MARKER}, not @pytest.mark.{slip}" if slip else BY_MARKER
 
 
 def _problem(item: pytest.Item) -> str:
@@ -400,19 +392,11 @@ def _header(config: pytest.Config) -> list[str]:
     with _as_usage_error():
         wanted = _values(config, "qemu", "accel", "gvproxy")
     from pytest_vmports.report.header import header_lines
-    from pytest_vmports.system.mishaps import noting
 
-    lines: list[str] = []
-    with noting("vmports: header failed", lines.append):
-        lines += header_lines(*wanted, more=config.getoption("verbose", 0) > 0)
-    return lines
+    return header_lines(*wanted, more=config.getoption("verbose", 0) > 0)
 
 
 def _missing_lines(collected: Sequence[Settings]) -> list[str]:
     from pytest_vmports.report.header import missing_lines
-    from pytest_vmports.system.mishaps import noting
 
-    lines: list[str] = []
-    with noting("vmports: header failed", lines.append):
-        lines += missing_lines(collected)
-    return lines
+    return missing_lines(collected)

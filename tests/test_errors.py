@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from importlib import resources
 
 import pytest
 
@@ -63,10 +64,12 @@ def test_a_plain_message_is_kept_as_it_is():
     assert str(error) == "no {braces} are read [pytest-vmports explain host]"
 
 
-def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
-    drawn = re.findall(r"^ *[│ ]*(?:[├└]── )?(\w+Error)\b", errors.__doc__, re.MULTILINE)
+def test_the_tree_in_the_catalogue_is_the_tree_in_the_code():
+    page = (resources.files("pytest_vmports") / "errors.md").read_text("utf-8")
+    page = page.partition("\n## ")[0]
+    drawn = re.findall(r"^ *[│ ]*(?:[├└]── )?(\w+Error)\b", page, re.MULTILINE)
     assert sorted(drawn) == sorted(kind.__name__ for kind in all_errors())
-    for line in errors.__doc__.splitlines():
+    for line in page.splitlines():
         if match := re.match(r"    ([│ ]*)[├└]── (\w+Error)", line):
             kind = getattr(errors, match[2])
             ours = [base for base in kind.__mro__ if issubclass(base, VmPortsError)]

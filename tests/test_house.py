@@ -409,7 +409,7 @@ ARCHITECTURES = re.compile(
 )
 # Lines that may name one outside of system/: what they are, and what they must match.
 NAMED = {
-    "cli.surroundings": r"X86_64\b|x86-64",  # hints for KVM
+    "cli.place": r"X86_64\b|x86-64",  # hints for KVM
     "guests.cloud_init": r"case \$\(uname -m\)",  # run by the guest
     "guests.file_kinds": r"^    _kernel\(|Documentation/arch/",  # names of formats
     "network.links": r"# ",
@@ -464,6 +464,7 @@ HARMLESS = {
     "time.strftime", "time.localtime",
     *("subprocess." + name for name in (
         "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "TimeoutExpired", "CompletedProcess",
+        "SubprocessError",
     )),
     # Waits for a command without a limit.
     "subprocess.Popen in leases.cli",

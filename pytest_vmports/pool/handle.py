@@ -42,8 +42,7 @@ class VM:
         self._exposed = exposed
         self._lease = lease
         self._added: dict[ExposedPort, ExposedPorts] = {}
-        self._snapshots = 0
-        self._paused = False
+        self._snapshots, self._paused = 0, False
 
     @property
     def ports(self) -> Sequence[ExposedPort]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import HostError
 from pytest_vmports.network.choose import wants_gvproxy
+from pytest_vmports.system.mishaps import noting
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 
 if TYPE_CHECKING:
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> list[str]:
+    """Return what pytest's header says, whatever goes wrong with that: see `_there`."""
+    lines: list[str] = []
+    with noting("vmports: header failed", lines.append):
+        lines += _there(qemu, accel, gvproxy, more=more)
+    return lines
+
+
+def missing_lines(collected: Iterable[Settings]) -> list[str]:
+    """Return what tests that were collected need and will not find: see `_missing`."""
+    lines: list[str] = []
+    with noting("vmports: header failed", lines.append):
+        lines += _missing(collected)
+    return lines
+
+
+def _there(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> list[str]:
     """Return what pytest's header says of QEMU, accelerator and gvproxy: a line, if all is there.
 
     Args:
@@ -43,7 +60,7 @@ def header_lines(qemu: str | None, accel: str, gvproxy: str | None, *, more: boo
     return [f"vmports: {line}" for line in [*filter(None, shown), *missing]]
 
 
-def missing_lines(collected: Iterable[Settings]) -> Iterator[str]:
+def _missing(collected: Iterable[Settings]) -> Iterator[str]:
     """Yield what tests that were collected need and will not find.
 
     Args:

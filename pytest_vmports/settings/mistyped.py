@@ -5,8 +5,20 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from pytest_vmports.network.exposed import BY_MARKER
+from pytest_vmports.settings.table import MARKER
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from typing import Protocol
+
+    class Named(Protocol):
+        """A marker, as pytest has it."""
+
+        @property
+        def name(self) -> str:
+            """Its name."""
+
 
 _PORTS = frozenset(
     ["port", "ports", "guest_port", "guest_ports", "forward", "forwards", "forwarded_ports",
@@ -63,3 +75,13 @@ def misspelt(markers: Sequence[str], right: str) -> str | None:
         if name != right and difflib.SequenceMatcher(None, bare, plain).ratio() >= _ALIKE:
             return name
     return None
+
+
+def how_to_declare(markers: Iterable[Named]) -> str:
+    """Return what to do about a port that a test looks up and has not declared.
+
+    Args:
+        markers: the test's.
+    """
+    slip = misspelt([mark.name for mark in markers], MARKER)
+    return f"{BY_MARKER}, not @pytest.mark.{slip}" if slip else BY_MARKER
