@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = {"site-packages", "dist-packages"}
+_PYTESTS = {"_pytest", "pytest", "pluggy"}
 _STANDARD = {
     Path(spelled)
     for name in ("stdlib", "platstdlib")
@@ -131,7 +132,9 @@ def _is_own(node: pytest.Item | pytest.Collector, entry: TracebackType) -> bool:
     file = _file(entry)
     if file == str(node.path):  # tests may be installed as well
         return True
-    if _is_ours(entry) or file.startswith("<"):
+    package = str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    # pytest may run from a checkout of its own.
+    if _is_ours(entry) or file.startswith("<") or package in _PYTESTS:
         return False
     path = Path(file)
     return not (_INSTALLED & set(path.parts) or _STANDARD & set(path.parents))
