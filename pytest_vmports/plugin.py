@@ -62,7 +62,11 @@ def pytest_report_collectionfinish(
     used = any(_settings_key in item.stash for item in items)
     lines = _header(config) if used and not table.said(config, *table.BY_NAME) else []
     boots = [item.stash[_boots_key] for item in items if _boots_key in item.stash]
-    return lines + (_missing_lines(boots) if boots and _has_header(config) else [])
+    if boots and _has_header(config):
+        from pytest_vmports.report.header import missing_lines
+
+        lines += missing_lines(boots)
+    return lines
 
 
 # Last, so that what others have deselected is not read.
@@ -389,14 +393,8 @@ def _has_header(config: pytest.Config) -> bool:
 def _header(config: pytest.Config) -> list[str]:
     if not _has_header(config):
         return []
-    with _as_usage_error():
-        wanted = _values(config, "qemu", "accel", "gvproxy")
     from pytest_vmports.report.header import header_lines
 
+    with _as_usage_error():
+        wanted = _values(config, "qemu", "accel", "gvproxy")
     return header_lines(*wanted, more=config.getoption("verbose", 0) > 0)
-
-
-def _missing_lines(collected: Sequence[Settings]) -> list[str]:
-    from pytest_vmports.report.header import missing_lines
-
-    return missing_lines(collected)
