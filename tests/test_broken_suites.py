@@ -144,7 +144,7 @@ def test_a_kvm_that_may_not_be_used(report):
     features = Path("/proc/cpuinfo").read_text()
     if os.access("/dev/kvm", os.R_OK | os.W_OK) and ("vmx" in features or "svm" in features):
         pytest.skip("KVM works here")
-    text = report("8080, accel='kvm'", outcome=ERROR)
+    text = report("8080, accel='kvm', setup='true'", outcome=ERROR)
     assert_told(text, "kvm", "accel")
     assert "/dev/kvm" in text or "KVM" in text
 

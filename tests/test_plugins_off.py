@@ -36,7 +36,7 @@ def run(pytester, monkeypatch, qemu_binary):
     # Others rely on some of them.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(SUITE)
-    (pytester.path / "kernel").write_bytes(b"no kernel" * 1000)
+    (pytester.path / "kernel").write_bytes(b"\0no kernel" * 1000)
 
     def ran(*words):
         # Not as pytester does it, which names a folder for temporary files: without tmpdir there is

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_vmports.system.architecture import X86_64, host_architecture
+from pytest_vmports.system.proc import said
 
 _DEVICE = Path("/dev/kvm")
-_CPUINFO = Path("/proc/cpuinfo")
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _UDEV = """\
 a step before the tests:
@@ -63,20 +63,18 @@ def towards_kvm(where: Place) -> str:
 
 
 def _virtualizes() -> bool:
-    try:
-        return bool({"vmx", "svm"} & set(_CPUINFO.read_text("ascii", "replace").split()))
-    except OSError:
-        return True  # nothing is known
+    processor = said("cpuinfo")
+    return not processor or bool({"vmx", "svm"} & set(processor.split()))
 
 
 def _without_nesting(where: Place) -> str:
-    said = "VMs run under emulation, several times slower; for KVM "
+    words = "VMs run under emulation, several times slower; for KVM "
     if where.ci == "GitHub Actions":
-        return f"{said}take one of GitHub's own Linux runners for x86-64, as ubuntu-latest"
+        return f"{words}take one of GitHub's own Linux runners for x86-64, as ubuntu-latest"
     if where.ci == "GitLab CI":
-        return f"{said}take a runner of your own, on a machine that has virtualization"
+        return f"{words}take a runner of your own, on a machine that has virtualization"
     return (
-        f"{said}switch on virtualization in the firmware, or nested virtualization where this is "
+        f"{words}switch on virtualization in the firmware, or nested virtualization where this is "
         "itself a VM"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
+from pytest_vmports.system.paths import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,7 +113,10 @@ def _brought(guest: Guest, root: Path) -> Iterator[tuple[PurePosixPath, int]]:
     That is told by who reads them.
     """
     for host, target in guest.files.items():
-        source = root / Path(host).expanduser()
+        try:
+            source = absolute(host, root)
+        except ValueError:
+            continue
         place = (
             PurePosixPath(target) / source.name if target.endswith("/") else PurePosixPath(target)
         )

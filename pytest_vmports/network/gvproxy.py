@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import (
@@ -29,11 +28,13 @@ from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.system import clock
 from pytest_vmports.system.paths import as_bytes, unix_url
+from pytest_vmports.system.proc import raw
 from pytest_vmports.system.process import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
@@ -50,7 +51,6 @@ _ENDS_SECONDS = 1.0
 _NOWHERE = "127.255.255.255"
 # /proc/net/unix: the flag __SO_ACCEPTCON in column 3, and the path as it is, newlines too, in
 # column 7 where there is one.
-_SOCKETS = Path("/proc/net/unix")
 _LISTENING = 0x10000
 _ROW = rb"^[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +\d+ %b$"
 
@@ -295,10 +295,7 @@ def _last_line(text: str) -> str:
 
 def _listens(path: Path) -> bool:
     """Whether somebody listens there; of the table's other lines nothing is believed."""
-    try:
-        table = _SOCKETS.read_bytes()
-    except OSError:
-        table = b""
+    table = raw("net/unix")
     if not table:  # no /proc tells: what has its name listens a moment later
         return path.exists()
     rows = re.finditer(_ROW % re.escape(as_bytes(path)), table, re.MULTILINE)

@@ -20,10 +20,15 @@ PROC = Path("/proc")
 
 def said(name: str) -> str:
     """Return the text of a file below ``/proc``; nothing where it is not there, or not readable."""
+    return raw(name).decode("utf-8", "replace")
+
+
+def raw(name: str) -> bytes:
+    """Return its bytes likewise."""
     try:
-        return (PROC / name).read_text("utf-8", "replace")
+        return (PROC / name).read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
 def stat_fields(pid: int) -> list[str]:

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from pytest_vmports.cli import doctor, surroundings
-from pytest_vmports.system import programs
+from pytest_vmports.cli import doctor
+from pytest_vmports.cli import place as here
+from pytest_vmports.system import proc, programs
 from pytest_vmports.system.programs import Accelerator, Qemu
 
 VARIABLES = {
@@ -45,9 +46,9 @@ def host(monkeypatch, tmp_path):
     for name in {name for given in VARIABLES.values() for name in given}:
         monkeypatch.delenv(name, raising=False)
     device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
-    monkeypatch.setattr(surroundings, "_DEVICE", device)
-    monkeypatch.setattr(surroundings, "_CPUINFO", cpuinfo)
-    monkeypatch.setattr(surroundings, "_CONTAINER_MARKS", ())
+    monkeypatch.setattr(here, "_DEVICE", device)
+    monkeypatch.setattr(proc, "PROC", cpuinfo.parent)
+    monkeypatch.setattr(here, "_CONTAINER_MARKS", ())
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(programs, "find_qemu", lambda _=None: Qemu("qemu", (8, 2, 1), "from PATH"))
     monkeypatch.setattr(programs, "choose_accel", lambda *_: Accelerator("tcg", "chosen: no kvm"))
@@ -58,7 +59,7 @@ def host(monkeypatch, tmp_path):
         cpuinfo.write_text("flags : sse2" if lacks == "no flag" else "flags : vmx")
         if lacks != "no device":
             device.touch()
-        monkeypatch.setattr(surroundings.os, "access", lambda *_: lacks == "nothing")
+        monkeypatch.setattr(here.os, "access", lambda *_: lacks == "nothing")
 
     return look
 
@@ -85,7 +86,7 @@ def test_a_group_without_a_name_is_told_by_its_number(host, monkeypatch):
         raise KeyError("no such group")
 
     host("a machine", "no right")
-    monkeypatch.setattr(surroundings.grp, "getgrgid", unknown)
+    monkeypatch.setattr(here.grp, "getgrgid", unknown)
     assert f"no group has the number {os.getgid()}" in doctor._accelerator().remedy
 
 

@@ -314,7 +314,7 @@ def fake(name):
 
 for module, names in {
     closing: ["_write_mishaps", "_write_kept", "_write_summary", "_write_timeline"],
-    header: ["header_lines"],
+    header: ["_there"],
 }.items():
     for name in names:
         setattr(module, name, fake(name))
@@ -330,7 +330,7 @@ def test_header_and_end_of_a_run_say_what_they_cannot_tell(pytester, workers):
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "vmports: header failed: OSError: fake header_lines (at *",
+            "vmports: header failed: OSError: fake _there (at *",
             "vmports: mishaps cannot be told: OSError: fake _write_mishaps (at *",
             "vmports: the VMs that were kept cannot be told: OSError: fake _write_kept (at *",
             "vmports: the table of VMs cannot be made: OSError: fake _write_summary (at *",

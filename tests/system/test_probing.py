@@ -111,7 +111,7 @@ def test_a_program_that_cannot_even_be_started_is_told_to_be_there(
         raise OSError(number, os.strerror(number))
 
     path = program(name, "exit 0")
-    monkeypatch.setattr(probing.subprocess, "run", refuse)
+    monkeypatch.setattr(probing.tools, "run", refuse)
     with pytest.raises(ProgramStoppedError) as caught:
         ASKED[name](path)
     assert caught.value.reason == os.strerror(number)
@@ -140,7 +140,7 @@ def test_a_limit_that_passes_unseals_nothing_for_the_whole_run(monkeypatch):
 
     seal.problem.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(seal.subprocess, "Popen", refuse)
+        patch.setattr(seal.tools, "start", refuse)
         with pytest.raises(ProgramStoppedError, match="ulimit -n"):
             seal.problem()
     assert "Too many" not in str(seal.problem())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pytest_vmports
-from pytest_vmports.cli import doctor
+from pytest_vmports.cli import doctor, place
 from pytest_vmports.leases import candidates, guard, record, state_dir
 from pytest_vmports.network import gvproxy
 from pytest_vmports.pool import standby
@@ -22,7 +22,7 @@ PACKAGE = Path(pytest_vmports.__file__).parent
 # Which of ours read it, and where below that is tried. `seal` makes an error of its own of it.
 READERS = {
     "system/proc.py", "leases/candidates.py", "leases/guard.py", "leases/record.py",
-    "leases/state_dir.py", "network/seal.py",
+    "leases/state_dir.py", "network/seal.py", "system/minder.py",
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def no_proc(request, monkeypatch, tmp_path):
         lambda: proc.stat_fields(1) == [] and proc.process_start(1) == 0,
         lambda: proc.ending(1) is False,
         lambda: isinstance(programs._kvm_problem(asked_for=False), str),
-        lambda: isinstance(list(doctor._towards_kvm()), list),
+        lambda: isinstance(place.towards_kvm(place.place()), str),
         lambda: isinstance(doctor._accelerator().text, str),
         lambda: standby._memory_for(256) is True,
         lambda: guard.owner_of([guard.Row("0A", 3)]) == "",
@@ -72,7 +72,7 @@ def no_proc(request, monkeypatch, tmp_path):
         lambda: record.locked_files() == set(),
         lambda: state_dir.network_file_system(Path("/tmp"), Path("/nowhere")) == "",
         lambda: len(candidates.candidate_ports()) > 1000,
-        lambda: gvproxy._listening({"/nowhere"}) == set(),
+        lambda: not gvproxy._listens(Path("/nowhere")),
     ],
 )
 def test_each_question_has_its_answer(no_proc, ask):
@@ -81,7 +81,7 @@ def test_each_question_has_its_answer(no_proc, ask):
 
 def test_a_socket_that_has_its_name_counts_where_nothing_tells_who_listens(no_proc, tmp_path):
     (tmp_path / "socket").touch()
-    assert gvproxy._listening({str(tmp_path / "socket"), "/nowhere"}) == {str(tmp_path / "socket")}
+    assert gvproxy._listens(tmp_path / "socket")
 
 
 SUITE = """
