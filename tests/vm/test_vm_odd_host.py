@@ -190,9 +190,14 @@ def test_on_a_frozen_clock_the_guest_has_the_hosts_time(clone):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_vm_from_the_terminal_ends_in_order_when_it_is_told_to(name, tmp_path, qemu_binary):
-    # As a shell starts what it puts into the background: Ctrl-C is not for that.
-    words = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m"]
-    words += ["pytest_vmports.cli.main", "run", "--port", "8080", "--setup", SETUP]
+    # As a shell starts what it puts into the background: Ctrl-C is not for that. The hangup is not
+    # ignored, as it is where this suite runs behind nohup.
+    begin = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
+    words = [sys.executable, "-c", begin, sys.executable, "-m", "pytest_vmports.cli.main"]
+    words += ["run", "--port", "8080", "--setup", SETUP]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as run:
         until(lambda: "Ctrl-C stops it" in run.stdout.readline(), 120, "it is ready")
         pids = [child.pid for child in psutil.Process(run.pid).children()]
