@@ -48,3 +48,6 @@ HOST_IP: Final = "192.168.128.1"
 HOST_MAC: Final = "52:55:c0:a8:80:01"
 # A user network has to have one; nothing asks this.
 LAN_DNS_IP: Final = "192.168.128.254"
+
+BY_MARKER: Final = "declare it by the test's marker: @pytest.mark.vmports({port!r})"
+"""What to do about a port that a test looks up and has not declared."""

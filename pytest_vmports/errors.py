@@ -306,7 +306,7 @@ class GuestPanicError(GuestCrashError):
     )
 
     def __init__(self, message: str | None = None, **fields: Any) -> None:
-        super().__init__(message, **{"hint": "", **fields})
+        super().__init__(message, **{"hint": "", "cause": "", **fields})
 
 
 class GuestRebootWarning(UserWarning):

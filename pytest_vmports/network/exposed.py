@@ -6,12 +6,13 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
+from pytest_vmports.constants import BY_MARKER, PORT_FORWARD_BIND_HOST
 from pytest_vmports.errors import NotExposedError, PortsExhaustedError
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.port_forward import lease_ports, parse_port
 from pytest_vmports.system import clock
 from pytest_vmports.system.progress import slowly
+from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # A clone is ready within moments, on a busy host within seconds.
 _PASSING_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
-BY_MARKER = "declare it by the test's marker: @pytest.mark.vmports({port!r})"
 BY_CALL = "give it to what makes the VM, as vm_factory(ports=[{port!r}]), or to vm.expose()"
 """What to do about a port that is looked up and not exposed; see `find_port`."""
 
@@ -140,6 +140,7 @@ class ExposedPorts:
         return f"<ExposedPorts {', '.join(map(str, self.ports)) or 'none'}>"
 
 
+@restored()
 def lease_exposed(
     mappings: Sequence[PortMapping],
     allocator: PortAllocator,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from pytest_vmports.network.exposed import BY_MARKER
+from pytest_vmports.constants import BY_MARKER
 from pytest_vmports.settings.table import MARKER
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def vm():
         state=SimpleNamespace(value="ready"),
     )  # fmt: skip
     machine.check_alive = machine.owner.check
-    return VM(machine, SimpleNamespace(pass_fds=()), lambda _mappings: Sensitive())
+    return VM(machine, SimpleNamespace(pass_fds=(), declare=""), lambda _mappings: Sensitive())
 
 
 NO_TEXTS = [None, 5, 1.5, True, b"bytes", bytearray(b"x"), {"a": 1}, {"a"}, object(), iter(())]

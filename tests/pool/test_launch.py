@@ -74,7 +74,7 @@ def test_a_clone_is_not_said_to_boot(monkeypatch, template, word):
         raise StopError
 
     monkeypatch.setattr(launch, "slowly", slowly)
-    launcher = launch.Launcher(None, None, None, None, tell=None)
+    launcher = launch.Launcher(None, None, None, None, failed=None, tell=None)
     machine = SimpleNamespace(stop=lambda: None)
     monkeypatch.setattr(launcher, "machine", lambda *_, **__: machine)
     plan = SimpleNamespace(guest=SimpleNamespace(name="alpine"))

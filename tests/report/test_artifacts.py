@@ -209,7 +209,7 @@ def test_a_kernel_whose_name_is_no_text_is_told_and_named_in_the_script(
             pass
         """
     )
-    (pytester.path / "k\udcff").write_bytes(b"no kernel" * 1000)
+    (pytester.path / "k\udcff").write_bytes(b"\0no kernel" * 1000)
     words = ["--vmports-artifacts=kept", "--vmports-report", "--vmports-timeline=a.svg"]
     result = pytester.runpytest_subprocess(workers, *words)
     result.assert_outcomes(failed=2, passed=1)

@@ -74,7 +74,7 @@ RAISING = {
 }  # fmt: skip
 # Values alone, or written to meet no error.
 SILENT = {
-    "Guest.kernel_words",
+    "Guest.kernel_words", "Guest.tolerating",
     "LeaseInfo.describe", "PortMapping.model_config", "ExposedPort.model_config", "ExposedPort.url",
     "ExposedPort.address", "PortAllocator.__enter__", "PortLease.held", "PortLease.__enter__",
     "PortLease.__exit__", "PortLease.release", "PortLease.release_guard", "PortLease.guard_with",
@@ -334,6 +334,7 @@ def test_a_fault_of_the_pruning_costs_no_report(pytester):
     pytester.makepyfile("def test_it(): assert 0")
     pytester.makeconftest(
         "from pytest_vmports.report import traceback\n"
+        "import pytest_vmports.errors\n"
         "def broken(*_): raise RuntimeError('of ours')\n"
         "traceback.prune = broken\n"
     )

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_vmports.vm.files import Files
 from pytest_vmports.vm.machine import Machine
+from pytest_vmports.vm.owner import Owner
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_folder_that_cannot_be_removed_for_want_of_descriptors_is_left_to_the_
     folder = tmp_path / "v"
     folder.mkdir()
     (folder / "console.log").touch()
-    machine = SimpleNamespace(workdir=folder)
+    machine = SimpleNamespace(workdir=folder, owner=Owner())
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     try:

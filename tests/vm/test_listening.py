@@ -159,7 +159,7 @@ class Asked:
 
 
 def waiting(last):
-    console = SimpleNamespace(tail=lambda: "the end")
+    console = SimpleNamespace(tail=lambda: "the end", text=lambda: "the end", size=7)
     return Waiting(console, lambda: None, clock.now(), 7, asked=Asked(last))
 
 

@@ -157,7 +157,7 @@ def keeper(vmports_pool, monkeypatch):
     """Return what keeps every VM of this test, and nothing beyond it."""
     monkeypatch.setattr(keeper_module, "MOST", 1000)  # others of this user may keep some
     # They end with this process all the same, so it need not start its children otherwise.
-    monkeypatch.setattr(keeper_module, "let_outlive", lambda: None)
+    monkeypatch.setattr(keeper_module, "let_outlive", lambda *_: None)
     told = []
     made = keeper_module.Keeper(always=True, tell=told.append)
     made.told = told

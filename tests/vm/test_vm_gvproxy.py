@@ -104,7 +104,7 @@ def test_a_fixed_port_that_a_stranger_takes_is_an_error_that_names_it(boot, gvpr
     port = fixed_port()
     with contextlib.ExitStack() as stack:
         vm = boot(
-            f"{port}:8080/{protocol}", 9090, "5353/udp", **gvproxy,
+            f"{port}:8080/{protocol}", 9090, "5353/udp", setup="true", **gvproxy,
             meanwhile=lambda exposed: stack.enter_context(stranger(exposed[8080])),
         )  # fmt: skip
         with pytest.raises(ForwardError) as caught:

@@ -84,13 +84,13 @@ def test_an_initrd_without_busybox_is_told_before_or_by_the_panic(boot, tmp_path
     machines = []
     with (
         pytest.raises(BootFileError, match=r"holds no /bin/busybox"),
-        boot(8080, guest=Guest.kernel(kernel, readable, setup=""), observe=machines.append),
+        boot(guest=Guest.kernel(kernel, readable, setup=""), observe=machines.append),
     ):
         pass
     assert not any(machine.command for machine in machines)
     with (
         pytest.raises(GuestPanicError) as caught,
-        boot(8080, guest=Guest.kernel(kernel, compressed, setup=""), boot_timeout=LONG),
+        boot(guest=Guest.kernel(kernel, compressed, setup=""), boot_timeout=LONG),
     ):
         pass
     assert "our init needs /bin/busybox in the initrd" in str(caught.value).splitlines()[1]

@@ -132,6 +132,7 @@ def test_a_fixed_port_that_a_stranger_takes_is_an_error_that_names_it(boot, prot
         vm = boot(
             f"{port}:8080/{protocol}",
             meanwhile=lambda exposed: stack.enter_context(stranger(exposed[8080])),
+            setup="true",
         )
         with pytest.raises(ForwardError) as caught:
             stack.enter_context(vm)
