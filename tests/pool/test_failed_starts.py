@@ -87,7 +87,7 @@ def test_a_guest_that_failed_is_not_tried_by_another_test_of_any_worker(run, err
         assert str(got).startswith(first_line)
         assert str(got).endswith("\n(met first by t.py::a, not tried again in this run)")
         assert got.met_first == "t.py::a"
-        assert got.anchor() == error.anchor()
+        assert got.address() == error.address()
     assert run.boots == ["t.py::a"] and run.told == []
 
 

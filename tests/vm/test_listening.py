@@ -159,7 +159,9 @@ class Asked:
 
 
 def waiting(last):
-    console = SimpleNamespace(tail=lambda: "the end", text=lambda: "the end", size=7)
+    console = SimpleNamespace(
+        tail=lambda: "the end", text=lambda: "the end", size=7, end=lambda _: ""
+    )
     return Waiting(console, lambda: None, clock.now(), 7, asked=Asked(last))
 
 
