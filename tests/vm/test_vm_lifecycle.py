@@ -178,7 +178,7 @@ def test_a_failing_test_shows_its_vm_and_a_lost_qemu_is_an_error(failed):
             "*VM: end of the guest's console*",
             "said by the guest",
             "*VM: output of gvproxy*",
-            "*VM: output of QEMU (ended with signal 9)*",
+            "* QEMU ended with signal 9",
             "*waiting for clients*",
         ]
     )
