@@ -47,7 +47,19 @@ class Keeper:
 
         It has to run, and its kernel not to have panicked. Its leases stay with its processes. One
         that cannot be kept is told and ended: a VM that nobody knows of would be worse.
+
+        Raises:
+            GuestCrashError: it lives on, and its kernel had failed.
         """
+        crashed = machine.failure_at_the_end()
+        if crashed is not None:
+            machine.note_failing()
+        kept = self._keep(machine)
+        if kept and crashed is not None:
+            raise crashed
+        return kept
+
+    def _keep(self, machine: Machine) -> bool:
         lives = machine.lives and machine.vitals.panic is None
         if not lives or not (self._always or machine.failing):
             return False
@@ -89,7 +101,7 @@ class Keeper:
         if not isinstance(error, MachineError):
             return False
         machine.note_failing()
-        return self.keep(machine)
+        return self._keep(machine)
 
 
 def _move_ssh(machine: Machine) -> None:

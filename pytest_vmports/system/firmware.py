@@ -6,13 +6,13 @@ the order of their names is the order of preference.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import FirmwareNotFoundError
 from pytest_vmports.system.programs import install_hint
+from pytest_vmports.system.small_file import read_object
 
 if TYPE_CHECKING:
     from pytest_vmports.system.architecture import Architecture
@@ -42,8 +42,8 @@ def find_firmware(architecture: Architecture) -> Firmware:
         FirmwareNotFoundError: none is installed; says where it was looked for.
     """
     for place in PLACES:
-        for description in sorted(place.glob("*.json")):
-            firmware = _usable(json.loads(description.read_text()), architecture)
+        for path in sorted(place.glob("*.json")):
+            firmware = _usable(_described(path), architecture)
             if firmware is not None:
                 return firmware
     tried = "\n".join(f"  {place}/*.json" for place in PLACES)
@@ -52,6 +52,14 @@ def find_firmware(architecture: Architecture) -> Firmware:
         architecture=architecture.name, tried=tried,
         remedy=f"install it ({install_hint(what)}), or boot with firmware='bios' or a kernel",
     )  # fmt: skip
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Return what a file says of firmware; nothing of one that is damaged, or no file."""
+    try:
+        return read_object(path.resolve())
+    except (OSError, ValueError):
+        return {}
 
 
 def _usable(description: dict[str, Any], architecture: Architecture) -> Firmware | None:

@@ -21,6 +21,7 @@ from pytest_vmports.system import proc, surroundings, tools
 from pytest_vmports.system.minder import Minder
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.poll import readable
+from pytest_vmports.system.probing import is_of_the_host, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -184,10 +185,29 @@ def spawn(
 
     Raises:
         OSError: the program does not exist or cannot be run.
+        ProgramStoppedError: this host keeps it from being run, as by a limit.
     """
     program = surroundings.which(command[0])
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
+    try:
+        child = _start(program, command, log, pass_fds=pass_fds, cwd=cwd, env=env)
+    except OSError as error:
+        if is_of_the_host(error):
+            raise stopped(name, error) from error
+        raise
+    return Process(name, command, child, log)
+
+
+def _start(
+    program: str,
+    command: Sequence[str],
+    log: Path,
+    *,
+    pass_fds: Collection[int],
+    cwd: Path | None,
+    env: Mapping[str, str] | None,
+) -> Popen[bytes]:
     minder = _minders.get(os.getpid())
     words: list[str | bytes] = [program, *map(as_bytes, command[1:])]
     with (
@@ -210,7 +230,7 @@ def spawn(
         child = starting.result()
         if minder is not None:
             minder.mind(child.pid)
-    return Process(name, command, child, log)
+    return child
 
 
 def _launcher() -> list[str]:

@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from held import held
 
 from pytest_vmports.cli.main import main
+from pytest_vmports.errors import GuestCrashError
+from pytest_vmports.pool import keeper as keeper_module
 from pytest_vmports.pool import kept as kept_module
 from pytest_vmports.pool.kept import Kept, all_kept, base
 from pytest_vmports.system.proc import process_start
@@ -151,3 +154,19 @@ def test_a_note_with_more_than_we_know_is_that_of_a_vm_to_be_listed_and_stopped(
     assert (read.test, read.processes, read.since) == ("a test", kept.processes, 0.0)
     read.stop()
     assert sleeper.wait(10) == -9
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_vm_whose_kernel_failed_is_kept_and_fails_its_test_all_the_same(monkeypatch, always):
+    crash = GuestCrashError("the guest's kernel had an oops")
+    monkeypatch.setattr(keeper_module, "let_outlive", lambda *_: None)
+    keeper, gone = keeper_module.Keeper(always=always, tell=print), []
+    monkeypatch.setattr(keeper, "_let_go", lambda machine: not gone.append(machine))
+    machine = SimpleNamespace(
+        failure_at_the_end=lambda: crash, lives=True, vitals=SimpleNamespace(panic=None),
+        failing=False,
+    )  # fmt: skip
+    machine.note_failing = lambda: setattr(machine, "failing", True)
+    with pytest.raises(GuestCrashError):
+        keeper.keep(machine)
+    assert gone == [machine]

@@ -15,6 +15,7 @@ import pytest
 from freezegun import freeze_time
 from vm_helpers import alive, until
 
+from pytest_vmports.errors import ProgramStoppedError
 from pytest_vmports.system import process, surroundings
 from pytest_vmports.system.process import spawn
 
@@ -276,3 +277,15 @@ def test_a_child_is_waited_for_no_longer_than_was_said_on_a_frozen_clock(log):
     with freeze_time():
         assert child.wait(0.1) is None
     child.kill()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
+def test_a_child_that_the_host_keeps_from_starting_is_told_to_be_there(
+    tmp_path, monkeypatch, number
+):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(process, "Popen", refuse)
+    with pytest.raises(ProgramStoppedError, match="QEMU is there, and this host"):
+        spawn("QEMU", ["sleep", "600"], log=tmp_path / "log")
