@@ -8,6 +8,7 @@ import signal
 from pytest_vmports.errors import (
     CloudInitError,
     GuestPanicError,
+    GuestStuckError,
     MachineDiedError,
     MachineError,
     MonitorError,
@@ -32,7 +33,7 @@ _TOLD_TO = ("a signal told it to", "an error of the host")
 
 def host_may_be(error: MachineError) -> bool:
     """Whether the host may be the reason why a start failed, so that another try may end well."""
-    if isinstance(error, (SetupError, CloudInitError, GuestPanicError)):
+    if isinstance(error, (SetupError, CloudInitError, GuestPanicError, GuestStuckError)):
         return False
     if isinstance(error, MachineDiedError) and error.program == "QEMU":
         # QEMU ends with 0 where its guest has powered off or rebooted.

@@ -8,6 +8,7 @@ from pytest_vmports.errors import (
     BootTimeoutError,
     CloudInitError,
     GuestPanicError,
+    GuestStuckError,
     LaunchError,
     MachineDiedError,
     MonitorError,
@@ -33,6 +34,11 @@ LAUNCH = LaunchError(program="QEMU", returncode="exit status 1", stderr="bad opt
 # error, whether the host may be at fault, whether the saved state that was restored may be
 ERRORS = {
     "setup": (SetupError(returncode=3, console=""), False, False),
+    "stuck": (
+        GuestStuckError(means="m", words="w", seconds=5.0, console="", remedy="r"),
+        False,
+        False,
+    ),
     "cloud-init": (CloudInitError(errors="no", console=""), False, False),
     "panic": (PANIC, False, True),
     "power off": (died("0 (the guest powered off)"), False, True),
