@@ -83,6 +83,7 @@ class Pool:
             declare=BY_CALL,
         )  # fmt: skip
 
+    @restored()
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
         """Return the guest to boot; see `chosen_guest`.
 

@@ -35,5 +35,6 @@ def explain(call: pytest.CallInfo[None]) -> None:
         return
     found = re.match(r"ScopeMismatch: .*?\bfixture '?(\w+)'?", error.msg, re.DOTALL)
     name = found[1] if found else ""
-    if name in _INSTEAD:
+    # pytest raises the same error again for the next test that asks for the fixture.
+    if name in _INSTEAD and _INSTEAD[name] not in error.msg:
         error.msg += f"\n\nvmports: {name} {_INSTEAD[name]} (docs/vm.md)"

@@ -31,7 +31,7 @@ ENDS = ["panic", "power-off", "QEMU killed", "gvproxy killed"]
 BOTH = range(2)
 
 
-WIRINGS = ["usernet", "gvproxy_081", "gvproxy_089"]
+WIRINGS = ["usernet", "gvproxy_089"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_vm_that_ends_while_its_test_waits(vm_factory, wiring, end, use):
 
 
 @pytest.mark.parametrize("number", BOTH)
-@ending(["usernet", "gvproxy_089"])
+@ending(WIRINGS)
 def test_a_vm_that_ends_while_it_is_handed_over(request, vmports_pool, wiring, end, number):
     wanted = {"expose": [PORT], "setup": SETUP, **wiring}
     settings = options.resolve(request.config, wanted, "the test")
@@ -156,7 +156,7 @@ def test_a_vm_that_ends_while_it_is_handed_over(request, vmports_pool, wiring, e
         exposed.release()
 
 
-@ending(["usernet", "gvproxy_089"])
+@ending(WIRINGS)
 def test_a_vm_that_ends_while_it_boots(boot, wiring, end):
     kernel = {"kernel": str(find_images()[0])}  # without an initrd there is no init to be found
     settings = {"setup": POWER_OFF} if end == "power-off" else kernel
