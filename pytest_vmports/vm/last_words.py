@@ -78,7 +78,8 @@ _RESCUE = (
 _UNLOCK = "nobody types it: use an image without encryption, or one that is unlocked by a key file"
 TABLE: Final = (
     _firmware(
-        r"No bootable device\.", "its BIOS found nothing to boot on the disk", _OTHER_FIRMWARE
+        r"(?:No bootable device\.|Boot failed\b)[^\n]*",
+        "its BIOS found nothing to boot on the disk", _OTHER_FIRMWARE,
     ),
     _firmware(
         r"BdsDxe: No bootable option or device was found\."

@@ -66,6 +66,8 @@ STUCK = {
         "Floppy...\r\nBoot failed: could not read the boot disk\r\n\nNo bootable device.\r\n",
         "BIOS",
     ),
+    "SeaBIOS stops at one": (f"{SEABIOS}Boot failed: not a bootable disk\r\n", "BIOS"),
+    "SeaBIOS tries again": (f"{SEABIOS}No bootable device.  Retrying in 60 seconds.\r\n", "BIOS"),
     "BdsDxe": (
         f"{BDS}BdsDxe: No bootable option or device was found.\r\n"
         "BdsDxe: Press any key to enter the Boot Manager Menu.\r\n",
