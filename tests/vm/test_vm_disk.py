@@ -197,7 +197,7 @@ def test_a_cloud_init_that_complains_is_warned_of_where_that_is_tolerated(vm_fac
     guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=False, **debian.direct)
     settings = {"fresh_boot": True, "boot_timeout": 900, "cloud_init": "tolerant"}
     with (
-        pytest.warns(CloudInitWarning, match="scripts_user"),
+        pytest.warns(CloudInitWarning, match="scripts.user"),
         vm_factory(ports=[80], guest=guest, **settings) as vm,
     ):
         assert urllib.request.urlopen(vm[80].url, timeout=60).status == 200
