@@ -32,7 +32,7 @@ COUNTDOWN = (
     "\x1b[05;78H\x1b[22;02H   The highlighted entry will be executed automatically in 4s."
 )
 LINUX = (
-    "[    0.000000] Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org)\r\n"
+    "[    0.000000] Linux version 6.1.0-18-amd64 (builder@example.org)\r\n"
     "[    1.732512] virtio_blk virtio1: [vda] 4194304 512-byte logical blocks\r\n"
 )
 BUSYBOX = (

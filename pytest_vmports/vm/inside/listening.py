@@ -6,7 +6,7 @@ import ipaddress
 import re
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GUEST_IP, GUEST_MAC
 from pytest_vmports.errors import MachineDiedError, VmPortsError
@@ -14,6 +14,8 @@ from pytest_vmports.vm.readiness import GOOD_ANSWER, NOT_HTTP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pytest_vmports.vm.inside.shell import Shell
 
 _SECONDS = 5.0
 _MOST_BYTES, _MOST_ROWS, _MOST_SHOWN = 64 * 1024, 200, 8
@@ -37,19 +39,6 @@ _ADDRESS = re.compile(r"\d+: ([\w.@-]{1,20})\s+inet ([0-9.]{7,15})[/ ].*")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Asks(Protocol):
-    """A way to run a command in the guest; see `shell.Shell`."""
-
-    def execute(
-        self,
-        command: str,
-        *,
-        timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
-    ) -> tuple[int | None, bytes, bytes]:
-        """Return exit status, output and error output."""
-
-
 @dataclass(frozen=True)
 class Heard:
     """What a guest has said of itself.
@@ -63,7 +52,7 @@ class Heard:
     network: str = ""
 
 
-def ask(shell: Callable[[], Asks | None]) -> Heard | None:
+def ask(shell: Callable[[], Shell | None]) -> Heard | None:
     """Return what the guest says; None where it cannot be asked, or says nothing that makes sense.
 
     Args:

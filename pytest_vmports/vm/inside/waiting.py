@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.argv import Drives
     from pytest_vmports.vm.console import Console
-    from pytest_vmports.vm.inside.listening import Asks
+    from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.last_words import LastWords
     from pytest_vmports.vm.readiness import Probe
 
@@ -97,7 +97,7 @@ class Waiting:
         return clock.now() >= self.deadline
 
     def timed_out(
-        self, what: str, shell: Callable[[], Asks | None] = lambda: None
+        self, what: str, shell: Callable[[], Shell | None] = lambda: None
     ) -> BootTimeoutError:
         """Return the error of a guest that was waited for in vain.
 
@@ -130,7 +130,7 @@ class Waiting:
         what = f"its setup has not ended: {reason}"
         return timed_out(self.console, what, self.timeout, answers)
 
-    def _last_answers(self, shell: Callable[[], Asks | None]) -> dict[int, str]:
+    def _last_answers(self, shell: Callable[[], Shell | None]) -> dict[int, str]:
         if self.asked is None:
             return {}
         said = ask(shell)
