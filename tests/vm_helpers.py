@@ -204,3 +204,13 @@ def echo(connection: socket.socket) -> None:
     Not before: busybox's nc does not read while it cannot write, so both could wait for each other.
     """
     connection.sendall(b"".join(iter(lambda: connection.recv(65536), b"")))
+
+
+def ask_on(vm):
+    """Ask one thing after the other of a VM, until one raises."""
+    while True:
+        vm.run("true")
+        vm.pause()
+        vm.resume()
+        vm.expose(9090)
+        vm.unexpose(9090)

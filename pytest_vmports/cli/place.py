@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pytest_vmports.system.architecture import X86_64, host_architecture
 from pytest_vmports.system.proc import said
+from pytest_vmports.system.programs import virtualizes
 
 _DEVICE = Path("/dev/kvm")
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
@@ -53,18 +54,14 @@ def towards_kvm(where: Place) -> str:
     """Return what would make KVM work here, or nothing where nothing can be said."""
     if not sys.platform.startswith("linux") or host_architecture() != X86_64.name:
         return ""
-    if not _virtualizes():
+    processor = said("cpuinfo")
+    if processor and not virtualizes(processor):
         return _without_nesting(where)
     if not _DEVICE.exists():
         return f"for KVM: {_without_device(where)}"
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return f"for KVM: {_without_right(where)}"
     return ""
-
-
-def _virtualizes() -> bool:
-    processor = said("cpuinfo")
-    return not processor or bool({"vmx", "svm"} & set(processor.split()))
 
 
 def _without_nesting(where: Place) -> str:

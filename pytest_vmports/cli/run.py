@@ -15,6 +15,7 @@ from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
 from pytest_vmports.system import clock
 from pytest_vmports.system.proc import runs
+from pytest_vmports.system.signals import heeded
 
 if TYPE_CHECKING:
     import argparse
@@ -85,11 +86,7 @@ def _stoppable() -> Iterator[None]:
 
     Shells let that be ignored by what they start in the background.
     """
-    # nohup's point is that the end of the terminal is no reason.
-    reasons = [
-        number for number in _STOPPING
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-    ]  # fmt: skip
+    reasons = heeded(_STOPPING)
 
     def stop(_number: int, _frame: object) -> NoReturn:
         for number in reasons:  # a second one would break off the VM's end

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.leases.free_ports import open_allocator
 from pytest_vmports.system.reader import to_reader
+from pytest_vmports.system.signals import heeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -134,10 +135,8 @@ class _Forwarder:
         # Before the command is started: one that came between would end us and not the command.
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
-        for number in _FORWARDED:
-            # Where nohup has it ignored, the command goes on ignoring it.
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._arrived)
+        for number in heeded(_FORWARDED):
+            signal.signal(number, self._arrived)
 
     def aim_at(self, child: subprocess.Popen[bytes]) -> None:
         self._child = child

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
+    from pytest_vmports.settings.table import Option
     from pytest_vmports.settings.wait_for import WaitFor
 
 
@@ -164,8 +165,7 @@ def resolve(
         raw, source = find(option, config, keywords, where)
         if user and source not in {where, "default"}:
             source = f"{source} (used by {user})"
-        read = partial(option.read, root=config.rootpath)
-        values[option.name] = _read(read, option.name, raw, source)
+        values[option.name] = _value(option, config, raw, source)
         sources[option.name] = source
     return Settings(**values, sources=sources)
 
@@ -190,10 +190,7 @@ def values(config: pytest.Config | NoConfig, *names: str) -> list[Any]:
         SettingError: a value is wrong.
     """
     found = ((BY_NAME[name], *find(BY_NAME[name], config, {}, "")) for name in names)
-    return [
-        _read(partial(option.read, root=config.rootpath), option.name, raw, source)
-        for option, raw, source in found
-    ]
+    return [_value(option, config, raw, source) for option, raw, source in found]
 
 
 def _marks(item: pytest.Item) -> list[pytest.Mark]:
@@ -214,6 +211,10 @@ def _check_keyword(name: str, value: Any, where: str) -> None:
     else:
         allowed = f"{hint(name, known, where)}known keywords are {', '.join(known)}"
     raise SettingError(source=where, name=name, value=value, allowed=allowed)
+
+
+def _value(option: Option, config: pytest.Config | NoConfig, raw: Any, source: str) -> Any:
+    return _read(partial(option.read, root=config.rootpath), option.name, raw, source)
 
 
 def _read(read: Callable[[Any], Any], name: str, raw: Any, source: str) -> Any:

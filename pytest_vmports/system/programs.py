@@ -273,6 +273,11 @@ def _trial(qemu: str, *arguments: str, ask: str = "") -> tuple[int, str]:
     return _run([qemu, *arguments, *bare], stdin=f"{ask}quit\n")
 
 
+def virtualizes(processor: str) -> bool:
+    """Whether a processor helps with virtual machines, by what ``/proc/cpuinfo`` says of it."""
+    return not {"vmx", "svm"}.isdisjoint(processor.split())
+
+
 def _kvm_problem(*, asked_for: bool) -> str | None:
     if not sys.platform.startswith("linux"):
         return "KVM exists on Linux only"
@@ -287,7 +292,7 @@ def _kvm_problem(*, asked_for: bool) -> str | None:
         processor = said("cpuinfo")
         if not processor:
             return "/dev/kvm is there, but /proc/cpuinfo, which tells whether it works, is not"
-        if not re.search(r"\b(?:vmx|svm)\b", processor):
+        if not virtualizes(processor):
             return "/dev/kvm is there, but the processor shows neither vmx nor svm"
     return None
 

@@ -50,10 +50,7 @@ class Console:
     @property
     def begun(self) -> bool:
         """Whether this QEMU's guest has written anything."""
-        try:
-            return self.path.stat().st_size > 0
-        except FileNotFoundError:
-            return False
+        return self.size > 0
 
     @property
     def says(self) -> bool:

@@ -13,7 +13,7 @@ import socket
 import threading
 
 import pytest
-from vm_helpers import until
+from vm_helpers import ask_on, until
 
 from pytest_vmports.errors import (
     CommandTimeoutError,
@@ -81,15 +81,6 @@ def assert_told(error, end, panic="sysrq triggered crash"):
         "gvproxy killed": ("gvproxy", "signal 9"),
     }[end]
     assert (error.program, error.returncode) == told, said
-
-
-def ask_on(vm):
-    while True:
-        vm.run("true")
-        vm.pause()
-        vm.resume()
-        vm.expose(9090)
-        vm.unexpose(9090)
 
 
 def wait_long(vm):

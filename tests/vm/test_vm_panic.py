@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from vm_helpers import WIRINGS, alive, until
+from vm_helpers import WIRINGS, alive, ask_on, until
 
 from pytest_vmports.errors import GuestPanicError, GuestRebootWarning, MachineDiedError
 from pytest_vmports.guests.alpine import find_images
@@ -118,20 +118,12 @@ def test_a_panic_just_before_the_end_fails_it_too(make, wiring, number):
 def test_whatever_is_asked_of_a_guest_while_it_panics_raises_the_panic(make, wiring, number):
     """QEMU hangs up its channels, gvproxy ends, and only then QEMU is seen to have ended."""
 
-    def ask_on():
-        while True:
-            vm.run("true")
-            vm.pause()
-            vm.resume()
-            vm.expose(9090)
-            vm.unexpose(9090)
-
     with contextlib.suppress(GuestPanicError), make(**wiring) as vm:
         if number == 0:
             assert_panic(raised(lambda: vm.run(PANIC)))
         else:
             tell(vm, PANIC)
-            assert_panic(raised(ask_on))
+            assert_panic(raised(lambda: ask_on(vm)))
 
 
 def test_whatever_is_asked_of_a_guest_that_has_panicked_raises_the_panic(make, tmp_path):
