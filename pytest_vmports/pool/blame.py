@@ -14,6 +14,7 @@ from pytest_vmports.errors import (
     MonitorError,
     SetupError,
 )
+from pytest_vmports.system.probing import short_of
 
 # What kills a process for somebody else's reasons: people, the kernel short of memory, limits.
 # Faults of its own end it by SIGABRT, SIGSEGV, SIGBUS, SIGILL and the like.
@@ -21,12 +22,7 @@ _FROM_OUTSIDE = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU,
     signal.SIGXFSZ,
 }  # fmt: skip
-# The words of the C library, GLib and QEMU for what a host has no more of.
-_SHORT = re.compile(
-    r"cannot allocate|could ?n[o']t allocate|failed to allocate|unable to allocate|out of memory|"
-    r"too many open files|resource temporarily unavailable|no space left|disk quota|file too large",
-    re.IGNORECASE,
-)
+_FULL = re.compile(r"no space left|disk quota|file too large", re.IGNORECASE)
 _SIGNAL = re.compile(r"signal (\d+)")
 _TOLD_TO = ("a signal told it to", "an error of the host")
 
@@ -48,7 +44,7 @@ def state_may_be(error: MachineError) -> bool:
     said that the host is short of something, tells nothing about it.
     """
     if isinstance(error, MonitorError):
-        return error.command == "migrate-incoming" and not _SHORT.search(error.reply)
+        return error.command == "migrate-incoming" and not _is_short(error.reply)
     if isinstance(error, GuestPanicError):
         return True
     return (
@@ -61,4 +57,9 @@ def _by_the_host(error: MachineDiedError) -> bool:
     by = _SIGNAL.match(ended)
     if by is not None and int(by[1]) in _FROM_OUTSIDE:
         return True
-    return any(words in ended for words in _TOLD_TO) or bool(_SHORT.search(error.stderr))
+    return any(words in ended for words in _TOLD_TO) or _is_short(error.stderr)
+
+
+def _is_short(said: str) -> bool:
+    """Whether the host had no more of something, by what QEMU said."""
+    return short_of(said) is not None or _FULL.search(said) is not None

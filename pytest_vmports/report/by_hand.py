@@ -25,7 +25,7 @@ _HEAD = """\
 # from cold, with the console on this terminal. Ctrl-A X ends it, Ctrl-A C leads to QEMU's monitor
 # and back.
 set -e
-cd "$(dirname "$0")"
+case $0 in */*) CDPATH= cd -- "${{0%/*}}/" ;; esac
 """
 _BY_GVPROXY = """\
 # The test's VM was wired by gvproxy; here QEMU's user network makes the same forwards.

@@ -10,29 +10,15 @@ from pytest_vmports.system.mishaps import noting
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_vmports.settings.options import Settings
 
 
 def header_lines(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> list[str]:
-    """Return what pytest's header says, whatever goes wrong with that: see `_there`."""
-    lines: list[str] = []
-    with noting("vmports: header failed", lines.append):
-        lines += _there(qemu, accel, gvproxy, more=more)
-    return lines
+    """Return what pytest's header says, whatever goes wrong with that.
 
-
-def missing_lines(collected: Iterable[Settings]) -> list[str]:
-    """Return what tests that were collected need and will not find: see `_missing`."""
-    lines: list[str] = []
-    with noting("vmports: header failed", lines.append):
-        lines += _missing(collected)
-    return lines
-
-
-def _there(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> list[str]:
-    """Return what pytest's header says of QEMU, accelerator and gvproxy: a line, if all is there.
+    It is a line of QEMU, accelerator and gvproxy, if all is there.
 
     Args:
         qemu: as its setting.
@@ -40,6 +26,26 @@ def _there(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> 
         gvproxy: as its setting; that none is there is not said: few tests need it.
         more: where each was found, and why it was chosen, in a line each.
     """
+    return _said(lambda: _there(qemu, accel, gvproxy, more=more))
+
+
+def missing_lines(collected: Iterable[Settings]) -> list[str]:
+    """Return what tests that were collected need and will not find, whatever goes wrong with that.
+
+    Args:
+        collected: the settings of those that start a VM.
+    """
+    return _said(lambda: _missing(collected))
+
+
+def _said(find: Callable[[], Iterator[str]]) -> list[str]:
+    lines: list[str] = []
+    with noting("header failed", lines.append):
+        lines.extend(find())
+    return [f"vmports: {line}" for line in lines]
+
+
+def _there(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> Iterator[str]:
     there, details, missing = [], [], []
     try:
         found = find_qemu(qemu)
@@ -57,15 +63,10 @@ def _there(qemu: str | None, accel: str, gvproxy: str | None, *, more: bool) -> 
     except HostError:
         details.append("no gvproxy, so no guest with network")
     shown = details if more else [", ".join(there)]
-    return [f"vmports: {line}" for line in [*filter(None, shown), *missing]]
+    yield from filter(None, [*shown, *missing])
 
 
 def _missing(collected: Iterable[Settings]) -> Iterator[str]:
-    """Yield what tests that were collected need and will not find.
-
-    Args:
-        collected: the settings of those that start a VM.
-    """
     wanting = [
         one for one in collected
         if wants_gvproxy(allow_network=one.allow_network, backend=one.backend)
@@ -73,7 +74,7 @@ def _missing(collected: Iterable[Settings]) -> Iterator[str]:
     for gvproxy in dict.fromkeys(one.gvproxy for one in wanting):
         if problem := _problem(gvproxy):
             number = sum(one.gvproxy == gvproxy for one in wanting)
-            yield f"vmports: {problem} ({number} tests here)"
+            yield f"{problem} ({number} tests here)"
 
 
 def _problem(gvproxy: str | None) -> str:

@@ -36,8 +36,8 @@ _SAID: Final = {
     errno.EMFILE: r"too many open files",
     errno.EAGAIN: r"resource temporarily unavailable|newosproc|pthread_create|cannot fork",
     errno.ENOMEM: (
-        r"cannot allocate memory|failed to map segment|failed to reserve|out of memory"
-        r"|failed to allocate|cannot map|bad_alloc"
+        r"cannot allocate|could ?n[o']t allocate|(?:failed|unable) to allocate|out of memory"
+        r"|failed to map segment|failed to reserve|cannot map|bad_alloc"
     ),
 }
 _SHELLS_SIGNALS: Final = 128
@@ -88,6 +88,12 @@ def ask(command: Sequence[str], *, timeout: float, stdin: str = "") -> Answer:
     return Answer(done.returncode, output, errors)
 
 
+def short_of(text: str) -> int | None:
+    """Return what the host was short of, as an errno, by what a program said; None for nothing."""
+    found = (kind for kind, said in _SAID.items() if re.search(said, text, re.IGNORECASE))
+    return next(found, None)
+
+
 def is_of_the_host(error: OSError) -> bool:
     """Whether the host was short of something, and not the program at fault."""
     return error.errno in _REMEDIES
@@ -110,12 +116,12 @@ def _check(program: str, code: int, text: str) -> None:
             program=program, reason=f"it was ended by {name}{_brief(text)}", signal=number,
             remedy=f"{_MEMORY}; dmesg tells of the kernel's own kills",
         )  # fmt: skip
-    for kind, said in _SAID.items():
-        if code and re.search(said, text, re.IGNORECASE):
-            raise ProgramStoppedError(
-                program=program, reason=f"it ended with {code}{_brief(text)}",
-                remedy=_REMEDIES[kind], signal=0,
-            )  # fmt: skip
+    kind = short_of(text) if code else None
+    if kind is not None:
+        raise ProgramStoppedError(
+            program=program, reason=f"it ended with {code}{_brief(text)}",
+            remedy=_REMEDIES[kind], signal=0,
+        )  # fmt: skip
 
 
 def _brief(text: str) -> str:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # Longest path of a Unix socket is 107 bytes on Linux, 103 on macOS; ours add about 45.
 _LONGEST_BASE = 55
-# A link, a file, or not to be opened: nobody's run.
-_ODD = {errno.ELOOP, errno.ENOTDIR, errno.EACCES}
 REMEDY = "make it writable, free some space, or set TMPDIR"
 
 
@@ -47,7 +45,7 @@ class RunDir:
         except OSError as error:
             raise refusal(parent, error, REMEDY) from error
         self._pid = os.getpid()
-        _sweep(parent)
+        sweep(parent)
 
     def close(self) -> None:
         """Remove the folder. Safe to call again; does nothing in a forked child."""
@@ -68,11 +66,25 @@ def dead_folders(base: Path | None = None) -> list[Path]:
     parent = base or default_base("run")
     dead = []
     for folder in parent.iterdir() if parent.is_dir() else ():
-        fd = _lock(folder, blocking=False) if folder.is_dir() else None
+        fd = _lock(folder, blocking=False)
         if fd is not None:
             os.close(fd)
             dead.append(folder)
     return dead
+
+
+def sweep(parent: Path) -> None:
+    """Remove the folders that no process holds a lock on; what is no folder is left alone."""
+    for folder in parent.iterdir():
+        remove_unused(folder)
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a folder, unless a process holds a lock on it."""
+    fd = _lock(folder, blocking=False)
+    if fd is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(fd)
 
 
 def temporary_folder() -> Path:
@@ -125,22 +137,17 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
 
 
 def _lock(folder: Path, *, blocking: bool) -> int | None:
-    """Return a descriptor that holds the folder's lock; None when it is gone or somebody's."""
+    """Return a descriptor that holds the folder's lock; None when it is gone or somebody's.
+
+    What cannot be opened as a folder is nobody's run either; only one that we made has to be.
+    """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno == errno.ENOENT or (not blocking and error.errno in _ODD):
+        if error.errno == errno.ENOENT or not blocking:
             return None
         raise
     if lock_descriptor(fd, blocking=blocking):
         return fd
     os.close(fd)
     return None
-
-
-def _sweep(parent: Path) -> None:
-    for folder in parent.iterdir():
-        fd = _lock(folder, blocking=False) if folder.is_dir() else None
-        if fd is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(fd)

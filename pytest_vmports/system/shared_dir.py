@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system.private_folder import make_private, refusal
-from pytest_vmports.system.run_dir import REMEDY, default_base
+from pytest_vmports.system.run_dir import REMEDY, default_base, remove_unused, sweep
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,9 +40,7 @@ class SharedDir:
         self.path = parent / hashlib.sha256(run.encode()).hexdigest()[:16]
         try:
             self._lock = _join(self.path)
-            for other in parent.iterdir():
-                if other != self.path:
-                    _remove_unused(other)
+            sweep(parent)
         except OSError as error:
             raise refusal(parent, error, REMEDY) from error
         self._pid = os.getpid()
@@ -52,7 +50,7 @@ class SharedDir:
         if self._lock is not None and os.getpid() == self._pid:
             os.close(self._lock)
             self._lock = None
-            _remove_unused(self.path)
+            remove_unused(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -77,19 +75,6 @@ def _join(folder: Path) -> int:
         # Before it was locked it looked unused, and may have been removed.
         if folder.exists() and folder.stat().st_ino == os.fstat(fd).st_ino:
             return fd
-        os.close(fd)
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove a folder that no process holds a lock on."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # removed at this moment, or no folder of ours
-        return
-    try:
-        if _lock(fd, fcntl.LOCK_EX):
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
         os.close(fd)
 
 

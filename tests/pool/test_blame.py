@@ -55,6 +55,8 @@ ERRORS = {
     "no memory": (died("exit status 1", "mmap: Cannot allocate memory"), True, False),
     "GLib's memory": (died("signal 5", "GLib-ERROR: failed to allocate 64 bytes"), True, False),
     "no threads": (died("signal 6", "thread: Resource temporarily unavailable"), True, False),
+    "QEMU's threads": (died("exit status 1", "qemu: pthread_create: failed"), True, False),
+    "a full disk": (died("exit status 1", "write: No space left on device"), True, False),
     "gvproxy": (died("exit status 2", program="gvproxy"), True, False),
     "gvproxy ended well": (died("exit status 0", program="gvproxy"), True, False),
     "not started": (LAUNCH, True, False),

@@ -27,6 +27,7 @@ SCRIPTS = {
     ),
     "Go": ("echo 'fatal error: failed to reserve page summary memory' >&2; exit 2", "Go's", ""),
     "glibc": ("echo 'x: Cannot allocate memory'; exit 1", "Cannot allocate", "ulimit -v"),
+    "GLib": ("echo 'could not allocate 64 bytes' >&2; exit 133", "could not alloc", "ulimit -v"),
     "threads": ("echo 'qemu: Resource temporarily unavailable'; exit 1", "unavail", "ulimit -u"),
     "descriptors": ("echo 'x: Too many open files'; exit 1", "Too many open", "ulimit -n"),
     "no end": ("read -r forever <&9", "not ended within", "look what it waits for"),
