@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import GuestNotFoundError, HostError, SeedError
-from pytest_vmports.system.paths import existing_file, text_bytes
+from pytest_vmports.guests import host_files
+from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,12 +166,17 @@ def _content(name: str, given: Any, head: str = "") -> bytes | None:
     if isinstance(given, bytes):
         return given
     if (file := existing_file(given)) is not None:
-        return file.read_bytes()
+        return host_files.read(file, name)
     if isinstance(given, str) and re.search(r"\n|^[#{]|: |^$", given):
         return text_bytes(given)
+    try:
+        path = absolute(given)
+        what, remedy = host_files.problem(path, given) or ("cannot be read", "name another file")
+    except ValueError as error:
+        path, what, remedy = given, "cannot be found", str(error)
     raise GuestNotFoundError(
-        what=f"{name} names the file {given}, which does not exist",
-        remedy="give an existing file, or a text (more than one line, or one that begins with #)",
+        what=f"{name} names the file {path}, which {what}",
+        remedy=f"{remedy}; a text has more than one line, or begins with #",
     )
 
 

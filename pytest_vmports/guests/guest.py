@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirError
-from pytest_vmports.guests import alpine, boot_check, initramfs
+from pytest_vmports.guests import alpine, boot_check, host_files, initramfs
 from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.image import Disk
@@ -61,7 +61,7 @@ class Guest:
         cls,
         *,
         files: Mapping[str, str] | None = None,
-        setup: str | None = None,
+        setup: str | os.PathLike[str] | None = None,
         memory: int | None = None,
         cpus: int | None = None,
     ) -> Guest:
@@ -84,7 +84,7 @@ class Guest:
         initrd: str | os.PathLike[str] | None = None,
         append: str = "",
         files: Mapping[str, str] | None = None,
-        setup: str | None = None,
+        setup: str | os.PathLike[str] | None = None,
         *,
         memory: int | None = None,
         cpus: int | None = None,
@@ -323,14 +323,22 @@ def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - p
     return digest.hexdigest()
 
 
-def _texts(setup: str | None) -> tuple[str, ...]:
-    return () if setup is None else (setup,)
+def _texts(setup: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    if setup is None:
+        return ()
+    text = os.fspath(setup) if hasattr(setup, "__fspath__") else setup
+    if not isinstance(text, str):
+        raise SettingError(
+            source="Guest", name="setup", value=setup,
+            allowed="write shell text, or the path of a script; several commands as several lines",
+        )  # fmt: skip
+    return (text,)
 
 
 def _script(setup: str, root: Path) -> bytes:
     """Return the setup's bytes, of whatever encoding: the script's content where it names one."""
     script = existing_file(setup, root)
-    return text_bytes(f"{setup}\n") if script is None else script.read_bytes()
+    return text_bytes(f"{setup}\n") if script is None else host_files.read(script, "the setup")
 
 
 def _refuse_words_for_a_kernel(initrd: str | os.PathLike[str] | None, append: str) -> None:
@@ -349,23 +357,15 @@ def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> No
 
 
 def _image(what: str, path: str | os.PathLike[str]) -> Path:
-    problem = None
     try:
         found = absolute(path)
     except ValueError as error:
         raise GuestNotFoundError(
             what=f"the guest's {what} {os.fspath(path)!r} cannot be found", remedy=str(error)
         ) from error
-    if not found.exists():
-        problem = "does not exist"
-    elif not found.is_file():
-        problem = "is not a file"
-    elif found.stat().st_size == 0:
-        problem = "is empty"
-    elif not os.access(found, os.R_OK):
-        problem = "cannot be read by this user"
+    problem = host_files.problem(found, path)
+    if problem is None and found.stat().st_size == 0:
+        problem = "is empty", "fetch or build it again"
     if problem is not None:
-        raise GuestNotFoundError(
-            what=f"the guest's {what} {found} {problem}", remedy="name a readable file"
-        )
+        raise GuestNotFoundError(what=f"the guest's {what} {found} {problem[0]}", remedy=problem[1])
     return found.resolve()

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
-from pytest_vmports.system.paths import absolute
+from pytest_vmports.guests import host_files
+from pytest_vmports.system.paths import absolute, existing_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,17 +51,20 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
 def _refuse_missing_script(
     guest: Guest, setup: str, brought: dict[PurePosixPath, int], root: Path
 ) -> None:
-    if not _names_a_script(setup) or _is_file(root / setup):
+    if not _names_a_script(setup) or existing_file(setup, root) is not None:
         return
     # It may be one that comes into the guest by `files`, wherever the shell finds it there.
     if PurePosixPath(setup).name in {path.name for path in brought}:
         return
-    what = "is a folder" if (root / setup).is_dir() else "does not exist"
+    try:
+        path = absolute(setup, root)
+        what, remedy = host_files.problem(path, setup) or ("cannot be read", "name another")
+    except ValueError as error:
+        path, what, remedy = Path(setup), "cannot be found", str(error)
     raise SettingError(
         source=f"guest {guest.name}", name="setup", value=setup,
-        allowed=f"it looks like a script's path, and {root / setup} {what}: name a script relative "
-        f"to pytest's rootdir, which is {root}; for a command of the guest's own write "
-        f"'exec {setup}'",
+        allowed=f"it looks like a script's path, and {path} {what}: {remedy} (relative to pytest's "
+        f"rootdir, which is {root}); for a command of the guest's own write 'exec {setup}'",
     )  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def _brought(guest: Guest, root: Path) -> Iterator[tuple[PurePosixPath, int]]:
         place = (
             PurePosixPath(target) / source.name if target.endswith("/") else PurePosixPath(target)
         )
-        if not source.is_dir():
+        if not os.path.isdir(source):  # noqa: PTH112 - takes any path
             yield place, _size(source)
         for folder, _, names in os.walk(source):
             inside = place / Path(folder).relative_to(source)
@@ -137,17 +141,13 @@ def _size(path: Path) -> int:
 
 
 def _text(setup: str, root: Path) -> str:
-    if not _is_file(root / setup):
+    script = existing_file(setup, root)
+    if script is None:
         return setup
-    return (root / setup).read_bytes().decode("utf-8", "replace")
+    return host_files.read(script, "the setup").decode("utf-8", "replace")
 
 
 def _does_something(text: str) -> bool:
     lines = (line.strip() for line in text.splitlines())
     # A script of another interpreter is one that we cannot judge, but for being empty.
     return any(line and not line.startswith("#") for line in lines)
-
-
-def _is_file(path: Path) -> bool:
-    # Unlike Path.is_file, this takes a text that is too long for a path.
-    return os.path.isfile(path)  # noqa: PTH113

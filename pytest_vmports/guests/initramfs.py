@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestNotFoundError
+from pytest_vmports.guests import host_files
 from pytest_vmports.system.paths import absolute, as_bytes
 
 if TYPE_CHECKING:
@@ -84,10 +85,11 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
             source = absolute(host, root)
         except ValueError as error:
             raise GuestNotFoundError(what=f"files names {host!r}", remedy=str(error)) from error
-        if not source.exists():
+        problem = host_files.problem(source, host, folder=True)
+        if problem is not None:
             raise GuestNotFoundError(
-                what=f"files names {host!r}, and {source} does not exist",
-                remedy="name a file or folder on the host, relative to pytest's rootdir",
+                what=f"files names {host!r}, and {source} {problem[0]}",
+                remedy=f"{problem[1]} (relative to pytest's rootdir, {root})",
             )
         target = PurePosixPath(guest) / source.name if guest.endswith("/") else PurePosixPath(guest)
         # A link that is named itself stands for what it leads to; those below a folder stay links.
@@ -104,7 +106,7 @@ def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
         for child in sorted(source.iterdir()):
             yield from _walk(child, target / child.name)
     elif stat.S_ISREG(info.st_mode):
-        yield Entry(str(target), info.st_mode, source.read_bytes())
+        yield Entry(str(target), info.st_mode, host_files.read(source, "files leads to"))
     else:
         raise GuestNotFoundError(
             what=f"files leads to {source}, and {source.name} is neither a file nor a folder",

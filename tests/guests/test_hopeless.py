@@ -96,7 +96,7 @@ def test_a_setup_that_looks_like_a_path_and_is_none_is_refused_with_where_it_was
 
 def test_a_folder_is_told_as_such(root):
     (root / "d.sh").mkdir()
-    assert f"{root / 'd.sh'} is a folder" in refused(root, guest("d.sh"))
+    assert f"{root / 'd.sh'} is not a file but a folder" in refused(root, guest("d.sh"))
 
 
 def test_an_absolute_path_that_is_on_no_host_is_refused_when_it_ends_as_a_script(root):

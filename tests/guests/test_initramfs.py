@@ -132,7 +132,7 @@ def test_a_link_that_is_named_itself_stands_for_what_it_leads_to(tmp_path, kind)
 
 def test_what_is_neither_file_nor_folder_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(GuestNotFoundError, match="pipe is neither a file nor a folder"):
+    with pytest.raises(GuestNotFoundError, match="pipe is not a file but a pipe"):
         entries_from_host({"pipe": "/pipe"}, tmp_path)
 
 
