@@ -9,25 +9,26 @@ from pytest_vmports.guests import file_kinds
 from pytest_vmports.guests.initrd import BUSYBOX, has_busybox
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 
 def check(
-    kernel: Path | None, initrd: Path | None, *, gzipped_kernels: bool, busybox: bool
+    kernel: Path | None, initrd: Path | None, *, kernels: Collection[str], busybox: bool
 ) -> None:
     """Refuse files that cannot be booted. What cannot be told is let through.
 
     Args:
         kernel: the kernel; None where firmware finds it.
         initrd: the initrd, or None.
-        gzipped_kernels: QEMU decompresses the kernel.
+        kernels: the kinds that QEMU boots; none where that is not known.
         busybox: the initrd has to bring it.
 
     Raises:
         BootFileError: one of them is of another kind, or lacks what it needs.
     """
     if kernel is not None:
-        right = ("gzip",) if gzipped_kernels else ()
+        right = kernels or file_kinds.KERNELS
         _refuse("the kernel", kernel, file_kinds.wrong(kernel, file_kinds.KERNEL, right=right))
     if initrd is None:
         return

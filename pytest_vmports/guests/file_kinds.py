@@ -28,10 +28,13 @@ _ANYTHING = (DISK, DATA, KERNEL, INITRD)
 _HEAD = 36 << 10  # the volume descriptor of a CD's image begins at 32 KiB
 _SECTOR = 512
 _FOOTER = b"conectix"
+_FOOTER_OF_DMG = b"koly"
+_PARTITIONS = range(446, 510, 16)
 _BOOT_SECTOR = (510, b"\x55\xaa")
-_EL_TORITO = (0x8807, b"EL TORITO")
 _CONVERT = "convert it: qemu-img convert -O qcow2 {path} new.qcow2"
 _AGAIN = "fetch it again and look at what came"
+_AS_KERNEL = "give it as kernel="
+_AS_DISK = "give it to Guest.disk as the disk to boot"
 
 
 class Kind(NamedTuple):
@@ -64,7 +67,7 @@ def _archive(name: str, what: str, mark: bytes, remedy: str, *, at: int = 0) -> 
 
 def _image(name: str, *marks: tuple[int, bytes], disk: str = _CONVERT) -> Kind:
     remedies = {**dict.fromkeys((DISK, DATA), disk)}
-    remedies.update(dict.fromkeys((KERNEL, INITRD), "give it to Guest.disk as the disk to boot"))
+    remedies.update(dict.fromkeys((KERNEL, INITRD), _AS_DISK))
     return Kind(name, f"a {name} image", marks, remedies)
 
 
@@ -86,9 +89,17 @@ def _cpio(name: str, what: str, mark: bytes, *, initrd: str | None = None) -> Ki
 
 
 def _kernel(name: str, what: str, *marks: tuple[int, bytes]) -> Kind:
+    foreign = (
+        "QEMU boots no such kernel here: name one of the architecture that it emulates, or another "
+        "QEMU by the setting qemu"
+    )
     return Kind(
-        name, what, marks, {**dict.fromkeys((DISK, DATA, INITRD), "give it as kernel=")}
-    )  # fmt: skip
+        name, what, marks, {**dict.fromkeys((DISK, DATA, INITRD), _AS_KERNEL), KERNEL: foreign}
+    )
+
+
+def _elf(machine: bytes = b"") -> tuple[tuple[int, bytes], ...]:
+    return ((0, b"\x7fELF"), (18, machine))
 
 
 # The first that fits counts, so what is told by more bytes stands before what is told by fewer.
@@ -133,13 +144,21 @@ KINDS: Final = (
         )
         for version, mark in ((1, b"\0\x01"), (2, b"\0\x02"))
     ),
-    _kernel("bzImage", "a Linux kernel", (514, b"HdrS")),
+    _kernel("bzImage", "a Linux kernel for x86", (514, b"HdrS")),
     _kernel("arm64 Image", "a Linux kernel for arm64", (56, b"ARM\x64")),
     _kernel("riscv Image", "a Linux kernel for RISC-V", (56, b"RSC\x05")),
     _kernel("arm zImage", "a Linux kernel for arm", (36, b"\x18\x28\x6f\x01")),
     _kernel("zboot", "a Linux kernel (EFI zboot)", (0, b"MZ"), (4, b"zimg")),
-    # QEMU boots one that can be entered so (PVH), and says when it cannot.
-    _kernel("elf", "an ELF program, as a vmlinux", (0, b"\x7fELF")),
+    _kernel("U-Boot", "an image for U-Boot", (0, b"\x27\x05\x19\x56")),
+    Kind(
+        "module", "an object file, as a module of a kernel", ((0, b"\x7fELF"), (16, b"\1\0")),
+        dict.fromkeys(_ANYTHING, "name the kernel that it belongs to, as vmlinuz"),
+    ),
+    _kernel("ELF for x86", "an ELF program for x86, as a vmlinux", *_elf(b"\x3e\0")),
+    _kernel("ELF for x86", "an ELF program for x86 of 32 bits", *_elf(b"\x03\0")),
+    _kernel("ELF for arm64", "an ELF program for arm64, as a vmlinux", *_elf(b"\xb7\0")),
+    _kernel("ELF for arm", "an ELF program for arm, as a vmlinux", *_elf(b"\x28\0")),
+    _kernel("ELF", "an ELF program, as a vmlinux", *_elf()),
     Kind(
         "efi", "an EFI program, as GRUB or a unified kernel image", ((0, b"MZ"),),
         {
@@ -190,10 +209,19 @@ KINDS: Final = (
         "lfs", "a pointer of Git LFS and not the file itself", b"version https://git-lfs",
         "fetch the file: git lfs pull",
     ),
+    _archive(
+        "annex", "a pointer of git-annex and not the file itself", b"/annex/objects/",
+        "fetch the file: git annex get {path}",
+    ),
 )  # fmt: skip
+KERNELS: Final = frozenset(kind.name for kind in KINDS if kind.remedies.get(INITRD) == _AS_KERNEL)
 _TEXT = Kind("text", "a text", (), dict.fromkeys(_ANYTHING, _AGAIN))
 _PAGE = Kind("page", "a web page, as of a failed download", (), dict.fromkeys(_ANYTHING, _AGAIN))
 _VHD_BY_ITS_END = next(kind for kind in KINDS if kind.name == "vhd")
+_DMG = _image("dmg")
+_WHOLE_DISK = Kind(
+    "disk", "an image of a disk with partitions", (), dict.fromkeys((KERNEL, INITRD), _AS_DISK)
+)
 _OVA = _archive(
     "ova", "an OVA (an archive with a vmdk in it)", b"ustar",
     "unpack it (tar -xf {path}) and convert its disk: qemu-img convert -O qcow2 *.vmdk new.qcow2",
@@ -206,7 +234,7 @@ def kind_of(head: bytes) -> Kind | None:
     for kind in KINDS:
         if _has(head, kind.marks):
             return _tar_or_ova(head, kind)
-    return _text(head)
+    return _WHOLE_DISK if _has_partitions(head) else _text(head)
 
 
 def wrong(path: Path, use: str, *, right: Collection[str] = ()) -> tuple[str, str] | None:
@@ -226,14 +254,18 @@ def wrong(path: Path, use: str, *, right: Collection[str] = ()) -> tuple[str, st
         size = file.seek(0, 2)
         file.seek(max(0, size - _SECTOR))
         end = file.read(_SECTOR)
-    kind = kind_of(head)
-    if kind is None and end.startswith(_FOOTER):
+    kind = _DMG if end.startswith(_FOOTER_OF_DMG) else kind_of(head)
+    if (kind is None or kind is _WHOLE_DISK) and end.startswith(_FOOTER):
         kind = _VHD_BY_ITS_END
-    if kind is None or kind.name in right:
+    if kind is None:
         return None
     inner = _inside(kind, head)
-    if use == INITRD and inner is not None and INITRD in inner.remedies:
-        return f"it is {inner.what}, {kind.what}", _said(inner.remedies[INITRD], path)
+    # What Linux decompresses, or QEMU, is judged by what comes out.
+    unpacked = use == INITRD or kind.name in right
+    if inner is not None and unpacked and use in inner.remedies and inner.name not in right:
+        return f"it is {inner.what}, {kind.what}", _said(inner.remedies[use], path)
+    if kind.name in right:
+        return None
     remedy = kind.remedies.get(use)
     if remedy is None or (use == DISK and any(_has(head, (mark,)) for mark in kind.unless)):
         return None
@@ -264,6 +296,13 @@ def _said(remedy: str, path: Path) -> str:
 
 def _has(head: bytes, marks: tuple[tuple[int, bytes], ...]) -> bool:
     return all(head[at : at + len(mark)] == mark for at, mark in marks)
+
+
+def _has_partitions(head: bytes) -> bool:
+    if not _has(head, (_BOOT_SECTOR,)):
+        return False
+    flags, kinds = ({head[at + more] for at in _PARTITIONS} for more in (0, 4))
+    return flags <= {0, 0x80} and kinds != {0}
 
 
 def _tar_or_ova(head: bytes, kind: Kind) -> Kind:

@@ -216,7 +216,7 @@ class Guest:
         entries = self._entries(root, architecture)
         boot_check.check(
             self.kernel_path, self.initrd_path,
-            gzipped_kernels=architecture.gzipped_kernels,
+            kernels=architecture.kernels,
             busybox=self.prepared and all(one.path.lstrip("/") != BUSYBOX for one in entries),
         )  # fmt: skip
         if not entries:

@@ -51,12 +51,13 @@ class Disk:
     tolerant: bool = False
 
 
-def check(disk: Disk, *, direct: bool) -> str:
+def check(disk: Disk, *, direct: bool, has_bios: bool = True) -> str:
     """Return the image's format, having looked whether it can be booted.
 
     Args:
         disk: the image.
         direct: a kernel is booted directly, so that the image needs no boot loader.
+        has_bios: the board brings one, for a disk that is booted by no UEFI.
 
     Raises:
         ImageError: it is truncated, encrypted, of another format, or its backing file is gone.
@@ -71,8 +72,8 @@ def check(disk: Disk, *, direct: bool) -> str:
         if not direct:
             right = _RAW_ALL_THE_SAME if disk.format == "raw" else ()
             problem = file_kinds.wrong(disk.path, file_kinds.DISK, right=right)
-        by_bios = disk.firmware == "bios" and not direct
-        problem = problem or raw_image.problem(disk.path, boots_by_bios=by_bios)
+        firmware = None if direct else disk.firmware if has_bios else "uefi"
+        problem = problem or raw_image.problem(disk.path, firmware)
         if problem is not None:
             raise ImageError(path=str(disk.path), problem=problem[0], remedy=problem[1])
     return found

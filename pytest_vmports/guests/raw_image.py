@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SECTOR: Final = 512
-_HEAD: Final = 4096
+_HEAD: Final = 8192
+_CODE: Final = 440
+"""The bytes of a boot sector that hold its program, and nothing else."""
 _AGAIN: Final = "fetch or build it again"
 _GPT_ENTRY_TYPE: Final = 0xEE
 _EXT_64BIT: Final = 0x80
 
 
-def problem(path: Path, *, boots_by_bios: bool) -> tuple[str, str] | None:
+def problem(path: Path, firmware: str | None) -> tuple[str, str] | None:
     """Return what is wrong and what to do, or None.
 
     Args:
         path: a raw image.
-        boots_by_bios: it has to have a boot sector.
+        firmware: what boots it, ``bios`` or ``uefi``; None where a kernel of its own does.
 
     Raises:
         OSError: it cannot be read.
@@ -35,12 +37,19 @@ def problem(path: Path, *, boots_by_bios: bool) -> tuple[str, str] | None:
     wanted = _least_size(head)
     if wanted > size:
         return f"it is truncated: {size} bytes of {wanted} that its own tables name", _AGAIN
-    if boots_by_bios and not _has_boot_sector(head):
-        remedy = (
-            "give firmware='uefi', or kernel= and append='root=/dev/vda' for a bare file system"
-        )
-        return "it has no boot sector, so a BIOS cannot boot it", remedy
+    if firmware is None:
+        return None
+    if not _has_boot_sector(head) and not _is_gpt(head):
+        remedy = f"{_AGAIN}, or give kernel= and append='root=/dev/vda' for a bare file system"
+        return "it has no boot sector and no partitions, so no firmware can boot it", remedy
+    if firmware == "bios" and not (_has_boot_sector(head) and any(head[:_CODE])):
+        return "it has no boot loader for a BIOS", "give firmware='uefi', which may find another"
     return None
+
+
+def _is_gpt(head: bytes) -> bool:
+    # A header is in the second sector, whose size may be that of newer disks.
+    return any(head[sector : sector + 8] == b"EFI PART" for sector in (_SECTOR, 4096))
 
 
 def _has_boot_sector(head: bytes) -> bool:

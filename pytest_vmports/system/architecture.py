@@ -28,7 +28,7 @@ class Architecture:
             none.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
-        gzipped_kernels: QEMU decompresses a kernel for it.
+        kernels: what kernels QEMU boots for it, by `file_kinds`; empty where that is not known.
         bundled_memory: MiB with which the bundled guest comes up for certain.
     """
 
@@ -45,7 +45,7 @@ class Architecture:
     kernel_words: tuple[str, ...] = ()
     panic_device: str | None = None
     agent: str | None = None
-    gzipped_kernels: bool = False
+    kernels: frozenset[str] = frozenset()
     bundled_memory: int = 0
 
 
@@ -66,6 +66,8 @@ X86_64 = Architecture(
     # Not pvpanic-pci, for which kernels before 5.14 have no driver.
     panic_device="pvpanic",
     agent="agent.x86_64",
+    # An ELF that can be entered so (PVH); QEMU says where one cannot.
+    kernels=frozenset(("bzImage", "ELF for x86", "ELF")),
     # Booted with a setup, in both wirings: 96 panics, 97 now and then, 98 came up.
     bundled_memory=104,
 )
@@ -83,7 +85,8 @@ AARCH64 = Architecture(
     display="virtio-gpu-pci",
     panic_device="pvpanic-pci",
     agent="agent.aarch64",
-    gzipped_kernels=True,
+    # Those below U-Boot's head and compressed ones QEMU takes apart; zboot from 8.0 on.
+    kernels=frozenset(("arm64 Image", "zboot", "ELF for arm64", "ELF", "U-Boot", "gzip")),
     # Not booted: the one above, with a margin.
     bundled_memory=128,
 )
@@ -98,7 +101,7 @@ _KNOWN = {
             name="arm",
             distributions="armhf",
             agent=None,
-            gzipped_kernels=False,
+            kernels=frozenset(("arm zImage", "ELF for arm", "ELF", "U-Boot")),
             bundled_memory=0,
         ),
     )
@@ -127,6 +130,6 @@ def architecture_named(name: str) -> Architecture:
     # The board that most of them have, which need not have PCI.
     return _KNOWN.get(name) or replace(
         AARCH64, name=name, distributions=name, agent=None, panic_device=None,
-        gzipped_kernels=False, bundled_memory=0,
+        kernels=frozenset(), bundled_memory=0,
         control="ttyS1", control_args=("-serial", "chardev:control"),
     )  # fmt: skip

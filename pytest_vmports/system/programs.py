@@ -118,11 +118,12 @@ def find_qemu(wanted: str | None = None) -> Qemu:
             continue
         # A bundled QEMU may need a newer C library than this machine has: believe a run only.
         code, text = _run([path, "--version"])
-        match = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
+        # qemu-img tells a version too.
+        match = re.search(r"emulator version (\d+)\.(\d+)\.(\d+)", text)
         if code == 0 and match:
             major, minor, micro = map(int, match.groups())
             return Qemu(path, (major, minor, micro), found, *_parts(path))
-        tried.append(f"  {path} {found}: does not run: {_first_line(text) or f'exit code {code}'}")
+        tried.append(f"  {path} {found}: {_no_good('QEMU', code, text)}")
     raise QemuNotFoundError(
         tried="\n".join(tried),
         remedy=f"install it ({install_hint('qemu')}), or name one with --vmports-qemu",
@@ -178,12 +179,12 @@ def find_gvproxy(wanted: str | None = None) -> Gvproxy:
             tried.append(f"  {name}: not there, or not executable")
             continue
         code, text = _run([path, "-version"])
-        match = re.search(r"version v?(\S+)", text)
+        match = re.search(r"gvproxy version v?(\S+)", text)
         if code == 0 and match:
             # Builds of distributions carry odd version strings; the help text does not lie.
             has_config = bool(re.search(r"^\s+-config\b", _run([path, "-help"])[1], re.MULTILINE))
             return Gvproxy(path, match.group(1), has_config)
-        tried.append(f"  {path}: does not run: {_first_line(text) or f'exit code {code}'}")
+        tried.append(f"  {path}: {_no_good('gvproxy', code, text)}")
     raise GvproxyNotFoundError(
         tried="\n".join(tried),
         remedy=f"install it ({install_hint('gvproxy')}), or name one with --vmports-gvproxy",
@@ -300,6 +301,13 @@ def _kvm_problem(*, asked_for: bool) -> str | None:
 def _run(command: list[str], stdin: str = "") -> tuple[int, str]:
     answer = ask(command, timeout=_PROBE_SECONDS, stdin=stdin)
     return answer.code, answer.text
+
+
+def _no_good(what: str, code: int, text: str) -> str:
+    said = _first_line(text)
+    if code == 0:
+        return f"it is no {what}; asked for its version it said: {said or '(nothing)'}"
+    return f"does not run: {said or f'exit code {code}'}"
 
 
 def _first_line(text: str) -> str:

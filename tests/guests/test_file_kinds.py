@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import shutil
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -23,11 +24,11 @@ from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.guests.file_kinds import DATA, DISK, INITRD, KERNEL, KINDS
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.guests.initrd import has_busybox
-from pytest_vmports.system.architecture import AARCH64, X86_64
+from pytest_vmports.system.architecture import AARCH64, X86_64, architecture_named
 
 MIB = 1 << 20
 # What a disk begins with that a BIOS boots.
-WHOLE = bytes(510) + b"\x55\xaa" + bytes(MIB)
+WHOLE = b"\xeb\xfe" + bytes(508) + b"\x55\xaa" + bytes(MIB)
 CPIO = initramfs.archive([initramfs.file_entry("bin/busybox", b"x", 0o755)], alone=True)
 PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n"
 
@@ -83,6 +84,17 @@ def ext4(tmp_path):
 
 def at(place, mark):
     return bytes(place) + mark + bytes(MIB)
+
+
+def elf(kind, machine):
+    numbers = kind.to_bytes(2, "little") + machine.to_bytes(2, "little")
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + numbers + bytes(MIB)
+
+
+def partitioned(_tmp_path):
+    head = bytearray(WHOLE)
+    head[446:462] = struct.pack("<B3sB3sII", 0x80, b"", 0x83, b"", 1, 2000)
+    return bytes(head)
 
 
 def kernel_of_the_package(_tmp_path):
@@ -143,7 +155,7 @@ FILES = {
     "parallels, older": (b"WithoutFreeSpace" + WHOLE, "it is a parallels image", set()),
     "luks 1": (b"LUKS\xba\xbe\0\x01" + WHOLE, "it is encrypted (LUKS 1); nobody would", set()),
     "luks 2": (b"LUKS\xba\xbe\0\x02" + WHOLE, "it is encrypted (LUKS 2); nobody would", set()),
-    "bzImage": (kernel_of_the_package, "it is a Linux kernel; give it as kernel=", {KERNEL}),
+    "bzImage": (kernel_of_the_package, "it is a Linux kernel for x86; give it as", {KERNEL}),
     "arm64 Image": (at(56, b"ARM\x64"), "a Linux kernel for arm64; give it as", {KERNEL}),
     "arm64 Image with EFI": (
         b"MZ" + at(54, b"ARM\x64"), "a Linux kernel for arm64; give it as", {KERNEL},
@@ -151,7 +163,13 @@ FILES = {
     "riscv Image": (at(56, b"RSC\x05"), "a Linux kernel for RISC-V", {KERNEL}),
     "arm zImage": (at(36, b"\x18\x28\x6f\x01"), "a Linux kernel for arm;", {KERNEL}),
     "zboot": (b"MZ\0\0zimg" + bytes(MIB), "a Linux kernel (EFI zboot)", {KERNEL}),
-    "vmlinux": (b"\x7fELF\x02\x01\x01" + bytes(MIB), "it is an ELF program", {KERNEL}),
+    "vmlinux": (elf(2, 62), "it is an ELF program for x86, as a vmlinux", {KERNEL}),
+    "vmlinux of 32 bits": (elf(2, 3), "it is an ELF program for x86 of 32 bits", {KERNEL}),
+    "vmlinux of arm64": (elf(3, 183), "it is an ELF program for arm64", {KERNEL}),
+    "vmlinux of arm": (elf(2, 40), "it is an ELF program for arm,", {KERNEL}),
+    "vmlinux of another": (elf(2, 22), "it is an ELF program, as a vmlinux", {KERNEL}),
+    "module": (elf(1, 62), "it is an object file, as a module of a kernel; name the", set()),
+    "uImage": (b"\x27\x05\x19\x56" + bytes(MIB), "it is an image for U-Boot", {KERNEL}),
     "efi": (b"MZ" + at(126, b"PE\0\0"), "it is an EFI program", set()),
     "cpio": (CPIO, "it is a cpio archive, as an initrd; give it as initrd=", {INITRD}),
     "cpio (crc)": (b"070702" + CPIO[6:], "a cpio archive, as an initrd", {INITRD}),
@@ -177,6 +195,12 @@ FILES = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:1b2c\nsize 12345\n",
         "it is a pointer of Git LFS and not the file itself; fetch the file: git lfs pull", set(),
     ),
+    "annex": (
+        b"/annex/objects/SHA256E-s12--ab.qcow2\n", "it is a pointer of git-annex and not the file "
+        "itself; fetch the file: git annex get", set(),
+    ),
+    "dmg": (b"BZh91AY&SY" + bytes(MIB) + b"koly" + bytes(508), "it is a dmg image", set()),
+    "disk": (partitioned, "it is an image of a disk with partitions; give it to", {DISK, DATA}),
     "page": (PAGE, "it is a web page, as of a failed download; fetch it again", set()),
     "XML": (b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>', "a web page", set()),
     "text": (b"Not Found\n", "it is a text; fetch it again", set()),
@@ -204,6 +228,7 @@ def test_a_file_is_told_by_its_bytes_and_refused_where_it_is_wrong(made, content
     told_apart = {"qcow2"} if right == {DISK, DATA} and b"QFI" in path.read_bytes()[:4] else ()
     for use in (DISK, DATA):
         found[use] = file_kinds.wrong(path, use, right=told_apart)
+    found[KERNEL] = file_kinds.wrong(path, KERNEL, right=file_kinds.KERNELS)
     assert {use for use, problem in found.items() if problem is None} == right
     texts = ["; ".join(problem) for problem in found.values() if problem is not None]
     assert not [text for text in texts if "{" in text]
@@ -284,7 +309,9 @@ def test_a_format_that_is_given_is_believed_of_what_may_be_raw(made):
         disk.check(Disk(made(FILES["gzip"][0]), format="raw"), direct=True)
 
 
-@pytest.mark.parametrize("name", ["qcow2", "efi", "gzip", "cpio", "page", "iso", "zstd"])
+@pytest.mark.parametrize(
+    "name", ["qcow2", "efi", "gzip", "cpio", "page", "iso", "zstd", "disk", "module", "annex"]
+)
 def test_a_kernel_that_is_none_is_refused_before_anything_is_written(made, tmp_path, name):
     guest = Guest.kernel(made(FILES[name][0]), setup="true")
     with pytest.raises(BootFileError, match=r"^the kernel .* cannot be booted: it is "):
@@ -304,9 +331,36 @@ def test_a_compressed_kernel_is_right_where_qemu_decompresses_it(made, tmp_path)
     assert guest.boot_files(tmp_path, tmp_path, AARCH64) == (guest.kernel_path, None)
     with pytest.raises(BootFileError, match="gunzip"):
         guest.boot_files(tmp_path, tmp_path, X86_64)
+    for wrong in (archived("Image", b"x"), elf(2, 62), FILES["qcow2 (2)"][0](tmp_path)):
+        guest = Guest.kernel(made(gzip.compress(wrong)))
+        with pytest.raises(BootFileError, match="compressed by gzip"):
+            guest.boot_files(tmp_path, tmp_path, AARCH64)
 
 
-@pytest.mark.parametrize("name", ["qcow2", "text", "bzImage", "zip", "iso", "cpio (odc)"])
+BOOTED = {
+    "x86_64": ("bzImage", "vmlinux", "vmlinux of 32 bits", "vmlinux of another"),
+    "i386": ("bzImage", "vmlinux", "vmlinux of 32 bits", "vmlinux of another"),
+    "aarch64": (
+        "arm64 Image", "arm64 Image with EFI", "zboot", "vmlinux of arm64", "uImage",
+        "vmlinux of another",
+    ),
+    "arm": ("arm zImage", "vmlinux of arm", "uImage", "vmlinux of another"),
+}  # fmt: skip
+ALL_KERNELS = [name for name, (_, _, right) in FILES.items() if right == {KERNEL}]
+
+
+@pytest.mark.parametrize("name", ALL_KERNELS)
+@pytest.mark.parametrize("architecture", [*BOOTED, "s390x"])
+def test_a_kernel_of_another_architecture_is_refused(made, tmp_path, name, architecture):
+    guest, emulated = Guest.kernel(made(FILES[name][0])), architecture_named(architecture)
+    if name in BOOTED.get(architecture, ALL_KERNELS):
+        assert guest.boot_files(tmp_path, tmp_path, emulated) == (guest.kernel_path, None)
+    else:
+        with pytest.raises(BootFileError, match="QEMU boots no such kernel here"):
+            guest.boot_files(tmp_path, tmp_path, emulated)
+
+
+@pytest.mark.parametrize("name", ["qcow2", "text", "bzImage", "zip", "iso", "cpio (odc)", "disk"])
 def test_an_initrd_that_is_none_is_refused(made, tmp_path, name):
     kernel = tmp_path / "kernel"
     shutil.copyfile(find_images()[0], kernel)

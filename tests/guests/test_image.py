@@ -43,7 +43,7 @@ def make(tmp_path, qemu_binary):
 
     def made(name="disk.qcow2", *options):
         raw = tmp_path / "content"
-        raw.write_bytes(bytes(510) + b"\x55\xaa" + bytes(512) + b"data" * MIB)
+        raw.write_bytes(b"\xeb\xfe" + bytes(508) + b"\x55\xaa" + bytes(512) + b"data" * MIB)
         path = tmp_path / name
         image_format = name.rpartition(".")[2]
         qemu_img("convert", "-f", "raw", "-O", image_format, *options, raw, path)
@@ -196,16 +196,35 @@ def test_a_format_that_is_given_is_believed_and_checked(make):
     assert "qemu-img cannot read it" in refused(make("b.raw"), format="qcow2")
 
 
-def test_a_raw_image_without_boot_sector_boots_by_other_means_only(tmp_path, qemu_binary):
+CODE, SIGNED = b"\xeb\xfe" + bytes(508), b"\x55\xaa"
+BOOTS = {
+    "zeros": (bytes(MIB), set(), "it has no boot sector and no partitions, so no firmware"),
+    "code": (CODE + bytes(MIB), set(), "it has no boot sector and no partitions"),
+    "boot sector": (CODE + SIGNED + bytes(MIB), {"bios", "uefi"}, ""),
+    "signature": (bytes(510) + SIGNED + bytes(MIB), {"uefi"}, "give firmware='uefi'"),
+    "GPT": (bytes(512) + b"EFI PART" + bytes(MIB), {"uefi"}, "no boot loader for a BIOS"),
+    "GPT, 4096": (bytes(4096) + b"EFI PART" + bytes(MIB), {"uefi"}, "no boot loader for a BIOS"),
+}
+
+
+@pytest.mark.parametrize("name", BOOTS)
+def test_a_raw_image_is_booted_by_firmware_that_finds_something_on_it(tmp_path, qemu_binary, name):
+    content, boots, said = BOOTS[name]
     image = tmp_path / "bare.raw"
-    image.write_bytes(bytes(MIB))
-    assert "it has no boot sector" in refused(image)
+    image.write_bytes(content)
     assert disk.check(Disk(image), direct=True) == "raw"
-    assert disk.check(Disk(image, firmware="uefi"), direct=False) == "raw"
+    for by in ("bios", "uefi"):
+        if by in boots:
+            assert disk.check(Disk(image, firmware=by), direct=False) == "raw"
+        else:
+            assert said in refused(image, firmware=by)
+    if "uefi" in boots:  # boards without BIOS do not look for one
+        assert disk.check(Disk(image), direct=False, has_bios=False) == "raw"
 
 
 def head_of(kind):
     head = bytearray(4096)
+    head[:2] = b"\xeb\xfe"
     head[510:512] = b"\x55\xaa"
     if kind == "partitions":
         head[446:462] = struct.pack("<B3sB3sII", 0x80, b"", 0x83, b"", 2048, 4096 - 2048)

@@ -110,8 +110,11 @@ BROKEN = {
     "fails": ("echo; echo 'cannot open shared object'; exit 127", "cannot open shared object"),
     "says nothing": ("exit 3", "exit code 3"),
     "fails with its version": ("echo 'QEMU emulator version 8.2.1'; exit 1", "QEMU emulator"),
-    "is something else": ("echo 'some other program 1.0'", "some other program 1.0"),
 }
+# What runs and is another program: those that a user may take for it, as each tells its version.
+OTHERS = (
+    "some other program 1.0", "qemu-img version 7.2.22 (Debian)", "podman version 4.3.1", "",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "said"), BROKEN.values(), ids=BROKEN)
@@ -124,6 +127,24 @@ def test_a_program_that_does_not_run_is_told_with_its_words(program, find, error
         find(path)
     assert path in caught.value.tried
     assert f"does not run: {said}" in caught.value.tried
+
+
+@pytest.mark.parametrize("said", [*OTHERS, "swapped"])
+@pytest.mark.parametrize(
+    ("find", "what", "other"),
+    [
+        (find_qemu, "QEMU", "gvproxy version v0.8.9"),
+        (find_gvproxy, "gvproxy", "QEMU emulator version 7.2.22"),
+    ],
+)
+def test_another_program_is_told_to_be_another(program, find, what, other, said):
+    words = other if said == "swapped" else said
+    path = program("program", f"echo '{words}'")
+    with pytest.raises(HostError) as caught:
+        find(path)
+    assert f"it is no {what}; asked for its version it said: {words or '(nothing)'}" in (
+        caught.value.tried
+    )
 
 
 def test_a_script_for_an_interpreter_that_is_missing_does_not_run(tmp_path):

@@ -99,7 +99,7 @@ def test_a_guest_without_cloud_init_has_nothing_to_tolerate(tmp_path):
 
 def test_a_template_that_complained_is_for_those_who_tolerate_it(tmp_path, qemu_binary):
     image = tmp_path / "disk.raw"
-    image.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1 << 20))
+    image.write_bytes(b"\xeb\xfe" + bytes(508) + b"\x55\xaa" + bytes(1 << 20))
     guest = Guest("g", image=Disk(image, seed=Seed()))
     strict, tolerant = (guest.tolerating(complaints=yes).image for yes in (False, True))
     assert disk.identity(strict) != disk.identity(tolerant)

@@ -210,7 +210,7 @@ class DiskGuest(OwnInit):
             HostError: ``qemu-img`` or the firmware is missing.
             ImageError: the image has become unreadable.
         """
-        kind = image_file.check(self._image, direct=self._direct)
+        kind = self._checked()
         overlay = image_file.overlay_arguments(self._image.path, kind, Path(OVERLAY))
         commands = [["qemu-img", *overlay]]
         if self._firmware is None:
@@ -224,6 +224,10 @@ class DiskGuest(OwnInit):
         if self._agent is not None:
             self._agent.close()
 
+    def _checked(self) -> str:
+        bios = self.architecture.has_bios
+        return image_file.check(self._image, direct=self._direct, has_bios=bios)
+
     @cached_property
     def _firmware(self) -> Firmware | None:
         """The UEFI firmware that boots the image; None where a BIOS or a kernel does."""
@@ -233,7 +237,7 @@ class DiskGuest(OwnInit):
     def _drives(self, place: Place) -> Drives:
         root = place.workdir / OVERLAY
         if not root.exists():  # a VM that is reset keeps its disk
-            kind = image_file.check(self._image, direct=self._direct)
+            kind = self._checked()
             image_file.make_overlay(self._image.path, kind, root)
         seed = None
         if self._image.seed is not None:
