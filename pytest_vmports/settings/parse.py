@@ -7,7 +7,6 @@ only when a value needs them: a test that leases a port needs neither guests nor
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,8 @@ _WORDS = {
     **dict.fromkeys(("no", "false", "off", "0"), False),
 }
 _LEAST_MEMORY = 64
+_MOST_MEMORY = 1 << 40  # MiB; QEMU counts bytes in 64 bits
+_MOST_SECONDS = 10**8  # three years, which every clock and system call takes
 # Readers of paths, which are given what a relative one is relative to.
 ROOTED = frozenset({"path", "program", "folder_or_no", "picture", "files", "guest"})
 
@@ -69,26 +70,26 @@ def whole(least: int, most: int) -> Callable[[Any], int]:
 
 def memory(value: Any) -> int:
     """Read MiB: ``256``, ``"256M"`` or ``"1G"``."""
-    allowed = f"write MiB as a whole number from {_LEAST_MEMORY} up, like 256, or 1G"
+    allowed = f"write MiB as a whole number from {_LEAST_MEMORY} up to {_MOST_MEMORY}, or as 1G"
     match = re.fullmatch(r"(\d+)\s*(?:([MG])i?B?)?", str(value).strip(), re.IGNORECASE)
     if isinstance(value, bool) or match is None:
         raise ValueError(allowed)
     size = int(match[1]) * (1024 if (match[2] or "m").lower() == "g" else 1)
-    if size < _LEAST_MEMORY:
+    if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise ValueError(allowed)
     return size
 
 
 def seconds(value: Any) -> float:
     """Read a positive number of seconds."""
-    allowed = "write a positive number of seconds"
+    allowed = f"write a positive number of seconds, up to {_MOST_SECONDS}"
     if isinstance(value, bool):
         raise TypeError(allowed)
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(allowed) from None
-    if not 0 < number < math.inf:
+    if not 0 < number <= _MOST_SECONDS:
         raise ValueError(allowed)
     return number
 
@@ -112,8 +113,8 @@ def words(value: Any) -> str:
 
 
 def text_or_none(value: Any) -> str | None:
-    """Read a text; empty means none."""
-    if value is None or value == "":
+    """Read a text; empty means none, blanks alone too."""
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     return text(str(value) if hasattr(value, "__fspath__") else value)
 
@@ -155,6 +156,8 @@ def files(value: Any, root: Path | None = None) -> Mapping[str, str]:
         return {}
     if isinstance(value, str):
         value = shlex.split(text(value))
+        if any(word.endswith(",") for word in value[:-1]):
+            raise ValueError("write blanks between the pairs, and no commas: a=/b c=/d")
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         pairs = [text(word).partition("=")[::2] for word in value]
     elif isinstance(value, Mapping):
@@ -206,6 +209,10 @@ def network_name(value: Any) -> str | None:
     name = text_or_none(value)
     if name is not None and not re.fullmatch(r"[\w.-]{1,40}", name):
         raise ValueError("write a name of letters, digits, '.', '_' and '-', like backend")
+    if name is not None and name.lower() in _WORDS and not name.isdigit():
+        raise ValueError(
+            "write a name, like backend; whether a guest reaches the network says allow_network"
+        )
     return name
 
 
@@ -241,7 +248,7 @@ def ports(value: Any) -> tuple[PortMapping, ...]:
 
     if isinstance(value, str):
         value = value.replace(",", " ").split()
-    elif not isinstance(value, Sequence):
+    elif isinstance(value, bytes) or not isinstance(value, Sequence):
         value = [value]
     return tuple(parse_port(port) for port in value)
 

@@ -109,7 +109,7 @@ OPTIONS = (
     Option("kernel", None, "path", "path of a kernel to boot instead"),
     Option("initrd", None, "path", "path of the initrd that goes with kernel"),
     Option("append", "", "words", "words for the command line of kernel"),
-    Option("files", None, "files", "what to put into the guest: host path=guest path, …"),
+    Option("files", None, "files", "what to put into the guest: host path=guest path, and more"),
     Option("setup", None, "text_or_none", "shell text or a script's path, run as root"),
     Option(
         "cloud_init", "strict", "choice",

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
+_MOST = (1 << 31) - 1
+
 
 def readable(
     files: Iterable[socket.socket | int], seconds: float | None
@@ -28,8 +30,11 @@ def readable(
 
 
 def milliseconds(seconds: float | None) -> int | None:
-    """Return seconds as `poll` takes them, rounded up: the rest of a deadline is no busy loop."""
-    return None if seconds is None else math.ceil(max(0.0, seconds) * 1000)
+    """Return seconds as `poll` takes them, rounded up: the rest of a deadline is no busy loop.
+
+    It takes no more than 25 days.
+    """
+    return None if seconds is None else math.ceil(min(max(0.0, seconds) * 1000, _MOST))
 
 
 def _number(file: socket.socket | int) -> int:

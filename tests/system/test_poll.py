@@ -30,6 +30,14 @@ def test_any_number_is_waited_for(many_open):
         assert readable([ours, theirs.fileno()], 60) == [ours]
 
 
+@pytest.mark.parametrize("seconds", [3e6, 1e300])
+def test_a_wait_longer_than_the_system_takes_is_as_long_as_it_takes(seconds):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        assert readable([ours], seconds) == [ours]
+
+
 def test_a_hang_up_can_be_read():
     ours, theirs = socket.socketpair()
     with ours:
