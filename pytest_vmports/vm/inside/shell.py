@@ -232,6 +232,8 @@ def run(
     limit = arguments.seconds_or_none(timeout)
     given = arguments.given_input(input)
     whole = arguments.environment(env) + arguments.folder(cwd) + arguments.command_text(command)
+    if whole.startswith(("-", "+")):
+        whole = f" {whole}"  # which a shell would take for options
     arguments.short_enough(whole)
     code, *written = shell.execute(whole, timeout=limit, input=given)
     texts = [data.decode("utf-8", "surrogateescape") for data in written]
