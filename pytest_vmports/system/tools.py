@@ -41,6 +41,7 @@ def run(
     *,
     timeout: float | None,
     input: bytes = b"",  # noqa: A002 - as subprocess.run
+    mark: bytes = b"",
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
@@ -48,6 +49,7 @@ def run(
         command: program and arguments.
         timeout: seconds; None waits for ever.
         input: what it reads.
+        mark: once its output and its errors have this in them, it has said all, and is ended.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
@@ -60,9 +62,11 @@ def run(
             if pipe is not None:
                 stack.callback(_close, pipe)
         stack.callback(_end, child)
-        parts = _Talk(child, input)
+        parts = _Talk(child, input, mark)
         while parts.open and not _over(deadline):
             parts.step(_left(deadline))
+        if parts.marked:
+            _end(child)
         if wait(child, _left(deadline)) is None or parts.open:
             raise TimeoutExpired(list(command), timeout or 0.0, parts.output, parts.errors)
         return CompletedProcess(list(command), child.returncode, parts.output, parts.errors)
@@ -83,13 +87,14 @@ def wait(child: Popen[bytes], seconds: float | None) -> int | None:
 class _Talk:
     """What is written to and read from a child by now."""
 
-    def __init__(self, child: Popen[bytes], given: bytes) -> None:
+    def __init__(self, child: Popen[bytes], given: bytes, mark: bytes) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         self._given = memoryview(given)
         self._output, self._errors = child.stdout.fileno(), child.stderr.fileno()
-        self._said: dict[int, list[bytes]] = {self._output: [], self._errors: []}
+        self._said = {self._output: bytearray(), self._errors: bytearray()}
         self._input = child.stdin
+        self._mark, self._without_mark = mark, set(self._said)
         self.open = set(self._said)
         self._poll = poll()
         for number in self._said:
@@ -100,11 +105,16 @@ class _Talk:
 
     @property
     def output(self) -> bytes:
-        return b"".join(self._said[self._output])
+        return bytes(self._said[self._output])
 
     @property
     def errors(self) -> bytes:
-        return b"".join(self._said[self._errors])
+        return bytes(self._said[self._errors])
+
+    @property
+    def marked(self) -> bool:
+        """Whether all that was wanted has been said."""
+        return bool(self._mark) and not self._without_mark
 
     def step(self, seconds: float | None) -> None:
         """Write and read what can be now; waits for that."""
@@ -116,9 +126,13 @@ class _Talk:
 
     def _read(self, number: int) -> None:
         chunk = os.read(number, _CHUNK)
-        if chunk:
-            self._said[number].append(chunk)
-        else:
+        said = self._said[number]
+        since = max(0, len(said) - len(self._mark))
+        said += chunk
+        marked = bool(self._mark) and said.find(self._mark, since) >= 0
+        if marked:
+            self._without_mark.discard(number)
+        if marked or not chunk:
             self._poll.unregister(number)
             self.open.discard(number)
 

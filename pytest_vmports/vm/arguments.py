@@ -27,10 +27,9 @@ def seconds(value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _refuse("timeout", value, "give seconds as a number")
-    found = float(value)
-    if not found > 0:  # nor is NaN
-        raise ValueError(f"timeout is {value!r}: give seconds above 0")
-    return min(found, _FOR_EVER)
+    if not value > 0:  # nor is NaN
+        raise ValueError(f"timeout is {_short(value)}: give seconds above 0")
+    return float(min(value, _FOR_EVER))  # not the other way round: some integers are no float
 
 
 def seconds_or_none(value: Any) -> float | None:

@@ -4,6 +4,7 @@ The one for another architecture is run by QEMU's emulator of single programs.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 from importlib import resources
 
+import psutil
 import pytest
 from vm_helpers import alive, until
 
@@ -147,6 +149,30 @@ def test_two_threads_take_turns(ready):
     for thread in threads:
         thread.join()
     assert sorted(got) == [(n, (0, b"%d\n" % n, b"")) for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [("yes stale", b""), ("cat >/dev/null; sleep 1000", b"x" * (1 << 20)), ("sleep 1000", b"")],
+    ids=["output", "input", "silence"],
+)
+@pytest.mark.parametrize("at", [1, 2, 3, 9])
+def test_after_an_interruption_the_next_command_gets_its_own_answer(ready, command, given, at):
+    count = itertools.count(1)
+
+    def interrupt():
+        if next(count) == at:
+            raise KeyboardInterrupt
+
+    ready.shell._check = interrupt
+    seen = set(psutil.Process(ready.process.pid).children())
+    with pytest.raises(KeyboardInterrupt):
+        # What does not answer is interrupted while it is waited for.
+        ready.run(f"echo begun; {command}", given, timeout=None)
+    for n in range(2):
+        assert ready.run(f"echo {n}; echo err >&2; exit 4") == (4, b"%d\n" % n, b"err\n")
+    left = set(psutil.Process(ready.process.pid).children(recursive=True)) - seen
+    assert {child.status() for child in left} <= {psutil.STATUS_ZOMBIE}
 
 
 def test_an_agent_that_was_started_anew_is_noticed(ready):

@@ -48,7 +48,7 @@ def vm():
 
 NO_TEXTS = [None, 5, 1.5, True, b"bytes", bytearray(b"x"), {"a": 1}, {"a"}, object(), iter(())]
 PATHS = [None, 5, True, b"bytes", [], ["a"], object()]
-SECONDS = ["5", b"5", True, False, [], {}, object(), 0, -1, 0.0, -0.5, float("nan"), 1j]
+SECONDS = ["5", b"5", True, False, [], {}, object(), 0, -1, 0.0, -0.5, float("nan"), 1j, -(10**400)]
 CALLS = {
     "command": (lambda vm, odd: vm.run(odd), [*NO_TEXTS, [], (), "a\0b", "\ud800"]),
     "path-command": (lambda vm, odd: vm.run(odd), [Path("/bin/true"), PurePosixPath("a")]),
@@ -200,5 +200,6 @@ def test_input_is_text_or_anything_that_has_bytes(vm, given, seen):
 
     vm._machine.shell = Shell()
     vm.run("cat", input=given, timeout=float("inf"))
+    vm.run("cat", input=given, timeout=10**400)
     vm.run("cat", input=given, timeout=1)
-    assert got == [(seen, None), (seen, 1.0)]
+    assert got == [(seen, None), (seen, None), (seen, 1.0)]

@@ -141,6 +141,32 @@ def test_a_timeout_ends_the_command_with_its_children(agent):
     assert one.run("echo again", timeout=30) == (0, b"again\n", b"")
 
 
+def test_two_threads_take_turns(agent):
+    one, got = agent(), []
+    threads = [
+        threading.Thread(target=lambda n=n: got.append((n, one.run(f"echo {n}", timeout=30))))
+        for n in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [(n, (0, b"%d\n" % n, b"")) for n in range(6)]
+
+
+def test_an_interrupted_command_is_killed_and_the_next_gets_its_own_answer(agent, monkeypatch):
+    one = agent()
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pytest_vmports.vm.inside.qemu_agent.clock.sleep", interrupt)
+        one.run("echo stale; sleep 9873 & sleep 9874", timeout=30)
+    assert one.run("echo mine", timeout=30) == (0, b"mine\n", b"")
+    until(lambda: not sleeping(), 10, lambda: str(sleeping()))
+
+
 def sleeping():
     found = []
     for process in psutil.process_iter():

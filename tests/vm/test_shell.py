@@ -90,6 +90,19 @@ def test_the_first_word_of_a_list_is_a_program_whatever_a_shell_makes_of_it(tmp_
     assert run([name, "x"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).stdout == "ran x\n"
 
 
+@pytest.mark.parametrize("name", ["-x", "-c", "--", "--version", "-", "+x", "-e"])
+def test_the_first_word_of_a_text_is_a_program_and_no_option_of_the_shell(
+    tmp_path, monkeypatch, name
+):
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\necho ran $1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert run(f"{name} x").stdout == "ran x\n"
+    with pytest.raises(CommandFailedError, match=r"ended with 127 .*\n.*not found"):
+        run(f"{name}-that-is-nowhere")
+
+
 def test_a_failed_list_tells_its_words_between_processes_too():
     with pytest.raises(
         CommandFailedError, match=r"\['ls', PosixPath\('/no where'\)\] ended"

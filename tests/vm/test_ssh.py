@@ -99,6 +99,43 @@ def test_a_timeout_ends_the_command_with_its_children_in_the_guest(shell, tmp_pa
     assert caught.value.stdout == b"begun\n"
 
 
+@pytest.mark.parametrize("code", [0, 1, 9, 77, 126, 255])
+@pytest.mark.parametrize("written", ["", "1", "a\n", "\\377\\000", "007"])
+def test_whatever_was_written_before_it_a_status_is_told_apart(shell, code, written):
+    found = shell.run(f"printf '{written}'; printf '{written}' >&2; exit {code}", timeout=30)
+    data = b"\xff\0" if "\\" in written else written.encode()
+    assert found == (code, data, data)
+
+
+def test_megabytes_go_through_as_they_were(shell):
+    data = os.urandom(1 << 20)
+    assert shell.run("tee /dev/stderr", timeout=60, input=data) == (0, data, data)
+
+
+def test_what_a_command_leaves_in_the_background_runs_on_and_may_write(shell, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # It goes on when the fifo's other end is opened, writes more than a pipe holds, and tells so.
+    script = f"(read x <{fifo}; head -c 300000 /dev/zero; echo late >&2; echo done >{fifo})"
+    assert shell.run(f"{script} & echo begun; exit 3", timeout=30) == (3, b"begun\n", b"")
+    fifo.write_text("go\n")
+    assert fifo.read_text() == "done\n"
+
+
+def test_a_command_is_given_the_guests_own_umask_and_the_input_and_nothing_more(shell):
+    before = os.umask(0o022)
+    try:
+        found = shell.run("umask; cat; ls /proc/self/fd | grep -c .", timeout=30, input=b"in\n")
+    finally:
+        os.umask(before)
+    assert found == (0, b"0022\nin\n4\n", b"")  # with that of ls
+
+
+def test_a_command_ended_by_a_signal_has_a_shells_status_for_it_and_no_word_of_ours(shell):
+    assert shell.run("kill -KILL $$", timeout=30) == (128 + 9, b"", b"")
+    assert shell.run("exec >&- 2>&-; exit 4", timeout=30) == (4, b"", b"")
+
+
 def test_a_command_leaves_no_note_in_the_guest(shell):
     found = shell.run("ls -a /tmp | grep vmports-.*", timeout=30)[1].decode().split()
     assert [name for name in found if name.startswith(".vmports-")] != []

@@ -96,6 +96,14 @@ class Control:
         time_spec = struct.pack("<qq", whole, int((now - whole) * 1e9))
         self.send(CLOCK, time_spec + (os.urandom(_SEED) if seed else b""))
 
+    def send_mark(self) -> None:
+        """Ask for a frame of type `CLOCK` and for nothing else: the guest refuses this time.
+
+        Raises:
+            OSError: QEMU hung up.
+        """
+        self.send(CLOCK, struct.pack("<qq", 0, -1))
+
     def close(self) -> None:
         """Hang up. Safe to call again."""
         self._connection.close()

@@ -6,8 +6,10 @@ Source: QEMU's ``qga/qapi-schema.json``. One JSON value a line, over a virtio se
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
@@ -37,6 +39,7 @@ class GuestAgent:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._unread = b""
+        self._one_at_a_time = threading.Lock()
         self._numbers = itertools.count(int(clock.now() * 1e9))
 
     def answers(self, deadline: float, check: Callable[[], None] = lambda: None) -> bool:
@@ -84,21 +87,24 @@ class GuestAgent:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
             GuestShellError: the agent does not answer, forbids commands, or cut the output short.
         """
-        if not self.answers(clock.now() + _CALL_SECONDS):
-            raise self._refused("it does not answer")
-        deadline = None if timeout is None else clock.now() + timeout
-        pid = self._start(_WRAPPER, _in_unicode(command), input or b"")
-        look = _FIRST_LOOK_SECONDS
-        while not (status := self._call("guest-exec-status", pid=pid))["exited"]:
-            if deadline is not None and clock.now() >= deadline:
+        with self._one_at_a_time:
+            if not self.answers(clock.now() + _CALL_SECONDS):
+                raise self._refused("it does not answer")
+            deadline = None if timeout is None else clock.now() + timeout
+            pid = self._start(_WRAPPER, _in_unicode(command), input or b"")
+            try:
+                status = self._status(pid, deadline)
+            except BaseException:  # as by Ctrl-C; the next command passes over the answer
+                with contextlib.suppress(OSError):
+                    self._send(_execution(_KILL, str(pid), b""))
+                raise
+            if status is None:
                 self._start(_KILL, str(pid), b"")
                 status = self._ended(pid)
                 raise CommandTimeoutError(
                     cmd=command, timeout=timeout, output=_data(status, "out"),
                     stderr=_data(status, "err"),
                 )  # fmt: skip
-            clock.sleep(look)  # the agent tells of no end by itself
-            look = min(2 * look, _LOOK_SECONDS)
         if status.get("out-truncated") or status.get("err-truncated"):
             raise self._refused(
                 "the output was longer than it keeps", "write it to a file, or use ssh"
@@ -111,14 +117,17 @@ class GuestAgent:
         self._connection.close()
 
     def _start(self, script: str, word: str, stdin: bytes) -> int:
-        started = self._call(
-            "guest-exec",
-            **{
-                "path": "/bin/sh", "arg": ["-c", script, word], "capture-output": True,
-                "input-data": base64.b64encode(stdin).decode(),
-            },
-        )  # fmt: skip
-        return int(started["pid"])
+        return int(self._answer("guest-exec", _execution(script, word, stdin))["pid"])
+
+    def _status(self, pid: int, deadline: float | None) -> dict[str, Any] | None:
+        """Return how a command ended; None at the deadline."""
+        look = _FIRST_LOOK_SECONDS
+        while not (status := self._call("guest-exec-status", pid=pid))["exited"]:
+            if deadline is not None and clock.now() >= deadline:
+                return None
+            clock.sleep(look)  # the agent tells of no end by itself
+            look = min(2 * look, _LOOK_SECONDS)
+        return status
 
     def _ended(self, pid: int) -> dict[str, Any]:
         deadline = clock.now() + _CALL_SECONDS
@@ -131,7 +140,10 @@ class GuestAgent:
             clock.sleep(_LOOK_SECONDS)
 
     def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
-        self._send(_message(name, **arguments))
+        return self._answer(name, _message(name, **arguments))
+
+    def _answer(self, name: str, message: bytes) -> dict[str, Any]:
+        self._send(message)
         line = self._line(clock.now() + _CALL_SECONDS, lambda: None)
         if line is None:
             raise self._refused(f"no answer to {name} within {_CALL_SECONDS:g} s")
@@ -172,6 +184,16 @@ class GuestAgent:
 
 def _message(name: str, **arguments: Any) -> bytes:
     return json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
+
+
+def _execution(script: str, word: str, stdin: bytes) -> bytes:
+    return _message(
+        "guest-exec",
+        **{
+            "path": "/bin/sh", "arg": ["-c", script, word], "capture-output": True,
+            "input-data": base64.b64encode(stdin).decode(),
+        },
+    )  # fmt: skip
 
 
 def _in_unicode(command: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.system import clock
 from pytest_vmports.vm import arguments
-from pytest_vmports.vm.inside.control import LARGEST
+from pytest_vmports.vm.inside.control import CLOCK, LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ class AgentShell:
         self._control = control
         self._check = check
         self._one_at_a_time = threading.Lock()
+        self._last: _Run | None = None
 
     def execute(
         self,
@@ -94,7 +96,12 @@ class AgentShell:
         words = ["/", *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
         with self._one_at_a_time:
-            return _Run(self._control, self._check, timeout).go(text, input)
+            if self._last is not None:
+                self._last.pass_over()
+            self._last = run = _Run(self._control, self._check, timeout)
+            answer = run.go(text, input)
+            self._last = None
+            return answer
 
 
 class CommandRunner(Protocol):
@@ -143,11 +150,33 @@ class _Run:
         self._deadline = None if timeout is None else clock.now() + timeout
         self._output: dict[str, list[bytes]] = {"O": [], "E": []}
         self._status: int | None = None
-        self._killed = False
+        self._begun = self._killed = False
 
     def go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
+        try:
+            return self._go(text, given)
+        except BaseException:  # as by Ctrl-C, or a test's own limit of time
+            with contextlib.suppress(OSError):
+                self._control.send("K")
+            raise
+
+    def pass_over(self) -> None:
+        """Wait for the end of one that was interrupted, so that no answer is taken for the next's.
+
+        Raises:
+            MachineError: the VM ended, or the agent does not answer.
+        """
+        self._control.send("K")
+        self._control.send_mark()
+        self._killed, self._deadline = True, clock.now() + _AFTER_KILL
+        marked = False
+        while not marked or (self._begun and self._status is None):
+            marked = self._receive() == CLOCK or marked
+
+    def _go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
         for at in range(0, len(text), LARGEST):
             self._send("s" if at else "S", text[at : at + LARGEST])
+        self._begun = True
         self._control.send("X")
         for at in range(0, len(given), LARGEST):
             if self._status is None:
@@ -179,6 +208,7 @@ class _Run:
         if kind == "X":
             self._status = int(payload)
         elif kind == "V":
+            self._begun = False
             raise MachineError(
                 "the guest's agent ended and was started anew, as when the guest runs out of "
                 "memory; what became of the command is not known"
@@ -202,6 +232,8 @@ def run(
     limit = arguments.seconds_or_none(timeout)
     given = arguments.given_input(input)
     whole = arguments.environment(env) + arguments.folder(cwd) + arguments.command_text(command)
+    if whole.startswith(("-", "+")):
+        whole = f" {whole}"  # which a shell would take for options
     arguments.short_enough(whole)
     code, *written = shell.execute(whole, timeout=limit, input=given)
     texts = [data.decode("utf-8", "surrogateescape") for data in written]

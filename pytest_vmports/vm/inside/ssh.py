@@ -27,7 +27,19 @@ CONFIG = "ssh_config"
 _KEY_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 _CONNECT_SECONDS = 20
-_CLIENT_FAILED = 255
+_CLIENT_FAILED, _DIGITS = 255, 3
+# sshd keeps a session open as long as anything holds its output, also what runs on in the
+# background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
+# a pipe that nobody reads would kill who writes to it. A shell's own word on a signal is not wanted.
+_WRAPPER = """\
+(umask 077; echo $$ >{note})
+pass() {{ cat; exec cat >/dev/null; }}
+{{ {{
+    exec 4>&2 2>/dev/null
+    (exec /bin/sh -c {command} 2>&4 4>&-); c=$?; rm -f {note}
+    printf %03d%s "$c" {mark}; printf %s {mark} >&4
+}} 2>&1 1>&3 3>&- | pass >&2 3>&-; }} 3>&1 | pass
+"""
 
 
 def session_key(folder: Path) -> Path:
@@ -103,18 +115,22 @@ class SshShell:
         """
         # sshd gives each command a session of its own, whose id is that of its first process.
         note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
-        wrapped = f"umask 077; echo $$ >{note}; /bin/sh -c {shlex.quote(command)}; c=$?"
-        whole = f"{wrapped}; rm -f {note}; exit $c"
+        mark = secrets.token_hex(16)
+        whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=mark)
         short_enough(whole)
         try:
-            done = self._ssh(whole, timeout, input)
+            done = self._ssh(whole, timeout, input, mark.encode())
         except subprocess.TimeoutExpired as error:
             self._kill(note)
             raise CommandTimeoutError(
                 cmd=command, timeout=timeout, output=error.stdout or b"",
                 stderr=error.stderr or b"",
             ) from None  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
+        output, marked, _ = done.stdout.partition(mark.encode())
+        errors = done.stderr.partition(mark.encode())[0]
+        if not marked:  # not even sh has come to its end
+            return done.returncode, output, errors
+        return int(output[-_DIGITS:]), output[:-_DIGITS], errors
 
     def write_config(self, path: Path) -> Path:
         """Write a configuration for ``ssh -F``, testinfra or Ansible; the host is called ``vm``.
@@ -143,7 +159,7 @@ class SshShell:
         ]
 
     def _ssh(
-        self, command: str, timeout: float | None, stdin: bytes | None
+        self, command: str, timeout: float | None, stdin: bytes | None, mark: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         config = self._folder / CONFIG
         if not config.exists():
@@ -154,7 +170,7 @@ class SshShell:
         try:
             done = tools.run(
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
-                timeout=timeout,
+                timeout=timeout, mark=mark,
             )  # fmt: skip
             said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
         except OSError as error:
