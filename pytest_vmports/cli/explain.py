@@ -7,6 +7,9 @@ import re
 import sys
 from importlib import resources
 
+# To another section, or to a page that is not in the package.
+_LINK = re.compile(r"\[([^\]]+)\]\((?:\.\./)?([^)#]*)(?:#[^)]*)?\)")
+
 
 def explain(name: str | None) -> int:
     """Write the section of one error, or the names of all; return the exit status.
@@ -27,7 +30,7 @@ def explain(name: str | None) -> int:
         hint = f"did you mean {meant}?" if meant else "pytest-vmports explain lists all"
         sys.stderr.write(f"pytest-vmports: no error is called {name}; {hint}\n")
         return 2
-    sys.stdout.write(f"{found}\n\n{told[found].strip()}\n")
+    sys.stdout.write(f"{found}\n\n{_LINK.sub(_place, told[found]).strip()}\n")
     return 0
 
 
@@ -39,6 +42,12 @@ def sections() -> dict[str, str]:
         name, _, text = section.partition("\n")
         found[name.strip()] = text
     return found
+
+
+def _place(link: re.Match[str]) -> str:
+    """Return a link as text: a terminal cannot follow it."""
+    text, page = link.groups()
+    return f"{page} of the project's sources" if page else text
 
 
 def _plain(name: str) -> str:
