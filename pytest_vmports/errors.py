@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from typing import Any, ClassVar
 
 
@@ -28,6 +29,7 @@ class VmPortsError(Exception):
         text = self.template.format_map(self.fields) if message is None else message
         # A path whose bytes are no UTF-8 has no encoding, and xdist sends errors between processes.
         text = f"{text} [{self.address()}]".encode("utf-8", "backslashreplace").decode()
+        _hide_frames()
         # Not super(): some are also errors of subprocess, which are made from other arguments.
         Exception.__init__(self, text)
 
@@ -46,6 +48,15 @@ class VmPortsError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuild, (type(self), self.args[0], self.fields)
+
+
+def _hide_frames() -> None:
+    """Have pytest hide our frames too where it asks no plugin, as while it imports one."""
+    frame = sys._getframe(1)  # noqa: SLF001 - inspect's takes long to import
+    while (up := frame.f_back) is not None:
+        if str(frame.f_globals.get("__name__")).startswith("pytest_vmports."):
+            frame.f_globals["__tracebackhide__"] = True
+        frame = up
 
 
 def rebuild(kind: type[VmPortsError], message: str, fields: dict[str, Any]) -> VmPortsError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 # No more of ours is imported here: most pytest runs use nothing of it.
+from pytest_vmports.report import frames
 from pytest_vmports.settings import table
 
 if TYPE_CHECKING:
@@ -31,14 +31,15 @@ _closing_key: pytest.StashKey[tuple[bool, str | None]] = pytest.StashKey()
 _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
-_ERRORS, _VALUES = "pytest_vmports.errors", "pytest_vmports.models"
 _CLOSING = ("report", "timeline")
 _NEITHER: tuple[bool, str | None] = (False, None)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register the settings."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register the settings, and now, before any conftest's, the hooks that show errors."""
     table.add_options(parser)
+    config = pluginmanager.getplugin("pytestconfig")
+    pluginmanager.register(frames.BesideReports(config), "vmports-frames")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,13 +112,15 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Show no frame of ours where a module's own code met an error of ours."""
     made = yield
-    call = vars(made).get("call")
-    if call is not None and call.excinfo is not None:
-        made.sections += [("vmports", line) for line in _prune(collector, call.excinfo)]
-        shown = collector.repr_failure(call.excinfo) if made.failed else ""
-        if hasattr(shown, "toterminal"):
-            made.longrepr = shown
+    frames.prune_collected(collector, made)
     return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    """Show no frame of ours where a conftest.py or a plugin meets an error of ours."""
+    with frames.pruned_when_raised(early_config):
+        return (yield)
 
 
 # First: what others make of the traceback is made of what is shown.
@@ -132,7 +135,7 @@ def pytest_runtest_makereport(
         explain(call)
     # A TestCase keeps its own until the report is made.
     errors = [call.excinfo, *(getattr(item, "_excinfo", None) or ())]
-    mishaps = _prune(item, *filter(None, errors))
+    mishaps = frames.prune(item.config, item, *filter(None, errors))
     made = yield
     made.sections += [("vmports", line) for line in mishaps]
     session = item.config.stash.get(_session_key, None)
@@ -340,22 +343,6 @@ def _misspelt(config: pytest.Config) -> list[str]:
     from pytest_vmports.settings import options
 
     return [str(error) for error in options.name_mistakes(config)]
-
-
-def _prune(
-    node: pytest.Item | pytest.Collector, *errors: pytest.ExceptionInfo[BaseException]
-) -> list[str]:
-    """Take out what no report shows of these; return what went wrong with that."""
-    mishaps: list[str] = []
-    # Where none of our errors or values was ever made, none of our code met one.
-    if errors and not {_ERRORS, _VALUES}.isdisjoint(sys.modules):
-        from pytest_vmports.report.traceback import prune
-        from pytest_vmports.system.mishaps import noting
-
-        for excinfo in errors:
-            with noting("frames of vmports are shown", mishaps.append):
-                prune(node, excinfo)
-    return mishaps
 
 
 def _values(config: pytest.Config, *names: str) -> list[Any]:

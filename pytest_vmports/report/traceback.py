@@ -13,15 +13,20 @@ import contextlib
 import itertools
 import linecache
 import os
+import sys
 import sysconfig
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import doctest
     from collections.abc import Iterator, Sequence
+    from typing import TypeGuard
 
     import pytest
+
+    Node = pytest.Item | pytest.Collector | None
 
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -33,19 +38,20 @@ _STANDARD = {
 }
 
 
-def prune(node: pytest.Item | pytest.Collector, excinfo: pytest.ExceptionInfo[Any]) -> bool:
+def prune(config: pytest.Config, node: Node, excinfo: pytest.ExceptionInfo[Any]) -> bool:
     """Take the frames that no report shows out of an exception, and out of those it chains.
 
     With ``--full-trace`` nothing is taken.
 
     Args:
-        node: the test, or what was collected.
+        config: pytest's.
+        node: the test, or what was collected; None before there is one.
         excinfo: of the exception, which keeps type and message.
 
     Returns:
         whether that changed something.
     """
-    if node.config.getoption("fulltrace", False):
+    if config.getoption("fulltrace", False):
         return False
     if changed := _prune_all(node, excinfo.value, set()):
         # pytest has made its list from the traceback as it was.
@@ -53,15 +59,18 @@ def prune(node: pytest.Item | pytest.Collector, excinfo: pytest.ExceptionInfo[An
     return changed
 
 
-def _prune_all(node: pytest.Item | pytest.Collector, error: BaseException, seen: set[int]) -> bool:
-    """Prune an exception, those of a group, and those before it, where ours alone are let go."""
+def _prune_all(node: Node, error: BaseException, seen: set[int]) -> bool:
+    """Prune an exception, those it carries, and those before it, where ours alone are let go."""
     if id(error) in seen:
         return False
     seen.add(id(error))
     changed = had_ours = _prune_one(node, error)
-    for member in getattr(error, "exceptions", ()):
-        if isinstance(member, BaseException):
-            changed |= _prune_all(node, member, seen)
+    for member in _carried(error):
+        changed |= _prune_all(node, member, seen)
+    if _is_doctests(error):
+        kind, value, _ = error.exc_info
+        if value.__traceback__ is not None:
+            error.exc_info = kind, value, value.__traceback__
     earlier, skipped = _earlier(error), False
     while earlier is not None and id(earlier) not in seen and _is_inner(node, earlier, had_ours):
         seen.add(id(earlier))
@@ -75,13 +84,32 @@ def _prune_all(node: pytest.Item | pytest.Collector, error: BaseException, seen:
     return changed or skipped
 
 
-def _prune_one(node: pytest.Item | pytest.Collector, error: BaseException) -> bool:
+def _carried(error: Any) -> Iterator[BaseException]:
+    """Yield what an exception is about: those of a group, or what doctests met."""
+    for name in ("exceptions", "failures"):
+        several = getattr(error, name, ())
+        yield from (one for one in several if isinstance(one, BaseException))
+    if _is_doctests(error):
+        yield error.exc_info[1]
+
+
+def _is_doctests(error: object) -> TypeGuard[doctest.UnexpectedException]:
+    loaded = sys.modules.get("doctest")  # whoever raised its error has loaded it
+    return loaded is not None and isinstance(error, loaded.UnexpectedException)
+
+
+def _prune_one(node: Node, error: BaseException) -> bool:
     """Take frames out of one exception's traceback; return whether it had some of ours."""
     entries = list(_entries(error.__traceback__))
     shown = _shown(node, entries)
     if len(shown) == len(entries):
         return False
+    if hasattr(node, "collect"):
+        # Below how it was imported, as pytest shows it of modules, and not of a folder's conftest.
+        shown = [*itertools.dropwhile(lambda entry: not _is_own(node, entry), shown)]
     if not any(_is_own(node, entry) for entry in shown):
+        if node is None:
+            return False
         shown = [_entry_of(node)]
     # In place: whoever holds the first of them, as unittest or a fixture's cache, has the rest.
     for entry, following in itertools.zip_longest(shown, shown[1:]):
@@ -97,18 +125,14 @@ def _earlier(error: BaseException) -> BaseException | None:
     return error.__context__
 
 
-def _is_inner(
-    node: pytest.Item | pytest.Collector, error: BaseException, followed_ours: bool
-) -> bool:
+def _is_inner(node: Node, error: BaseException, followed_ours: bool) -> bool:
     """Whether an exception never left our frames; one that was never raised has none."""
     entries = list(_entries(error.__traceback__))
     ours = any(map(_is_ours, entries)) if entries else followed_ours
     return ours and not any(_is_own(node, entry) for entry in entries)
 
 
-def _shown(
-    node: pytest.Item | pytest.Collector, entries: Sequence[TracebackType]
-) -> list[TracebackType]:
+def _shown(node: Node, entries: Sequence[TracebackType]) -> list[TracebackType]:
     shown = []
     for own, group in itertools.groupby(entries, lambda entry: _is_own(node, entry)):
         run = list(group)
@@ -124,20 +148,30 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _is_ours(entry: TracebackType) -> bool:
-    return _PACKAGE in Path(_file(entry)).parents
+    return file_is_ours(_file(entry))
 
 
-def _is_own(node: pytest.Item | pytest.Collector, entry: TracebackType) -> bool:
+def file_is_ours(file: str) -> bool:
+    """Whether a file is one of this package."""
+    return _PACKAGE in Path(file).parents
+
+
+def file_is_users(file: str) -> bool:
+    """Whether a file is neither ours, Python's nor installed."""
+    if file_is_ours(file) or file.startswith("<"):
+        return file.startswith("<doctest ")
+    path = Path(file)
+    return not (_INSTALLED & set(path.parts) or _STANDARD & set(path.parents))
+
+
+def _is_own(node: Node, entry: TracebackType) -> bool:
     """Whether a frame is the user's: of a file that is neither ours, Python's nor installed."""
     file = _file(entry)
-    if file == str(node.path):  # tests may be installed as well
+    if node is not None and file == str(node.path):  # tests may be installed as well
         return True
     package = str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
     # pytest may run from a checkout of its own.
-    if _is_ours(entry) or file.startswith("<") or package in _PYTESTS:
-        return False
-    path = Path(file)
-    return not (_INSTALLED & set(path.parts) or _STANDARD & set(path.parents))
+    return file_is_users(file) and package not in _PYTESTS
 
 
 def _file(entry: TracebackType) -> str:

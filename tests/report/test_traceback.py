@@ -354,7 +354,7 @@ def test_an_item_that_is_no_function_is_named_by_its_file(tmp_path):
         # Nothing of the user's: as from a fixture.
         error.__traceback__ = error.__traceback__.tb_next
         info = pytest.ExceptionInfo.from_exception(error)
-        assert traceback.prune(node, info)
+        assert traceback.prune(node.config, node, info)
         assert [(str(one.path), one.lineno) for one in info.traceback] == [
             (str(tmp_path / "a.yaml"), 0)
         ]
