@@ -200,7 +200,7 @@ def test_time_that_nobody_looked_counts_for_nothing(moment):
 @pytest.mark.parametrize(
     ("console", "ends"),
     [
-        ("", "its console is empty"),
+        ("", "is empty"),
         ("reboot: System halted\n", "ends with 'reboot: System halted'"),
     ],
 )
