@@ -252,12 +252,13 @@ class BootTimeoutError(MachineError):
 class GuestStuckError(MachineError):
     """The guest's boot has ended short of its goal, and nothing more will come.
 
-    Fields: ``means``, ``words`` (its last ones), ``seconds`` (of silence), ``console``, ``remedy``.
+    Fields: ``means``, ``words`` (its last ones, if any), ``ending`` (of its console, in words),
+    ``seconds`` (of silence), ``console``, ``remedy``.
     """
 
     template = (
-        "the guest will not come up: {means}\nits console ends with {words!r}, and nothing came in "
-        "the {seconds:g} s after it; {remedy}\nthe end of its console:\n{console}"
+        "the guest will not come up: {means}\nits console {ending}, and nothing has come for "
+        "{seconds:.0f} s; {remedy}\nthe end of its console:\n{console}"
     )
 
 

@@ -495,6 +495,14 @@ _LAST_WORDS = _of(
     words_count_behind_linux=("if row.before_linux and linux:", "if row.before_linux is None:"),
     a_menu_that_counts_down_is_stuck=("(?!executed automatically|Booting", "(?!Booting"),
 )
+_STILLNESS = _of(
+    "pytest_vmports/vm/stillness.py",
+    "tests/vm/test_stillness.py",
+    one_dead_processor_is_enough=("all(one.dead for", "any(one.dead for"),
+    a_processor_that_idles_is_dead=("self.halted and not self.interrupts", "self.halted"),
+    uefi_that_works_is_stuck=("idle = self._by_bios and bool(seen)", "idle = bool(seen)"),
+    a_loader_that_reads_is_stuck=("if idle and disks == self._disks else", "if idle else"),
+)
 _FILES = [
     *_of(
         "pytest_vmports/guests/file_kinds.py",
@@ -540,7 +548,7 @@ MUTANTS = [
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
-    *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_FILES, *_TOLERANT,
+    *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS, *_FILES, *_TOLERANT,
 ]  # fmt: skip
 
 

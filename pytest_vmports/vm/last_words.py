@@ -4,8 +4,7 @@ Whoever writes such words waits for somebody to type, or for nothing. They count
 waited for, at the very end of the console, and when nothing came behind them for some seconds: a
 menu that counts down, a service that quotes them and a prompt that a program answers end no wait.
 
-A console that stays empty ends none either. A guest may be silent and serve, and QEMU cannot show
-that it never will: a processor that halts waits for an interrupt, as an idle one does.
+A console that stays empty ends none by itself: a guest may be silent and serve. See `stillness`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_vmports.vm.console import Console
+    from pytest_vmports.vm.stillness import Stillness, Verdict
 
 _LOOK_BYTES: Final = 64 << 10
 _END = 4000
@@ -170,38 +170,42 @@ class Watch:
     Args:
         console: the guest's.
         table: the rows that count for it.
+        stillness: looks at its processors; None where they are not asked.
     """
 
-    def __init__(self, console: Console, table: Sequence[LastWords]) -> None:
+    def __init__(
+        self, console: Console, table: Sequence[LastWords], stillness: Stillness | None = None
+    ) -> None:
         self._console = console
         self._table = table
+        self._stillness = stillness
         self._size = -1
         self._since = clock.now()
         self._found: LastWords | None = None
         self._looked = False
 
     def look(self) -> None:
-        """Raise when the console's end says that nothing more will come. Costs little.
+        """Raise when the console's end or QEMU says that nothing more will come. Costs little.
 
         Raises:
             GuestStuckError: it does.
         """
-        if not self._table:
+        if not self._table and self._stillness is None:
             return
         size, now = self._console.size, clock.now()
         if size != self._size:
             self._size, self._since, self._looked, self._found = size, now, False, None
+            if self._stillness is not None:
+                self._stillness.begin()
             return
         silent = now - self._since
         if silent >= _SECONDS and not self._looked:
             self._looked = True
             self._found = self._read()
         if self._found is not None and silent >= self._found.seconds:
-            raise GuestStuckError(
-                means=self._found.means, words=self._console.last_line(),
-                seconds=self._found.seconds, console=self._console.tail(),
-                remedy=self._found.remedy,
-            )  # fmt: skip
+            raise self._stuck(self._found, self._found.seconds)
+        if self._stillness is not None and (verdict := self._stillness.look()) is not None:
+            raise self._stuck(verdict, silent)
 
     def so_far(self) -> str:
         """Return what the console's end tells of a guest that was waited for in vain, if anything.
@@ -215,6 +219,14 @@ class Watch:
             return f"; it wrote nothing since its boot loader did, {_ELSEWHERE}"
         found = self._read()
         return "" if found is None else f"; it stands still: {found.means}; {found.remedy}"
+
+    def _stuck(self, why: LastWords | Verdict, seconds: float) -> GuestStuckError:
+        words = self._console.last_line()
+        ending = f"ends with {words!r}" if words else "is empty"
+        return GuestStuckError(
+            means=why.means, remedy=why.remedy, words=words, ending=ending, seconds=seconds,
+            console=self._console.tail(),
+        )  # fmt: skip
 
     def _read(self) -> LastWords | None:
         return last_words(self._console.end(_LOOK_BYTES), self._table)

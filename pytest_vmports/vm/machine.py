@@ -26,6 +26,7 @@ from pytest_vmports.vm.owner import Owner
 from pytest_vmports.vm.plan import Ends
 from pytest_vmports.vm.readiness import ALL, Probe
 from pytest_vmports.vm.saved import remove_overlay
+from pytest_vmports.vm.stillness import Stillness
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -356,6 +357,7 @@ class Machine:
             self.console, self.check_alive, deadline,
             timeout or self.plan.boot_timeout, deaths, asked, self.kind.ends,
             lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
+            Stillness(self.monitor, by_bios=self.kind.by_bios),
         )  # fmt: skip
 
     def _hang_up(self) -> None:

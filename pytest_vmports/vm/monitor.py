@@ -33,6 +33,8 @@ _FIRST_WITH_FILE = (8, 2)
 # What this process has learned of a version: the kind of address to try first.
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
+# Of questions whose answers nobody needs.
+_LOOK_CALL_SECONDS = 2.0
 # The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
 _DUMP_FORMATS = ("kdump-raw-zlib", "kdump-zlib", "elf")
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -99,6 +101,25 @@ class Monitor:
             MonitorError: QEMU hung up.
         """
         return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    def registers(self) -> str:
+        """Return the registers of the guest's processors, as a text for people.
+
+        Raises:
+            MonitorError: QEMU hung up, or does not answer at once.
+        """
+        line = {"command-line": "info registers -a"}
+        return str(self._execute("human-monitor-command", _LOOK_CALL_SECONDS, line))
+
+    def disk_operations(self) -> list[tuple[int, int]]:
+        """Return how often each of the guest's disks was read and written.
+
+        Raises:
+            MonitorError: as for `registers`.
+        """
+        told = self._execute("query-blockstats", _LOOK_CALL_SECONDS, {})
+        stats = [one["stats"] for one in told]
+        return [(one["rd_operations"], one["wr_operations"]) for one in stats]
 
     @property
     def hung_up(self) -> bool:

@@ -35,7 +35,7 @@ LAUNCH = LaunchError(program="QEMU", returncode="exit status 1", stderr="bad opt
 ERRORS = {
     "setup": (SetupError(returncode=3, console=""), False, False),
     "stuck": (
-        GuestStuckError(means="m", words="w", seconds=5.0, console="", remedy="r"),
+        GuestStuckError(means="m", words="w", ending="", seconds=5.0, console="", remedy="r"),
         False,
         False,
     ),

@@ -18,6 +18,7 @@ from pytest_vmports.guests import initramfs
 from pytest_vmports.guests.alpine import find_images, least_memory
 from pytest_vmports.system.architecture import X86_64
 from pytest_vmports.system.firmware import find_firmware
+from pytest_vmports.vm import stillness
 
 # Nobody would wait for it.
 LONG = 10_000
@@ -54,6 +55,23 @@ def test_a_uefi_that_finds_nothing_to_boot_ends_the_wait(boot, empty, missing):
         missing("UEFI firmware", str(error))
     error = stuck(boot, guest=Guest.disk(empty, firmware="uefi"))
     assert "its UEFI firmware found nothing to boot on the disk" in str(error).splitlines()[0]
+
+
+SILENT_SECTORS = {
+    "halts": (b"\xfa\xf4", stillness.HALTED),
+    "loops": (b"\xeb\xfe", stillness.NO_SYSTEM),
+}
+
+
+@pytest.mark.parametrize(("code", "verdict"), SILENT_SECTORS.values(), ids=SILENT_SECTORS)
+def test_a_boot_sector_that_does_nothing_ends_the_wait(boot, tmp_path, monkeypatch, code, verdict):
+    image = tmp_path / "disk.img"
+    image.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(8 << 20))
+    # Only how long that is looked at: what QEMU tells is the same at any time.
+    monkeypatch.setattr(stillness, "_SECONDS", 0.3)
+    error = stuck(boot, guest=Guest.disk(image))
+    assert str(error).splitlines()[0] == f"the guest will not come up: {verdict.means}"
+    assert error.words.startswith("Booting from Hard Disk")
 
 
 def test_the_shell_of_an_initrd_ends_the_wait(boot, tmp_path):

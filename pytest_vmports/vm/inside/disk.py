@@ -74,6 +74,11 @@ class DiskGuest(OwnInit):
         self._ssh_port: ExposedPort | None = None
 
     @property
+    def by_bios(self) -> bool:
+        """Whether a PC's BIOS begins its boot, and not UEFI."""
+        return super().by_bios and (self._direct or self._image.firmware == "bios")
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold: nothing in it could be told the time."""
         if self._image.ssh or self._image.agent:
@@ -231,8 +236,7 @@ class DiskGuest(OwnInit):
     @cached_property
     def _firmware(self) -> Firmware | None:
         """The UEFI firmware that boots the image; None where a BIOS or a kernel does."""
-        by_bios = self._image.firmware == "bios" and self.architecture.has_bios
-        return None if self._direct or by_bios else find_firmware(self.architecture)
+        return None if self._direct or self.by_bios else find_firmware(self.architecture)
 
     def _drives(self, place: Place) -> Drives:
         root = place.workdir / OVERLAY

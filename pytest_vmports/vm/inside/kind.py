@@ -41,6 +41,10 @@ class GuestKind(Protocol):
     ssh: SshShell | None
 
     @property
+    def by_bios(self) -> bool:
+        """Whether a PC's BIOS begins its boot."""
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
 

@@ -44,6 +44,11 @@ class OwnInit:
         self._control: Control | None = None
 
     @property
+    def by_bios(self) -> bool:
+        """Whether a PC's BIOS begins its boot, which leads to the kernel that QEMU was given."""
+        return self.architecture.has_bios
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
         return "its init is not ours, so nothing would set a restored clock"

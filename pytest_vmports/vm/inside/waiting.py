@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.last_words import LastWords
     from pytest_vmports.vm.readiness import Probe
+    from pytest_vmports.vm.stillness import Stillness
 
 # Of asking the ports once more when the deadline has come.
 _LAST_SECONDS = 1.0
@@ -66,6 +67,7 @@ class Waiting:
         asked: asks those of its ports that are waited for.
         ends: what its console may end with when nothing more will come.
         probe: makes a probe of some of its ports.
+        stillness: looks at its processors while its console is silent.
     """
 
     console: Console
@@ -76,17 +78,18 @@ class Waiting:
     asked: Probe | None = None
     ends: Sequence[LastWords] = ()
     probe: Callable[[Sequence[ExposedPort]], Probe] | None = None
+    stillness: Stillness | None = None
 
     @cached_property
     def _watch(self) -> Watch:
-        return Watch(self.console, self.ends)
+        return Watch(self.console, self.ends, self.stillness)
 
     def check(self) -> None:
         """Raise when waiting has become pointless. May be called often.
 
         Raises:
             MachineDiedError: a process of its VM has ended.
-            GuestStuckError: its boot has ended where somebody would have to type.
+            GuestStuckError: its boot has ended short of its goal, and it stands still.
         """
         self.alive()
         self._watch.look()
