@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from folded import folded
 
 import pytest_vmports
 from pytest_vmports.network.wiring import Wiring
@@ -79,7 +80,7 @@ def test_every_module_is_in_a_room_and_few_are_at_the_top():
     assert {room_of(name_of(module)) for module in MODULES} == {*ROOMS, "__init__"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_a_room_imports_only_from_those_below_it(module):
     name = name_of(module)
     if name == "__init__":  # its names are loaded when they are asked for
@@ -96,7 +97,7 @@ def test_no_files_need_each_other_in_a_circle_be_it_for_types():
     assert order.index("vm.plan") < order.index("vm.machine")
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_no_module_and_no_function_grows_beyond_reading(module):
     assert module.read_text().count("\n") <= 400
     lines = {node.name: node.end_lineno - node.lineno + 1 for node in functions(module)}
@@ -118,7 +119,7 @@ def assigned(module: Path) -> list[str]:
     return [name for name in found if not re.fullmatch(r"self\.\w+", name)]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_a_machine_is_changed_by_its_own_methods_only(module):
     """Whatever it is called where it is held; a context's stash and the like are nobody's."""
     named = re.compile(r"(^|\.)_?(machine|vm|booted|own|one|ready)(\.|$)")
@@ -126,7 +127,7 @@ def test_a_machine_is_changed_by_its_own_methods_only(module):
     assert [holder for holder in holders if named.search(holder)] == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_of_what_kind_a_guest_is_is_asked_in_one_place(module):
     name = name_of(module)
     if room_of(name) == "guests" or name == "vm.inside.kind":
@@ -398,7 +399,7 @@ def test_a_class_that_forwards_is_seen():
     assert forwarded(outer) == ["start", "kind", "stop"]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_no_class_stands_before_another_and_repeats_it(module):
     classes = [n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ClassDef)]
     found = {kind.name: forwarded(kind) for kind in classes}
@@ -419,7 +420,7 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_which_architecture_it_is_is_known_in_one_room_alone(module):
     name = name_of(module)
     if name.startswith("system."):
@@ -494,7 +495,7 @@ def timed(module: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@folded("module", MODULES, ids=name_of)
 def test_time_is_counted_by_the_one_clock(module):
     assert {kind for kind in timed(module) if name_of(module) not in TIMED[kind]} == set()
 

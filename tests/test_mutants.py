@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mutants
 import pytest
+from folded import folded
 from mutants import MUTANTS, ROOT, Mutant
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@folded("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_each_can_still_be_made_and_is_python(mutant):
     text = mutants.changed(ROOT, mutant)
     assert text != (ROOT / mutant.file).read_text()

@@ -17,6 +17,8 @@ import pytest
 
 from pytest_vmports.errors import PortError
 from pytest_vmports.leases import PortAllocator
+from pytest_vmports.system import clock
+from pytest_vmports.vm.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
     from pytest_vmports.settings.options import Settings
-    from pytest_vmports.vm.machine import Machine
 
 # The settings of a marker that lead to each wiring.
 WIRINGS: dict[str, dict[str, Any]] = {"usernet": {}, "gvproxy": {"allow_network": True}}
@@ -150,6 +151,21 @@ def unstarted(pool: Pool, settings: Settings, exposed: ExposedPorts) -> Machine:
     """Return the machine that settings describe, not started."""
     plan = pool.plan(settings, pool.guest(settings)).with_forwards(exposed.ports)
     return pool.launcher.machine(plan, leased=exposed.since)
+
+
+def count_boots_from(words: str) -> None:
+    """Let the seconds of every ``boot_timeout`` begin when the guest's console has these words.
+
+    So a timeout that shall run out can be short, however long the host takes to get there.
+    """
+    real = Machine.wait_ready
+
+    def wait_ready(machine: Machine) -> None:
+        until(lambda: words in machine.console.text(), 120, machine.console.text)
+        machine.milestones.start = clock.now()
+        real(machine)
+
+    Machine.wait_ready = wait_ready
 
 
 def complaints(machine: Machine) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import pytest
+from folded import folded
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.errors import ForkedProcessError
@@ -85,15 +86,12 @@ CALLS = {
     "unexpose": (lambda vm, odd: vm.unexpose(odd), [None, 8080, b"8080", [], ""]),
     "restore": (lambda vm, odd: vm.restore(odd), [None, "moment", 1, Path("moment")]),
 }  # fmt: skip
-ODD = [
-    pytest.param(call, odd, id=f"{name}-{number}")
-    for name, (call, odds) in CALLS.items()
-    for number, odd in enumerate(odds)
-]
+ODD = [(name, odd) for name, (_, odds) in CALLS.items() for odd in odds]
 
 
-@pytest.mark.parametrize(("call", "odd"), ODD)
-def test_an_argument_that_means_nothing_is_refused_by_name_before_it_is_sent(vm, call, odd):
+@folded("name, odd", ODD)
+def test_an_argument_that_means_nothing_is_refused_by_name_before_it_is_sent(vm, name, odd):
+    call, _ = CALLS[name]
     with pytest.raises((TypeError, ValueError, KeyError)) as caught:
         call(vm, odd)
     assert not isinstance(caught.value, UnicodeError)

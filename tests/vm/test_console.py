@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from folded import folded
 
 from pytest_vmports.vm.console import Console, panic_in
 
@@ -10,9 +13,7 @@ SAID = "Kernel panic - not syncing: "
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+LINES = [
         "{}",
         "[    3.024675] {}",
         "[12345.678901] {}",
@@ -24,10 +25,12 @@ MIB = 1 << 20
         "~ # \x1b[6n[    3.024675] {}",
         "[    3.024675] ---[ end {} ]---",  # what a kernel adds when it stays as it is
         "---[ end {} ]---",
-    ],
-)
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\r\n", "\nCPU: 0 UID: 0 PID: 1\n"])
-@pytest.mark.parametrize("before", ["", "booting\n", "booting\r\n", "\0\xff\x1b[\n"])
+]
+ENDS = ["", "\n", "\r\n", "\r\r\n", "\nCPU: 0 UID: 0 PID: 1\n"]
+BEFORE = ["", "booting\n", "booting\r\n", "\0\xff\x1b[\n"]
+
+
+@folded("before, line, end", itertools.product(BEFORE, LINES, ENDS))
 def test_a_panic_is_found_wherever_a_kernel_writes_it(before, line, end):
     text = before + line.format(f"{SAID}VFS: Unable to mount root fs on (0,0)") + end
     assert panic_in(text) == "VFS: Unable to mount root fs on (0,0)"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from folded import folded
 
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.crashes import KINDS, Watch, Weight, crashes_in, passage
@@ -109,26 +112,26 @@ def test_every_row_of_the_table_has_real_texts():
     assert {kind.name for kind in KINDS} == set(SAID)
 
 
-@pytest.mark.parametrize("stamp", STAMPS)
-@pytest.mark.parametrize(("name", "text"), ROWS)
-def test_a_kernel_that_writes_the_time_is_understood(stamp, name, text):
+@folded("stamp, row", itertools.product(STAMPS, ROWS))
+def test_a_kernel_that_writes_the_time_is_understood(stamp, row):
+    name, text = row
     (found,) = crashes_in(f"booting\r\n{stamp}{text}\r\nCPU: 0 PID: 1\r\n")
     assert found.kind.name == name
     assert text.endswith(found.said)
 
 
-@pytest.mark.parametrize(("name", "text"), ROWS)
+@folded("name, text", ROWS)
 def test_and_one_that_writes_none_where_no_program_writes_so(name, text):
     assert kinds(f"booting\n{text}\n") == ([] if text in ONLY_STAMPED else [name])
 
 
 @pytest.mark.parametrize("before", ["log: ", "kernel: ", "[warning] ", "[1.2.3] ", "# echo "])
-@pytest.mark.parametrize(("name", "text"), ROWS)
+@folded("name, text", ROWS)
 def test_a_program_that_quotes_a_kernel_says_nothing(before, name, text):
     assert kinds(f"{before}{text}\n[    4.000000] app: {text}\n") == []
 
 
-@pytest.mark.parametrize(
+@folded(
     "line",
     [
         "BUG: the answer is 41",
@@ -162,7 +165,7 @@ def test_what_a_kernel_goes_on_after_fails_no_test(name):
     assert {kind.weight for kind in KINDS if kind.name == name} == {Weight.SAID}
 
 
-@pytest.mark.parametrize("text", SAID["stall"])
+@folded("text", SAID["stall"])
 def test_a_stall_fails_a_test_where_the_kernel_calls_it_a_bug(text):
     (found,) = crashes_in(f"[    1.0] {text}\n")
     fails = "BUG:" in text or "LOCKUP" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 import socket
 import threading
 from pathlib import Path
@@ -125,7 +124,7 @@ def test_the_number_of_an_asked_service_at_the_host_leads_nowhere(vm, services):
 def test_no_other_address_leads_to_the_host(vm, services):
     port = services["secret"].getsockname()[1]
     others = [GATEWAY_IP, "192.168.127.3", HOST_ALIAS_IP]
-    ask_shell(vm, "; ".join(f"nc -w 2 {ip} {port}" for ip in others))
+    ask_shell(vm, "".join(f"nc -w 2 {ip} {port} & " for ip in others) + "wait")
     assert_untouched(services["secret"])
 
 
@@ -139,10 +138,10 @@ def test_the_forwards_still_work_and_nothing_else_listens(vm):
 @pytest.mark.parametrize("network", [False, True])
 def test_without_host_ports_nothing_of_the_host_is_reached(boot, services, any_gvproxy, network):
     port = services["secret"].getsockname()[1]
-    tries = [f"nc -w 2 {ip} {port}" for ip in (GATEWAY_IP, HOST_ALIAS_IP, HOST_IP)]
+    tries = [f"nc -w 2 {ip} {port} & " for ip in (GATEWAY_IP, HOST_ALIAS_IP, HOST_IP)]
     wired = {"allow_network": network, "gvproxy": str(any_gvproxy)}
     with boot(SHELL_PORT, setup=SHELL, fresh_boot=False, **wired) as vm:
-        ask_shell(vm, "; ".join(tries))
+        ask_shell(vm, "".join(tries) + "wait")
         assert vm.host_address is None
     assert_untouched(services["secret"])
 
@@ -180,13 +179,12 @@ def test_a_guest_without_forwards_reaches_a_service_too(boot):
 
 
 def test_clones_of_one_template_reach_services_at_other_ports_and_after_a_reset(boot, wiring):
-    setup = SHELL + f"# {secrets.token_hex(8)}\n"  # so nobody has saved it before
     saved = []
     for word in (b"first\n", b"second\n"):
         with (
             host_service(lambda c, word=word: c.sendall(word)) as port,
             boot(
-                SHELL_PORT, **wiring, host_ports={8000: port}, setup=setup, fresh_boot=False
+                SHELL_PORT, **wiring, host_ports={8000: port}, setup=SHELL, fresh_boot=False
             ) as vm,
         ):
             assert vm.origin == "cloned"

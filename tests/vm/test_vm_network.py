@@ -94,33 +94,29 @@ def test_the_network_leads_nowhere_else(pair):
             server.accept()
 
 
-def test_a_vm_of_another_name_sees_neither(boot, pair):
+def test_a_network_of_another_name_is_apart_has_no_clones_and_outlives_a_reset(
+    boot_and_lines, pair
+):
+    """Its VMs have no forwards and no other network."""
+    boot, lines = boot_and_lines
     first, _ = pair
-    with boot(SHELL_PORT, network="other", setup=SHELL) as stranger:
-        # Its address is the first's: they are apart, or this would be a clash.
-        assert address_of(stranger) == address_of(first)
-        assert "100% packet loss" in ask_shell(stranger, "ping -c 1 -w 2 192.168.128.3")
-
-
-def test_vms_without_forwards_and_network_see_each_other_and_after_a_reset(boot):
     setup = "nc -lk -p 9000 -e echo here I am &"
-    with boot(network="bare", setup=setup) as one:
-        with boot(network="bare", setup=f"nc -w 20 {address_of(one)} 9000") as other:
+    with boot(network="bare", setup=setup, fresh_boot=False) as one:
+        # Its address is the first's: they are apart, or this would be a clash.
+        assert address_of(one) == address_of(first)
+        said = one.run("ping -c 1 -w 2 192.168.128.3", check=False).stdout
+        assert "100% packet loss" in said
+        ask = f"nc -w 20 {address_of(one)} 9000"
+        with boot(network="bare", setup=ask, fresh_boot=False) as other:
             assert "here I am" in other.console
             assert address_of(other) == "192.168.128.3"
         one.reset()
-        with boot(network="bare", setup=f"nc -w 20 {address_of(one)} 9000") as third:
+        with boot(network="bare", setup=ask, fresh_boot=False) as third:
             assert "here I am" in third.console
             assert address_of(third) == "192.168.128.3"  # which was given back
-
-
-def test_vms_of_a_network_boot_from_cold_and_one_line_says_so(boot_and_lines):
-    boot, lines = boot_and_lines
-    for _ in range(2):
-        with boot(network="cold", setup="true", fresh_boot=False) as vm:
-            assert vm.origin == "booted"
+        assert {vm.origin for vm in (one, other, third)} == {"booted"}
     (line,) = [line for line in lines if not line.startswith("vmports: booting")]
-    assert "network cold boots from cold" in line
+    assert "network bare boots from cold" in line
 
 
 def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(

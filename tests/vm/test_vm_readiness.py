@@ -9,10 +9,11 @@ import socket
 import urllib.request
 
 import pytest
-from vm_helpers import ask_tcp, serve, unstarted
+from vm_helpers import ask_tcp, count_boots_from, serve, unstarted
 
 from pytest_vmports.errors import BootTimeoutError, MachineDiedError, SetupError
 from pytest_vmports.settings import options
+from pytest_vmports.vm.machine import Machine
 
 LATE = "(sleep 2; nc -lk -p 8080 -e cat) &"
 # Unavailable to the first two who ask, as a service that is warming up.
@@ -53,24 +54,33 @@ def test_none_asks_no_port_but_waits_for_the_setup(boot):
         assert refuses(vm, 8080)
 
 
-def test_a_guest_that_never_listens_is_not_handed_over(boot):
+@pytest.fixture
+def count_from(monkeypatch):
+    """Return a function that lets boot timeouts be counted from certain words of the console."""
+    monkeypatch.setattr(Machine, "wait_ready", Machine.wait_ready)  # to be put back
+    return count_boots_from
+
+
+def test_a_guest_that_never_listens_is_not_handed_over(boot, count_from):
+    count_from("vmports: setup ended")
     with (
         pytest.raises(BootTimeoutError) as caught,
-        boot(8080, setup="echo nothing listens here", boot_timeout=16),
+        boot(8080, setup="echo nothing listens here", boot_timeout=2),
     ):
         pass
     text = str(caught.value)
-    assert "not ready within 16 s: waited for any one forwarded TCP port" in text
+    assert "not ready within 2 s: waited for any one forwarded TCP port" in text
     said = "port 8080: the guest refused: no program in the guest listens on any TCP port"
     assert said in text
     assert "nothing listens here" in caught.value.console
     assert "nothing listens here" in text
 
 
-def test_a_setup_that_runs_its_server_in_the_foreground_is_told_of_the_ampersand(boot):
+def test_a_setup_that_runs_its_server_in_the_foreground_is_told_of_the_ampersand(boot, count_from):
+    count_from("its server comes")
     with (
         pytest.raises(BootTimeoutError) as caught,
-        boot(8080, setup="nc -lk -p 8080 -e cat", boot_timeout=25),
+        boot(8080, setup="echo its server comes; nc -lk -p 8080 -e cat", boot_timeout=2),
     ):
         pass
     text = str(caught.value)
