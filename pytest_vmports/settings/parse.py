@@ -106,10 +106,10 @@ def text(value: Any) -> str:
 
 
 def words(value: Any) -> str:
-    """Read words: a text, or a list of them."""
+    """Read words: a text, of several lines too, or a list of them."""
     if isinstance(value, list | tuple):
-        return " ".join(map(text, value))
-    return text(value)
+        return " ".join(map(words, value))
+    return " ".join(text(value).splitlines())
 
 
 def text_or_none(value: Any) -> str | None:
