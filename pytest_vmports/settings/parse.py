@@ -70,7 +70,9 @@ def whole(least: int, most: int) -> Callable[[Any], int]:
 
 def memory(value: Any) -> int:
     """Read MiB: ``256``, ``"256M"`` or ``"1G"``."""
-    allowed = f"write MiB as a whole number from {_LEAST_MEMORY} up to {_MOST_MEMORY}, or as 1G"
+    allowed = (
+        f"write MiB as a whole number from {_LEAST_MEMORY} up to {_MOST_MEMORY}, like 256, or 1G"
+    )
     match = re.fullmatch(r"(\d+)\s*(?:([MG])i?B?)?", str(value).strip(), re.IGNORECASE)
     if isinstance(value, bool) or match is None:
         raise ValueError(allowed)
