@@ -161,7 +161,9 @@ def files(value: Any, root: Path | None = None) -> Mapping[str, str]:
         if any(word.endswith(",") for word in value[:-1]):
             raise ValueError("write blanks between the pairs, and no commas: a=/b c=/d")
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        pairs = [text(word).partition("=")[::2] for word in value]
+        # A host path may have the sign too, and a guest path begins with a slash.
+        split = (text(word).partition("=/") for word in value)
+        pairs = [(host, sign[1:] + guest) for host, sign, guest in split]
     elif isinstance(value, Mapping):
         pairs = [(text(str(host)), text(str(guest))) for host, guest in value.items()]
     else:
