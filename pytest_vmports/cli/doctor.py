@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.cli import tables
 from pytest_vmports.cli.place import place, towards_kvm
 from pytest_vmports.cli.run import started
-from pytest_vmports.errors import GvproxyNotFoundError, VmPortsError
+from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError, VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.leases import candidates, open_allocator
 from pytest_vmports.network.choose import open_host
@@ -21,7 +21,7 @@ from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
-from pytest_vmports.system import clock, programs
+from pytest_vmports.system import clock, programs, surroundings
 from pytest_vmports.system.mishaps import told
 from pytest_vmports.system.run_dir import dead_folders
 
@@ -85,8 +85,10 @@ def _careful(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except VmPortsError as error:
-        # Without gvproxy, or a folder for templates, there are VMs that can be started.
-        state = LIMITED if check in {_gvproxy, _cache} else BROKEN
+        if isinstance(error, QemuNotFoundError) and check is not _qemu:
+            return Finding(name, LIMITED, "not known without QEMU")
+        # Without gvproxy, the bundled guest or a folder for templates some VMs can be started.
+        state = LIMITED if check in {_gvproxy, _guest, _cache} else BROKEN
         return Finding(name, state, str(error))
     except (OSError, RuntimeError, LookupError, ValueError) as error:
         # An odd host, as one without a home, breaks one check and not the whole answer.
@@ -104,7 +106,11 @@ def _settings() -> Finding:
 
 
 def _qemu() -> Finding:
-    return Finding("qemu", FINE, str(_found_qemu()))
+    found = str(_found_qemu())
+    if surroundings.which("qemu-img") is None:
+        remedy = f"install it ({programs.install_hint('qemu')})"
+        return Finding("qemu", FINE, f"{found}; no qemu-img, which disk images need", remedy)
+    return Finding("qemu", FINE, found)
 
 
 def _accelerator() -> Finding:

@@ -32,7 +32,7 @@ def lock(name: str, directory: int) -> int:
     try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
-            raise OSError(errno.ENOTSUP, f"{name} is no regular file")  # noqa: TRY301
+            raise OSError(errno.ENOTSUP, "it is no regular file", name)  # noqa: TRY301
         # A cleaner may have removed the file between opening and locking: then the lock is
         # on a file that nobody else will find.
         if lock_descriptor(fd, blocking=False) and os.fstat(fd).st_nlink:

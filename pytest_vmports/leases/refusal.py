@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from collections import Counter
 from typing import TYPE_CHECKING, Final
@@ -72,4 +73,6 @@ def explain(error: OSError, directory: Path, held: int) -> PortError:
             f" descriptors each, its limit is {limit}; raise it (ulimit -n) or release leases"
         )
     remedy = _REMEDIES.get(error.errno or 0, "see the system's log")
+    if error.errno in {errno.ELOOP, *NO_FILE} and error.filename:
+        remedy += f", which is {directory}/{os.fsdecode(error.filename)}"
     return StateDirError(path=str(directory), reason=error.strerror or str(error), remedy=remedy)

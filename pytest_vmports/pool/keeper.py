@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
@@ -113,10 +115,16 @@ def _move_ssh(machine: Machine) -> None:
 
 
 def _ways(machine: Machine, folder: Path) -> dict[str, str]:
-    ssh = {} if machine.kind.ssh is None else {"ssh": f"ssh -F {folder / CONFIG} {HOST}"}
+    ssh = shlex.join(["ssh", "-F", str(folder / CONFIG), HOST])
     return {
-        **ssh,
-        "console": f"socat -,rawer,escape=0x1d UNIX-CONNECT:{folder / CONSOLE_SOCKET}",
-        "monitor": f"socat - UNIX-CONNECT:{folder / MONITOR_SOCKET}",
+        **({} if machine.kind.ssh is None else {"ssh": ssh}),
+        "console": f"socat -,rawer,escape=0x1d {_connection(folder / CONSOLE_SOCKET)}",
+        "monitor": f"socat - {_connection(folder / MONITOR_SOCKET)}",
         "log": str(folder / machine.console.path.name),
     }
+
+
+def _connection(socket: Path) -> str:
+    """Return a socket's address as socat takes it, where these characters have a meaning."""
+    escaped = re.sub(r"""([\\,:!"'()\[\]{}])""", r"\\\1", str(socket))
+    return shlex.quote(f"UNIX-CONNECT:{escaped}")

@@ -70,7 +70,9 @@ def whole(least: int, most: int) -> Callable[[Any], int]:
 
 def memory(value: Any) -> int:
     """Read MiB: ``256``, ``"256M"`` or ``"1G"``."""
-    allowed = f"write MiB as a whole number from {_LEAST_MEMORY} up to {_MOST_MEMORY}, or as 1G"
+    allowed = (
+        f"write MiB as a whole number from {_LEAST_MEMORY} up to {_MOST_MEMORY}, like 256, or 1G"
+    )
     match = re.fullmatch(r"(\d+)\s*(?:([MG])i?B?)?", str(value).strip(), re.IGNORECASE)
     if isinstance(value, bool) or match is None:
         raise ValueError(allowed)
@@ -106,10 +108,10 @@ def text(value: Any) -> str:
 
 
 def words(value: Any) -> str:
-    """Read words: a text, or a list of them."""
+    """Read words: a text, of several lines too, or a list of them."""
     if isinstance(value, list | tuple):
-        return " ".join(map(text, value))
-    return text(value)
+        return " ".join(map(words, value))
+    return " ".join(text(value).splitlines())
 
 
 def text_or_none(value: Any) -> str | None:
@@ -159,7 +161,9 @@ def files(value: Any, root: Path | None = None) -> Mapping[str, str]:
         if any(word.endswith(",") for word in value[:-1]):
             raise ValueError("write blanks between the pairs, and no commas: a=/b c=/d")
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        pairs = [text(word).partition("=")[::2] for word in value]
+        # A host path may have the sign too, and a guest path begins with a slash.
+        split = (text(word).partition("=/") for word in value)
+        pairs = [(host, sign[1:] + guest) for host, sign, guest in split]
     elif isinstance(value, Mapping):
         pairs = [(text(str(host)), text(str(guest))) for host, guest in value.items()]
     else:

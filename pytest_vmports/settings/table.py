@@ -236,8 +236,7 @@ def find(option: Option, homes: Homes, keywords: Mapping[str, Any], where: str) 
     if (value := os.environ.get(key.upper())) is not None:
         return value, f"environment variable {key.upper()}"
     if (value := _in_ini(homes, key)) is not None:
-        file = homes.inipath.name if homes.inipath else "ini"
-        return value, f"{file}: {key}"
+        return value, f"{_ini(homes, key)}: {key}"
     return option.default, "default"
 
 
@@ -245,12 +244,17 @@ def misspelt(homes: Homes) -> Iterator[tuple[str, str, Any, str]]:
     """Yield home, name, value and the nearest known name of what is no setting of ours."""
     ini = getattr(homes, "_inicfg", None)  # of pytest 9, which calls the other one deprecated
     prefix, ini = f"{MARKER}_", getattr(homes, "inicfg", {}) if ini is None else ini
-    file = homes.inipath.name if homes.inipath else "ini"
-    written = [("environment variable", *pair) for pair in os.environ.items()]
-    written += [(file, key, getattr(value, "value", value)) for key, value in ini.items()]
+    environment = "environment variable"
+    written = [(environment, *pair) for pair in os.environ.items()]
+    written += [
+        (_ini(homes, key), key, getattr(value, "value", value)) for key, value in ini.items()
+    ]
     for home, key, value in written:
         name = key.lower().replace("-", "_")
-        spell = str if home == file else str.upper
+        if name == MARKER and home != environment:  # a table, which pytest may make a text of
+            inside = next(iter(value), "") if isinstance(value, dict) else ""
+            yield home, key, value, inside and f"{prefix}{inside}"
+        spell = str.upper if home == environment else str
         known = name.removeprefix(prefix)
         if not name.startswith(prefix) or (known in BY_NAME and key == spell(name)):
             continue
@@ -260,6 +264,13 @@ def misspelt(homes: Homes) -> Iterator[tuple[str, str, Any, str]]:
         near = difflib.get_close_matches(known, BY_NAME, 1, 0.85 if leased else 0.6)
         if near or not leased:
             yield home, key, value, spell(prefix + near[0]) if near else ""
+
+
+def _ini(homes: Homes, key: str) -> str:
+    """Return where a line of the ini file stands, if it is not the command line that says it."""
+    if any(one.startswith(f"{key}=") for one in homes.getoption("override_ini") or ()):
+        return "-o"
+    return homes.inipath.name if homes.inipath else "ini"
 
 
 def _in_ini(homes: Homes, key: str) -> Any:

@@ -14,9 +14,9 @@ import time
 import pytest
 
 # Now, for were it loaded while a test patches the host's programs, others would keep the patch.
-import pytest_vmports.cli.doctor  # noqa: F401
+import pytest_vmports.cli.doctor
 from pytest_vmports.cli import main
-from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError
+from pytest_vmports.errors import GuestNotFoundError, GvproxyNotFoundError, QemuNotFoundError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.system import programs as host
@@ -118,6 +118,28 @@ class TestDoctor:
         assert status == 2
         assert lines[1].startswith("missing  qemu ")
         assert not any(line.split()[1] == "boot" for line in lines)
+        # It is told once, and not of what is there.
+        assert len([line for line in lines if "no working QEMU" in line]) == 1
+        for name in ("accelerator", "gvproxy"):
+            assert any(
+                line.split() == ["limited", name, *["not", "known", "without", "QEMU"]]
+                for line in lines
+            )
+
+    def test_what_only_some_guests_need_is_no_reason_to_start_none(
+        self, run, monkeypatch, qemu_binary
+    ):
+        def missing():
+            raise GuestNotFoundError(what="no package", remedy="install it")
+
+        monkeypatch.setattr(pytest_vmports.cli.doctor, "find_images", missing)
+        monkeypatch.setattr(pytest_vmports.cli.doctor.surroundings, "which", lambda _: None)
+        status, lines, _ = run("doctor")
+        assert status == 1
+        assert any(re.match("limited +guest +no package; install it", line) for line in lines)
+        at = next(n for n, line in enumerate(lines) if line.split()[1] == "qemu")
+        assert lines[at].startswith("ok ") and "no qemu-img, which disk images need" in lines[at]
+        assert "-> install it (" in lines[at + 1]
 
     def test_for_programs_it_says_the_same_as_json(self, run, qemu_binary):
         status, lines, _ = run("doctor", "--json")

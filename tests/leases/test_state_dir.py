@@ -235,5 +235,14 @@ def test_a_removed_directory_is_an_error(tmp_path):
 def test_a_lease_file_that_is_a_symbolic_link_is_refused(tmp_path):
     with PortAllocator(tmp_path, (15931, 15931)) as allocator:
         (allocator.directory / "tcp-15931").symlink_to("/etc/hostname")
-        with pytest.raises(StateDirError, match="symbolic link"):
+        with pytest.raises(StateDirError, match=r"symbolic link.*which is .*/tcp-15931"):
             allocator.acquire()
+
+
+def test_a_fixed_port_whose_file_is_none_names_it(tmp_path):
+    with PortAllocator(tmp_path, (15931, 15932)) as allocator:
+        os.mkfifo(allocator.directory / "tcp-15931")
+        (allocator.directory / "tcp-15932").mkdir()
+        for port in (15931, 15932):
+            with pytest.raises(StateDirError, match=f"remove it, which is .*/tcp-{port}"):
+                allocator.acquire_fixed(port, timeout=0)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import shlex
 import shutil
 import subprocess
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from held import held
+from nasty import EVERYTHING, NASTY
 
 from pytest_vmports.cli.main import main
 from pytest_vmports.errors import GuestCrashError
@@ -170,3 +174,18 @@ def test_a_vm_whose_kernel_failed_is_kept_and_fails_its_test_all_the_same(monkey
     with pytest.raises(GuestCrashError):
         keeper.keep(machine)
     assert gone == [machine]
+
+
+@pytest.mark.parametrize("name", [*NASTY.values(), EVERYTHING], ids=[*NASTY, "everything"])
+def test_the_commands_that_reach_a_kept_vm_are_what_a_shell_and_socat_take(name):
+    folder = Path("/tmp") / name
+    console = SimpleNamespace(path=Path("console.log"))
+    machine = SimpleNamespace(kind=SimpleNamespace(ssh=object()), console=console)
+    ways = keeper_module._ways(machine, folder)
+    assert shlex.split(ways["ssh"])[:3] == ["ssh", "-F", str(folder / keeper_module.CONFIG)]
+    for way in ("console", "monitor"):
+        address = shlex.split(ways[way])[-1]
+        kind, _, escaped = address.partition(":")
+        assert kind == "UNIX-CONNECT"
+        assert re.search(r"(?<!\\)(?:\\\\)*[,:!\"'()\[\]{}]", escaped) is None
+        assert re.sub(r"\\(.)", r"\1", escaped, flags=re.DOTALL).startswith(f"{folder}/")

@@ -196,6 +196,29 @@ def test_an_unknown_name_is_an_error_where_ports_are_used(
     assert near in line
 
 
+@pytest.mark.parametrize("table", ["tool.pytest.ini_options.vmports", "tool.pytest.vmports"])
+def test_a_table_of_settings_is_an_error_and_not_passed_over(pytester, table):
+    if table == "tool.pytest.vmports" and pytest.version_tuple < (9,):
+        table = "tool.pytest.ini_options.vmports"  # the other one nobody reads
+    pytester.makepyprojecttoml(f"[{table}]\nmemory = 512\n")
+    pytester.makepyfile(USES)
+    done = pytester.runpytest_inprocess(*PLAIN, "-q")
+    assert done.ret == USAGE_ERROR
+    (line,) = [line for line in done.stderr.lines if line.startswith("ERROR: ")]
+    assert "pyproject.toml: vmports = " in line
+    assert "memory" in line
+
+
+@pytest.mark.parametrize("setting", ["vmports_memroy=300", "vmports_memory=30G0"])
+def test_what_the_command_line_says_by_o_is_told_as_such(pytester, setting):
+    pytester.makeini("[pytest]\nvmports_cpus = 1\n")
+    pytester.makepyfile(USES)
+    done = pytester.runpytest_inprocess(*PLAIN, "-q", "-o", setting)
+    assert done.ret == USAGE_ERROR
+    (line,) = [line for line in done.stderr.lines if line.startswith("ERROR: ")]
+    assert line.startswith(f"ERROR: -o: {setting.partition('=')[0]}")
+
+
 def test_all_unknown_names_are_told_at_once(pytester, monkeypatch):
     monkeypatch.setenv("VMPORTS_CPU", "1")
     pytester.makeini("[pytest]\nvmports_port_ragne = 1\n")

@@ -46,6 +46,8 @@ def a_function():
         (parse.text_or_none, "", None),
         (parse.text_or_none, " \n", None),
         (parse.path, " ", None),
+        (parse.words, "\na=b\nc='d e'", " a=b c='d e'"),
+        (parse.words, ["a=b\nc", "d"], "a=b c d"),
         (parse.path, " a ", f"{HERE}/ a "),
         (parse.network_name, "1", "1"),
         (parse.seconds, 10**8, 1e8),
