@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import socket
+import subprocess
 import tarfile
 import warnings
 from pathlib import Path
@@ -529,6 +530,59 @@ def test_a_copy_over_a_tree_of_other_kinds_is_refused_whole(guest, tmp_path):
         copying.put(guest, tmp_path / "s", str(tmp_path / "there"), 30)
     with pytest.raises(GuestFileError, match=r"a is a folder here"):
         copying.get(guest, str(tmp_path / "s"), tmp_path / "there", 30)
+
+
+@pytest.mark.parametrize("to", ["new", "tgt", "tgt/d/..", "tgt/.", "link/"])
+@pytest.mark.parametrize("what", ["src", "src/", "src/./", "src/d/..", "file"])
+def test_a_copy_lands_where_cp_would_put_it(guest, tmp_path, what, to):
+    before = {
+        b"file": b"f", b"src": {b"a": b"new", b"d": {b"x": b"y"}, b"l": ("link", b"a")},
+        b"tgt": {b"own": b"", b"a": b"old", b"d": {b"z": b""}}, b"link": ("link", b"tgt"),
+    }  # fmt: skip
+    for copier in ("cp", "put", "get"):
+        lay(tmp_path / copier, before)
+    subprocess.run(["cp", "-a", what, to], cwd=tmp_path / "cp", check=True)
+    copying.put(guest, f"{tmp_path}/put/{what}", f"{tmp_path}/put/{to}", 30)
+    seen = [picture(tmp_path / "put", times_of_links=False)]
+    if not what.endswith(".."):  # what a guest's folder is called above is not known here
+        copying.get(guest, f"{tmp_path}/get/{what}", f"{tmp_path}/get/{to}", 30)
+        seen.append(picture(tmp_path / "get", times_of_links=False))
+    expected = picture(tmp_path / "cp", times_of_links=False)
+    # Whose time is that of the copy, as a name was made in it.
+    touched = [b"."] if "." in what else [b".", b"tgt"]
+    for one in (expected, *seen):
+        one.update({name: one[name][:2] for name in touched})
+    assert all(one == expected for one in seen)
+
+
+def test_what_a_file_has_in_it_is_no_folders_content(guest, tmp_path):
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(GuestFileError, match="is no folder on the host"):
+        copying.put(guest, f"{tmp_path}/file/.", f"{tmp_path}/in", 30)
+    assert everything_below(tmp_path) == ["file"]
+
+
+def test_a_target_named_by_dots_is_a_folder_here_too(guest, tmp_path):
+    lay(tmp_path / "src", {b"x": b"y"})
+    (tmp_path / "file").write_text("content")
+    for number, ending in enumerate(("/.", "/..", "/./", "/../.")):
+        copying.put(guest, tmp_path / "src", f"{tmp_path}/in{number}/new{ending}", 30)
+        copying.get(guest, str(tmp_path / "src"), f"{tmp_path}/out{number}/new{ending}", 30)
+        copying.get(guest, str(tmp_path / "file"), f"{tmp_path}/out{number}/new{ending}", 30)
+        below = "" if ".." in ending else "new/"
+        assert (tmp_path / f"in{number}" / f"{below}src" / "x").read_text() == "y"
+        assert (tmp_path / f"out{number}" / f"{below}src" / "x").read_text() == "y"
+        assert (tmp_path / f"out{number}" / f"{below}file").read_text() == "content"
+
+
+@pytest.mark.parametrize("there", [("link", b"x"), ("link", b"nowhere"), {}])
+def test_what_was_refused_at_once_has_left_nothing(out, tmp_path, there):
+    lay(tmp_path / "host" / "deep" / "app", there) if isinstance(there, dict) else os.symlink(
+        there[1], tmp_path / "host" / "deep" / "app"
+    )
+    with pytest.raises(GuestFileError, match="app is a .* here, and a file") as caught:
+        out((entry("app"), b"content"))
+    assert "part of it" not in str(caught.value)
 
 
 def test_a_file_does_not_take_the_place_of_a_pipe_or_a_device(guest, tmp_path):

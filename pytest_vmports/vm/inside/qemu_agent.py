@@ -25,7 +25,11 @@ _SYNC_AGAIN_SECONDS = 5.0
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.02, 0.2
 _SIGNALLED = 128
 # A session of its own, so that a timeout can end the children too.
-_WRAPPER = 'command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"'
+# It may have been started without a home.
+_WRAPPER = """\
+export HOME="${HOME:-/root}"
+command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"
+"""
 _KILL = 'kill -KILL "-$0" 2>/dev/null || kill -KILL "$0"'
 
 

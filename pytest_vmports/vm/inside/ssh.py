@@ -30,7 +30,7 @@ _CONNECT_SECONDS = 20
 _CLIENT_FAILED, _DIGITS = 255, 3
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
 # background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
-# a pipe that nobody reads would kill who writes to it. A shell's own word on a signal is not wanted.
+# a pipe without a reader would kill who writes to it. A shell's own word on a signal is not wanted.
 _WRAPPER = """\
 (umask 077; echo $$ >{note})
 pass() {{ cat; exec cat >/dev/null; }}

@@ -104,11 +104,11 @@ class _Unpacking:
             self.left_out.append(str(PurePosixPath(entry.name)))
             return
         self._enter(path.parent)
-        self.begun = True
         if entry.isdir():
             self._folder(entry, path)
             return
         self._clear(path)
+        self.begun = True
         if entry.isreg():
             self._file(entry, archive, path)
             self._files[PurePosixPath(entry.name)] = path
@@ -154,6 +154,7 @@ class _Unpacking:
 
     def _folder(self, entry: tarfile.TarInfo, path: Path) -> None:
         self._make_folder(path)
+        self.begun = True
         if path not in self._folders:
             # Whatever mode it will have: until then things are put into it.
             with contextlib.suppress(PermissionError):  # not ours: perhaps it can be written to
