@@ -580,7 +580,7 @@ def test_what_was_refused_at_once_has_left_nothing(out, tmp_path, there):
     lay(tmp_path / "host" / "deep" / "app", there) if isinstance(there, dict) else os.symlink(
         there[1], tmp_path / "host" / "deep" / "app"
     )
-    with pytest.raises(GuestFileError, match="app is a .* here, and a file") as caught:
+    with pytest.raises(GuestFileError, match=r"app is a .* here, and a file") as caught:
         out((entry("app"), b"content"))
     assert "part of it" not in str(caught.value)
 
