@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
-from pytest_vmports.system.paths import absolute
+from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,14 +34,15 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         root: what relative paths of its files are relative to.
 
     Raises:
-        SettingError: a setup that names no file, no setup at all where one is needed, or more
-            files than memory.
+        SettingError: a setup that names no file or is none that a shell reads, no setup at all
+            where one is needed, or more files than memory.
     """
     if guest.image is not None:
         return
     brought = dict(_brought(guest, root))
     for setup in guest.setup:
         _refuse_missing_script(guest, setup, brought, root)
+        _refuse_what_no_shell_reads(guest, setup, root)
     if guest.prepared and ports:
         _refuse_without_server(guest, ports, brought, root)
     _refuse_too_large(guest, sum(brought.values()), memory)
@@ -62,6 +63,50 @@ def _refuse_missing_script(
         f"to pytest's rootdir, which is {root}; for a command of the guest's own write "
         f"'exec {setup}'",
     )  # fmt: skip
+
+
+def _refuse_what_no_shell_reads(guest: Guest, setup: str, root: Path) -> None:
+    script = existing_file(setup, root)
+    try:
+        data = text_bytes(setup) if script is None else script.read_bytes()
+    except UnicodeEncodeError as error:
+        trouble = f"it has {setup[error.start]!r} in it, which is no character"
+    except OSError as error:
+        trouble = f"{script} cannot be read: {error.strerror}"
+    else:
+        trouble = _trouble_with(data, whole=script is None)
+    if trouble:
+        value = setup if script is None else str(script)
+        raise SettingError(source=f"guest {guest.name}", name="setup", value=value, allowed=trouble)
+
+
+def _trouble_with(data: bytes, *, whole: bool) -> str:
+    """Return why a shell, or what a script's first line names, would run none or half of it.
+
+    Args:
+        data: the script.
+        whole: there is nothing but text in it; a script may have other data behind its text.
+    """
+    first, *more = data.split(b"\n")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in (data if whole else first):
+        return (
+            "it has NULs in it, so it is no text in UTF-8 but one in UTF-16 or a program: save it "
+            "as UTF-8; a program goes into files, and a line of the setup starts it"
+        )
+    if data.startswith(b"\xef\xbb\xbf"):
+        return (
+            "it begins with a byte order mark, which a shell takes for a part of its first "
+            "command: save it as UTF-8 without one"
+        )
+    ended = [first, *more][:-1]
+    foreign = bool(ended) and all(line.endswith(b"\r") for line in ended)
+    if foreign or (first.startswith(b"#!") and first.endswith(b"\r")):
+        return (
+            "its lines end as on Windows, and each CR is taken for a part of a command or of a "
+            "program's name: save it with LF alone; to have git do so, write '*.sh text eol=lf' "
+            "into .gitattributes"
+        )
+    return ""
 
 
 def _names_a_script(setup: str) -> bool:
