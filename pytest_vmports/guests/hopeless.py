@@ -22,6 +22,12 @@ _SCRIPTS = frozenset({".sh", ".bash", ".ash", ".py", ".pl", ".rb", ".lua"})
 # What replaces or joins the parts by which our init begins; see init.sh and boot.sh.
 _BEGINNINGS = frozenset({"/init", "/etc/inittab", "/vmports/boot"})
 _SETUPS = PurePosixPath("/vmports/setup.d")
+# In the place of one that is there Linux unpacks no file, and says nothing.
+_FOLDERS = frozenset({
+    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/mnt", "/opt", "/proc", "/root", "/run",
+    "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local",  # noqa: S108
+    "/usr/local/bin", "/usr/sbin", "/var", "/var/lib", "/var/www",
+})  # fmt: skip
 
 
 def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
@@ -35,7 +41,7 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
 
     Raises:
         SettingError: a setup that names no file or is none that a shell reads, no setup at all
-            where one is needed, or more files than memory.
+            where one is needed, a file for a folder, or more files than memory.
     """
     if guest.image is not None:
         return
@@ -45,6 +51,7 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         _refuse_what_no_shell_reads(guest, setup, root)
     if guest.prepared and ports:
         _refuse_without_server(guest, ports, brought, root)
+    _refuse_file_for_folder(guest, brought)
     _refuse_too_large(guest, sum(brought.values()), memory)
 
 
@@ -136,6 +143,19 @@ def _refuse_without_server(
         'so by vm.run, set wait_for="none"; or put an init script at /vmports/setup.d/ by files, '
         "or name a guest whose own init starts it",
     )  # fmt: skip
+
+
+def _refuse_file_for_folder(guest: Guest, brought: dict[PurePosixPath, int]) -> None:
+    below = {parent: path for path in brought for parent in path.parents}
+    for path in brought:
+        if path not in below and str(path) not in _FOLDERS:
+            continue
+        why = f", where {below[path]} is to be as well" if path in below else " in any guest"
+        raise SettingError(
+            source=f"guest {guest.name}", name="files", value=str(path),
+            allowed=f"it is to be a file, and is a folder{why}: to put a file into it write "
+            f"'{str(path).rstrip('/')}/'",
+        )  # fmt: skip
 
 
 def _refuse_too_large(guest: Guest, files: int, memory: int) -> None:

@@ -217,3 +217,16 @@ def test_a_script_that_cannot_be_read_is_named(root, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", as_somebody_else)
     text = refused(root, guest("serve.sh"))
     assert f"{root}/serve.sh cannot be read: Permission denied" in text
+
+
+@pytest.mark.parametrize("to", ["/etc", "/usr/local/bin", "/srv", "/tmp"])
+def test_a_file_in_the_place_of_a_folder_is_refused_with_its_spelling(root, to):
+    text = refused(root, guest(SERVER, files={"serve.sh": to}))
+    assert f"write '{to}/'" in text and "is a folder in any guest" in text
+    refuse(guest(SERVER, files={"serve.sh": f"{to}/"}), (8080,), 256, root)
+    refuse(guest(SERVER, files={"etc": to}), (8080,), 256, root)  # a folder
+
+
+def test_a_file_below_a_file_is_refused(root):
+    text = refused(root, guest(SERVER, files={"serve.sh": "/app", "empty.sh": "/app/empty.sh"}))
+    assert "/app" in text and "where /app/empty.sh is to be as well" in text
