@@ -114,6 +114,13 @@ def test_bytes_that_are_no_text_reach_the_shell_as_they_are(agent):
     assert not any("\\udc" in line for line in one.stand_in.lines)
 
 
+def test_a_command_that_grows_too_long_on_its_way_is_refused(agent):
+    one = agent()
+    with pytest.raises(ValueError, match="put a script"):
+        one.run("echo \udcff" + " " * (100 << 10), timeout=30)
+    assert one.stand_in.asked == []
+
+
 def test_files_go_both_ways(agent, tmp_path):
     lay(tmp_path / "source", {b"\xff'": b"\0\xff", b"folder": {b"link": ("link", b"nowhere")}})
     way = RunnerShell(agent())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import clock
 from pytest_vmports.system.poll import readable
+from pytest_vmports.vm.arguments import short_enough
 
 if TYPE_CHECKING:
     import socket
@@ -90,12 +91,15 @@ class GuestAgent:
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
             GuestShellError: the agent does not answer, forbids commands, or cut the output short.
+            ValueError: no shell could be given it.
         """
+        text = _in_unicode(command)
+        short_enough(text)
         with self._one_at_a_time:
             if not self.answers(clock.now() + _CALL_SECONDS):
                 raise self._refused("it does not answer")
             deadline = None if timeout is None else clock.now() + timeout
-            pid = self._start(_WRAPPER, _in_unicode(command), input or b"")
+            pid = self._start(_WRAPPER, text, input or b"")
             try:
                 status = self._status(pid, deadline)
             except BaseException:  # as by Ctrl-C; the next command passes over the answer
