@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
 from pytest_vmports.guests import host_files
-from pytest_vmports.system.paths import absolute, existing_file
+from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +23,12 @@ _SCRIPTS = frozenset({".sh", ".bash", ".ash", ".py", ".pl", ".rb", ".lua"})
 # What replaces or joins the parts by which our init begins; see init.sh and boot.sh.
 _BEGINNINGS = frozenset({"/init", "/etc/inittab", "/vmports/boot"})
 _SETUPS = PurePosixPath("/vmports/setup.d")
+# In the place of one that is there Linux unpacks no file, and says nothing.
+_FOLDERS = frozenset({
+    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/mnt", "/opt", "/proc", "/root", "/run",
+    "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local",  # noqa: S108
+    "/usr/local/bin", "/usr/sbin", "/var", "/var/lib", "/var/www",
+})  # fmt: skip
 
 
 def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
@@ -35,16 +41,18 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         root: what relative paths of its files are relative to.
 
     Raises:
-        SettingError: a setup that names no file, no setup at all where one is needed, or more
-            files than memory.
+        SettingError: a setup that names no file or is none that a shell reads, no setup at all
+            where one is needed, a file for a folder, or more files than memory.
     """
     if guest.image is not None:
         return
     brought = dict(_brought(guest, root))
     for setup in guest.setup:
         _refuse_missing_script(guest, setup, brought, root)
+        _refuse_what_no_shell_reads(guest, setup, root)
     if guest.prepared and ports:
         _refuse_without_server(guest, ports, brought, root)
+    _refuse_file_for_folder(guest, brought)
     _refuse_too_large(guest, sum(brought.values()), memory)
 
 
@@ -66,6 +74,50 @@ def _refuse_missing_script(
         allowed=f"it looks like a script's path, and {path} {what}: {remedy} (relative to pytest's "
         f"rootdir, which is {root}); for a command of the guest's own write 'exec {setup}'",
     )  # fmt: skip
+
+
+def _refuse_what_no_shell_reads(guest: Guest, setup: str, root: Path) -> None:
+    script = existing_file(setup, root)
+    try:
+        data = text_bytes(setup) if script is None else script.read_bytes()
+    except UnicodeEncodeError as error:
+        trouble = f"it has {setup[error.start]!r} in it, which is no character"
+    except OSError as error:
+        trouble = f"{script} cannot be read: {error.strerror}"
+    else:
+        trouble = _trouble_with(data, whole=script is None)
+    if trouble:
+        value = setup if script is None else str(script)
+        raise SettingError(source=f"guest {guest.name}", name="setup", value=value, allowed=trouble)
+
+
+def _trouble_with(data: bytes, *, whole: bool) -> str:
+    """Return why a shell, or what a script's first line names, would run none or half of it.
+
+    Args:
+        data: the script.
+        whole: there is nothing but text in it; a script may have other data behind its text.
+    """
+    first, *more = data.split(b"\n")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in (data if whole else first):
+        return (
+            "it has NULs in it, so it is no text in UTF-8 but one in UTF-16 or a program: save it "
+            "as UTF-8; a program goes into files, and a line of the setup starts it"
+        )
+    if data.startswith(b"\xef\xbb\xbf"):
+        return (
+            "it begins with a byte order mark, which a shell takes for a part of its first "
+            "command: save it as UTF-8 without one"
+        )
+    ended = [first, *more][:-1]
+    foreign = bool(ended) and all(line.endswith(b"\r") for line in ended)
+    if foreign or (first.startswith(b"#!") and first.endswith(b"\r")):
+        return (
+            "its lines end as on Windows, and each CR is taken for a part of a command or of a "
+            "program's name: save it with LF alone; to have git do so, write '*.sh text eol=lf' "
+            "into .gitattributes"
+        )
+    return ""
 
 
 def _names_a_script(setup: str) -> bool:
@@ -95,6 +147,19 @@ def _refuse_without_server(
         'so by vm.run, set wait_for="none"; or put an init script at /vmports/setup.d/ by files, '
         "or name a guest whose own init starts it",
     )  # fmt: skip
+
+
+def _refuse_file_for_folder(guest: Guest, brought: dict[PurePosixPath, int]) -> None:
+    below = {parent: path for path in brought for parent in path.parents}
+    for path in brought:
+        if path not in below and str(path) not in _FOLDERS:
+            continue
+        why = f", where {below[path]} is to be as well" if path in below else " in any guest"
+        raise SettingError(
+            source=f"guest {guest.name}", name="files", value=str(path),
+            allowed=f"it is to be a file, and is a folder{why}: to put a file into it write "
+            f"'{str(path).rstrip('/')}/'",
+        )  # fmt: skip
 
 
 def _refuse_too_large(guest: Guest, files: int, memory: int) -> None:

@@ -77,7 +77,8 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
         root: what relative host paths are relative to.
 
     Raises:
-        GuestNotFoundError: a host path does not exist, or is a pipe, socket or device.
+        GuestNotFoundError: a host path does not exist, cannot be read, or is a pipe, socket or
+            device.
     """
     entries: list[Entry] = []
     for host, guest in files.items():
@@ -93,7 +94,14 @@ def entries_from_host(files: Mapping[str, str], root: Path) -> list[Entry]:
             )
         target = PurePosixPath(guest) / source.name if guest.endswith("/") else PurePosixPath(guest)
         # A link that is named itself stands for what it leads to; those below a folder stay links.
-        entries.extend(_walk(source.resolve(), target))
+        try:
+            entries.extend(_walk(source.resolve(), target))
+        except OSError as error:
+            raise GuestNotFoundError(
+                what=f"files leads to {error.filename or source}, which cannot be read: "
+                f"{error.strerror or error}",
+                remedy="make it readable, or leave it out",
+            ) from error
     return entries
 
 

@@ -12,6 +12,7 @@ from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
 from pytest_vmports.vm.inside import copying, shell
+from pytest_vmports.vm.owner import OfOneProcess
 from pytest_vmports.vm.saved import Snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 
-class VM:
+class VM(OfOneProcess):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(
@@ -129,8 +130,7 @@ class VM:
         """
         with self._living():
             return shell.run(
-                self._shell, command, timeout=timeout, check=check, input=input, env=env,
-                cwd=cwd,
+                self._shell, command, timeout=timeout, check=check, input=input, env=env, cwd=cwd,
             )  # fmt: skip
 
     def put(

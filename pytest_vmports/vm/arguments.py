@@ -27,9 +27,10 @@ def seconds(value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _refuse("timeout", value, "give seconds as a number")
-    if not value > 0:  # nor is NaN
+    exact: Any = value
+    if not exact > 0:  # nor is NaN
         raise ValueError(f"timeout is {_short(value)}: give seconds above 0")
-    return float(min(value, _FOR_EVER))  # not the other way round: some integers are no float
+    return float(min(exact, _FOR_EVER))  # not the other way round: some integers are no float
 
 
 def seconds_or_none(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 from pytest_vmports.errors import ForkedProcessError
 
@@ -26,3 +27,13 @@ class Owner:
         """
         if not self.here:
             raise ForkedProcessError(owner=self.pid, pid=os.getpid())
+
+
+class OfOneProcess:
+    """What cannot be copied, nor sent to another process: there is one VM behind it."""
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} is of the process that started it, and there is one of it: "
+            "it cannot be copied or pickled; pass on what the other side needs, as vm[8080].address"
+        )

@@ -163,3 +163,70 @@ def test_the_initrd_counts_where_there_are_files(root):
 def test_what_is_wrong_with_files_is_left_to_who_reads_them(root):
     (root / "dangling").symlink_to("nowhere")
     refuse(guest(SERVER, files={"dangling": "/a", "none": "/b"}), (8080,), 256, root)
+
+
+# --- what no shell reads ------------------------------------------------------------------------
+
+UNREADABLE = {
+    "crlf": (b"#!/bin/sh\r\nnc -lk -p 80 -e cat &\r\n", "end as on Windows"),
+    "crlf without a first line": (b"set -e\r\nnc -lk -p 80 -e cat &\r\n", "eol=lf"),
+    "crlf in its first line": (b"#!/bin/sh\r\nnc -lk -p 80 -e cat &\n", "each CR"),
+    "crlf but for its end": (b"echo 1\r\nnc -lk -p 80 -e cat &", "LF alone"),
+    "a byte order mark": (b"\xef\xbb\xbf#!/bin/sh\nnc -lk -p 80 -e cat &\n", "byte order mark"),
+    "UTF-16": ("#!/bin/sh\nnc &\n".encode("utf-16"), "UTF-16 or a program"),
+    "UTF-16 without a mark": ("#!/bin/sh\nnc &\n".encode("utf-16-le"), "save it as UTF-8"),
+    "a program": (b"\x7fELF\2\1\1\0\0\0", "a program goes into files"),
+}
+READABLE = {
+    "a CR in a word": b"printf 'a\r\n' >/x\nnc -lk -p 80 -e cat &\n",
+    "no end of its last line": b"#!/bin/sh\nnc -lk -p 80 -e cat &",
+    "Latin-1": b"echo caf\xe9\nnc -lk -p 80 -e cat &\n",
+    "data behind its text": b"#!/bin/sh\nnc -lk -p 80 -e cat &\nexit\n\0\x7fELF\r\n",
+    "some lines that end in CR": b"cat >/x <<E\na\r\nE\nnc -lk -p 80 -e cat &\n",
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_script_that_no_shell_reads_is_refused_with_what_to_do(root, kind):
+    data, reason = UNREADABLE[kind]
+    (root / "serve.sh").write_bytes(data)
+    for setup in ("serve.sh", str(root / "serve.sh")):
+        text = refused(root, guest(setup))
+        assert str(root / "serve.sh") in text and reason in text
+
+
+@pytest.mark.parametrize("setup", ["echo half\necho a\0b", "\ufeffnc &", "nc &\r\n", "echo \ud800"])
+def test_a_text_that_no_shell_reads_is_refused_too(root, setup):
+    assert "guest alpine: setup = " in refused(root, guest("nc &", setup))
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_a_script_that_a_shell_reads_is_not_refused(root, kind):
+    (root / "serve.sh").write_bytes(READABLE[kind])
+    refuse(guest("serve.sh"), (8080,), 256, root)
+
+
+def test_a_script_that_cannot_be_read_is_named(root, monkeypatch):
+    read = Path.read_bytes
+
+    def as_somebody_else(path):
+        if path.name == "serve.sh":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", as_somebody_else)
+    text = refused(root, guest("serve.sh"))
+    assert f"{root}/serve.sh cannot be read: Permission denied" in text
+
+
+@pytest.mark.parametrize("to", ["/etc", "/usr/local/bin", "/srv", "/tmp"])
+def test_a_file_in_the_place_of_a_folder_is_refused_with_its_spelling(root, to):
+    text = refused(root, guest(SERVER, files={"serve.sh": to}))
+    assert f"write '{to}/'" in text and "is a folder in any guest" in text
+    refuse(guest(SERVER, files={"serve.sh": f"{to}/"}), (8080,), 256, root)
+    refuse(guest(SERVER, files={"etc": to}), (8080,), 256, root)  # a folder
+
+
+def test_a_file_below_a_file_is_refused(root):
+    text = refused(root, guest(SERVER, files={"serve.sh": "/app", "empty.sh": "/app/empty.sh"}))
+    assert "/app" in text and "where /app/empty.sh is to be as well" in text

@@ -3,6 +3,7 @@
 import itertools
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from newc import read_newc
@@ -153,3 +154,16 @@ def test_the_same_files_give_the_same_archive(tmp_path):
     assert first == second
     names = list(read_newc(first))
     assert all(a < b for a, b in itertools.pairwise(names))
+
+
+@pytest.mark.parametrize("what", ["iterdir", "read_bytes"])
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, what):
+    (tmp_path / "app" / "secret").mkdir(parents=True)
+    (tmp_path / "app" / "secret" / "key").write_text("x")
+
+    def as_somebody_else(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, what, as_somebody_else)
+    with pytest.raises(GuestNotFoundError, match=r"/app.* cannot be read: Permission denied; make"):
+        entries_from_host({"app": "/srv"}, tmp_path)

@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import copy
 import os
 import pickle
 import re
@@ -111,6 +112,18 @@ def test_an_argument_that_means_nothing_is_refused_by_name_before_it_is_sent(vm,
 
 def test_a_vm_outside_of_a_with_block_is_no_odd_argument(vm):
     assert vm[8080].external == 20080
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        copy.copy, copy.deepcopy, pickle.dumps, lambda vm: pickle.dumps(vm.run),
+        lambda vm: copy.deepcopy([{"vm": vm}]),
+    ],
+)  # fmt: skip
+def test_a_vm_is_neither_copied_nor_sent_to_another_process(vm, attempt):
+    with pytest.raises(TypeError, match="a VM is of the process that started it"):
+        attempt(vm)
 
 
 # --- forked children ----------------------------------------------------------------------------

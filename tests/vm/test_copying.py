@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import socket
+import subprocess
 import tarfile
 import warnings
 from pathlib import Path
@@ -192,13 +193,16 @@ def test_nothing_is_written_through_a_link_of_an_archive(out, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_second_name_of_a_link_or_of_what_was_not_sent_is_not_made(out, tmp_path):
+def test_a_second_name_of_what_was_not_sent_is_not_made(out, tmp_path):
     (tmp_path / "precious").write_text("mine")
     folder = (entry("app", tarfile.DIRTYPE, mode=0o755), b"")
     link = (entry("app/link", tarfile.SYMTYPE, linkname=str(tmp_path / "precious")), b"")
-    for first in ("app/link", str(tmp_path / "precious"), "../../precious", "app/two"):
+    for first in (str(tmp_path / "precious"), "../../precious", "app/two", "app/link/x", "app"):
         with pytest.raises(GuestFileError, match="no archive of it"):
             out(folder, link, (entry("app/two", tarfile.LNKTYPE, linkname=first), b""))
+    # That of a link is a link.
+    place = out(folder, link, (entry("app/two", tarfile.LNKTYPE, linkname="app/link"), b""))
+    assert os.readlink(place / "two") == str(tmp_path / "precious")
     assert (tmp_path / "precious").stat().st_nlink == 1
 
 
@@ -471,6 +475,31 @@ def test_a_pipe_goes_in_and_is_named_where_it_stays_out(guest, tmp_path):
         copying.get(guest, str(tmp_path / "source" / "pipe"), tmp_path / "new", 30)
 
 
+def test_second_names_of_all_kinds_are_kept_or_named(guest, tmp_path):
+    lay(tmp_path / "source", {b"a": b"content", b"link": ("link", b"a")})
+    os.mkfifo(tmp_path / "source" / "pipe")
+    os.mkdir(tmp_path / "source" / "more")
+    for name in ("a", "link", "pipe"):
+        for second in ("more/x", "0", "z"):
+            os.link(
+                tmp_path / "source" / name, tmp_path / "source" / f"{second}{name}",
+                follow_symlinks=False,
+            )  # fmt: skip
+    copying.put(guest, tmp_path / "source", str(tmp_path / "in"), 30)
+    assert_same(guest, tmp_path / "in", tmp_path / "source")
+    with pytest.warns(GuestFileWarning) as told:
+        copying.get(guest, str(tmp_path / "source"), tmp_path / "out", 30)
+    for name in ("pipe", "more/xpipe", "0pipe", "zpipe"):
+        assert f"\n  source/{name}" in str(told[0].message)
+        os.unlink(tmp_path / "source" / name)
+    for folder in (tmp_path / "source", tmp_path / "source" / "more"):
+        os.utime(folder, (9, 9))
+        os.utime(tmp_path / "out" / folder.relative_to(tmp_path / "source"), (9, 9))
+    assert picture(tmp_path / "out") == picture(tmp_path / "source")
+    links = [tmp_path / "out" / name for name in ("link", "zlink", "more/xlink")]
+    assert len({os.lstat(link).st_ino for link in links}) == 1
+
+
 def test_a_link_to_nothing_and_a_loop_are_named(guest, tmp_path):
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
@@ -531,6 +560,59 @@ def test_a_copy_over_a_tree_of_other_kinds_is_refused_whole(guest, tmp_path):
         copying.get(guest, str(tmp_path / "s"), tmp_path / "there", 30)
 
 
+@pytest.mark.parametrize("to", ["new", "tgt", "tgt/d/..", "tgt/.", "link/"])
+@pytest.mark.parametrize("what", ["src", "src/", "src/./", "src/d/..", "file"])
+def test_a_copy_lands_where_cp_would_put_it(guest, tmp_path, what, to):
+    before = {
+        b"file": b"f", b"src": {b"a": b"new", b"d": {b"x": b"y"}, b"l": ("link", b"a")},
+        b"tgt": {b"own": b"", b"a": b"old", b"d": {b"z": b""}}, b"link": ("link", b"tgt"),
+    }  # fmt: skip
+    for copier in ("cp", "put", "get"):
+        lay(tmp_path / copier, before)
+    subprocess.run(["cp", "-a", what, to], cwd=tmp_path / "cp", check=True)
+    copying.put(guest, f"{tmp_path}/put/{what}", f"{tmp_path}/put/{to}", 30)
+    seen = [picture(tmp_path / "put", times_of_links=False)]
+    if not what.endswith(".."):  # what a guest's folder is called above is not known here
+        copying.get(guest, f"{tmp_path}/get/{what}", f"{tmp_path}/get/{to}", 30)
+        seen.append(picture(tmp_path / "get", times_of_links=False))
+    expected = picture(tmp_path / "cp", times_of_links=False)
+    # Whose time is that of the copy, as a name was made in it.
+    touched = [b"."] if "." in what else [b".", b"tgt"]
+    for one in (expected, *seen):
+        one.update({name: one[name][:2] for name in touched})
+    assert all(one == expected for one in seen)
+
+
+def test_what_a_file_has_in_it_is_no_folders_content(guest, tmp_path):
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(GuestFileError, match="is no folder on the host"):
+        copying.put(guest, f"{tmp_path}/file/.", f"{tmp_path}/in", 30)
+    assert everything_below(tmp_path) == ["file"]
+
+
+def test_a_target_named_by_dots_is_a_folder_here_too(guest, tmp_path):
+    lay(tmp_path / "src", {b"x": b"y"})
+    (tmp_path / "file").write_text("content")
+    for number, ending in enumerate(("/.", "/..", "/./", "/../.")):
+        copying.put(guest, tmp_path / "src", f"{tmp_path}/in{number}/new{ending}", 30)
+        copying.get(guest, str(tmp_path / "src"), f"{tmp_path}/out{number}/new{ending}", 30)
+        copying.get(guest, str(tmp_path / "file"), f"{tmp_path}/out{number}/new{ending}", 30)
+        below = "" if ".." in ending else "new/"
+        assert (tmp_path / f"in{number}" / f"{below}src" / "x").read_text() == "y"
+        assert (tmp_path / f"out{number}" / f"{below}src" / "x").read_text() == "y"
+        assert (tmp_path / f"out{number}" / f"{below}file").read_text() == "content"
+
+
+@pytest.mark.parametrize("there", [("link", b"x"), ("link", b"nowhere"), {}])
+def test_what_was_refused_at_once_has_left_nothing(out, tmp_path, there):
+    lay(tmp_path / "host" / "deep" / "app", there) if isinstance(there, dict) else os.symlink(
+        there[1], tmp_path / "host" / "deep" / "app"
+    )
+    with pytest.raises(GuestFileError, match=r"app is a .* here, and a file") as caught:
+        out((entry("app"), b"content"))
+    assert "part of it" not in str(caught.value)
+
+
 def test_a_file_does_not_take_the_place_of_a_pipe_or_a_device(guest, tmp_path):
     (tmp_path / "file").write_text("content")
     os.mkfifo(tmp_path / "pipe")
@@ -548,6 +630,20 @@ def test_a_full_disk_in_the_guest_says_that_part_may_be_there(tmp_path):
     (tmp_path / "tar").chmod(0o755)
     with pytest.raises(GuestFileError, match=r"No space left on device; part of it may be there"):
         copying.put(host, tmp_path / "file", str(tmp_path / "in"), 30)
+
+
+def test_what_could_not_even_be_made_here_is_not_said_to_be_there(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("content")
+    opened = os.open
+
+    def read_only(path, flags, *words, **keywords):
+        if flags & os.O_CREAT and os.fspath(path).endswith("out"):
+            raise OSError(30, "Read-only file system")
+        return opened(path, flags, *words, **keywords)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(GuestFileError, match="out: Read-only file system; see what is there"):
+        get(tmp_path / "file", tmp_path / "out")
 
 
 def test_a_full_disk_here_says_that_part_is_there(tmp_path, monkeypatch):

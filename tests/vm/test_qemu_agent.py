@@ -114,6 +114,13 @@ def test_bytes_that_are_no_text_reach_the_shell_as_they_are(agent):
     assert not any("\\udc" in line for line in one.stand_in.lines)
 
 
+def test_a_command_that_grows_too_long_on_its_way_is_refused(agent):
+    one = agent()
+    with pytest.raises(ValueError, match="put a script"):
+        one.run("echo \udcff" + " " * (100 << 10), timeout=30)
+    assert one.stand_in.asked == []
+
+
 def test_files_go_both_ways(agent, tmp_path):
     lay(tmp_path / "source", {b"\xff'": b"\0\xff", b"folder": {b"link": ("link", b"nowhere")}})
     way = RunnerShell(agent())
@@ -141,6 +148,15 @@ def test_a_timeout_ends_the_command_with_its_children(agent):
     assert one.run("echo again", timeout=30) == (0, b"again\n", b"")
 
 
+@pytest.mark.parametrize(("home", "seen"), [(None, b"/root\n"), ("/home/x", b"/home/x\n")])
+def test_a_command_has_a_home_also_where_the_agent_has_none(agent, monkeypatch, home, seen):
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    assert agent().run("sh -c 'echo $HOME'", timeout=30) == (0, seen, b"")
+
+
 def test_two_threads_take_turns(agent):
     one, got = agent(), []
     threads = [
@@ -160,9 +176,10 @@ def test_an_interrupted_command_is_killed_and_the_next_gets_its_own_answer(agent
     def interrupt(_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("pytest_vmports.vm.inside.qemu_agent.clock.sleep", interrupt)
-        one.run("echo stale; sleep 9873 & sleep 9874", timeout=30)
+        with pytest.raises(KeyboardInterrupt):
+            one.run("echo stale; sleep 9873 & sleep 9874", timeout=30)
     assert one.run("echo mine", timeout=30) == (0, b"mine\n", b"")
     until(lambda: not sleeping(), 10, lambda: str(sleeping()))
 

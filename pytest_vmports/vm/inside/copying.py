@@ -65,7 +65,11 @@ def put(
     timeout: float | None,
 ) -> None:
     """Copy a file or folder into the guest; see `VM.put`."""
-    pack = Pack(arguments.host_path(source, "the source"))
+    named = arguments.path_text(source, "the source")
+    pack = Pack(Path(named))
+    inner = _means_its_content(named)
+    if inner and not pack.is_folder:
+        raise GuestFileError(what=f"{named} is no folder on the host", remedy="name it without /.")
     wanted = arguments.path_text(target, "the target")
     what = f"{pack.source} to {wanted}"
     asking = _Asking(shell, f"vm.put of {what}, of which part may be there", timeout)
@@ -77,7 +81,9 @@ def put(
     name = own if place.endswith("/") else posixpath.basename(place)
     packed = pack.archive(_native(name))
     folder = place if place.endswith("/") else posixpath.dirname(place)
-    looked, said = asking.ask(_look(place, folder, own, is_folder=pack.is_folder))
+    if inner:
+        place = folder = posixpath.join(place, ".")
+    looked, said = asking.ask(_look(place, folder, own, is_folder=pack.is_folder, inner=inner))
     if looked is None:
         raise _failed(what, said)
     into = b"into" in looked
@@ -112,7 +118,11 @@ def get(
     if data is None:
         raise _failed(what, said)
     place = Path(aim)
-    if aim.endswith("/") or os.path.isdir(aim):  # noqa: PTH112 - Path's raises for a long name
+    there = os.path.isdir(aim)  # noqa: PTH112 - Path's raises for a long name
+    if _means_its_content(wanted):
+        if there:
+            place = place.resolve()
+    elif there or aim.endswith("/") or posixpath.basename(aim) in {".", ".."}:
         place /= name
     left_out = unpack(data, name, place, wanted)
     told = [line for line in said.splitlines() if line.strip() and not _AND_SO.fullmatch(line)]
@@ -165,7 +175,7 @@ def _comparison(pack: Pack) -> bytes:
     return (_FITS + "".join(names)).encode("utf-8", "surrogateescape")
 
 
-def _look(place: str, folder: str, own: str, *, is_folder: bool) -> str:
+def _look(place: str, folder: str, own: str, *, is_folder: bool, inner: bool) -> str:
     """Return a script that makes the folder to copy into, and says whether ``place`` is it.
 
     And whether there is a folder to be merged with.
@@ -174,9 +184,9 @@ def _look(place: str, folder: str, own: str, *, is_folder: bool) -> str:
     clash = '[ -e "$at" ] || [ -L "$at" ]' if is_folder else file
     kind = "no folder" if is_folder else "no file"
     exact = '[ -d "$at" ] && [ ! -L "$at" ]' if is_folder else "false"
+    into = "" if inner else f'[ ! -d "$at" ] || {{ echo into; at=$at/{quoted(own)}; }}\n'
     return (
-        f"{_PLAIN}at={quoted(place)}; mkdir -p {quoted(folder)} || exit\n"
-        f'[ ! -d "$at" ] || {{ echo into; at=$at/{quoted(own)}; }}\n'
+        f"{_PLAIN}at={quoted(place)}; mkdir -p {quoted(folder)} || exit\n{into}"
         f"if {exact}; then echo merge\n"
         f"elif {clash}; then printf '%s is {kind}\\n' \"$at\" >&2; exit 1; fi"
     )
@@ -222,6 +232,11 @@ def _warn(what: str, left_out: Sequence[str]) -> None:
         f"not all of {printable(what)} was copied as it is:{names}{more}",
         GuestFileWarning, stacklevel=4,
     )  # fmt: skip
+
+
+def _means_its_content(source: str) -> bool:
+    """Whether a path is that of what is in a folder, for `cp`, and does not lend it a name."""
+    return posixpath.basename(source.rstrip("/")) in {".", ".."}
 
 
 def _utf8(name: str) -> str:

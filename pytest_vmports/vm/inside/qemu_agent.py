@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import clock
 from pytest_vmports.system.poll import readable
+from pytest_vmports.vm.arguments import short_enough
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +26,11 @@ _SYNC_AGAIN_SECONDS = 5.0
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.02, 0.2
 _SIGNALLED = 128
 # A session of its own, so that a timeout can end the children too.
-_WRAPPER = 'command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"'
+# It may have been started without a home.
+_WRAPPER = """\
+export HOME="${HOME:-/root}"
+command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"
+"""
 _KILL = 'kill -KILL "-$0" 2>/dev/null || kill -KILL "$0"'
 
 
@@ -86,12 +91,15 @@ class GuestAgent:
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
             GuestShellError: the agent does not answer, forbids commands, or cut the output short.
+            ValueError: no shell could be given it.
         """
+        text = _in_unicode(command)
+        short_enough(text)
         with self._one_at_a_time:
             if not self.answers(clock.now() + _CALL_SECONDS):
                 raise self._refused("it does not answer")
             deadline = None if timeout is None else clock.now() + timeout
-            pid = self._start(_WRAPPER, _in_unicode(command), input or b"")
+            pid = self._start(_WRAPPER, text, input or b"")
             try:
                 status = self._status(pid, deadline)
             except BaseException:  # as by Ctrl-C; the next command passes over the answer

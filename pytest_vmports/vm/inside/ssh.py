@@ -30,7 +30,7 @@ _CONNECT_SECONDS = 20
 _CLIENT_FAILED, _DIGITS = 255, 3
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
 # background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
-# a pipe that nobody reads would kill who writes to it. A shell's own word on a signal is not wanted.
+# a pipe without a reader would kill who writes to it. A shell's own word on a signal is not wanted.
 _WRAPPER = """\
 (umask 077; echo $$ >{note})
 pass() {{ cat; exec cat >/dev/null; }}
@@ -116,7 +116,8 @@ class SshShell:
         # sshd gives each command a session of its own, whose id is that of its first process.
         note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
         mark = secrets.token_hex(16)
-        whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=mark)
+        halves = f"{mark[:16]}''{mark[16:]}"  # so that ps in the guest does not show it
+        whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=halves)
         short_enough(whole)
         try:
             done = self._ssh(whole, timeout, input, mark.encode())

@@ -82,7 +82,8 @@ class _Unpacking:
         # Folders that are no links, and those among them whose mode and time are still to be set.
         self._known: set[Path] = set()
         self._folders: dict[Path, tarfile.TarInfo] = {}
-        self._files: dict[PurePosixPath, Path] = {}
+        # What may have second names: files and links, and what was left out.
+        self._made: dict[PurePosixPath, Path | None] = {}
 
     @property
     def partial(self) -> str:
@@ -100,24 +101,27 @@ class _Unpacking:
         path = self._place / inside
         if entry.issym() and path == self._place:
             raise ValueError(f"{name} is a link where it leads to was asked for")
-        if not (entry.isdir() or entry.isreg() or entry.islnk() or entry.issym()):
-            self.left_out.append(str(PurePosixPath(entry.name)))
+        own = PurePosixPath(entry.name)
+        first = self._made[PurePosixPath(entry.linkname)] if entry.islnk() else path
+        if first is None or not (entry.isdir() or entry.isreg() or entry.islnk() or entry.issym()):
+            self.left_out.append(str(own))
+            self._made[own] = None
             return
         self._enter(path.parent)
-        self.begun = True
         if entry.isdir():
             self._folder(entry, path)
             return
         self._clear(path)
         if entry.isreg():
             self._file(entry, archive, path)
-            self._files[PurePosixPath(entry.name)] = path
         elif entry.islnk():
-            self._second_name(self._files[PurePosixPath(entry.linkname)], path)
+            self._second_name(first, path)
         else:
             path.symlink_to(entry.linkname)
             times = _times(entry)
             os.utime(path, times, follow_symlinks=False)
+        self.begun = True
+        self._made[own] = path
 
     def finish(self) -> None:
         """Give the folders their modes and times, the deepest first."""
@@ -154,6 +158,7 @@ class _Unpacking:
 
     def _folder(self, entry: tarfile.TarInfo, path: Path) -> None:
         self._make_folder(path)
+        self.begun = True
         if path not in self._folders:
             # Whatever mode it will have: until then things are put into it.
             with contextlib.suppress(PermissionError):  # not ours: perhaps it can be written to
@@ -179,6 +184,7 @@ class _Unpacking:
         assert content is not None
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+            self.begun = True
             while chunk := content.read(_CHUNK):
                 if chunk.count(0) < len(chunk):
                     file.write(chunk)
