@@ -62,5 +62,5 @@ def test_when_the_program_that_runs_it_is_killed_nothing_stays(system):
         finally:
             starter.kill()
     assert inside
-    until(lambda: not any(process.is_running() for process in inside), 30, lambda: str(inside))
+    until(lambda: not any(process.is_running() for process in inside), 60, lambda: str(inside))
     assert str(system.root) not in Path("/proc/self/mountinfo").read_text()

@@ -48,7 +48,9 @@ def default_base() -> Path:
         cache = Path(platformdirs.user_cache_dir("pytest-vmports"))
     except RuntimeError:
         cache = Path("~")
-    if not cache.is_absolute():
+    # Older releases of platformdirs take an empty HOME for the root folder.
+    is_root = os.environ.get("HOME") == "" and cache.parts[1:2] == (".cache",)
+    if is_root or not cache.is_absolute():
         raise StateDirError(
             path="~/.cache/pytest-vmports",
             reason="no home directory is known for this user, and HOME is not set",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = {"site-packages", "dist-packages"}
 _PYTESTS = {"_pytest", "pytest", "pluggy"}
+# Stands in the frames that we make.
+_MADE = "__made_by_pytest_vmports__"
 _STANDARD = {
     Path(spelled)
     for name in ("stdlib", "platstdlib")
@@ -148,7 +150,8 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _is_ours(entry: TracebackType) -> bool:
-    return file_is_ours(_file(entry))
+    """Whether a frame is ours; what stands for another test, too, whose fixture failed for both."""
+    return file_is_ours(_file(entry)) or _MADE in entry.tb_frame.f_globals
 
 
 def file_is_ours(file: str) -> bool:
@@ -167,6 +170,8 @@ def file_is_users(file: str) -> bool:
 def _is_own(node: Node, entry: TracebackType) -> bool:
     """Whether a frame is the user's: of a file that is neither ours, Python's nor installed."""
     file = _file(entry)
+    if _MADE in entry.tb_frame.f_globals:
+        return False
     if node is not None and file == str(node.path):  # tests may be installed as well
         return True
     package = str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
@@ -188,7 +193,7 @@ def _entry_of(node: pytest.Item | pytest.Collector) -> TracebackType:
     # Jinja's way: code that raises, said to stand in that line.
     code = compile("raise LookupError", path, "exec")
     try:
-        exec(code.replace(co_name=name, co_firstlineno=line), {"__name__": name}, {})  # noqa: S102
+        exec(code.replace(co_name=name, co_firstlineno=line), {"__name__": name, _MADE: True}, {})  # noqa: S102
     except LookupError as error:
         (*_, entry) = _entries(error.__traceback__)
         # No instruction: whose columns would be underlined.

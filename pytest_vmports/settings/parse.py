@@ -136,8 +136,9 @@ def program(value: Any, root: Path | None = None) -> str | None:
 
 
 def folder_or_no(value: Any, root: Path | None = None) -> str | None:
-    """Read a folder's path; ``no`` means that none is wanted."""
-    return "no" if value is False or value == "no" else path(value, root)
+    """Read a folder's path; ``no`` means that none is wanted, however it is spelled."""
+    # Of false in a native table pytest 8 makes the text "False".
+    return "no" if _WORDS.get(str(value).lower()) is False else path(value, root)
 
 
 def picture(value: Any, root: Path | None = None) -> str | None:

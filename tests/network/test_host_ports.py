@@ -36,7 +36,7 @@ BACK = {45123: 8000, 1: 9000}
 SYN, ACK, RST = 0x02, 0x10, 0x04
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 OLD, NEW = (Gvproxy("/usr/bin/gvproxy", v, has_config=v > "0.8.7") for v in ("0.8.1", "0.8.9"))
-SECONDS = 10
+SECONDS = 60
 
 
 def checksum(data):

@@ -190,11 +190,11 @@ def answers(guest, *frames, seconds=0.5):
     """Return the frames that come back until the gateway answers a ping that is sent last."""
     for frame in (*frames, ping(GATEWAY_IP)):
         guest.send(frame)
-    came, deadline = [], time.monotonic() + 20
+    came, deadline = [], time.monotonic() + 60
     guest.setblocking(True)
     while time.monotonic() < deadline:
         ready, _, _ = select.select([guest], [], [], seconds)
-        if not ready and came:
+        if not ready and any(is_pong(frame) for frame in came):
             break
         if ready:
             came.append(guest.recv(65536))

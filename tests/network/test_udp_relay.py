@@ -27,7 +27,7 @@ from pytest_vmports.network.udp_relay import UdpRelay
 GUEST, GUEST_MAC = "192.168.127.2", bytes.fromhex("5a94efe40cee")
 RELAY, RELAY_MAC = "192.168.127.253", bytes.fromhex("5a94efe40cfd")
 EVERYBODY = b"\xff" * 6
-SECONDS = 10
+SECONDS = 60
 
 
 def checksum(data):

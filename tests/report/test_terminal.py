@@ -151,7 +151,7 @@ def test_a_console_that_begins_anew_is_shown_anew(shown, tmp_path):
     guest = machine(tmp_path)
     guest.console.path.write_text("a long first life\n")
     stream.follow(guest)
-    until(lambda: lines, 10, "the first")
+    until(lambda: lines, 60, "the first")
     guest.console.path.write_text("second\n")
     stream.close()
     assert lines == ["gw1 alpine| a long first life", "gw1 alpine| second"]

@@ -85,7 +85,7 @@ def test_without_a_home_a_tilde_is_a_mistake_and_all_else_works(monkeypatch, tmp
 
 def test_a_name_without_a_slash_is_a_program_of_path(written):
     assert written("ini", "qemu", "qemu-system-arm") == "qemu-system-arm"
-    assert written("ini", "artifacts", "no") == "no"
+    assert [written("ini", "artifacts", no) for no in ("no", "False", "off")] == ["no"] * 3
 
 
 def test_a_name_in_no_encoding_of_the_locale_is_the_bytes_of_utf_8(tmp_path):

@@ -164,7 +164,7 @@ def test_ssh_reads_the_configuration_as_it_is_meant(name, tmp_path):
 def test_a_child_gets_its_words_as_they_are(name, tmp_path):
     log = tmp_path / "log"
     child = spawn("echo", ["printf", "<%s>", name], log=log)
-    assert child.wait(20) == 0
+    assert child.wait(60) == 0
     assert log.read_bytes() == b"<" + as_bytes(name) + b">"
     child.kill()
 
@@ -211,7 +211,7 @@ for setup in ("echo \\u20ac\\n", "s\\u00fc.sh", sys.argv[3]):
     guest.digest(root, X86_64)
     sys.stdout.buffer.write(made.read_bytes())
 child = spawn("echo", ["printf", "%s", "argument \\u20ac"], log=root / "log")
-child.wait(20)
+child.wait(60)
 sys.stdout.buffer.write((root / "log").read_bytes())
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from host_shell import HostShell, busybox_shell
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trees import facts, lay, nasty, picture
 
@@ -347,6 +347,7 @@ def in_guest(path):
 
 @some
 @given(tree=trees, own=names)
+@example(tree={b"f": b"x"}, own=b"a\\nb")
 def test_what_comes_out_is_the_tree_that_was_there(guest, tmp_path, tree, own):
     here = os.fsencode(tmp_path / str(next(numbers)))
     os.mkdir(here)

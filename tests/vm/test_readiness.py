@@ -74,7 +74,7 @@ class Server:
         for part in (self.answer or b"").partition(b" "):
             connection.sendall(part)
         if self.resets is not None:
-            self.resets.wait(20)
+            self.resets.wait(60)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         if not self.stays:
             connection.close()

@@ -75,7 +75,7 @@ def test_what_is_said_of_a_guest_in_this_condition(vm, condition):
     vm.run(AS_BEFORE, check=False)
     vm.run(command)
     if "nc -lk" in command:
-        until(lambda: listens(vm), 20, "no server in the guest")
+        until(lambda: listens(vm), 60, "no server in the guest")
     machine = vm._machine
     probe = Probe(ALL, machine.cards.first, machine.monitor)
     deadline = clock.now() + 20

@@ -519,7 +519,7 @@ def test_a_run_that_ends_while_it_clones_leaves_nothing(inner):
             assert all(alive(int(pid)) for pid in pids.split())
             how(run)
             run.wait(60)
-            until(lambda: not any(alive(int(pid)) for pid in pids.split()), 10, "QEMU is gone")
+            until(lambda: not any(alive(int(pid)) for pid in pids.split()), 60, "QEMU is gone")
         return Path(workdir)
 
     # As Ctrl-C in a terminal does.
