@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 # No more of ours is imported here: most pytest runs use nothing of it.
-from pytest_vmports.report import frames
+from pytest_vmports.report import frames, workers
 from pytest_vmports.settings import table
 
 if TYPE_CHECKING:
@@ -88,6 +88,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if hasattr(config, "workeroutput"):
             config.workeroutput[_PROBLEMS] = problems
         raise pytest.UsageError(*problems)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let an xdist worker's lines be written by its controller."""
+    workers.listen(node, lambda line: session_of(node.config).terminal.write_here(line))
 
 
 @pytest.hookimpl(optionalhook=True)
