@@ -10,17 +10,23 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_vmports.report.session import Session
+
 _KEY = "vmports_lines"
 _EVENT = "vmports_line"
 
 
-def listen(node: Any, write: Callable[[str], None]) -> None:
+def listen(node: Any, session_of: Callable[[pytest.Config], Session]) -> None:
     """Write what a worker sends.
 
     Args:
         node: xdist's of the worker, which has not begun.
-        write: writes a line.
+        session_of: returns whose terminal writes; it is not made before there is a line.
     """
+
+    def write(line: str) -> None:
+        session_of(node.config).terminal.write_here(line)
+
     controller = node.config.pluginmanager.getplugin("dsession")
     if controller is None:
         return
