@@ -28,7 +28,9 @@ class VmPortsError(Exception):
         self.fields = fields if message is None else {"message": message, **fields}
         text = self.template.format_map(self.fields) if message is None else message
         # A path whose bytes are no UTF-8 has no encoding, and xdist sends errors between processes.
-        text = f"{text} [{self.address()}]".encode("utf-8", "backslashreplace").decode()
+        # Behind a console it would look like the guest's words.
+        between = "\n" if "\n" in text else " "
+        text = f"{text}{between}[{self.address()}]".encode("utf-8", "backslashreplace").decode()
         _hide_frames()
         # Not super(): some are also errors of subprocess, which are made from other arguments.
         Exception.__init__(self, text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 # No more of ours is imported here: most pytest runs use nothing of it.
-from pytest_vmports.report import frames
+from pytest_vmports.report import frames, workers
 from pytest_vmports.settings import table
 
 if TYPE_CHECKING:
@@ -81,13 +81,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if asking:
         # What it remembers is as it was before the first test.
         from pytest_vmports.system import surroundings  # noqa: F401
-    problems = [*dict.fromkeys(filter(None, map(_problem, asking)))]  # in order, each once
+    told = [(item.nodeid, problem) for item in asking if (problem := _problem(item))]
+    problems: list[str] = []
+    if told:
+        from pytest_vmports.settings.mistyped import in_common
+
+        problems = in_common(told)
     if asking or any("vmports_allocator" in _fixtures(item) for item in items):
         problems += _misspelt(config)
     if problems:
         if hasattr(config, "workeroutput"):
             config.workeroutput[_PROBLEMS] = problems
         raise pytest.UsageError(*problems)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let an xdist worker's lines be written by its controller."""
+    workers.listen(node, session_of)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -137,6 +148,7 @@ def pytest_runtest_makereport(
     errors = [call.excinfo, *(getattr(item, "_excinfo", None) or ())]
     mishaps = frames.prune(item.config, item, *filter(None, errors))
     made = yield
+    frames.shorten(made)
     made.sections += [("vmports", line) for line in mishaps]
     session = item.config.stash.get(_session_key, None)
     if session is not None:

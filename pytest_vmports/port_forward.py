@@ -26,6 +26,12 @@ _SPELLING = re.compile(
 )
 
 
+def _not_a_port(port: object) -> str:
+    several = isinstance(port, list | tuple | set | range) or "," in str(port)
+    each = "one by one, each as " if several else ""
+    return f"{port!r} is not a port; write {each}{PORT_SPELLINGS}"
+
+
 def parse_port(port: int | str | PortMapping) -> PortMapping:
     """Return the mapping that one of the spellings means.
 
@@ -36,10 +42,10 @@ def parse_port(port: int | str | PortMapping) -> PortMapping:
     if isinstance(port, PortMapping):
         return port
     if isinstance(port, bool) or not isinstance(port, int | str):
-        raise TypeError(f"{port!r} is not a port; write {PORT_SPELLINGS}")
+        raise TypeError(_not_a_port(port))
     match = _SPELLING.fullmatch(str(port).strip())
     if match is None:
-        raise ValueError(f"{port!r} is not a port; write {PORT_SPELLINGS}")
+        raise ValueError(_not_a_port(port))
     guest, host = int(match["guest"]), match["host"]
     if not 1 <= guest <= MAX_PORT:
         raise ValueError(f"guest port {guest} in {port!r} is not within 1 to {MAX_PORT}")

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_vmports import errors
 from pytest_vmports.cli import explain
-from pytest_vmports.errors import VmPortsError
+from pytest_vmports.errors import HostError, VmPortsError
 
 FACTS = {
     "crash": "BUG: why", "cause": "",
@@ -86,4 +86,11 @@ def test_every_error_has_its_section_and_no_section_is_left_over():
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_a_message_ends_with_where_to_read_on(kind):
-    assert str(made(kind)).endswith(f" [{kind.address()}]")
+    assert str(made(kind)).endswith(f"[{kind.address()}]")
+
+
+def test_the_address_stands_alone_behind_lines_that_are_a_consoles():
+    assert str(HostError("one line")).endswith("one line [pytest-vmports explain host]")
+    assert str(HostError("a console:\nlogin:")).splitlines()[1:] == [
+        "login:", "[pytest-vmports explain host]"
+    ]  # fmt: skip

@@ -108,7 +108,7 @@ def test_a_wrong_spelling_is_told_with_what_is_allowed(spelling, said):
 
 @pytest.mark.parametrize("thing", [None, True, 80.0, b"80", (3000, 80), object()])
 def test_what_is_no_spelling_at_all_is_a_type_error(thing):
-    with pytest.raises(TypeError, match="is not a port; write 8080"):
+    with pytest.raises(TypeError, match="is not a port; write .*8080"):
         parse_port(thing)
 
 
@@ -321,3 +321,9 @@ def test_a_tests_ports_are_waited_for_and_bound_as_its_settings_say(allocator, p
     result = pytester.runpytest("-p", "no:randomly")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*PortInUseError*(waited 0.1 s)*"])
+
+
+@pytest.mark.parametrize("several", [[8080, 9090], (8080,), {8080}, range(3), "8080,9090"])
+def test_several_ports_in_the_place_of_one_are_to_be_written_one_by_one(several):
+    with pytest.raises((TypeError, ValueError), match="write one by one, each as 8080"):
+        parse_port(several)

@@ -141,11 +141,11 @@ def _refuse_without_server(
         return
     shown = ", ".join(map(str, ports))
     raise SettingError(
+        f"no setup starts a server, so nothing would ever answer on port {shown} of the guest "
+        f'{guest.name}: give the test a setup that starts one, like setup="server &"; or, where '
+        'the test does so by vm.run, set wait_for="none"; or put an init script at '
+        "/vmports/setup.d/ by files, or name a guest whose own init starts it",
         source=f"guest {guest.name}", name="setup", value="\n".join(guest.setup) or None,
-        allowed=f"it starts no server by itself, so nothing would ever answer on port {shown}: "
-        'give the test a setup that starts one, like setup="server &"; or, where the test does '
-        'so by vm.run, set wait_for="none"; or put an init script at /vmports/setup.d/ by files, '
-        "or name a guest whose own init starts it",
     )  # fmt: skip
 
 

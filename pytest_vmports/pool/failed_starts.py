@@ -39,6 +39,7 @@ class FailedStarts:
         self._folder = folder
         self._tell = tell
         self._ready: set[str] = set()
+        self._began = 0.0
 
     @contextlib.contextmanager
     def minded(self, plan: Plan, *, cloned: bool) -> Iterator[None]:
@@ -51,19 +52,19 @@ class FailedStarts:
         Raises:
             MachineError: see `check`.
         """
-        key, began = start_key(plan, cloned=cloned), clock.now()
+        key = start_key(plan, cloned=cloned)
         self._check(key)
         try:
             yield
         except MachineError as error:
             with noting("vmports: a failed start is not remembered", self._tell):
-                self._note(key, error, began)
+                self._note(key, error)
             raise
         with noting("vmports: that a VM was ready is not remembered", self._tell):
             self._note_ready(key)
 
     def check(self, plan: Plan, *, cloned: bool) -> None:
-        """Raise what a VM of this kind has failed with in another test of this run.
+        """Raise what a VM of this kind has failed with in another test of this run, or begin now.
 
         The test that met it first may try again: it is run once more on purpose. Where the host
         may have been at fault, one other test tries too.
@@ -74,6 +75,8 @@ class FailedStarts:
         self._check(start_key(plan, cloned=cloned))
 
     def _check(self, key: str) -> None:
+        # Whoever has waited for the one that failed tries after it, and is the second try.
+        self._began = clock.now()
         if key in self._ready or self._path(key, "ready").exists():
             return
         first, again = self._read(key, "failed"), self._read(key, "again")
@@ -82,7 +85,7 @@ class FailedStarts:
         if again is not None or not first["host"]:
             raise _rebuilt(first, again)
 
-    def _note(self, key: str, error: MachineError, began: float) -> None:
+    def _note(self, key: str, error: MachineError) -> None:
         # Another VM gets another port; and what was raised from here is known already.
         if isinstance(error, ForwardError) or "met_first" in error.fields or not current_test():
             return
@@ -94,7 +97,7 @@ class FailedStarts:
             return
         first = self._read(key, "failed")
         # Workers that start at one time meet the same busy moment: that is no second try.
-        if first is not None and began > first["at"]:
+        if first is not None and self._began > first["at"]:
             self._write(key, "again", {"test": facts["test"]})
 
     def _note_ready(self, key: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from pytest_vmports.network.exposed import lease_when_free
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.pool.blame import state_may_be
 from pytest_vmports.port_forward import lease_ports
-from pytest_vmports.system.progress import slowly
+from pytest_vmports.system.progress import for_whom, slowly
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.inside.disk import lay_disks
 from pytest_vmports.vm.machine import Machine
@@ -198,7 +197,7 @@ class Launcher:
             observe(machine)
             what = f"making a template of {plan.guest.name}"
             try:
-                with slowly(self._tell, _doing(what), partial(_how_far, machine)):
+                with slowly(self._tell, for_whom(what), partial(_how_far, machine)):
                     machine.start(exposed.pass_fds)
                     machine.wait_ready()
                     save(machine)
@@ -268,7 +267,7 @@ class Launcher:
         observe(machine)
         try:
             what = "booting" if template is None else "cloning"
-            doing = _doing(f"{what} {plan.guest.name}")
+            doing = for_whom(f"{what} {plan.guest.name}")
             with slowly(self._tell, doing, partial(_how_far, machine)):
                 machine.start(exposed.pass_fds)
                 exposed.release_guards()
@@ -283,15 +282,6 @@ class Launcher:
             self.end_failed(machine, error)
             raise
         return machine
-
-
-def _doing(what: str) -> str:
-    """Return what is done, and for which test and by which worker where there are such."""
-    # "tests/test_a.py::test_it[80] (setup)": as pytest says it.
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    by = " ".join(word for word in (worker and f"[{worker}]", test and f"for {test}") if word)
-    return f"{what} {by}" if by else what
 
 
 def _how_far(machine: Machine) -> str:

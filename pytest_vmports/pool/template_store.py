@@ -24,7 +24,7 @@ from pytest_vmports.pool.template import (
 )
 from pytest_vmports.system import clock
 from pytest_vmports.system.private_folder import WRITE_ACCESS, make_private, refusal
-from pytest_vmports.system.progress import slowly
+from pytest_vmports.system.progress import for_whom, slowly
 from pytest_vmports.vm.plan import KEY_LENGTH, key_of
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class TemplateStore:
         what = f"waiting for another process that builds the template of {name}"
         # Counted here: filelock's own timeout is counted by a clock that tests stop.
         deadline = clock.now() + timeout
-        with slowly(self._say, what):
+        with slowly(self._say, for_whom(what)):
             while not _acquired(lock):
                 if clock.now() >= deadline:
                     raise TemplateBusyError(name=name, timeout=timeout, lock=lock.lock_file)

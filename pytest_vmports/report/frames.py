@@ -63,6 +63,14 @@ def prune_collected(collector: pytest.Collector, made: pytest.CollectReport) -> 
     shown = collector.repr_failure(call.excinfo) if made.failed else ""
     if hasattr(shown, "toterminal"):
         made.longrepr = shown
+    shorten(made)
+
+
+def shorten(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Let the summary's line of a failure, which is cut to the terminal's width, begin with it."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and crash.message.startswith(f"{_ERRORS}."):
+        crash.message = crash.message.removeprefix(f"{_ERRORS}.")
 
 
 class BesideReports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,12 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Record
     for machine in evidence.shown():
         machine.note_failing()
     evident = evidence.sections(verbosity=item.config.getoption("verbose", 0), note=note)
+    # Without what pytest writes before each line of an error.
+    said = re.sub(r"^E +", "", str(report.longrepr), flags=re.MULTILINE)
+    verbose = item.config.getoption("verbose", 0) > 0
     for title, text in evident:
-        _add(report, title, text)
+        if verbose or not (title.endswith("console") and text in said):
+            _add(report, title, text)
     with noting("artifact failed: all of them", note):
         for text in _artifacts(item, evidence, note):
             _add(report, "VM: artifacts", text)

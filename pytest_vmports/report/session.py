@@ -56,10 +56,11 @@ class Session:
     def tell_rest(self) -> None:
         """Write what has been told nowhere: after Ctrl-C no report comes, and no summary of all."""
         for lines in self.take_kept():
-            self.terminal.write("\n".join([f"vmports: a VM was kept: {lines[0]}", *lines[1:]]))
+            said = [f"vmports: a VM was kept: {lines[0]}", *lines[1:]]
+            self.terminal.write_here("\n".join(said))
         mishaps, self.recorder.mishaps = self.recorder.mishaps, []
         for mishap in mishaps:
-            self.terminal.write(f"vmports: {mishap}")
+            self.terminal.write_here(f"vmports: {mishap}")
 
     @contextlib.contextmanager
     def console_stream(self) -> Iterator[None]:

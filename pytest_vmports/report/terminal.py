@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, TextIO
 
+from pytest_vmports.report import workers
 from pytest_vmports.system.mishaps import noting
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Terminal:
         self._capture = config.pluginmanager.getplugin("capturemanager")
         self._plugins = config.pluginmanager
         self._place_before = ("", 0)
+        self._config = config
         self._quiet = config.getoption("verbose", 0) < 0
+        self._loud = config.getoption("verbose", 0) > 0
         # Workers would draw over each other's line, and a test's own output over ours.
         worker = hasattr(config, "workerinput")
         self._may_redraw = not worker and config.getoption("capture", "no") != "no"
@@ -50,12 +53,18 @@ class Terminal:
             self.write(line)
 
     def write(self, line: str) -> None:
-        """Write a line that stays, with ``-q`` too."""
+        """Write a line that stays, with ``-q`` too; a worker's is written by its controller."""
+        with self._noting():
+            if not workers.send(self._config, line):
+                self.write_here(line)
+
+    def write_here(self, line: str) -> None:
+        """Write a line that stays from this process, as when its run ends and nobody listens."""
         with self._noting(), self._lock, self._uncaptured():
             # What was saved is not the place any more, once the screen has scrolled.
-            begin = _ERASE if self._drawn else "\n" if self._within_a_line() else ""
+            begin, end = (_ERASE, "\n") if self._drawn else self._around()
             self._drawn = False
-            sys.stderr.write(f"{begin}{line}\n")
+            sys.stderr.write(f"{begin}{line}{end}")
             sys.stderr.flush()
 
     def redraw(self, line: str) -> bool:
@@ -79,20 +88,23 @@ class Terminal:
             return True
         return False
 
-    def _within_a_line(self) -> bool:
-        """Whether pytest has left the place in the middle of a line, to go on there."""
+    def _around(self) -> tuple[str, str]:
+        """Return what goes before and behind a line, so that it stands alone."""
         reporter = self._plugins.getplugin("terminalreporter")
         if reporter is None:
             # A worker does not know; in a file a blank line for each would be worse.
-            return _is_terminal(sys.stderr)
+            return "\n" if _is_terminal(sys.stderr) else "", "\n"
         if not _one_place(sys.stdout, sys.stderr):
-            return False
+            return "", "\n"
+        if self._loud and self._plugins.hasplugin("dsession"):
+            # There pytest begins each of its lines with the end of the one before.
+            return "\n", ""
         width = getattr(getattr(reporter, "_tw", None), "width_of_current_line", 1)
         # It does not know of our lines: in the same test and as wide as before, it has written
         # nothing since.
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         before, self._place_before = self._place_before, (test, width)
-        return width != 0 and before != self._place_before
+        return "\n" if width != 0 and before != self._place_before else "", "\n"
 
     def _noting(self) -> contextlib.AbstractContextManager[None]:
         return noting("terminal failed: a line of vmports", self._note)

@@ -85,3 +85,19 @@ def how_to_declare(markers: Iterable[Named]) -> str:
     """
     slip = misspelt([mark.name for mark in markers], MARKER)
     return f"{BY_MARKER}, not @pytest.mark.{slip}" if slip else BY_MARKER
+
+
+def in_common(told: Iterable[tuple[str, str]]) -> list[str]:
+    """Return what is wrong with tests, in order; what several have in common once.
+
+    Args:
+        told: each test's name, and what is wrong with it, which may begin with that name.
+    """
+    found: dict[str, list[str]] = {}
+    for test, problem in told:
+        named = problem.startswith(test)
+        found.setdefault(problem.removeprefix(test), []).append(test if named else "")
+    return [
+        f"{tests[0]} and {len(tests) - 1} more{what}" if tests[0] and tests[1:] else tests[0] + what
+        for what, tests in found.items()
+    ]

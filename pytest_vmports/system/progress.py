@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
 
 # Seconds: from when on it is worth a line, and until the next; or until it is redrawn in place.
 _FIRST, _AGAIN, _REDRAW = 2.0, 10.0, 0.5
+
+
+def for_whom(what: str) -> str:
+    """Return what is done, and for which test and by which worker where there are such."""
+    # "tests/test_a.py::test_it[80] (setup)": as pytest says it.
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    by = " ".join(word for word in (worker and f"[{worker}]", test and f"for {test}") if word)
+    return f"{what} {by}" if by else what
 
 
 @contextlib.contextmanager

@@ -110,6 +110,19 @@ def test_starts_that_fail_at_one_time_are_no_second_try(run):
     assert run.boots == ["t.py::a", "t.py::b", "t.py::c"]
 
 
+def test_whoever_has_waited_for_the_one_that_failed_is_the_second_try(run):
+    """As four workers that want one template: each builds it, once the one before has failed."""
+
+    def first_fails():
+        run.start("t.py::a", TIMEOUT)
+        run.worker("gw1").check("kind", cloned=True)
+
+    run.start("t.py::b", TIMEOUT, worker="gw1", meanwhile=first_fails)
+    got = run.start("t.py::c", TIMEOUT, worker="gw2")
+    assert run.boots == ["t.py::b", "t.py::a"]
+    assert "met first by t.py::a, then by t.py::b" in str(got)
+
+
 @pytest.mark.parametrize("error", [SETUP, LAUNCH], ids=lambda e: type(e).__name__)
 def test_a_kind_that_was_ready_once_is_always_tried(run, error):
     run.start("t.py::a")

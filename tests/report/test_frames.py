@@ -178,6 +178,8 @@ def test_no_frame_of_ours_is_shown_wherever_the_users_code_calls_us(pytester, wo
     warnings = text[text.index("warnings summary") :]
     assert warnings.count(CALL) >= 2 and warnings.count(SAID) >= 2  # a thread's, and of __del__
     assert text.count("UNEXPECTED EXCEPTION") == 2
+    summary = text[text.index("short test summary info") :]
+    assert " - GuestNotFoundError: the " in summary and " - pytest_vmports." not in summary
     told = 0
     for case in ET.parse(pytester.path / "junit.xml").iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"

@@ -78,34 +78,44 @@ def test_quiet_is_quiet_on_a_terminal_too(run):
     assert "working" not in written and "stays" not in written and "\x1b7" not in written
 
 
-PIPED = """
+LINES = """
+import pytest
 from pytest_vmports.plugin import session_of
 
-def test_one(request):
-    for number in range(3):
-        session_of(request.config).terminal(f"vmports: line {number}")
-
-def test_two(request):
-    session_of(request.config).terminal("vmports: line 3")
+@pytest.mark.parametrize("test", range(6))
+def test_it(request, test):
+    if test % 3:
+        for number in range(2):
+            session_of(request.config).terminal.write(f"vmports: line {number} of {test}")
 """
+TOLD = {f"vmports: line {number} of {test}" for test in (1, 2, 4, 5) for number in range(2)}
+ALONE = ["-p", "no:xdist"]
 
 
-@pytest.mark.parametrize("more", [[], ["-v"], ["-s"], ["-n1"]], ids=str)
-@pytest.mark.parametrize("together", [True, False], ids=["one pipe", "two pipes"])
-def test_in_a_pipe_there_are_no_blank_lines_and_no_line_is_torn(pytester, more, together):
-    pytester.makepyfile(PIPED)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:randomly", *more], text=True, check=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT if together else subprocess.PIPE,
-    )  # fmt: skip
-    lines = (done.stdout if together else done.stderr).splitlines()
+@pytest.mark.parametrize(
+    ("where", "more"),
+    [("one pipe", ALONE), ("one pipe", [*ALONE, "-v"]), ("one pipe", [*ALONE, "-s"]),
+     ("one pipe", ["-n2"]), ("one pipe", ["-n2", "-v"]), ("one pipe", ["-n1", "-q"]),
+     ("two pipes", [*ALONE, "-q"]), ("two pipes", ["-n1", "-v"]),
+     ("terminal", [*ALONE, "-v"]), ("terminal", ["-n2"]), ("terminal", ["-n1", "-v"])],
+    ids=str,
+)  # fmt: skip
+def test_each_line_stands_alone_and_none_is_blank(pytester, where, more):
+    pytester.makepyfile(LINES)
+    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "--color=no", *more]
+    if where == "terminal":
+        _, written = on_a_terminal(command)
+    else:
+        err = subprocess.STDOUT if where == "one pipe" else subprocess.PIPE
+        done = subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE, stderr=err)
+        written = done.stdout if where == "one pipe" else done.stderr
+    lines = written.replace("\r", "").splitlines()
     ours = [at for at, line in enumerate(lines) if "vmports: line" in line]
-    assert len(ours) == 4
-    assert not [at for at in ours if not lines[at - 1].strip() and at > ours[0]]
-    if "-n1" not in more:  # a worker cannot know where its controller is
-        assert [lines[at] for at in ours] == [f"vmports: line {number}" for number in range(4)]
-    if not together:
-        assert "\n" not in done.stderr.rstrip("\n").replace("\nvmports: line", "")
+    assert {lines[at] for at in ours} == TOLD and len(ours) == len(TOLD), written
+    around = [lines[at - 1] for at in ours[1:]] + [lines[at + 1] for at in ours[:-1]]
+    assert all(line.strip() for line in around), written
+    if where == "two pipes":
+        assert len([line for line in lines if line.strip()]) == len(TOLD)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_vmports.errors import SettingError
-from pytest_vmports.settings import options
+from pytest_vmports.settings import mistyped, options
 from pytest_vmports.settings.mistyped import misspelt
 
 KEYWORDS = {
@@ -64,3 +64,14 @@ def test_every_name_that_is_meant_is_a_keyword(pytestconfig):
 )  # fmt: skip
 def test_only_what_is_close_is_a_misspelt_marker(markers, found):
     assert misspelt(markers, "vmports") == found
+
+
+def test_what_many_tests_have_in_common_is_told_once_and_how_many_they_are():
+    told = [("t.py::a[0]", "t.py::a[0]: no"), ("t.py::b", "t.py::b: never"),
+            ("t.py::a[1]", "t.py::a[1]: no"), ("t.py::a[2]", "t.py::a[2]: no"),
+            ("t.py::c", "ini file: no"), ("t.py::d", "ini file: no")]  # fmt: skip
+    assert mistyped.in_common(told) == [
+        "t.py::a[0] and 2 more: no",
+        "t.py::b: never",
+        "ini file: no",
+    ]
