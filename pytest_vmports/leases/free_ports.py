@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.constants import PORT_FORWARD_BIND_HOST
 from pytest_vmports.leases.allocator import LeaseProtocol, PortAllocator
 from pytest_vmports.leases.lease import give_back
+from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_vmports.leases.lease import PortLease
 
 
+@restored()
 def open_allocator(
     state_dir: Path | str | None = None, port_range: tuple[int, int] | None = None
 ) -> PortAllocator:

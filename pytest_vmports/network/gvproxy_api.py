@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.errors import ForwardError, MachineError
+from pytest_vmports.system import sockets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +98,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = str(path)
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = sockets.Socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)

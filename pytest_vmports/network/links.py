@@ -16,6 +16,8 @@ from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system import sockets
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -57,7 +59,7 @@ class Link:
         self._pump = pump
         self._handle = handle
         self._waiting: deque[bytes] = deque()
-        self._ours, self._qemu_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ours, self._qemu_end = sockets.pair(socket.SOCK_DGRAM)
         self._ours.setblocking(False)
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BYTES)
 
@@ -139,7 +141,7 @@ class Pump:
         self.lock = threading.RLock()
         self._files: list[Link | socket.socket] = []
         with ExitStack() as stack:
-            wake, wake_end = socket.socketpair()
+            wake, wake_end = sockets.pair()
             stack.enter_context(wake)
             stack.enter_context(wake_end)
             # An epoll or kqueue takes notice of what is registered while it waits.

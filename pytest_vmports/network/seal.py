@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
-from pytest_vmports.system import clock, tools
+from pytest_vmports.system import clock, sockets, tools
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import is_of_the_host, stopped
 
@@ -54,7 +54,7 @@ def connect(listener: Path, process: Process, *, sealed: bool) -> int:
     Raises:
         LaunchError: gvproxy ended, or its end cannot be fetched or filtered.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ours:
+    with sockets.Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ours:
         try:
             ours.connect(str(listener))
             if sealed:
@@ -88,7 +88,7 @@ def problem() -> str | None:
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no filter that could stand before it"
     try:
-        ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, childs = sockets.pair(socket.SOCK_SEQPACKET)
         with ours, childs:
             # Any child will do that holds a socket; it ends when we hang up.
             child = tools.start(["cat"], stdin=childs.fileno(), stdout=DEVNULL)
@@ -165,4 +165,4 @@ def _fetch(pidfd: int, number: int) -> socket.socket:
     if copy < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"pidfd_getfd: {os.strerror(code)}")
-    return socket.socket(fileno=copy)
+    return sockets.Socket(fileno=copy)

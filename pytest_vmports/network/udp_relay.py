@@ -21,6 +21,7 @@ from pytest_vmports.constants import MAX_PORT, UDP_RELAY_MAC
 from pytest_vmports.errors import ForwardError
 from pytest_vmports.network.links import Pump
 from pytest_vmports.network.udp_frames import LONGEST_PAYLOAD, Receiver, arp_answer, to_guest
+from pytest_vmports.system import sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +84,7 @@ class UdpRelay:
         Raises:
             ForwardError: it cannot be bound.
         """
-        bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        bound = sockets.Socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             bound.setblocking(False)
             bound.bind(port.address)

@@ -337,8 +337,8 @@ class VM(OfOneProcess):
     @contextlib.contextmanager
     def _living(self) -> Iterator[None]:
         """Find out that the VM is gone before something is asked of it, or when that fails."""
-        self._machine.check_alive()
-        with failures.cause_first(self._machine.vitals):
+        with restored(), failures.cause_first(self._machine.vitals):
+            self._machine.check_alive()
             yield
 
     @property

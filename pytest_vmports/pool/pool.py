@@ -172,7 +172,7 @@ class Pool:
             guest = self.guest(settings, own)
             machine = self.start(settings, guest, exposed, observe, following)
             vm = VM(machine, exposed, lambda mappings: self.lease(mappings, settings))
-            stack.callback(vm.end, self.keeper)
+            stack.callback(restored()(vm.end), self.keeper)
             try:
                 yield vm
             except BaseException as error:
@@ -207,12 +207,14 @@ def open_pool(
     Raises:
         StateDirError: a folder cannot be made, or is not this user's alone.
     """
-    with RunDir() as run_dir, contextlib.ExitStack() as stack:
-        if run is None:
-            shared = run_dir.path / "shared"
-            shared.mkdir(mode=0o700)
-        else:
-            shared = stack.enter_context(SharedDir(run)).path
+    with contextlib.ExitStack() as stack:
+        with restored():
+            run_dir = stack.enter_context(RunDir())
+            if run is None:
+                shared = run_dir.path / "shared"
+                shared.mkdir(mode=0o700)
+            else:
+                shared = stack.enter_context(SharedDir(run)).path
         cache = Path(cache_dir) if cache_dir else None
         templates = Templates(cache, shared, cache_size, tell)
         stack.callback(templates.close)

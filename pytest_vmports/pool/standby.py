@@ -12,7 +12,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineDiedError, VmPortsError
-from pytest_vmports.system import proc
+from pytest_vmports.system import mishaps, proc
+from pytest_vmports.system.surroundings import beside_a_test, changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 # A clone writes to a fraction of its memory; what it may write in all has to be there twice over.
 _MEMORY_FACTOR = 2
+# In a row; a test may have put back by now what it had changed.
+_MOST_FAILURES = 2
 
 
 class Standby:
@@ -37,6 +40,7 @@ class Standby:
         self._key: str | None = None
         self._machine: Machine | None = None
         self._off = False
+        self._failures = 0
 
     def prepare(self, key: str, memory: int, make: Callable[[], Machine]) -> None:
         """Begin to make a machine in the background, unless memory is short.
@@ -52,12 +56,19 @@ class Standby:
         self._key = key
 
         def run() -> None:
-            try:
-                self._machine = make()
-            except (VmPortsError, OSError) as error:
-                # Tests go on without: each restores its own clone and tells its own errors.
-                self._off = True
-                self._tell(f"vmports: no VMs are kept ready any more: {error}")
+            with beside_a_test():
+                try:
+                    self._machine = make()
+                    self._failures = 0
+                except Exception as error:  # noqa: BLE001 - a test may have replaced what we call
+                    # Tests go on without: each restores its own clone and tells its own errors.
+                    if changed():
+                        return  # that says nothing of the next one
+                    self._failures += 1
+                    if self._failures < _MOST_FAILURES:
+                        return
+                    self._off = True
+                    self._tell(f"vmports: no VMs are kept ready any more: {_line(error)}")
 
         self._thread = threading.Thread(target=run, name="vmports-standby", daemon=True)
         self._thread.start()
@@ -91,6 +102,10 @@ class Standby:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+
+def _line(error: Exception) -> str:
+    return str(error) if isinstance(error, (VmPortsError, OSError)) else mishaps.told(error)
 
 
 def _memory_for(memory: int) -> bool:

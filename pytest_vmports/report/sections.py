@@ -10,6 +10,7 @@ from pytest_vmports.report import riders
 from pytest_vmports.report.recorder import evidence_of, forget, known
 from pytest_vmports.settings import options
 from pytest_vmports.system.mishaps import noting, printable
+from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_vmports.report.recorder import Recorder
 
 
+@restored()
 def complete(
     item: pytest.Item,
     report: pytest.TestReport,

@@ -129,7 +129,9 @@ class Minder:
             process = Popen(
                 [sys.executable, "-I", "-S", "-c", _PROGRAM], stdin=PIPE, stdout=DEVNULL,
                 start_new_session=True, cwd=os.sep, env=surroundings.variables(),
+                umask=surroundings.umask(),
             )  # fmt: skip
+            surroundings.unlimit(process)
         watch = threading.Thread(target=self._watch, args=(process,), name="vmports-minder")
         watch.daemon = True
         watch.start()
@@ -138,7 +140,7 @@ class Minder:
     def _watch(self, process: Popen[bytes]) -> None:
         """Put another in the place of one that has ended before it was told to."""
         process.wait()
-        with self._lock:
+        with self._lock, surroundings.beside_a_test():
             if self._closed:
                 return
             self._killed += 1

@@ -211,7 +211,7 @@ def _start(
     minder = _minders.get(os.getpid())
     words: list[str | bytes] = [program, *map(as_bytes, command[1:])]
     with (
-        log.open("ab") as out, surroundings.restored(),
+        surroundings.restored(), log.open("ab") as out,
         contextlib.nullcontext(DEVNULL) if minder is None else minder.starting() as stdin,
     ):  # fmt: skip
         launcher = _launcher() if minder is None else minder.launcher
@@ -224,10 +224,12 @@ def _start(
             pass_fds=tuple(pass_fds),
             cwd=cwd or surroundings.directory(),
             env={**surroundings.variables(), **(env or {})},
+            umask=surroundings.umask(),
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,
         )
         child = starting.result()
+        surroundings.unlimit(child)
         if minder is not None:
             minder.mind(child.pid)
     return child

@@ -1,18 +1,24 @@
 """What a process has around it, as it was before any test could change it.
 
-A test may empty the environment, lower its limits or remove its working directory. Programs that
-we start get what was there before, and so do we while a VM is started.
+A test may empty the environment, lower its limits, remove its working directory or put functions of
+its own in the place of the standard library's. Programs that we start get what was there before,
+and so do we while a VM is started. What works beside a running test changes nothing under it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pathlib
+import shutil
 import socket
 import sys
 import threading
-from shutil import which as _which
+from subprocess import Popen
 from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.system import proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +26,25 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import resource
 
-_LIMITS = ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC")
+_LIMITS = (
+    "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC", "RLIMIT_STACK",
+    "RLIMIT_CPU",
+)  # fmt: skip
+# Where tests put something in the place of what we, or those whose code we use, call.
+_MODULES = (
+    "builtins", "hashlib", "importlib", "importlib.util", "io", "json", "os", "os.path", "platform",
+    "selectors", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time",
+)  # fmt: skip
+_CLASSES = (
+    pathlib.PurePath, pathlib.Path, pathlib.PosixPath, socket.socket, Popen,
+    threading.Thread,
+)  # fmt: skip
+# pytest's own from phase to phase: it tells a thread's error as a warning.
+_OTHERS = {"excepthook"}
+_LISTS = ("path", "meta_path", "path_hooks")
+_NONE = object()
+
+_which = shutil.which
 
 
 def _soft_limits() -> dict[int, int]:
@@ -37,20 +61,41 @@ def _umask() -> int:
     return now
 
 
+def _functions() -> list[tuple[Any, str, Any]]:
+    """Return module, name and value of what the library offers; of classes all that they have."""
+    found = [
+        (module, name, value) for module in map(importlib.import_module, _MODULES)
+        for name, value in vars(module).items()
+        if callable(value) and name not in _OTHERS
+    ]  # fmt: skip
+    return found + [
+        (cls, name, vars(cls).get(name, _NONE)) for cls in _CLASSES for name in dir(cls)
+    ]
+
+
 _variables = dict(os.environ)
 _limits = _soft_limits()
 _mask = _umask()
+_library = _functions()
+_lists = {name: [*getattr(sys, name)] for name in _LISTS}
+_modules = dict(sys.modules)
 _lock = threading.Lock()
-_socket = socket.socket
 
 
 class _Inside:
     """How many are in `restored` now, and what the last one puts back."""
 
     number = 0
-    limits: dict[int, int]
-    mask: int
-    socket: Any
+    undo: contextlib.ExitStack
+
+
+class _Thread(threading.local):
+    """Whether this thread works beside a test."""
+
+    beside = False
+
+
+_thread = _Thread()
 
 
 def variables() -> dict[str, str]:
@@ -60,10 +105,11 @@ def variables() -> dict[str, str]:
 
 def which(program: str) -> str | None:
     """Return where a program is: on PATH as it is now, or as it was."""
-    for path in (os.environ.get("PATH"), _variables.get("PATH", os.defpath)):
-        found = _which(program, path=path or "")
-        if found is not None:
-            return os.path.join(directory() or os.getcwd(), found)  # noqa: PTH109, PTH118 - as it is asked for
+    with restored():
+        for path in (os.environ.get("PATH"), _variables.get("PATH", os.defpath)):
+            found = _which(program, path=path or "")
+            if found is not None:
+                return os.path.join(directory() or os.getcwd(), found)  # noqa: PTH109, PTH118 - as it is asked for
     return None
 
 
@@ -76,46 +122,133 @@ def directory() -> str | None:
     return None
 
 
+def umask() -> int:
+    """Return the umask as it was."""
+    return _mask
+
+
+def unlimit(child: Popen[bytes]) -> None:
+    """Give a child that was started beside a test the limits of before.
+
+    Raises:
+        OSError: they cannot be given; the child is ended.
+    """
+    if not _thread.beside or not sys.platform.startswith("linux"):
+        return
+    try:
+        for limit, (_, wanted, hard) in _lowered().items():
+            resource.prlimit(child.pid, limit, (wanted, hard))
+    except ProcessLookupError:
+        pass  # whoever waits for it sees how it ended
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
+
+
+@contextlib.contextmanager
+def beside_a_test() -> Iterator[None]:
+    """Let `restored` change nothing in a ``with`` block of this thread: a test runs meanwhile.
+
+    What happens there may fail by what the test has made of its surroundings; see `changed`.
+    """
+    _thread.beside = True
+    try:
+        yield
+    finally:
+        _thread.beside = False
+
+
+def changed() -> bool:
+    """Whether a test has changed what `restored` would put back."""
+    mask = proc.said("self/status").partition("\nUmask:")[2].split()[:1]
+    return bool(_replaced() or _lowered() or (mask and int(mask[0], 8) != _mask))
+
+
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Have what was there before within a ``with`` block, where a VM is started.
+    """Have what was there before within a ``with`` block, where a VM is started or asked something.
 
-    That is soft limits no lower than then, the umask, and `socket.socket`, which pytest-socket and
-    others replace. These are the process's, so a test sees them too; but it waits for us meanwhile.
+    That is soft limits no lower than then, the umask, the standard library's functions, which tests
+    and their tools replace, and what modules are found by. These are the process's, so a test sees
+    them too; but it waits for us meanwhile.
     """
+    if _thread.beside:
+        yield
+        return
     with _lock:
         _Inside.number += 1
         if _Inside.number == 1:
-            _Inside.limits, _Inside.mask = _raise_limits(), os.umask(_mask)
-            _Inside.socket, socket.socket = socket.socket, _socket  # type: ignore[misc]
+            _Inside.undo = _put_back()
     try:
         yield
     finally:
         with _lock:
             _Inside.number -= 1
             if not _Inside.number:
-                socket.socket = _Inside.socket  # type: ignore[misc]
-                os.umask(_Inside.mask)
-                _lower_limits(_Inside.limits)
+                _Inside.undo.close()
 
 
-def _raise_limits() -> dict[int, int]:
-    """Raise what was lowered, as far as the hard limits let us; return how low it was."""
+def _put_back() -> contextlib.ExitStack:
+    """Put back what was there before; return what undoes that."""
+    undo = contextlib.ExitStack()
+    for home, name, now, before in _replaced():
+        _set(home, name, before)
+        undo.callback(_set, home, name, now)
+    for name, before in _lists.items():
+        now = getattr(sys, name)
+        all_of_them = [*before, *(one for one in now if one not in before)]
+        # What finds modules may be told by its place in front to find none; a path is only longer.
+        if now != all_of_them and (name != "path" or any(one not in now for one in before)):
+            undo.callback(setattr, sys, name, now)
+            setattr(sys, name, all_of_them)
+    hidden = {name for name, module in sys.modules.items() if module is None}
+    for name in hidden.union(n for n, one in _modules.items() if sys.modules.get(n) is not one):
+        undo.callback(_set_module, name, sys.modules.get(name, _NONE))
+        _set_module(name, _modules.get(name, _NONE))
+    if (mask := os.umask(_mask)) != _mask:
+        undo.callback(os.umask, mask)
+    for limit, (soft, wanted, hard) in _lowered().items():
+        resource.setrlimit(limit, (wanted, hard))
+        undo.callback(_limit_again, limit, soft)
+    return undo
+
+
+def _replaced() -> list[tuple[Any, str, Any, Any]]:
+    """Return home and name of what is not as it was, what is there now and what was before."""
+    return [
+        (home, name, vars(home).get(name, _NONE), before) for home, name, before in _library
+        if vars(home).get(name, _NONE) is not before
+    ]  # fmt: skip
+
+
+def _set(home: Any, name: str, value: Any) -> None:
+    if value is not _NONE:
+        setattr(home, name, value)
+    else:
+        delattr(home, name)
+
+
+def _set_module(name: str, module: Any) -> None:
+    if module is not _NONE:
+        sys.modules[name] = module
+    else:
+        sys.modules.pop(name, None)
+
+
+def _lowered() -> dict[int, tuple[int, int, int]]:
+    """Return the limits that were lowered: what each is, what it may be again, its hard limit."""
     lowered = {}
     for limit, soft in _soft_limits().items():
         hard = resource.getrlimit(limit)[1]
-        wanted = _limits[limit]
-        if _is_less(hard, wanted):
-            wanted = hard
+        wanted = hard if _is_less(hard, _limits[limit]) else _limits[limit]
         if _is_less(soft, wanted):
-            lowered[limit] = soft
-            resource.setrlimit(limit, (wanted, hard))
+            lowered[limit] = soft, wanted, hard
     return lowered
 
 
-def _lower_limits(limits: dict[int, int]) -> None:
-    for limit, soft in limits.items():
-        resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
+def _limit_again(limit: int, soft: int) -> None:
+    resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
 
 
 def _is_less(one: int, other: int) -> bool:

@@ -31,9 +31,14 @@ def start(command: Sequence[str | bytes], **words: Any) -> Popen[bytes]:
     program = surroundings.which(name)
     if program is None:
         raise FileNotFoundError(f"{name} is not an executable file or not on PATH")
-    words = {"env": surroundings.variables(), "cwd": surroundings.directory(), **words}
+    words = {
+        "env": surroundings.variables(), "cwd": surroundings.directory(),
+        "umask": surroundings.umask(), **words,
+    }  # fmt: skip
     with surroundings.restored():
-        return Popen([program, *command[1:]], **words)
+        child = Popen([program, *command[1:]], **words)
+        surroundings.unlimit(child)
+    return child
 
 
 def run(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import NoShellError
 from pytest_vmports.network.gvproxy import CONFIG
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, surroundings
 from pytest_vmports.system.process import Process, spawn
+from pytest_vmports.system.sockets import pair
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import CAPTURE, Channels
 from pytest_vmports.vm.console import Console
@@ -256,6 +256,7 @@ class Machine:
         """
         self.kind.set_clock(self._waiting(clock.now() + timeout, None, timeout))
 
+    @surroundings.restored()
     def check_alive(self) -> None:
         """Raise when a process of this VM has ended, or its guest's kernel has crashed.
 
@@ -367,7 +368,7 @@ class Machine:
 
     def _start_qemu(self, network_fds: Collection[int]) -> None:
         plan, workdir, restored = self.plan, self.workdir, self._saved is not None
-        ours, monitor = socket.socketpair()
+        ours, monitor = pair()
         self.monitor = Monitor(ours)
         with ExitStack() as until_spawned:
             until_spawned.enter_context(monitor)

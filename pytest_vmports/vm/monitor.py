@@ -12,10 +12,10 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate, protocol
 
 from pytest_vmports.errors import MonitorError
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, sockets
 from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     _Way = Callable[[int], AbstractContextManager[str]]
+
+# It asks whether what it is given is a `socket.socket`, in whose place tests put something else.
+protocol.socket = sockets.module()  # type: ignore[attr-defined]
 
 _T = TypeVar("_T")
 _CALL_SECONDS = 30.0

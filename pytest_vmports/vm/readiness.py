@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_vmports.constants import GUEST_IP
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, sockets
 from pytest_vmports.system.poll import readable
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Probe:
 
 
 def _connect(port: ExposedPort) -> socket.socket:
-    return socket.create_connection(port.address, timeout=_ONE_TRY_SECONDS)
+    return sockets.connected(port.address, _ONE_TRY_SECONDS)
 
 
 def _first_byte(connection: socket.socket) -> bool:

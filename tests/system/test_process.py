@@ -118,6 +118,7 @@ def test_a_child_outlives_the_thread_that_asked_for_it(log):
 
 def test_a_child_whose_parent_is_already_gone_never_starts(log, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1 << 22)  # a parent that is not there
+    monkeypatch.setattr(surroundings, "_library", [])
     child = spawn("orphan", ["sh", "-c", "echo started"], log=log)
     assert child.wait(60) == 125
     assert child.output == ""

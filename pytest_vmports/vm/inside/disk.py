@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from pytest_vmports.guests import cloud_init
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, sockets
 from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Drives
@@ -122,7 +121,7 @@ class DiskGuest(OwnInit):
             self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
         if not self._image.agent:
             return control, None
-        ours, of_qemu = socket.socketpair()
+        ours, of_qemu = sockets.pair()
         self._agent = GuestAgent(ours)
         return control, until_spawned.enter_context(of_qemu).fileno()
 

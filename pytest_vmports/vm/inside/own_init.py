@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system import sockets
 from pytest_vmports.vm.inside.control import Control
 from pytest_vmports.vm.inside.waiting import BootFiles
 from pytest_vmports.vm.last_words import AFTER_LOADER
@@ -81,7 +81,7 @@ class OwnInit:
         until_spawned: ExitStack,
     ) -> tuple[int, int | None]:
         """Open its channels; return QEMU's ends of the control channel and of QEMU's agent's."""
-        ours, of_qemu = socket.socketpair()
+        ours, of_qemu = sockets.pair()
         self._control = Control(ours)
         return until_spawned.enter_context(of_qemu).fileno(), None
 
