@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 READY, CLOCK = "V", "C"
 LARGEST = 4096
 _HEAD = 4
+# What the agent sends once for each frame of a command.
+_ANSWERS = {"S": "A", "s": "A", "I": "A", "X": "X"}
 # As many bytes as the kernel's generator has for its key.
 _SEED = 32
 
@@ -32,10 +34,12 @@ class Control:
 
     Attributes:
         deaths: descriptors that become readable when a process of this VM ends.
+        owed: the types of frames that the agent has yet to send, of a command.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self.deaths: Sequence[int] = ()
+        self.owed: list[str] = []
         self._connection = connection
         self._unread = b""
 
@@ -70,6 +74,10 @@ class Control:
             check()
             if self._connection in ready:
                 self._unread += self._connection.recv(1 << 16)
+        if frame[0] == READY:  # it was started anew, and knows nothing of any command
+            self.owed.clear()
+        elif frame[0] in self.owed:
+            self.owed.remove(frame[0])
         return frame
 
     def send(self, kind: str, payload: bytes = b"") -> None:
@@ -78,6 +86,8 @@ class Control:
         Raises:
             OSError: QEMU hung up.
         """
+        if kind in _ANSWERS:
+            self.owed.append(_ANSWERS[kind])
         head = kind.encode() + len(payload).to_bytes(_HEAD - 1, "little")
         self._connection.sendall(head + payload)
 

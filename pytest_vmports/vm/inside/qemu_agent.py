@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, patience
 from pytest_vmports.system.poll import readable
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class GuestAgent:
             OSError: QEMU hung up.
         """
         sent = set()
+        deadline = clock.now() + patience.left(deadline - clock.now())
         while (now := clock.now()) < deadline:
             # What was sent before the agent ran may be lost: the guest drops it.
             number = next(self._numbers)
@@ -150,7 +151,7 @@ class GuestAgent:
     def _line(self, deadline: float, check: Callable[[], None]) -> bytes | None:
         """Return the next line; None at the deadline."""
         while b"\n" not in self._unread:
-            left = deadline - clock.now()
+            left = patience.left(deadline - clock.now())
             if left <= 0:
                 return None
             ready = readable([self._connection], min(left, 1.0))

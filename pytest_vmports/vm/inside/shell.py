@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from pytest_vmports.errors import (
     CommandTimeoutError,
     MachineError,
 )
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, patience
 from pytest_vmports.vm import arguments
 from pytest_vmports.vm.inside.control import LARGEST
 
@@ -29,6 +30,9 @@ _ENVIRONMENT = {
 }
 # A killed command's guest may be busy, but its agent answers.
 _AFTER_KILL = 30.0
+# A kill that comes before the command has begun hits nobody.
+_KILL_AGAIN = 1.0
+_SILENT = "the guest's agent does not answer any more"
 _SHOWN = 2000
 
 
@@ -140,12 +144,14 @@ class _Run:
     def __init__(self, control: Control, check: Callable[[], None], timeout: float | None) -> None:
         self._control = control
         self._check = check
-        self._deadline = None if timeout is None else clock.now() + timeout
+        limit = patience.left(math.inf if timeout is None else timeout)
+        self._deadline = None if limit == math.inf else clock.now() + limit
         self._output: dict[str, list[bytes]] = {"O": [], "E": []}
         self._status: int | None = None
         self._killed = False
 
     def go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
+        self._clear()
         for at in range(0, len(text), LARGEST):
             self._send("s" if at else "S", text[at : at + LARGEST])
         self._control.send("X")
@@ -166,14 +172,31 @@ class _Run:
         while self._receive() != "A":
             pass
 
+    def _clear(self) -> None:
+        """Hear what the agent still has to say of a command that nobody waited for to its end.
+
+        As one that pytest-timeout has left, or one that it did not answer about in time.
+        """
+        until, frame = clock.now() + patience.left(_AFTER_KILL), None
+        while self._control.owed:
+            if frame is None:
+                if clock.now() >= until:
+                    raise MachineError(_SILENT)
+                self._control.send("K")
+            frame = self._control.receive(min(until, clock.now() + _KILL_AGAIN), self._check)
+
     def _receive(self) -> str:
-        frame = self._control.receive(self._deadline, self._check)
+        until = self._deadline
+        if self._killed and until is not None:
+            until = min(until, clock.now() + _KILL_AGAIN)
+        frame = self._control.receive(until, self._check)
         if frame is None:
-            if self._killed:
-                raise MachineError("the guest's agent does not answer any more")
+            if not self._killed:
+                self._killed = True
+                self._deadline = clock.now() + patience.left(_AFTER_KILL)
+            elif until == self._deadline:
+                raise MachineError(_SILENT)
             self._control.send("K")
-            self._killed = True
-            self._deadline = clock.now() + _AFTER_KILL
             return ""
         kind, payload = frame
         if kind == "X":
