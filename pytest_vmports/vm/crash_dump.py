@@ -48,13 +48,13 @@ class CrashDump:
         """
         if self._file is None or self._tried:
             return
-        if vitals.panic is None and vitals.failed is None:
-            return
-        self._tried = True
-        if not vitals.qemu.running:
-            self.problem = "QEMU had ended: a kernel that reboots when it panics leaves nothing"
-            return
         try:
+            if vitals.panic is None and vitals.failed is None:
+                return
+            self._tried = True
+            if not vitals.qemu.running:
+                self.problem = "QEMU had ended: a kernel that reboots when it panics leaves nothing"
+                return
             # Also while a report is gathered: a dump was asked for, and takes its time.
             with self._file.open("w+b") as file, patience.as_long_as_it_takes():
                 vitals.monitor.dump(file.fileno(), _SECONDS)

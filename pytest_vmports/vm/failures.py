@@ -18,7 +18,9 @@ from pytest_vmports.errors import (
     GuestRebootWarning,
     GuestShellError,
     LaunchError,
+    LostEvidenceWarning,
     MachineDiedError,
+    MachineError,
     MonitorError,
 )
 from pytest_vmports.system import clock
@@ -28,7 +30,6 @@ from pytest_vmports.vm.crashes import Weight
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_vmports.errors import MachineError
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.system.process import Process
     from pytest_vmports.vm.console import Console
@@ -186,9 +187,14 @@ def at_the_end(vitals: Vitals) -> MachineDiedError | None:
     A guest may power off or reboot, and panic where that is allowed.
     """
     vitals.await_ending()
-    if vitals.console.may_be_crashing():
-        vitals.qemu.wait(_PANIC_SECONDS)
-    error = found(vitals)
+    try:
+        if vitals.console.may_be_crashing():
+            vitals.qemu.wait(_PANIC_SECONDS)
+        error = found(vitals)
+    except OSError as problem:
+        raise MachineError(
+            f"whether the guest has crashed is not known: its console cannot be read ({problem})"
+        ) from problem
     if isinstance(error, GuestCrashError):
         return None if vitals.may_crash else error
     if error is None or error.program != "QEMU" or vitals.qemu.returncode:
@@ -219,6 +225,12 @@ def warn_of_words(vitals: Vitals) -> None:
         return
     for one in dict.fromkeys(map(str, vitals.console.crashes())):
         warnings.warn(one, GuestKernelWarning, stacklevel=3)
+
+
+def warn_of_lost(lost: Sequence[str]) -> None:
+    """Warn of what no report can have any more of a VM that has ended."""
+    if lost:
+        warnings.warn("; ".join(lost), LostEvidenceWarning, stacklevel=3)
 
 
 @contextlib.contextmanager
