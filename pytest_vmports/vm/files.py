@@ -71,14 +71,14 @@ def keep_all(
     processes: Sequence[Process],
     files: Files,
     folder: Path,
-    note: Callable[[str], None],
+    lost: list[str],
 ) -> None:
-    """Keep all that a report may want of a VM that has ended; ``note`` is told what is lost."""
+    """Keep all that a report may want of a VM that has ended; what is lost is added to ``lost``."""
     steps: dict[str, Callable[[], None]] = {"its console": console.keep}
     steps.update({f"what {process.name} said": process.keep_output for process in processes})
     steps["its files"] = lambda: files.keep(folder)
     for what, step in steps.items():
-        with noting(f"lost at a VM's end: {what}", note):
+        with noting(f"lost at a VM's end: {what}", lost.append):
             step()
 
 

@@ -325,8 +325,8 @@ class Machine:
         lost: list[str] = []
         with ExitStack() as ending:  # as in `stop`
             ending.callback(self.discard)
-            kept = self.console, self.processes(), self.files, self.workdir
-            ending.callback(keep_all, *kept, lost.append)
+            whole = self.console, self.processes(), self.files, self.workdir
+            ending.callback(keep_all, *whole, lost)
             ending.callback(self.stop)
             died = self.failure_at_the_end()
             if died is None and self.running:
@@ -364,11 +364,10 @@ class Machine:
         )  # fmt: skip
 
     def _hang_up(self) -> None:
-        try:
+        with ExitStack() as ending:
+            ending.callback(self.kind.close)
             if hasattr(self, "monitor"):
                 self.monitor.close()
-        finally:
-            self.kind.close()
 
     def _start_qemu(self, network_fds: Collection[int]) -> None:
         plan, workdir, restored = self.plan, self.workdir, self._saved is not None
