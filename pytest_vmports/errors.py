@@ -327,6 +327,10 @@ class GuestRebootWarning(UserWarning):
     """A guest rebooted by itself, which ends its VM."""
 
 
+class LostEvidenceWarning(UserWarning):
+    """A VM has ended, and what its report may want could not be kept, as without descriptors."""
+
+
 class CloudInitWarning(UserWarning):
     """A module of cloud-init complained, where the settings tolerate that."""
 

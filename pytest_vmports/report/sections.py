@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.report import riders
 from pytest_vmports.report.recorder import evidence_of, forget, known
 from pytest_vmports.settings import options
+from pytest_vmports.system import patience
 from pytest_vmports.system.mishaps import noting, printable
 from pytest_vmports.system.surroundings import restored
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.report.evidence import Evidence
     from pytest_vmports.report.recorder import Recorder
+
+# What all that is asked of VMs for one report may take; files are written as long as it takes.
+_SECONDS = 6.0
 
 
 @restored()
@@ -41,7 +45,7 @@ def complete(
         facts: the table or the picture of the whole run wants some.
     """
     note = recorder.note
-    with noting("evidence failed: all of it", note):
+    with noting("evidence failed: all of it", note), patience.at_most(_SECONDS):
         _add_sections(item, report, recorder)
     with noting("evidence failed: how to reach what was kept", note):
         if keeper is not None:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import TYPE_CHECKING
 
-from pytest_vmports.system import proc, surroundings, tools
+from pytest_vmports.system import patience, proc, surroundings, tools
 from pytest_vmports.system.minder import Minder
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.poll import readable
@@ -123,9 +123,9 @@ class Process:
     def wait(self, timeout: float) -> int | None:
         """Wait up to ``timeout`` seconds for the end; return the exit status or None."""
         if self._let_go or self._pidfd is None:
-            return tools.wait(self._popen, timeout)
+            return tools.wait(self._popen, patience.left(timeout))
         if self.running:
-            readable([self._pidfd], timeout)
+            readable([self._pidfd], patience.left(timeout))
         return self.returncode
 
     def kill(self) -> None:

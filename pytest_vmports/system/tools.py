@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import ExitStack, suppress
 from select import POLLIN, POLLOUT, poll
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.system import clock, surroundings
+from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.poll import milliseconds
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def run(
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
         OSError: it is not there or cannot be run.
     """
-    deadline = None if timeout is None else clock.now() + timeout
+    limit = patience.left(math.inf if timeout is None else timeout)
+    deadline = None if limit == math.inf else clock.now() + limit
     with ExitStack() as stack:
         child = start(command, stdin=PIPE if input else DEVNULL, stdout=PIPE, stderr=PIPE)
         for pipe in (child.stdin, child.stdout, child.stderr):

@@ -7,6 +7,7 @@ import struct
 from typing import IO, TYPE_CHECKING
 
 from pytest_vmports.errors import MonitorError
+from pytest_vmports.system import patience
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,14 +48,15 @@ class CrashDump:
         """
         if self._file is None or self._tried:
             return
-        if vitals.panic is None and vitals.failed is None:
-            return
-        self._tried = True
-        if not vitals.qemu.running:
-            self.problem = "QEMU had ended: a kernel that reboots when it panics leaves nothing"
-            return
         try:
-            with self._file.open("w+b") as file:
+            if vitals.panic is None and vitals.failed is None:
+                return
+            self._tried = True
+            if not vitals.qemu.running:
+                self.problem = "QEMU had ended: a kernel that reboots when it panics leaves nothing"
+                return
+            # Also while a report is gathered: a dump was asked for, and takes its time.
+            with self._file.open("w+b") as file, patience.as_long_as_it_takes():
                 vitals.monitor.dump(file.fileno(), _SECONDS)
             make_readable(self._file)
         except (MonitorError, OSError) as error:

@@ -99,7 +99,17 @@ KINDS = (
         "assertion", Weight.FAILS, "failed an assertion of its own", ("kernel BUG at", "XFS"),
         sure=r"kernel BUG at \S+:\d+!.*|XFS(?: \(\S+\))?: Assertion failed: .*",
     ),
-    Kind("bug", Weight.FAILS, "found a fault of its own", ("BUG: ",), stamped=r"BUG: .*"),
+    Kind(
+        "bug", Weight.FAILS, "found a fault of its own", ("BUG: ",),
+        sure=(
+            r"BUG: (?:K[ACM]SAN|KFENCE): .* in \S+.*|BUG: scheduling while atomic: .+/\d+/0x.*"
+            r"|BUG: sleeping function called from invalid context at \S+:\d+.*"
+            r"|BUG: Bad (?:page state|page map|rss-counter state) (?:in process |mm:).*"
+            r"|BUG: (?:spinlock|rwlock) .* on CPU#\d+, .*"
+            r"|BUG: using \w+\(\) in preemptible \[[0-9a-f]+\] code: .*"
+        ),
+        stamped=r"BUG: .*",
+    ),
     Kind(
         "hung task", Weight.FAILS, "found a task that hangs", ("INFO: task ",),
         sure=r"INFO: task .+:\d+ blocked (?:[\w/ ]+ )?for more than \d+ seconds\..*",

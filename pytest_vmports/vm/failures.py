@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import subprocess
 import warnings
@@ -18,17 +19,18 @@ from pytest_vmports.errors import (
     GuestRebootWarning,
     GuestShellError,
     LaunchError,
+    LostEvidenceWarning,
     MachineDiedError,
+    MachineError,
     MonitorError,
 )
 from pytest_vmports.system import clock
 from pytest_vmports.vm import hints
-from pytest_vmports.vm.crashes import Weight
+from pytest_vmports.vm.crashes import Weight, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_vmports.errors import MachineError
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.system.process import Process
     from pytest_vmports.vm.console import Console
@@ -53,6 +55,10 @@ _WHY = {
     **_BY_THE_HOST,
 }
 # What Linux writes last (source: its kernel/reboot.c), for a QEMU whose own words were lost.
+# Who writes no such word before a reset has not rebooted: a kernel says each, whatever its level.
+_SAYS_RESET = re.compile(r"reboot: |sysrq: Resetting|Rebooting in \d")
+_LINUX = re.compile(r"^\[ *\d+\.\d{6}\]", re.MULTILINE)
+_UNSAID = "the guest was reset without a word of its kernel, as by a triple fault"
 _LINUX_SAYS = {"reboot: Restarting system": _REBOOT, "reboot: Power down": _POWER_OFF}
 
 
@@ -102,6 +108,14 @@ class Vitals:
         console = self.console.own()
         told = (why for words, why in _LINUX_SAYS.items() if words in console)
         return self.monitor.why_ended() or next(told, "")
+
+    @property
+    def reset_unsaid(self) -> bool:
+        """Whether the guest was reset and its kernel, which writes to the console, said nothing."""
+        if self.why_ended != _REBOOT or _SAYS_RESET.search(clean(self.console.own())):
+            return False
+        # A clone's kernel may have written when its template booted alone.
+        return _LINUX.search(clean(self.console.text())) is not None
 
     def await_ending(self, *, sure: bool = False) -> None:
         """Wait for what is about to end; at most some seconds."""
@@ -186,9 +200,14 @@ def at_the_end(vitals: Vitals) -> MachineDiedError | None:
     A guest may power off or reboot, and panic where that is allowed.
     """
     vitals.await_ending()
-    if vitals.console.may_be_crashing():
-        vitals.qemu.wait(_PANIC_SECONDS)
-    error = found(vitals)
+    try:
+        if vitals.console.may_be_crashing():
+            vitals.qemu.wait(_PANIC_SECONDS)
+        error = found(vitals)
+    except OSError as problem:
+        raise MachineError(
+            f"whether the guest has crashed is not known: its console cannot be read ({problem})"
+        ) from problem
     if isinstance(error, GuestCrashError):
         return None if vitals.may_crash else error
     if error is None or error.program != "QEMU" or vitals.qemu.returncode:
@@ -205,8 +224,9 @@ def warn_of_reboot(vitals: Vitals) -> None:
     if vitals.qemu.returncode != 0 or vitals.panic is not None:
         return
     if vitals.why_ended == _REBOOT and not vitals.may_crash:
+        what = _UNSAID if vitals.reset_unsaid else "the guest rebooted by itself"
         warnings.warn(
-            "the guest rebooted by itself, which ends its VM: vm.reset() boots it again; where "
+            f"{what}, which ends its VM: vm.reset() boots it again; where "
             "the test wants that, set allow_crash = yes",
             GuestRebootWarning,
             stacklevel=3,
@@ -219,6 +239,12 @@ def warn_of_words(vitals: Vitals) -> None:
         return
     for one in dict.fromkeys(map(str, vitals.console.crashes())):
         warnings.warn(one, GuestKernelWarning, stacklevel=3)
+
+
+def warn_of_lost(lost: Sequence[str]) -> None:
+    """Warn of what no report can have any more of a VM that has ended."""
+    if lost:
+        warnings.warn("; ".join(lost), LostEvidenceWarning, stacklevel=3)
 
 
 @contextlib.contextmanager
@@ -249,6 +275,8 @@ def why_qemu_ended(vitals: Vitals) -> str:
     if panic is not None:
         return f"0 (kernel panic: {panic})"
     why = vitals.why_ended
+    if vitals.reset_unsaid:
+        return f"0 ({_UNSAID})"
     return f"0 ({_WHY.get(why, why or 'the guest powered off or rebooted')})"
 
 

@@ -1,4 +1,4 @@
-"""Those files of a VM's private folder that a report may want, also when the folder is gone."""
+"""What a report may want of a VM, also when its private folder is gone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import shutil
 import weakref
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system.mishaps import noting
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from pytest_vmports.system.process import Process
+    from pytest_vmports.vm.console import Console
 
 
 class Files:
@@ -32,10 +37,19 @@ class Files:
 
         As open descriptors, so that nothing is left on the disk when we are killed; they are closed
         when this object is let go.
+
+        Raises:
+            OSError: one cannot be opened; then none is kept.
         """
-        for name in self.names:
-            with contextlib.suppress(FileNotFoundError):
-                self._open[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for name in self.names:
+                with contextlib.suppress(FileNotFoundError):
+                    self._open[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            # Where there are too few descriptors, the folder's removal needs some.
+            _close(self._open.values())
+            self._open.clear()
+            raise
         weakref.finalize(self, _close, list(self._open.values()))
 
     def copy(self, name: str, folder: Path, target: Path) -> None:
@@ -52,6 +66,22 @@ class Files:
             shutil.copyfile(folder / name, target)
 
 
-def _close(descriptors: list[int]) -> None:
+def keep_all(
+    console: Console,
+    processes: Sequence[Process],
+    files: Files,
+    folder: Path,
+    lost: list[str],
+) -> None:
+    """Keep all that a report may want of a VM that has ended; what is lost is added to ``lost``."""
+    steps: dict[str, Callable[[], None]] = {"its console": console.keep}
+    steps.update({f"what {process.name} said": process.keep_output for process in processes})
+    steps["its files"] = lambda: files.keep(folder)
+    for what, step in steps.items():
+        with noting(f"lost at a VM's end: {what}", lost.append):
+            step()
+
+
+def _close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)

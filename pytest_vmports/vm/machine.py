@@ -17,7 +17,7 @@ from pytest_vmports.vm.argv import CAPTURE, Channels
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.crash_dump import VMCORE, CrashDump
 from pytest_vmports.vm.failures import Vitals
-from pytest_vmports.vm.files import Files
+from pytest_vmports.vm.files import Files, keep_all
 from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 from pytest_vmports.vm.milestones import Milestones, Origin, State
@@ -300,16 +300,19 @@ class Machine:
         """
         if self.state is State.KEPT or not self.owner.here:
             return
-        if self._qemu is not None:
-            if self.running:
-                self.crash_dump.take(self.vitals)
-            self._qemu.kill()
-        self._hang_up()
-        self.cards.stop()
-        if not keep_disks:
-            remove_overlay(self.workdir)
-        self.milestones.stopped = self.milestones.stopped or clock.now()
-        self.state = State.STOPPED
+        try:
+            with ExitStack() as ending:  # the last first; each, whatever becomes of the others
+                if not keep_disks:
+                    ending.callback(remove_overlay, self.workdir)
+                ending.callback(self.cards.stop)
+                ending.callback(self._hang_up)
+                if self._qemu is not None:
+                    ending.callback(self._qemu.kill)
+                    if self.running:
+                        self.crash_dump.take(self.vitals)
+        finally:
+            self.milestones.stopped = self.milestones.stopped or clock.now()
+            self.state = State.STOPPED
 
     def finish(self) -> None:
         """Stop, keep in memory what a report may need, and remove the private folder.
@@ -318,18 +321,18 @@ class Machine:
             GuestForwardError: the guest had host ports opened that nobody asked for.
             MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
                 A guest that powered off has not failed, nor one that may crash.
+            MachineError: whether it has cannot be told.
         """
-        died = self.failure_at_the_end()
-        try:
+        lost: list[str] = []
+        with ExitStack() as ending:  # as in `stop`
+            ending.callback(self.discard)
+            whole = self.console, self.processes(), self.files, self.workdir
+            ending.callback(keep_all, *whole, lost)
+            ending.callback(self.stop)
+            died = self.failure_at_the_end()
             if died is None and self.running:
                 self.cards.first.close_opened()
-        finally:
-            self.stop()
-            self.console.keep()
-            for process in self.processes():
-                process.keep_output()
-            self.files.keep(self.workdir)
-            self.discard()
+        failures.warn_of_lost(lost)
         if died is not None:
             raise died
 
@@ -362,9 +365,10 @@ class Machine:
         )  # fmt: skip
 
     def _hang_up(self) -> None:
-        if hasattr(self, "monitor"):
-            self.monitor.close()
-        self.kind.close()
+        with ExitStack() as ending:
+            ending.callback(self.kind.close)
+            if hasattr(self, "monitor"):
+                self.monitor.close()
 
     def _start_qemu(self, network_fds: Collection[int]) -> None:
         plan, workdir, restored = self.plan, self.workdir, self._saved is not None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate, protocol
 
 from pytest_vmports.errors import MonitorError
-from pytest_vmports.system import clock, sockets
+from pytest_vmports.system import clock, patience, sockets
 from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Monitor:
             raise MonitorError(command=command, reply="the monitor is not connected")
         try:
             told = {name: _utf8(value) for name, value in arguments.items()}
-            return _run(self._client.execute(command, told or None), seconds)
+            return _run(self._client.execute(command, told or None), patience.left(seconds))
         except UnicodeError as error:
             raise MonitorError(command=command, reply=f"a path is no UTF-8 ({error})") from error
         except ExecuteError as error:
@@ -145,7 +145,7 @@ class Monitor:
                     await client.runstate_changed()
 
             with contextlib.suppress(TimeoutError):
-                _run(hear_all(), _LAST_WORDS_SECONDS)
+                _run(hear_all(), patience.left(_LAST_WORDS_SECONDS))
         said = [str(event["data"]["reason"]) for event in self._ends.history]  # type: ignore[index]
         return said[-1] if said else ""
 
@@ -267,7 +267,7 @@ class Monitor:
             return await self._client.execute(command, arguments or None)
 
         try:
-            return _run(send(), _CALL_SECONDS)
+            return _run(send(), patience.left(_CALL_SECONDS))
         except (QMPError, EOFError, OSError) as error:
             raise MonitorError(command=command, reply=str(error)) from error
 

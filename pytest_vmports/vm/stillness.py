@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from pytest_vmports.errors import MonitorError
 from pytest_vmports.system import clock
 
-# Source: QEMU's target/i386/cpu-dump.c.
+# Source: QEMU's cpu-dump.c of that target.
 _FLAGS = re.compile(r"\b[ER]FL=([0-9a-f]+) .*\bHLT=([01])\b")
 _CR0 = re.compile(r"^CR0=([0-9a-f]+)\b", re.MULTILINE)
 _INTERRUPTS, _PAGING = 1 << 9, 1 << 31

@@ -20,6 +20,7 @@ import pytest
 from vm_helpers import alive, until
 
 from pytest_vmports.errors import MachineError
+from pytest_vmports.system import patience
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
 from pytest_vmports.vm.inside.control import READY, Control
 from pytest_vmports.vm.inside.shell import AgentShell
@@ -120,6 +121,11 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(ready, tmp_pa
     assert ready.run("echo next") == (0, b"next\n", b"")
 
 
+def test_a_command_that_has_no_time_at_all_is_killed_too(ready):
+    assert ready.run("sleep 1000", timeout=0)[0] is None
+    assert ready.run("echo next") == (0, b"next\n", b"")
+
+
 def test_a_command_that_writes_without_end_is_killed_too(ready):
     status, written, _ = ready.run("yes", timeout=1)
     assert status is None and set(written) == set(b"y\n")
@@ -195,3 +201,35 @@ def test_with_the_time_each_restored_guest_that_needs_one_gets_a_seed_of_its_own
         assert frame[:4] == b"C\x30\0\0"
         assert struct.unpack("<qq", frame[4:20]) == (1700000000, 500000000)
     assert len({frame[20:] for frame in frames}) == 2
+
+
+class LeftError(Exception):
+    """As pytest-timeout leaves a call."""
+
+
+@pytest.mark.parametrize("given", [b"", b"x" * 20_000])
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_what_a_command_that_was_left_says_is_not_the_next_ones(ready, given, frames):
+    seen = []
+
+    def leave():
+        seen.append(None)
+        if len(seen) > frames:
+            raise LeftError
+
+    shell = AgentShell(ready.control, leave)
+    with pytest.raises(LeftError):
+        shell.execute("echo old; sleep 1000", timeout=None, input=given)
+    for _ in range(2):
+        assert ready.run("echo next; exit 3", given) == (3, b"next\n", b"")
+
+
+def test_an_agent_that_hangs_costs_no_more_than_there_is_patience_for(ready):
+    os.kill(ready.process.pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            with patience.at_most(0.2), pytest.raises(MachineError, match="does not answer"):
+                ready.run("echo old", timeout=10_000)
+    finally:
+        os.kill(ready.process.pid, signal.SIGCONT)
+    assert ready.run("echo next; exit 3") == (3, b"next\n", b"")

@@ -51,12 +51,16 @@ SAID = {
         "XFS: Assertion failed: fs_is_ok, file: fs/xfs/libxfs/xfs_btree.c, line: 1968",
     ],
     "bug": [
+        "BUG: Dentry 00000000f1a4a8c4{i=1,n=x} still in use (1) [unmount of ext4 vda]",
         "BUG: Bad page state in process kworker/0:1  pfn:3a7c1",
         "BUG: Bad rss-counter state mm:00000000a1d1e1f1 type:MM_ANONPAGES val:1",
         "BUG: scheduling while atomic: swapper/0/0/0x00000002",
         "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:580",
         "BUG: KASAN: slab-use-after-free in kmalloc_uaf+0xae/0xf0",
+        "BUG: KFENCE: use-after-free read in test_use_after_free_read+0xb3/0x143",
+        "BUG: KCSAN: data-race in test_kernel_read / test_kernel_write",
         "BUG: spinlock bad magic on CPU#0, insmod/1234",
+        "BUG: using smp_processor_id() in preemptible [00000000] code: modprobe/183",
     ],
     "hung task": [
         "INFO: task dd:1234 blocked for more than 120 seconds.",
@@ -100,7 +104,7 @@ STAMPS = [
 ]
 # Those that programs may write as well count behind a kernel's time alone.
 ONLY_STAMPED = [
-    *SAID["bug"], *SAID["warning"][2:], *(one for one in SAID["stall"] if "workqueue" in one)
+    SAID["bug"][0], *SAID["warning"][2:], *(one for one in SAID["stall"] if "workqueue" in one)
 ]  # fmt: skip
 
 

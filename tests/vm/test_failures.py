@@ -31,6 +31,18 @@ def vitals(tmp_path):
     [
         ("guest-shutdown", "", "0 (the guest powered off)"),
         ("guest-reset", "", "0 (the guest rebooted)"),
+        ("guest-reset", "GRUB loading.\n", "0 (the guest rebooted)"),
+        (
+            "guest-reset",
+            "[    5.1] x\n[    5.179510] reboot: Restarting system\r\n",
+            "0 (the guest rebooted)",
+        ),
+        ("guest-reset", "[    5.179510] sysrq: Resetting\n", "0 (the guest rebooted)"),
+        (
+            "guest-reset",
+            "\x1b[m[    5.179510] random: crng init done\r\n/ # ",
+            "0 (the guest was reset without a word of its kernel, as by a triple fault)",
+        ),
         ("guest-reset", "Kernel panic - not syncing: why\n", "0 (kernel panic: why)"),
         ("host-signal", "", "0 (a signal told it to)"),
         ("host-qmp-quit", "", "0 (its monitor told it to)"),

@@ -11,6 +11,7 @@ from vm_helpers import WIRINGS
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import CommandTimeoutError, SetupError
+from pytest_vmports.system.architecture import AARCH64
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"qemu": "qemu-system-aarch64", "boot_timeout": 300}
@@ -82,6 +83,15 @@ def test_a_setup_that_fails_says_so(boot, images):
         boot(8080, guest=Guest.kernel(*images, memory=256, setup="exit 7"), **SETTINGS),
     ):
         pass
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_the_bundled_guest_comes_up_with_the_least_memory_it_is_allowed(
+    boot, images, wiring, gvproxy_089
+):
+    guest = Guest.kernel(*arm64_guest.bundled(), memory=AARCH64.bundled_memory, setup=SETUP)
+    with boot(8080, guest=guest, **SETTINGS, **WIRINGS[wiring]) as vm:
+        assert vm.run("uname -m").stdout == "aarch64\n"
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)

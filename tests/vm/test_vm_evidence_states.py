@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 
 import pytest
-from vm_helpers import serve, unstarted
+from vm_helpers import SHELL, ask_shell, serve, unstarted
 
 from pytest_vmports.errors import SetupError
 from pytest_vmports.pool import keeper as keeper_module
@@ -17,6 +19,7 @@ from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.report import artifacts
 from pytest_vmports.report.evidence import Evidence
 from pytest_vmports.settings import options
+from pytest_vmports.system import patience
 from pytest_vmports.vm.machine import State
 
 # Ports and settings.
@@ -236,3 +239,32 @@ def test_a_vm_that_cannot_be_kept_is_told_and_ended(machine_of, keeper):
     assert keeper.fresh == [] and machine.state is State.STARTED
     machine.finish()
     assert not machine.workdir.exists()
+
+
+def test_what_hangs_is_left_out_of_the_report(boot):
+    machines = []
+
+    def gathered():
+        """Return what two reports of the same moment say of its ports."""
+        mishaps = []
+        with patience.at_most(2):
+            found = [
+                dict(Evidence(machines[-1:]).sections(verbosity=0, note=mishaps.append))
+                for _ in range(2)
+            ]
+        assert mishaps == []
+        assert all("VM: end of the guest's console" in sections for sections in found)
+        return [sections["VM: what its ports answer now"] for sections in found]
+
+    with boot(7777, 8080, setup=SHELL, wait_for="7777", observe=machines.append) as vm:
+        agent = vm.run("echo $PPID").stdout.strip()
+        ask_shell(vm, f"kill -STOP {agent}")
+        first, second = gathered()
+        assert "port 7777: answered" in first and "it does not answer" in first
+        assert second.startswith("left out: ")
+        ask_shell(vm, f"kill -CONT {agent}")
+        assert vm.run("echo next").stdout == "next\n"
+        os.kill(vm.pids["QEMU"], signal.SIGSTOP)
+        first, second = gathered()
+        assert "does not answer" in first
+        assert second.startswith("left out: ")

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, patience
 from pytest_vmports.system.poll import readable
 from pytest_vmports.vm.arguments import short_enough
 
@@ -58,6 +58,7 @@ class GuestAgent:
             OSError: QEMU hung up.
         """
         sent = set()
+        deadline = clock.now() + patience.left(deadline - clock.now())
         while (now := clock.now()) < deadline:
             # What was sent before the agent ran may be lost: the guest drops it.
             number = next(self._numbers)
@@ -170,7 +171,7 @@ class GuestAgent:
     def _line(self, deadline: float, check: Callable[[], None]) -> bytes | None:
         """Return the next line; None at the deadline."""
         while b"\n" not in self._unread:
-            left = deadline - clock.now()
+            left = patience.left(deadline - clock.now())
             if left <= 0:
                 return None
             ready = readable([self._connection], min(left, 1.0))

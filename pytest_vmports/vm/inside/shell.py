@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from pytest_vmports.errors import (
     CommandTimeoutError,
     MachineError,
 )
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, patience
 from pytest_vmports.vm import arguments
 from pytest_vmports.vm.inside.control import CLOCK, LARGEST
 
@@ -30,6 +31,9 @@ _ENVIRONMENT = {
 }
 # A killed command's guest may be busy, but its agent answers.
 _AFTER_KILL = 30.0
+# A kill that comes before the command has begun hits nobody.
+_KILL_AGAIN = 1.0
+_SILENT = "the guest's agent does not answer any more"
 _SHOWN = 2000
 
 
@@ -147,7 +151,8 @@ class _Run:
     def __init__(self, control: Control, check: Callable[[], None], timeout: float | None) -> None:
         self._control = control
         self._check = check
-        self._deadline = None if timeout is None else clock.now() + timeout
+        limit = patience.left(math.inf if timeout is None else timeout)
+        self._deadline = None if limit == math.inf else clock.now() + limit
         self._output: dict[str, list[bytes]] = {"O": [], "E": []}
         self._status: int | None = None
         self._begun = self._killed = False
@@ -168,7 +173,7 @@ class _Run:
         """
         self._control.send("K")
         self._control.send_mark()
-        self._killed, self._deadline = True, clock.now() + _AFTER_KILL
+        self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
         marked = False
         while not marked or (self._begun and self._status is None):
             marked = self._receive() == CLOCK or marked
@@ -196,13 +201,17 @@ class _Run:
             pass
 
     def _receive(self) -> str:
-        frame = self._control.receive(self._deadline, self._check)
+        until = self._deadline
+        if self._killed and until is not None:
+            until = min(until, clock.now() + _KILL_AGAIN)
+        frame = self._control.receive(until, self._check)
         if frame is None:
-            if self._killed:
-                raise MachineError("the guest's agent does not answer any more")
+            if not self._killed:
+                self._killed = True
+                self._deadline = clock.now() + patience.left(_AFTER_KILL)
+            elif until == self._deadline:
+                raise MachineError(_SILENT)
             self._control.send("K")
-            self._killed = True
-            self._deadline = clock.now() + _AFTER_KILL
             return ""
         kind, payload = frame
         if kind == "X":
