@@ -19,19 +19,17 @@ from pathlib import Path
 import psutil
 import pytest
 from freezegun import freeze_time
-from vm_helpers import alive, ask_tcp, serve, until
+from vm_helpers import GUEST, alive, ask_tcp, until
 
 from pytest_vmports.errors import BootTimeoutError, CommandTimeoutError, TemplateBusyError
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.vm.plan import key_of
 
-SETUP = serve(8080)
-
 
 @pytest.fixture(scope="module")
 def clone(boot):
     """Return a function that starts a VM from a template."""
-    return lambda **more: boot(8080, **{"setup": SETUP, "fresh_boot": False, **more})
+    return lambda **more: boot(8080, **{"setup": GUEST, "fresh_boot": False, **more})
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +195,7 @@ def test_a_vm_from_the_terminal_ends_in_order_when_it_is_told_to(name, tmp_path,
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
     )
     words = [sys.executable, "-c", begin, sys.executable, "-m", "pytest_vmports.cli.main"]
-    words += ["run", "--port", "8080", "--setup", SETUP]
+    words += ["run", "--port", "8080", "--setup", GUEST]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as run:
         until(lambda: "Ctrl-C stops it" in run.stdout.readline(), 120, "it is ready")
         pids = [child.pid for child in psutil.Process(run.pid).children()]
