@@ -21,7 +21,7 @@ PORT = SHELL_PORT
 PANIC, HOW = "echo c >/proc/sysrq-trigger", "sysrq triggered crash"
 REBOOT, CRASH = "reboot -f", "echo b >/proc/sysrq-trigger"
 # Of what a lost race would pass now and then.
-ROUNDS = range(3)
+ROUNDS = range(2)
 
 
 @pytest.fixture(scope="module", params=["usernet", "gvproxy_081", "gvproxy_089"])
