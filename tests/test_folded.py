@@ -7,18 +7,18 @@ import inspect
 import pytest
 from folded import folded
 
-SEEN = []
+seen = []
 
 
 @folded("number", range(3))
 def test_each_case_is_tried_with_the_fixtures(number, tmp_path):
-    SEEN.append((number, tmp_path))
+    seen.append((number, tmp_path))
 
 
 def test_a_case_that_fails_is_named_and_hides_no_other(tmp_path):
-    SEEN.clear()
+    seen.clear()
     test_each_case_is_tried_with_the_fixtures(tmp_path=tmp_path)
-    assert SEEN == [(number, tmp_path) for number in range(3)]
+    assert seen == [(number, tmp_path) for number in range(3)]
 
     @folded("one, other", [(1, 1), (1, 2), (2, 2), (3, 4), (5, 5)])
     def equal(one, other):
