@@ -30,6 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Two plugins that no inner run has a use for take most of the time in which one starts.
 @pytest.fixture(autouse=True)
 def _inner_runs_start_clean(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -38,6 +39,8 @@ def _inner_runs_start_clean(
     if "pytester" in request.fixturenames:
         for name in [name for name in os.environ if name.startswith("VMPORTS_")]:
             monkeypatch.delenv(name)
+        request.getfixturevalue("pytester")  # which takes the variable away
+        monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 
 @pytest.fixture(scope="session")

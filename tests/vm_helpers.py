@@ -179,6 +179,8 @@ def complaints(machine: Machine) -> list[str]:
 # A guest that does what a test tells it: `ask_shell` is its other side.
 SHELL_PORT = 7777
 SHELL = f"nc -lk -p {SHELL_PORT} -e sh &\n"
+# What most guests run: with one setup, one saved guest of each wiring serves all their tests.
+GUEST = SHELL + serve(8080, 9090, "5353/udp") + "echo set up\n"
 
 
 def ask_shell(vm: VM, command: str, timeout: float = 60) -> str:

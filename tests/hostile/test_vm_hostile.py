@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from vm_helpers import (
-    SHELL,
+    GUEST,
     SHELL_PORT,
     addresses,
     ask_shell,
@@ -21,20 +21,18 @@ from vm_helpers import (
     fixed_port,
     host_service,
     listening,
-    serve,
 )
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP, HOST_ALIAS_IP
 
 FORWARDER = f"http://{GATEWAY_IP}/services/forwarder"
-SETUP = SHELL + serve(8080, 9090, "5353/udp")
 
 
 @pytest.fixture(scope="module")
 def vm(boot, any_gvproxy):
     """Return a VM under the strictest rules, a clone: what holds for it holds for a booted one."""
     with boot(
-        SHELL_PORT, 8080, "5353/udp", allow_network=True, strict_network=True, setup=SETUP,
+        SHELL_PORT, 8080, "5353/udp", allow_network=True, strict_network=True, setup=GUEST,
         gvproxy=str(any_gvproxy), fresh_boot=False,
     ) as vm:  # fmt: skip
         assert vm.origin == "cloned"

@@ -14,17 +14,17 @@ MIB = 1 << 20
 
 
 LINES = [
-        "{}",
-        "[    3.024675] {}",
-        "[12345.678901] {}",
-        "[    3.024675][    T1] {}",
-        "[    3.024675][  C0] {}",
-        "\x1b[0m[    3.024675] {}",  # systemd's colours end where the kernel begins
-        "\x1b[31m{}\x1b[0m",
-        "debian login: [    3.024675] {}",  # a prompt is not a whole line
-        "~ # \x1b[6n[    3.024675] {}",
-        "[    3.024675] ---[ end {} ]---",  # what a kernel adds when it stays as it is
-        "---[ end {} ]---",
+    "{}",
+    "[    3.024675] {}",
+    "[12345.678901] {}",
+    "[    3.024675][    T1] {}",
+    "[    3.024675][  C0] {}",
+    "\x1b[0m[    3.024675] {}",  # systemd's colours end where the kernel begins
+    "\x1b[31m{}\x1b[0m",
+    "debian login: [    3.024675] {}",  # a prompt is not a whole line
+    "~ # \x1b[6n[    3.024675] {}",
+    "[    3.024675] ---[ end {} ]---",  # what a kernel adds when it stays as it is
+    "---[ end {} ]---",
 ]
 ENDS = ["", "\n", "\r\n", "\r\r\n", "\nCPU: 0 UID: 0 PID: 1\n"]
 BEFORE = ["", "booting\n", "booting\r\n", "\0\xff\x1b[\n"]

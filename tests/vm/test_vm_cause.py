@@ -13,7 +13,7 @@ import socket
 import threading
 
 import pytest
-from vm_helpers import ask_on, until
+from vm_helpers import GUEST, SHELL_PORT, ask_on, until
 
 from pytest_vmports.errors import (
     CommandTimeoutError,
@@ -24,8 +24,7 @@ from pytest_vmports.errors import (
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.settings import options
 
-PORT = 8080
-SETUP = f"nc -lk -p {PORT} -e sh &\n"
+PORT = SHELL_PORT
 PANIC, POWER_OFF = "echo c >/proc/sysrq-trigger", "poweroff -f"
 ENDS = ["panic", "power-off", "QEMU killed", "gvproxy killed"]
 BOTH = range(2)
@@ -103,7 +102,7 @@ def raised(use):
 @pytest.mark.parametrize("use", [ask_on, wait_long, reach])
 @ending(WIRINGS)
 def test_a_vm_that_ends_while_its_test_waits(vm_factory, wiring, end, use):
-    block = vm_factory(ports=[PORT], setup=SETUP, **wiring)
+    block = vm_factory(ports=[PORT], setup=GUEST, **wiring)
     with contextlib.suppress(MachineDiedError), block as vm:
         arguments = (end, vm._machine, vm[PORT].address)
         timer = threading.Timer(0.05, bring_about, arguments)
@@ -116,7 +115,7 @@ def test_a_vm_that_ends_while_its_test_waits(vm_factory, wiring, end, use):
 @pytest.mark.parametrize("number", BOTH)
 @ending(WIRINGS)
 def test_a_vm_that_ends_while_it_is_handed_over(request, vmports_pool, wiring, end, number):
-    wanted = {"expose": [PORT], "setup": SETUP, **wiring}
+    wanted = {"expose": [PORT], "setup": GUEST, **wiring}
     settings = options.resolve(request.config, wanted, "the test")
     with vmports_pool.vm(settings, following=settings):
         pass

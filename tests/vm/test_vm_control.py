@@ -7,7 +7,7 @@ import time
 
 import pytest
 from trees import nasty, picture
-from vm_helpers import alive, ask_tcp, fixed_port, remains
+from vm_helpers import GUEST, alive, ask_tcp, fixed_port, remains
 
 from pytest_vmports.errors import (
     CommandTimeoutError,
@@ -20,7 +20,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.guests.alpine import find_images
 
-SETTINGS = {"setup": "nc -lk -p 8080 -e cat & nc -lk -p 9090 -e cat &", "port_wait": 0.1}
+SETTINGS = {"setup": GUEST, "port_wait": 0.1}
 
 
 @pytest.fixture(scope="module", params=["usernet", "gvproxy_081", "gvproxy_089"])

@@ -7,12 +7,11 @@ its console as any other line.
 from __future__ import annotations
 
 import pytest
-from vm_helpers import until
+from vm_helpers import GUEST, SHELL_PORT, until
 
 from pytest_vmports.errors import GuestCrashError, GuestKernelWarning, GuestPanicError
 
-PORT = 8080
-SETUP = f"nc -lk -p {PORT} -e sh &\n"
+PORT = SHELL_PORT
 OOPS = "BUG: kernel NULL pointer dereference, address: 0000000000000000"
 HUNG = "INFO: task dd:12 blocked for more than 120 seconds."
 STALL = "rcu: INFO: rcu_sched self-detected stall on CPU"
@@ -23,7 +22,7 @@ def make(vm_factory):
     """Return a function that makes a VM of these settings, which does what it is told."""
 
     def made(**settings):
-        return vm_factory(ports=[PORT], setup=SETUP, **settings)
+        return vm_factory(ports=[PORT], setup=GUEST, **settings)
 
     return made
 
@@ -82,7 +81,7 @@ def test_a_test_that_wants_that_goes_on_with_its_guest(make):
 
 def test_a_guest_that_crashed_where_that_is_allowed_is_a_template_for_nobody(boot_and_lines):
     boot, lines = boot_and_lines
-    setup = f"{SETUP}echo '<2>{OOPS}' >/dev/kmsg\n"
+    setup = f"{GUEST}echo '<2>{OOPS}' >/dev/kmsg\n"
     with boot(PORT, setup=setup, allow_crash=True, fresh_boot=False) as vm:
         assert vm.origin == "booted"
     assert any("crashed" in line for line in lines), lines

@@ -11,7 +11,7 @@ import signal
 import subprocess
 
 import pytest
-from vm_helpers import SHELL, ask_shell, serve, unstarted
+from vm_helpers import GUEST, SHELL, ask_shell, unstarted
 
 from pytest_vmports.errors import SetupError
 from pytest_vmports.pool import keeper as keeper_module
@@ -173,16 +173,16 @@ def keeper(vmports_pool, monkeypatch):
             kept.stop()
 
 
-SETUP = serve(8080) + "echo set up\n"
+ALL = {**HOST_PORTS, "pcap": True, "display": True}
 
 
 @pytest.mark.parametrize(
     ("wiring", "more"),
     [
-        ("none", HOST_PORTS),
-        ("usernet", {"pcap": True, "display": True}),
+        ("none", ALL),
+        ("usernet", ALL),
         ("usernet", NETWORK),  # boots from cold: each VM of a network has its own address
-        ("gvproxy", HOST_PORTS),
+        ("gvproxy", ALL),
         ("relay", {}),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else value,
@@ -192,7 +192,7 @@ def test_a_vm_that_is_ready_and_one_that_was_kept_has_its_report(
 ):
     ports, settings = WIRINGS[wiring]
     machines = []
-    words = {"setup": SETUP, "gvproxy": str(gvproxy_089), "fresh_boot": False, **settings, **more}
+    words = {"setup": GUEST, "gvproxy": str(gvproxy_089), "fresh_boot": False, **settings, **more}
     with boot(*ports, observe=machines.append, **words):
         machine = machines[-1]
         sections, folder = looks.look(machine, State.READY)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from vm_helpers import addresses, ask_tcp, ask_udp, fixed_port, listening, serve, stranger
+from vm_helpers import (
+    GUEST,
+    addresses,
+    ask_tcp,
+    ask_udp,
+    fixed_port,
+    listening,
+    serve,
+    stranger,
+)
 
 from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.errors import ForwardError
@@ -90,9 +99,8 @@ def test_a_port_that_a_stranger_takes_is_replaced(boot, gvproxy):
             for port in exposed:
                 takers.enter_context(stranger(port))
 
-        setup = serve(8080, "5353/udp")
         booting = boot(
-            8080, "5353/udp", meanwhile=meanwhile, setup=setup, fresh_boot=False, **gvproxy
+            8080, "5353/udp", meanwhile=meanwhile, setup=GUEST, fresh_boot=False, **gvproxy
         )
         with booting as vm:
             assert addresses(vm.ports).isdisjoint(addresses(first))

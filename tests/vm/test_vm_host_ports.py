@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from vm_helpers import (
+    GUEST,
     SHELL,
     SHELL_PORT,
     addresses,
@@ -140,7 +141,7 @@ def test_without_host_ports_nothing_of_the_host_is_reached(boot, services, any_g
     port = services["secret"].getsockname()[1]
     tries = [f"nc -w 2 {ip} {port} & " for ip in (GATEWAY_IP, HOST_ALIAS_IP, HOST_IP)]
     wired = {"allow_network": network, "gvproxy": str(any_gvproxy)}
-    with boot(SHELL_PORT, setup=SHELL, fresh_boot=False, **wired) as vm:
+    with boot(SHELL_PORT, setup=GUEST, fresh_boot=False, **wired) as vm:
         ask_shell(vm, "".join(tries) + "wait")
         assert vm.host_address is None
     assert_untouched(services["secret"])
@@ -155,7 +156,7 @@ def test_an_unsealed_gvproxy_leaves_the_host_open_and_says_so(
     let_in = threading.Event()
     with host_service(lambda _: let_in.set()) as port:
         wired = {"allow_network": True, "gvproxy": str(gvproxy_081)}
-        with boot(SHELL_PORT, setup=SHELL, fresh_boot=False, **wired) as vm:
+        with boot(SHELL_PORT, setup=GUEST, fresh_boot=False, **wired) as vm:
             ask_shell(vm, f"nc -w 5 {HOST_ALIAS_IP} {port}")
         assert let_in.wait(60)
     (line,) = [line for line in lines if HOST_ALIAS_IP in line]
@@ -184,7 +185,7 @@ def test_clones_of_one_template_reach_services_at_other_ports_and_after_a_reset(
         with (
             host_service(lambda c, word=word: c.sendall(word)) as port,
             boot(
-                SHELL_PORT, **wiring, host_ports={8000: port}, setup=SHELL, fresh_boot=False
+                SHELL_PORT, **wiring, host_ports={8000: port}, setup=GUEST, fresh_boot=False
             ) as vm,
         ):
             assert vm.origin == "cloned"
@@ -207,7 +208,9 @@ def assert_untouched(server):
         server.accept()
 
 
-def test_a_vm_that_waited_reaches_the_services_of_its_own_test(pytester, qemu_binary):
+def test_a_vm_that_waited_reaches_the_services_of_its_own_test(
+    pytester, qemu_binary, shared_templates
+):
     """Those of the third differ, so it gets no VM that waited."""
     pytester.makepyfile(
         """
@@ -245,7 +248,7 @@ def test_a_vm_that_waited_reaches_the_services_of_its_own_test(pytester, qemu_bi
 
 
 def test_a_run_names_the_open_host_once_and_ends_a_test_whose_guest_opens_ports(
-    pytester, gvproxy_081, qemu_binary, unsealed
+    pytester, gvproxy_081, qemu_binary, shared_templates, unsealed
 ):
     pytester.makepyfile(
         f"""

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from vm_helpers import (
+    GUEST,
     SHELL,
     SHELL_PORT,
     addresses,
@@ -130,7 +131,7 @@ def test_a_host_port_that_the_guest_opens_is_closed_and_fails_the_test_by_name(
         vm = stack.enter_context(
             boot(
                 SHELL_PORT,
-                setup=SHELL,
+                setup=GUEST,
                 fresh_boot=False,
                 allow_network=True,
                 gvproxy=str(any_gvproxy),
@@ -154,7 +155,7 @@ def test_a_host_socket_that_the_guest_opens_is_removed(boot, gvproxy_089, tmp_pa
         vm = stack.enter_context(
             boot(
                 SHELL_PORT,
-                setup=SHELL,
+                setup=GUEST,
                 fresh_boot=False,
                 allow_network=True,
                 gvproxy=str(gvproxy_089),

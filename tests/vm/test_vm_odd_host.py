@@ -22,20 +22,18 @@ from pathlib import Path
 import psutil
 import pytest
 from freezegun import freeze_time
-from vm_helpers import alive, ask_tcp, serve, until
+from vm_helpers import GUEST, alive, ask_tcp, until
 
 from pytest_vmports.errors import BootTimeoutError, CommandTimeoutError, TemplateBusyError
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.system import surroundings
 from pytest_vmports.vm.plan import key_of
 
-SETUP = serve(8080)
-
 
 @pytest.fixture(scope="module")
 def clone(boot):
     """Return a function that starts a VM from a template."""
-    return lambda **more: boot(8080, **{"setup": SETUP, "fresh_boot": False, **more})
+    return lambda **more: boot(8080, **{"setup": GUEST, "fresh_boot": False, **more})
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +55,12 @@ def lowered(limit, value):
 
 @contextlib.contextmanager
 def low_limits():
+    # Above those that this process has open, or this test itself could open none.
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 40
     before = os.umask(0o777)
-    # A new one has the lowest number that is free, and earlier tests may have left many in use.
-    descriptors = len(os.listdir("/proc/self/fd")) + 48
     try:
         with (
-            lowered(resource.RLIMIT_NOFILE, descriptors), lowered(resource.RLIMIT_FSIZE, 4096),
+            lowered(resource.RLIMIT_NOFILE, most), lowered(resource.RLIMIT_FSIZE, 4096),
             lowered(resource.RLIMIT_AS, 1 << 28),
         ):  # fmt: skip
             yield
@@ -218,7 +216,7 @@ def test_a_vm_from_the_terminal_ends_in_order_when_it_is_told_to(name, tmp_path,
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
     )
     words = [sys.executable, "-c", begin, sys.executable, "-m", "pytest_vmports.cli.main"]
-    words += ["run", "--port", "8080", "--setup", SETUP]
+    words += ["run", "--port", "8080", "--setup", GUEST]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as run:
         until(lambda: "Ctrl-C stops it" in run.stdout.readline(), 120, "it is ready")
         pids = [child.pid for child in psutil.Process(run.pid).children()]

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from vm_helpers import WIRINGS, alive, ask_on, until
+from vm_helpers import GUEST, SHELL_PORT, WIRINGS, alive, ask_on, until
 
 from pytest_vmports.errors import GuestPanicError, GuestRebootWarning, MachineDiedError
 from pytest_vmports.guests.alpine import find_images
@@ -17,12 +17,11 @@ from pytest_vmports.pool import templates
 from pytest_vmports.pool.kept import all_kept
 
 # A guest that does what it is told on this port, with nobody there to wait for an answer.
-PORT = 8080
-SETUP = f"nc -lk -p {PORT} -e sh &\n"
+PORT = SHELL_PORT
 PANIC, HOW = "echo c >/proc/sysrq-trigger", "sysrq triggered crash"
 REBOOT, CRASH = "reboot -f", "echo b >/proc/sysrq-trigger"
 # Of what a lost race would pass now and then.
-ROUNDS = range(3)
+ROUNDS = range(2)
 
 
 @pytest.fixture(scope="module", params=["usernet", "gvproxy_081", "gvproxy_089"])
@@ -44,7 +43,7 @@ def make(vm_factory):
     """Return a function that makes a VM of these settings, which does what it is told."""
 
     def made(**settings):
-        return vm_factory(ports=[PORT], setup=SETUP, **settings)
+        return vm_factory(ports=[PORT], setup=GUEST, **settings)
 
     return made
 
@@ -152,7 +151,7 @@ def test_a_panic_in_the_setup_is_the_error(boot, wiring):
 def test_a_kernel_without_the_memory_to_boot_says_what_to_raise(boot):
     kernel, initrd = find_images()  # named like anybody's, so that nothing is known of them
     guest = {"kernel": str(kernel), "initrd": str(initrd), "memory": 64}
-    error = failing(boot(PORT, setup=SETUP, **guest), lambda _: None)
+    error = failing(boot(PORT, setup=GUEST, **guest), lambda _: None)
     assert type(error) is GuestPanicError, str(error)
     # Which of them depends on how far the initrd was unpacked.
     assert any(words in error.panic for words in ("Unable to mount root", "deadlocked on memory"))
@@ -324,15 +323,19 @@ def inner(pytester, qemu_binary, shared_templates, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")  # or the last lines' errors are cut
 
     def run(suite, *words, settings=None):
-        text = suite.format(port=PORT, setup=SETUP, panic=PANIC, settings=settings or {})
+        text = suite.format(port=PORT, setup=GUEST, panic=PANIC, settings=settings or {})
         pytester.makepyfile(textwrap.dedent(text))
         return pytester.runpytest_subprocess("-p", "no:randomly", *words)
 
     return run
 
 
-def test_the_panic_is_what_the_report_says_first(inner, wiring):
-    """From a worker, whose errors come by way of the controller."""
+def test_the_panic_is_what_the_report_says_first(inner, gvproxy_081):
+    """From a worker, whose errors come by way of the controller.
+
+    What is told of it is the same with any wiring: the tests above compare the errors.
+    """
+    wiring = {"allow_network": True, "gvproxy": str(gvproxy_081)}
     result = inner(SUITE, "-rfE", "-n1", settings=wiring)
     result.assert_outcomes(passed=5, failed=1, errors=2, warnings=1)
     said = f"GuestPanicError: the guest's kernel panicked: {HOW}*"
@@ -351,7 +354,7 @@ def test_the_panic_is_what_the_report_says_first(inner, wiring):
 
 KEPT = """
     import pytest
-    from vm_helpers import until
+    from vm_helpers import GUEST, SHELL_PORT, until
 
     @pytest.mark.vmports({port}, setup={setup!r}, **{settings})
     def test_hangs(vm_with_ports):

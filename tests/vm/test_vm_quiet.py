@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
+import contextlib
 
 import pytest
-from vm_helpers import WIRINGS, complaints
+from vm_helpers import GUEST, WIRINGS, complaints
 
 from pytest_vmports import Guest
 from pytest_vmports.guests.alpine import find_images
+from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
 from pytest_vmports.vm import monitor
 
 # What differs in QEMU's command line, all of it at once.
-SETTINGS = {
-    "setup": "nc -lk -p 8080 -e cat &", "pcap": True, "display": True, "host_ports": {80: 9},
-}  # fmt: skip
+SETTINGS = {"setup": GUEST, "pcap": True, "display": True, "host_ports": {80: 9}}
 
 
 @pytest.fixture(scope="module", params=["none", "usernet", "relay", "gvproxy_081", "gvproxy_089"])
@@ -58,19 +57,23 @@ def test_qemu_has_nothing_to_say_of_a_disk(vm_factory, wiring, qemu_binary, gvpr
 @pytest.mark.parametrize("saved", [False, True], ids=["to save first", "to load first"])
 @pytest.mark.parametrize("first_with_file", [(0, 0), (99, 0)], ids=["file first", "fd first"])
 def test_a_way_to_a_file_that_this_qemu_refuses_is_followed_by_the_other(
-    vm_factory, monkeypatch, first_with_file, saved
+    vmports_pool, vmports_allocator, request, monkeypatch, tmp_path, first_with_file, saved
 ):
     """Faked: what we believe of QEMU's version. Each QEMU refuses or deprecates one of the two."""
-    asked = {
-        "ports": [], "pcap": True,
-        "setup": f"touch /root/saved # {secrets.token_hex(8)}",  # so nobody has saved it before
-    }  # fmt: skip
+    asked = {"expose": [], "pcap": True, "setup": "touch /root/saved"}
+    settings = options.resolve(request.config, asked, "the test")
     if saved:
-        with vm_factory(**asked):
+        with vmports_pool.vm(settings):
             pass
     monkeypatch.setattr(monitor, "_FIRST_WITH_FILE", first_with_file)
     monkeypatch.setattr(monitor, "_learned", {})
-    with vm_factory(**asked) as vm:
+    with contextlib.ExitStack() as stack:
+        pool = vmports_pool
+        if not saved:  # into a cache that is empty
+            root = request.config.rootpath
+            opened = open_pool(vmports_allocator, root=root, tell=print, cache_dir=tmp_path)
+            pool = stack.enter_context(opened)
+        vm = stack.enter_context(pool.vm(settings))
         assert vm.origin == "cloned"
         moment = vm.snapshot()
         vm.run("rm /root/saved")

@@ -114,7 +114,7 @@ def test_it_can_be_switched_off(run):
     assert run(arguments=["--vmports-prewarm", "0"])["ORIGIN"] == ["cloned"] * 4
 
 
-def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary):
+def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary, shared_templates):
     pytester.makepyfile(
         """
         import pytest

@@ -9,7 +9,7 @@ import socket
 import time
 
 import pytest
-from vm_helpers import ask_tcp, ask_udp, serve
+from vm_helpers import GUEST, ask_tcp, ask_udp, serve
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.leases import PortAllocator
@@ -96,7 +96,7 @@ def test_forwards_come_and_go_while_the_guest_runs(boot):
     """As they do for a guest that is kept ready for the next test."""
     with (
         PortAllocator() as allocator,
-        boot(8080, "5353/udp", setup=serve(8080, "5353/udp"), fresh_boot=False) as vm,
+        boot(8080, "5353/udp", setup=GUEST, fresh_boot=False) as vm,
     ):
         assert ask_udp(vm, 5353, b"as it started") == b"as it started"
         before = vm["5353/udp"]
@@ -118,14 +118,14 @@ def test_forwards_come_and_go_while_the_guest_runs(boot):
 
 
 def test_a_guest_that_started_without_udp_is_not_given_udp_it_could_not_answer(boot):
-    with boot(8080, setup=serve(8080), fresh_boot=False) as vm:
+    with boot(8080, setup=GUEST, fresh_boot=False) as vm:
         port = ExposedPort(internal=53, external=20053, protocol="udp")
         with pytest.raises(MachineError, match="needs a UDP port from its start on"):
             vm._machine.cards.first.add_forward(port, 0, vm._machine.monitor)
 
 
 def test_a_guest_saved_without_udp_ports_can_be_restored_with_them(boot):
-    setup = serve(8080, "5353/udp") + f"# {secrets.token_hex(8)}\n"  # so nobody has saved it before
+    setup = serve(8080, "5353/udp") + "# of this test alone, so that its first VM saved it\n"
     with boot(8080, setup=setup, fresh_boot=False) as vm:
         without = saved_in(vm)
     with boot(8080, "5353/udp", setup=setup, fresh_boot=False) as vm:
