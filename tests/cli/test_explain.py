@@ -33,6 +33,7 @@ def test_without_a_name_all_are_listed(capsys):
     assert {"port-in-use", "setup", "boot-timeout", "qemu-not-found"} <= set(listed)
     for name in listed:
         assert main(["explain", name]) == 0
+        assert "](" not in capsys.readouterr().out  # no terminal follows a link
 
 
 @pytest.mark.parametrize(

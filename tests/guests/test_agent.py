@@ -114,7 +114,7 @@ def test_a_command_begins_as_in_a_terminal(ready):
 
 
 def test_a_command_that_does_not_end_is_killed_with_all_it_started(ready, tmp_path):
-    script = f"sleep 1000 & echo $! >{tmp_path}/pid; echo begun; sleep 1000"
+    script = f"sleep 1000 & echo $! >'{tmp_path}/pid'; echo begun; sleep 1000"
     assert ready.run(script, timeout=1) == (None, b"begun\n", b"")
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not alive(pid), 60, "the command's child runs on")
@@ -133,7 +133,7 @@ def test_a_command_that_writes_without_end_is_killed_too(ready):
 
 
 def test_what_a_command_leaves_in_the_background_runs_on_and_may_write(ready, tmp_path):
-    script = f"(while :; do echo noise || exit; sleep 0.01; done) & echo $! >{tmp_path}/pid"
+    script = f"(while :; do echo noise || exit; sleep 0.01; done) & echo $! >'{tmp_path}/pid'"
     for _ in range(3):
         status, _, _ = ready.run(script)
         assert status == 0

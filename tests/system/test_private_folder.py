@@ -1,6 +1,7 @@
 """A folder that is its user's alone."""
 
 import os
+import shlex
 import stat
 
 import pytest
@@ -55,7 +56,7 @@ def test_others_may_read_it_only_where_that_is_allowed(tmp_path):
     make_private(tmp_path, remedy=ELSEWHERE, forbidden=WRITE_ACCESS)
     reason, remedy = refused(tmp_path)
     assert reason == "others may use it (mode 0755)"
-    assert remedy == f"run: chmod 700 {tmp_path}; or {ELSEWHERE}"
+    assert remedy == f"run: chmod 700 {shlex.quote(str(tmp_path))}; or {ELSEWHERE}"
     tmp_path.chmod(0o775)
     assert refused(tmp_path, forbidden=WRITE_ACCESS)[0] == "others may write to it (mode 0775)"
     tmp_path.chmod(0o700)

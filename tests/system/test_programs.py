@@ -218,7 +218,7 @@ def test_the_real_qemu_runs(qemu_binary):
 
 
 def test_an_answer_is_looked_for_once(program, tmp_path):
-    path = program("qemu", f"echo x >> {tmp_path}/runs; {VERSION}")
+    path = program("qemu", f"echo x >> '{tmp_path}/runs'; {VERSION}")
     first = programs.find_qemu(path)
     runs = (tmp_path / "runs").read_text()
     assert programs.find_qemu(path) is first

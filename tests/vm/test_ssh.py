@@ -17,7 +17,7 @@ PORT = ExposedPort(internal=22, external=20022)
 # Runs what it is told here, and writes down how it was called; its last argument is the command.
 STAND_IN = """#!/bin/sh
 for last; do :; done
-printf '%s\\n' "$*" >>{log}
+printf '%s\\n' "$*" >>'{log}'
 exec setsid sh -c "$last"
 """
 FAILS = """#!/bin/sh
@@ -92,7 +92,7 @@ def test_a_timeout_ends_the_command_with_its_children_in_the_guest(shell, tmp_pa
     # Each child holds the pipe's other end: it reads as ended once the last of them is gone.
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s and was killed") as caught:
-        shell.run(f"echo begun; exec 9>{fifo}; sleep 9873 & sleep 9874", timeout=0.5)
+        shell.run(f"echo begun; exec 9>'{fifo}'; sleep 9873 & sleep 9874", timeout=0.5)
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
