@@ -260,7 +260,7 @@ class GuestStuckError(MachineError):
 
     template = (
         "the guest will not come up: {means}\nits console {ending}, and nothing has come for "
-        "{seconds:.0f} s; {remedy}\nthe end of its console:\n{console}"
+        "{seconds:g} s; {remedy}\nthe end of its console:\n{console}"
     )
 
 

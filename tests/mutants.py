@@ -536,7 +536,7 @@ _CRASHES = _of(
     "tests/vm/test_crashes.py",
     "tests/vm/test_console.py",
     a_reason_is_endless=('.removesuffix(" ]---").strip()[:_LONGEST_REASON]', ".strip()"),
-    a_program_may_cry_bug=('stamped=r"BUG: .*"', 'sure=r"BUG: .*"'),
+    a_program_may_cry_bug=(r"(?:K[ACM]SAN|KFENCE): .* in \S+.*|BUG: sched", ".*|BUG: sched"),
     a_half_line_is_forgotten=("(self._partial + text)", "text"),
 )
 _CRASH_DUMP = _of(

@@ -24,7 +24,7 @@ FACTS = {
     "forwards": "127.0.0.1:4000 -> 192.168.127.2:22/tcp",
     "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
     "stdout": "so far", "owner": 7, "pid": 8, "means": "ssh", "panic": "no init",
-    "hint": "raise memory", "words": "grub>", "seconds": 5.5,
+    "ending": "is empty", "hint": "raise memory", "words": "grub>", "seconds": 5.5,
     "exposed": "80/tcp", "used": "[80]",
 }  # fmt: skip
 

@@ -205,7 +205,7 @@ class Watch:
         if self._found is not None and silent >= self._found.seconds:
             raise self._stuck(self._found, self._found.seconds)
         if self._stillness is not None and (verdict := self._stillness.look()) is not None:
-            raise self._stuck(verdict, silent)
+            raise self._stuck(verdict, round(silent))
 
     def so_far(self) -> str:
         """Return what the console's end tells of a guest that was waited for in vain, if anything.
