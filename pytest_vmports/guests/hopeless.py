@@ -22,6 +22,7 @@ _FOR_THE_REST, _STEP = 64, 64
 _SCRIPTS = frozenset({".sh", ".bash", ".ash", ".py", ".pl", ".rb", ".lua"})
 # What replaces or joins the parts by which our init begins; see init.sh and boot.sh.
 _BEGINNINGS = frozenset({"/init", "/etc/inittab", "/vmports/boot"})
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SETUPS = PurePosixPath("/vmports/setup.d")
 
 
@@ -35,14 +36,15 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         root: what relative paths of its files are relative to.
 
     Raises:
-        SettingError: a setup that names no file, no setup at all where one is needed, or more
-            files than memory.
+        SettingError: a setup that names no file or has lines that no shell reads, no setup at all
+            where one is needed, or more files than memory.
     """
     if guest.image is not None:
         return
     brought = dict(_brought(guest, root))
     for setup in guest.setup:
         _refuse_missing_script(guest, setup, brought, root)
+        _refuse_foreign_lines(guest, setup, root)
     if guest.prepared and ports:
         _refuse_without_server(guest, ports, brought, root)
     _refuse_too_large(guest, sum(brought.values()), memory)
@@ -68,6 +70,21 @@ def _refuse_missing_script(
     )  # fmt: skip
 
 
+def _refuse_foreign_lines(guest: Guest, setup: str, root: Path) -> None:
+    content = _content(setup, root)
+    lines = content.splitlines(keepends=True)
+    if content.startswith(_UTF_16):
+        found, remedy = "is UTF-16", "save it as UTF-8: iconv -f UTF-16 -t UTF-8"
+    elif lines and all(line.endswith(b"\r\n") for line in lines):
+        found, remedy = "has the line ends of Windows", "convert it: sed -i 's/\\r$//'"
+    else:
+        return
+    raise SettingError(
+        source=f"guest {guest.name}", name="setup", value=setup,
+        allowed=f"the script {found}, which no shell of the guest reads; {remedy}",
+    )  # fmt: skip
+
+
 def _names_a_script(setup: str) -> bool:
     """Whether a setup is a file's name, and no shell text: `reboot` or `/usr/sbin/sshd` is one."""
     if (
@@ -83,7 +100,7 @@ def _names_a_script(setup: str) -> bool:
 def _refuse_without_server(
     guest: Guest, ports: Sequence[int], brought: dict[PurePosixPath, int], root: Path
 ) -> None:
-    if any(_does_something(_text(setup, root)) for setup in guest.setup):
+    if any(_does_something(_content(setup, root)) for setup in guest.setup):
         return
     if any(str(path) in _BEGINNINGS or path.parent == _SETUPS for path in brought):
         return
@@ -140,14 +157,14 @@ def _size(path: Path) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _text(setup: str, root: Path) -> str:
+def _content(setup: str, root: Path) -> bytes:
     script = existing_file(setup, root)
     if script is None:
-        return setup
-    return host_files.read(script, "the setup").decode("utf-8", "replace")
+        return setup.encode("utf-8", "replace")
+    return host_files.read(script, "the setup")
 
 
-def _does_something(text: str) -> bool:
-    lines = (line.strip() for line in text.splitlines())
+def _does_something(content: bytes) -> bool:
+    lines = (line.strip() for line in content.splitlines())
     # A script of another interpreter is one that we cannot judge, but for being empty.
-    return any(line and not line.startswith("#") for line in lines)
+    return any(line and not line.startswith(b"#") for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,33 @@ def test_shell_text_is_taken_as_that(root, setup):
 )
 def test_a_script_that_comes_by_files_is_one_of_the_guests(root, files, setup):
     refuse(guest(setup, files=files), (8080,), 256, root)
+
+
+# --- a script that no shell reads ---------------------------------------------------------------
+
+
+WINDOWS = b"#!/bin/sh\r\nnc -lk -p 80 -e cat &\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (WINDOWS, r"line ends of Windows.*; convert it: sed -i 's/\\r\$//'"),
+        ("#!/bin/sh\nnc &\n".encode("utf-16"), "is UTF-16.*save it as UTF-8"),
+        ("nc &\n".encode("utf-16-le"), None),  # without a mark it may be anything
+        (WINDOWS + b"cat <<E\n", None),
+        (b"printf 'HTTP/1.1 200 OK\r\n\r\n' | nc -l -p 80 &", None),
+        ("nc & # Übung\n".encode("latin-1"), None),
+        (b"\xef\xbb\xbfnc &\n", None),
+    ],
+    ids=range(7),
+)
+def test_a_script_with_lines_that_no_shell_reads_is_refused(root, content, said):
+    (root / "serve.sh").write_bytes(content)
+    if said is None:
+        refuse(guest("serve.sh"), (80,), 256, root)
+    else:
+        assert re.search(said, refused(root, guest("serve.sh"), ports=()))
 
 
 # --- more files than memory ---------------------------------------------------------------------
