@@ -217,9 +217,22 @@ _HOPELESS = _of(
     "pytest_vmports/guests/hopeless.py",
     "tests/guests/test_hopeless.py",
     files_need_their_size_once=("needed = 2 * files + initrd", "needed = files + initrd"),
-    comments_start_a_server=('line and not line.startswith("#") for', "line for"),
+    comments_start_a_server=('line and not line.startswith(b"#") for', "line for"),
     a_programs_path_is_a_script=(" and not path.is_absolute())", ")"),
     a_script_of_files_is_missing=("PurePosixPath(setup).name in {", "setup in {"),
+)
+_HOST_FILES = _of(
+    "pytest_vmports/guests/host_files.py",
+    "tests/guests/test_host_files.py",
+    a_folder_is_a_kernel=("if kind == stat.S_IFDIR and folder:", "if kind == stat.S_IFDIR:"),
+    an_address_is_a_typo=("if _ADDRESS.match(str(written)):", "if not written:"),
+    what_may_not_be_read_is_let_through=("if not os.access(path, os.R_OK):", "if not path:"),
+)
+_RAW_IMAGE = _of(
+    "pytest_vmports/guests/raw_image.py",
+    "tests/guests/test_image.py",
+    a_bios_boots_zeros=("and any(head[:_CODE])", ""),
+    newer_disks_have_no_partitions=("for sector in (_SECTOR, 4096)", "for sector in (_SECTOR,)"),
 )
 _HANDSHAKE = _of(
     "pytest_vmports/network/handshake.py",
@@ -329,7 +342,7 @@ _BLAME = _of(
     "pytest_vmports/pool/blame.py",
     "tests/pool/test_blame.py",
     a_kill_is_evidence=("signal.SIGKILL, ", ""),
-    no_memory_is_evidence=("bool(_SHORT.search(error.stderr))", "False"),
+    no_memory_is_evidence=("_is_short(error.stderr)", "False"),
 )
 _PLAN = _of(
     "pytest_vmports/vm/plan.py",
@@ -565,7 +578,8 @@ MUTANTS = [
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS, *_SURROUNDINGS,
-    *_LISTENING, *_HOPELESS, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS, *_FILES, *_TOLERANT,
+    *_LISTENING, *_HOPELESS, *_HOST_FILES, *_RAW_IMAGE, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS,
+    *_FILES, *_TOLERANT,
 ]  # fmt: skip
 
 

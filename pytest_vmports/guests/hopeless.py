@@ -79,11 +79,9 @@ def _refuse_missing_script(
 def _refuse_what_no_shell_reads(guest: Guest, setup: str, root: Path) -> None:
     script = existing_file(setup, root)
     try:
-        data = text_bytes(setup) if script is None else script.read_bytes()
+        data = text_bytes(setup) if script is None else host_files.read(script, "the setup")
     except UnicodeEncodeError as error:
         trouble = f"it has {setup[error.start]!r} in it, which is no character"
-    except OSError as error:
-        trouble = f"{script} cannot be read: {error.strerror}"
     else:
         trouble = _trouble_with(data, whole=script is None)
     if trouble:
@@ -135,7 +133,7 @@ def _names_a_script(setup: str) -> bool:
 def _refuse_without_server(
     guest: Guest, ports: Sequence[int], brought: dict[PurePosixPath, int], root: Path
 ) -> None:
-    if any(_does_something(_text(setup, root)) for setup in guest.setup):
+    if any(_does_something(_content(setup, root)) for setup in guest.setup):
         return
     if any(str(path) in _BEGINNINGS or path.parent == _SETUPS for path in brought):
         return
@@ -205,14 +203,14 @@ def _size(path: Path) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _text(setup: str, root: Path) -> str:
+def _content(setup: str, root: Path) -> bytes:
     script = existing_file(setup, root)
     if script is None:
-        return setup
-    return host_files.read(script, "the setup").decode("utf-8", "replace")
+        return setup.encode("utf-8", "replace")
+    return host_files.read(script, "the setup")
 
 
-def _does_something(text: str) -> bool:
-    lines = (line.strip() for line in text.splitlines())
+def _does_something(content: bytes) -> bool:
+    lines = (line.strip() for line in content.splitlines())
     # A script of another interpreter is one that we cannot judge, but for being empty.
-    return any(line and not line.startswith("#") for line in lines)
+    return any(line and not line.startswith(b"#") for line in lines)
