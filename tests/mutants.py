@@ -81,7 +81,7 @@ _SHELL = (
         ),
         get_makes_no_second_names=("elif entry.islnk():", "elif False:"),
         get_makes_second_names_of_anything=(
-            "self._files[PurePosixPath(entry.linkname)]",
+            "self._made[PurePosixPath(entry.linkname)]",
             "self._place / entry.linkname",
         ),
         get_writes_through_links=("elif not stat.S_ISDIR(mode):", "elif not path.is_dir():"),
@@ -90,7 +90,7 @@ _SHELL = (
             "stat.S_ISLNK(mode)",
         ),
         get_takes_a_part_for_the_whole=("if end != bytes(tarfile.BLOCKSIZE) or not", "if not"),
-        get_says_nothing_of_pipes=("self.left_out.append(str(PurePosixPath(entry.name)))", "pass"),
+        get_says_nothing_of_pipes=("self.left_out.append(str(own))", "pass"),
         get_forgets_the_times_of_folders=("os.utime(path, _times(entry))", "pass"),
         get_believes_in_holes=("if entry.issparse():", "if False:"),
     )
@@ -113,6 +113,23 @@ _SHELL = (
         get_takes_a_name_for_what_it_quotes=("as_is=--no-unquote", "as_is="),
         put_forgets_the_times_of_folders=("if done and pack.has_links:", "if False:"),
         put_replaces_a_file_by_a_folder=("elif {clash}; then", "elif false; then"),
+        a_dot_is_a_name=('in {".", ".."}\n\n\ndef _utf8', 'in {"..."}\n\n\ndef _utf8'),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/shell.py",
+        "tests/vm/test_shell.py",
+        a_command_may_be_an_option=('if whole.startswith(("-", "+")):', "if not whole:"),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/shell.py",
+        "tests/guests/test_agent.py",
+        an_interrupted_command_answers_later=("self._last.pass_over()", "pass"),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/ssh.py",
+        "tests/vm/test_ssh.py",
+        ps_shows_the_end=("''{mark[16:]}", "{mark[16:]}"),
+        what_runs_on_is_waited_for=("timeout=timeout, mark=mark,", "timeout=timeout,"),
     )
     + _of(
         "pytest_vmports/vm/arguments.py",
@@ -218,6 +235,7 @@ _HOPELESS = _of(
     "tests/guests/test_hopeless.py",
     files_need_their_size_once=("needed = 2 * files + initrd", "needed = files + initrd"),
     comments_start_a_server=('line and not line.startswith(b"#") for', "line for"),
+    a_byte_order_mark_is_a_command=('if data.startswith(b"\\xef', 'if data.endswith(b"\\xef'),
     a_programs_path_is_a_script=(" and not path.is_absolute())", ")"),
     a_script_of_files_is_missing=("PurePosixPath(setup).name in {", "setup in {"),
 )

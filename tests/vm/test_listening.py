@@ -21,8 +21,19 @@ CARD = "eth0 5a:94:ef:e4:0c:ee 0x1003"
 ADDRESS = r"2: eth0    inet 192.168.127.2/24 scope global eth0\       valid_lft forever"
 
 
-def said(servers=(), cards=("lo 00:00:00:00:00:00 0x9", CARD), addresses=(ADDRESS,)):
-    lines = ["servers", *servers, "cards", *cards, "addresses", *addresses, "end", ""]
+def said(servers=(), cards=("lo 00:00:00:00:00:00 0x9", CARD), addresses=(ADDRESS,), datagrams=()):
+    lines = [
+        "servers",
+        *servers,
+        "datagrams",
+        *datagrams,
+        "cards",
+        *cards,
+        "addresses",
+        *addresses,
+        "end",
+        "",
+    ]
     return "\n".join(lines).encode()
 
 
@@ -66,6 +77,19 @@ def test_what_listens_is_the_reason(condition):
     assert reason in answers[8080] and answers[8080].startswith("the guest refused")
 
 
+@pytest.mark.parametrize("servers", [(), (row("0.0.0.0", 9090),)])
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "127.0.0.1"])
+def test_a_server_by_udp_where_tcp_was_asked_is_named_with_the_right_spelling(servers, address):
+    datagram = row(address).replace(" 0A ", " 07 ")
+    answer = explained({8080: REFUSED}, heard(said(servers, datagrams=[datagram])))[8080]
+    assert answer.startswith("the guest refused: a program in the guest has the UDP port 8080 open")
+    assert 'declare "8080/udp"' in answer
+    other = explained({53: REFUSED}, heard(said(servers, datagrams=[datagram])))[53]
+    assert "UDP" not in other
+    both = heard(said([row("127.0.0.1"), *servers], datagrams=[datagram]))
+    assert "UDP" not in explained({8080: REFUSED}, both)[8080]
+
+
 def test_servers_on_other_ports_are_named_in_order_and_not_without_end():
     servers = [row("0.0.0.0", port) for port in (9000, 22, *range(9001, 9020))]
     answer = explained({8080: REFUSED}, heard(said(servers)))[8080]
@@ -107,6 +131,8 @@ def test_what_has_answered_needs_no_reason(answer):
         b"no such file",
         said()[:-5],
         said(["anything"]),
+        said(datagrams=["anything"]),
+        said(datagrams=[row("0.0.0.0")]),
         said([row("0.0.0.0").replace(" 0A ", " 01 ")]),
         said([row("0.0.0.0")[:-1] + "\x1b]0;title\x07\n"]),
         said(["   0: 0100007F:ZZZZ" + REST]),

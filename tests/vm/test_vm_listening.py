@@ -52,6 +52,10 @@ CONDITIONS = {
         f"nc -lk -s 0.0.0.0 -p {OTHER} -e cat &", "the guest refused",
         f"listens on port {PORT}; servers listen on 0.0.0.0:{OTHER}",
     ),
+    "by UDP": (
+        f"nc -lu -p {PORT} -e cat &", "the guest refused",
+        f'the UDP port {PORT} open, and nothing listens there by TCP: declare "{PORT}/udp"',
+    ),
     "as it should": (f"nc -lk -s 0.0.0.0 -p {PORT} -e cat &", "answered", "answered"),
 }  # fmt: skip
 
@@ -66,7 +70,8 @@ def vm(request, boot):
 
 def listens(vm):
     """Whether a server has begun to listen."""
-    return vm.run("cat /proc/net/tcp /proc/net/tcp6 | grep ' 0A '", check=False).stdout
+    tables = "/proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6"
+    return vm.run(f"cat {tables} | grep -E ' 0A | 07 '", check=False).stdout
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
@@ -74,7 +79,7 @@ def test_what_is_said_of_a_guest_in_this_condition(vm, condition):
     command, alone, reason = CONDITIONS[condition]
     vm.run(AS_BEFORE, check=False)
     vm.run(command)
-    if "nc -lk" in command:
+    if "nc -l" in command:
         until(lambda: listens(vm), 60, "no server in the guest")
     machine = vm._machine
     probe = Probe(ALL, machine.cards.first, machine.monitor)

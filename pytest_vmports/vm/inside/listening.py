@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.shell import Shell
 
 _SECONDS = 5.0
+_PARTS = ["servers", "datagrams", "cards", "addresses", "end"]
 _MOST_BYTES, _MOST_ROWS, _MOST_SHOWN = 64 * 1024, 200, 8
 _IPV4_DIGITS, _UP = 8, 1
-# 0A is LISTEN (source: Linux's include/net/tcp_states.h); the formats: its net/ipv4/tcp_ipv4.c.
+# 0A is LISTEN, 07 a UDP socket without a peer (source: Linux's include/net/tcp_states.h); the
+# formats: its net/ipv4/tcp_ipv4.c.
 _COMMAND = f"""
 echo servers
 cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A ' | head -n {_MOST_ROWS} | cut -c 1-120
+echo datagrams
+cat /proc/net/udp /proc/net/udp6 2>/dev/null | grep ' 07 ' | head -n {_MOST_ROWS} | cut -c 1-120
 echo cards
 for card in /sys/class/net/*; do
   echo "${{card##*/}} $(cat "$card/address") $(cat "$card/flags")"
@@ -32,7 +36,7 @@ echo addresses
 ip -o -4 addr show 2>/dev/null | head -n {_MOST_ROWS} | cut -c 1-120
 echo end
 """
-_SERVER = re.compile(r"\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) [0-9A-F:]+ 0A\b.*")
+_SOCKET = re.compile(r"\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) [0-9A-F:]+ (0A|07)\b.*")
 _CARD = re.compile(r"([\w.@-]{1,20}) ([0-9a-f:]{0,60}) (0x[0-9a-f]{1,8})")
 _ADDRESS = re.compile(r"\d+: ([\w.@-]{1,20})\s+inet ([0-9.]{7,15})[/ ].*")
 
@@ -46,10 +50,12 @@ class Heard:
     Attributes:
         servers: address and port of each TCP socket that listens.
         network: what is wrong with the card that the forwards lead to; empty for nothing.
+        datagrams: the UDP ports that programs have open.
     """
 
     servers: tuple[tuple[Address, int], ...] = ()
     network: str = ""
+    datagrams: frozenset[int] = frozenset()
 
 
 def ask(shell: Callable[[], Shell | None]) -> Heard | None:
@@ -86,14 +92,15 @@ def heard(said: bytes) -> Heard:
     rows: dict[str, list[str]] = {}
     at: list[str] = []
     for line in said.decode("ascii").splitlines():
-        if line in {"servers", "cards", "addresses", "end"} and line not in rows:
+        if line in _PARTS and line not in rows:
             at = rows[line] = []
         else:
             at.append(line)
-    if list(rows) != ["servers", "cards", "addresses", "end"] or rows["end"]:
+    if list(rows) != _PARTS or rows["end"]:
         raise ValueError("the answer is not whole")
-    servers = tuple(dict.fromkeys(map(_server, rows["servers"])))
-    return Heard(servers, _network(rows["cards"], rows["addresses"]))
+    servers = tuple(dict.fromkeys(_socket(line, "0A") for line in rows["servers"]))
+    datagrams = frozenset(_socket(line, "07")[1] for line in rows["datagrams"])
+    return Heard(servers, _network(rows["cards"], rows["addresses"]), datagrams)
 
 
 def explained(answers: Mapping[int, str], said: Heard | None) -> dict[int, str]:
@@ -128,6 +135,11 @@ def _reason(port: int, answer: str, said: Heard) -> str:
             f"{_event(answer)}: in the guest a server listens on {where}, for {alone}, which "
             f"forwards do not reach: have it listen on 0.0.0.0 (they lead to {GUEST_IP})"
         )
+    if port in said.datagrams:
+        return (
+            f"{_event(answer)}: a program in the guest has the UDP port {port} open, and nothing "
+            f'listens there by TCP: declare "{port}/udp" where UDP is meant'
+        )
     if not said.servers:
         return (
             f"{_event(answer)}: no program in the guest listens on any TCP port: does the setup "
@@ -155,11 +167,11 @@ def _shown(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"  # noqa: PLR2004
 
 
-def _server(line: str) -> tuple[Address, int]:
-    match = _SERVER.fullmatch(line)
-    if match is None:
-        raise ValueError("no row of /proc/net/tcp")
-    digits, port = match.groups()
+def _socket(line: str, wanted: str) -> tuple[Address, int]:
+    match = _SOCKET.fullmatch(line)
+    if match is None or match[3] != wanted:
+        raise ValueError("no row of /proc/net/tcp or udp")
+    digits, port, _ = match.groups()
     # Words of 32 bits, each in the processor's order: little-endian wherever this runs.
     words = [bytes.fromhex(digits[at : at + 8])[::-1] for at in range(0, len(digits), 8)]
     packed = b"".join(words)
