@@ -83,10 +83,10 @@ class NotExposedError(VmPortsError, KeyError):
 
 
 class NotEnteredError(VmPortsError, AttributeError):
-    """What makes a VM is used as one. Fields: ``used`` (what was asked of it)."""
+    """What makes a VM is used as one. Fields: ``used`` (what was asked of it), ``what`` it is."""
 
     template = (
-        "{used} is asked of what vm_factory(…) returns, and the VM is made by a with block: "
+        "{used} is asked of {what}, and the VM is made by a with block: "
         "`with vm_factory(…) as vm:`, and in it `vm`"
     )
 

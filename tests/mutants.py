@@ -347,8 +347,12 @@ _FAILED_STARTS = _of(
         "not current_test()",
     ),
     a_busy_host_is_tried_once=('again is not None or not first["host"]', "True"),
-    a_busy_host_is_tried_for_ever=('began > first["at"]', "False"),
-    two_at_one_time_are_two_tries=('began > first["at"]', "True"),
+    a_busy_host_is_tried_for_ever=('self._began > first["at"]', "False"),
+    two_at_one_time_are_two_tries=('self._began > first["at"]', "True"),
+    who_has_waited_is_no_second_try=(
+        "        self._began = clock.now()\n",
+        "        self._began = self._began or clock.now()\n",
+    ),
     one_bad_vm_ends_the_run=(
         "            self._note_ready(key)\n",
         "            pass\n",

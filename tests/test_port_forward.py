@@ -108,7 +108,7 @@ def test_a_wrong_spelling_is_told_with_what_is_allowed(spelling, said):
 
 @pytest.mark.parametrize("thing", [None, True, 80.0, b"80", (3000, 80), object()])
 def test_what_is_no_spelling_at_all_is_a_type_error(thing):
-    with pytest.raises(TypeError, match="is not a port; write .*8080"):
+    with pytest.raises(TypeError, match=r"is not a port; write .*8080"):
         parse_port(thing)
 
 

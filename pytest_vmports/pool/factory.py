@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from pytest_vmports.errors import NotEnteredError
+from pytest_vmports.errors import NotEnteredError, SettingError
 from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
@@ -22,42 +22,56 @@ if TYPE_CHECKING:
 _WHERE = "vm_factory"
 
 
-class VmToBe(contextlib.AbstractContextManager["VM", "bool | None"]):
-    """A VM that the ``with`` statement makes and ends; whoever uses it without one is told so.
+class _NoVm:
+    """What people take for a VM, and is none: whoever uses it as one is told so."""
 
-    Args:
-        made: does both.
-    """
-
-    def __init__(self, made: contextlib.AbstractContextManager[VM, bool | None]) -> None:
-        self._made = made
-
-    def __enter__(self) -> VM:
-        return self._made.__enter__()
-
-    def __exit__(self, *raised: Any) -> bool | None:  # noqa: PYI036 - passed on
-        return self._made.__exit__(*raised)
+    _what: ClassVar[str]
 
     def __getattr__(self, name: str) -> NoReturn:
         # pytest, copy and others look for names with underscores in any object.
         if name.startswith("_"):
             raise AttributeError(name)
-        raise NotEnteredError(used=f".{name}")
+        raise NotEnteredError(used=f".{name}", what=self._what)
 
     def __getitem__(self, port: Any) -> NoReturn:
-        raise NotEnteredError(used=f"[{port!r}]")
+        raise NotEnteredError(used=f"[{port!r}]", what=self._what)
 
     def __iter__(self) -> Iterator[NoReturn]:
-        raise NotEnteredError(used="iteration")
+        raise NotEnteredError(used="iteration", what=self._what)
 
     def __len__(self) -> int:
-        raise NotEnteredError(used="len()")
+        raise NotEnteredError(used="len()", what=self._what)
 
     def __bool__(self) -> bool:
         return True
 
 
-class VmFactory:
+class VmToBe(_NoVm, contextlib.AbstractContextManager["VM", "bool | None"]):
+    """A VM that the ``with`` statement makes and ends, each time anew.
+
+    Args:
+        make: returns what does both.
+    """
+
+    _what = "what vm_factory(…) returns"
+
+    def __init__(
+        self, make: Callable[[], contextlib.AbstractContextManager[VM, bool | None]]
+    ) -> None:
+        self._make = make
+        self._entered: list[contextlib.AbstractContextManager[VM, bool | None]] = []
+
+    def __enter__(self) -> VM:
+        made = self._make()
+        vm = made.__enter__()
+        self._entered.append(made)
+        return vm
+
+    def __exit__(self, *raised: Any) -> bool | None:  # noqa: PYI036 - passed on
+        return self._entered.pop().__exit__(*raised)
+
+
+class VmFactory(_NoVm):
     """Makes VMs; what the fixture ``vm_factory`` returns.
 
     Args:
@@ -67,6 +81,8 @@ class VmFactory:
         observe: told of every machine before it starts.
         on_wait: told the holder of a fixed port that is waited for.
     """
+
+    _what = "vm_factory itself"
 
     def __init__(
         self,
@@ -86,7 +102,7 @@ class VmFactory:
     def __call__(
         self,
         ports: Sequence[Any] | str | None = None,
-        *,
+        *more: Any,
         guest: Guest | None = None,
         **settings: Any,
     ) -> VmToBe:
@@ -94,6 +110,7 @@ class VmFactory:
 
         Args:
             ports: guest ports, as the marker takes them; None means the setting ``expose``.
+            more: is refused: what the marker takes one by one is a list here.
             guest: what to boot; None means the session's.
             settings: as the marker takes them.
 
@@ -103,7 +120,18 @@ class VmFactory:
             HostError: QEMU, gvproxy or the guest is missing.
             MachineError: the VM does not get ready.
         """
-        return VmToBe(self._made(ports, guest, settings))
+        if more:
+            raise SettingError(
+                source=_WHERE, name="ports", value=(ports, *more),
+                allowed="write ports as a list: vm_factory([8080, 9090])",
+            )  # fmt: skip
+        return VmToBe(lambda: self._made(ports, guest, dict(settings)))
+
+    def __enter__(self) -> NoReturn:
+        raise NotEnteredError(used="a with block", what=self._what)
+
+    def __exit__(self, *_raised: object) -> None:
+        """Say nothing: it was never entered."""
 
     @contextlib.contextmanager
     def _made(

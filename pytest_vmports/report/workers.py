@@ -10,13 +10,11 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_vmports.report.session import Session
-
 _KEY = "vmports_lines"
 _EVENT = "vmports_line"
 
 
-def listen(node: Any, session_of: Callable[[pytest.Config], Session]) -> None:
+def listen(node: Any, session_of: Callable[[pytest.Config], Any]) -> None:
     """Write what a worker sends.
 
     Args:

@@ -240,6 +240,6 @@ def _with_ports(settings: Settings, ports: tuple[PortMapping, ...], where: str) 
         shown = ", ".join(map(str, sorted(tcp))) or "none"
         raise SettingError(
             source=settings.sources["wait_for"], name="wait_for", value=str(unknown[0]),
-            allowed=f"wait for exposed TCP ports; {where.partition(':')[0]} exposes: {shown}",
+            allowed=f"wait for exposed TCP ports; {where.partition(': ')[0]} exposes: {shown}",
         )  # fmt: skip
     return replace(settings, expose=ports)

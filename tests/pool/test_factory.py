@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
-from pytest_vmports.errors import NotEnteredError, VmPortsError
-from pytest_vmports.pool.factory import VmToBe
+from pytest_vmports.errors import NotEnteredError, SettingError, VmPortsError
+from pytest_vmports.pool.factory import VmFactory, VmToBe
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ USES = {
 @pytest.mark.parametrize("used", USES)
 def test_a_vm_without_its_with_block_is_told_of_it(used):
     with pytest.raises(NotEnteredError) as caught:
-        USES[used](VmToBe(making([])))
+        USES[used](VmToBe(lambda: making([])))
     assert isinstance(caught.value, VmPortsError)
     assert f"{used} is asked of what vm_factory(…) returns" in str(caught.value)
     assert "`with vm_factory(…) as vm:`" in str(caught.value)
@@ -41,16 +41,49 @@ def test_a_vm_without_its_with_block_is_told_of_it(used):
 
 def test_in_its_with_block_it_is_made_and_ended_also_by_an_error():
     made = []
-    with VmToBe(making(made)) as vm:
+    with VmToBe(lambda: making(made)) as vm:
         assert (vm, made) == ("the VM", ["made"])
     assert made == ["made", "ended"]
-    with pytest.raises(KeyError), VmToBe(making(made)):
+    with pytest.raises(KeyError), VmToBe(lambda: making(made)):
         raise KeyError
     assert made == ["made", "ended"] * 2
 
 
+def test_each_with_block_makes_another_also_one_within_the_other():
+    made = []
+    vm = VmToBe(lambda: making(made))
+    with vm, vm:
+        assert made == ["made", "made"]
+    with vm:
+        pass
+    assert made == ["made", "made", "ended", "ended", "made", "ended"]
+
+
+@pytest.fixture
+def factory():
+    return VmFactory(None, None, None, observe=None, on_wait=None)
+
+
+def _with(factory):
+    with factory:
+        pass
+
+
+@pytest.mark.parametrize("used", [*USES, "a with block"])
+def test_the_fixture_itself_is_no_vm_either(factory, used):
+    with pytest.raises(NotEnteredError) as caught:
+        {**USES, "a with block": _with}[used](factory)
+    assert f"{used} is asked of vm_factory itself" in str(caught.value)
+    assert "`with vm_factory(…) as vm:`" in str(caught.value)
+
+
+def test_ports_one_by_one_as_the_marker_takes_them_are_told_to_be_a_list(factory):
+    with pytest.raises(SettingError, match=r"write ports as a list: vm_factory\(\[8080, 9090\]\)"):
+        factory(8080, 9090)
+
+
 def test_it_can_be_asked_what_it_is():
-    vm = VmToBe(making([]))
+    vm = VmToBe(lambda: making([]))
     assert bool(vm) and not hasattr(vm, "run") and not hasattr(vm, "__wrapped__")
     assert "VmToBe" in repr(vm)
     with contextlib.ExitStack() as stack:

@@ -56,6 +56,7 @@ RAISING = {
     "FreePortFactory.close": "with_broken(FreePortFactory(PortAllocator()), '_leases').close()",
     "FreePortFactory.__exit__":
         "with_broken(FreePortFactory(PortAllocator()), '_leases').__exit__(None, None, None)",
+    "VmFactory.__enter__": "vm_factory.__enter__()",
     "VmFactory.__call__": "vm_factory([80], qemu='/nowhere').__enter__()",
     "Guest.alpine": "without_package().alpine()",
     "Guest.kernel": "Guest.kernel('nowhere')",
@@ -74,6 +75,7 @@ RAISING = {
 }  # fmt: skip
 # Values alone, or written to meet no error.
 SILENT = {
+    "VmFactory.__exit__",
     "Guest.kernel_words", "Guest.tolerating",
     "LeaseInfo.describe", "PortMapping.model_config", "ExposedPort.model_config", "ExposedPort.url",
     "ExposedPort.address", "PortAllocator.__enter__", "PortLease.held", "PortLease.__enter__",

@@ -204,7 +204,9 @@ MISTAKES = {
     "a port": ("@pytest.mark.vmports(99999)", ["port = 99999", "1 to 65535"]),
     "a spelling": ("@pytest.mark.vmports('http')", ["port = 'http'", '"3000:8080" (host:guest)']),
     "a type": ("@pytest.mark.vmports(80.5)", ["port = 80.5", "write 8080"]),
-    "a list of ports": ("@pytest.mark.vmports([80])", ["[80] is not a port", "write 8080"]),
+    "a list of ports": (
+        "@pytest.mark.vmports([80])", ["[80] is not a port", "write one by one, each as 8080"],
+    ),
     "eleven ports": (
         "@pytest.mark.vmports(*range(8000, 8011))", ["Too many exposed ports: 11 > 10"],
     ),
@@ -213,7 +215,7 @@ MISTAKES = {
     ),
     "a port to wait for": (
         "@pytest.mark.vmports(80, '53/udp', wait_for=[80, 53])",
-        ["wait_for = '53'", "exposes: 80"],
+        ["wait_for = '53'", "::test_it exposes: 80"],
     ),
     "a keyword's port": ("@pytest.mark.vmports(expose='80 x')", ["expose = '80 x'", "'x' is not"]),
 }  # fmt: skip

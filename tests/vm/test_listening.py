@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -210,6 +211,12 @@ def test_a_guest_that_has_not_come_to_its_setup_is_not_told_of_an_ampersand(last
     text = str(waiting(last).setup_never_ended())
     assert "its setup has not ended: it still boots" in text and "raise boot_timeout" in text
     assert "&" not in text
+
+
+@pytest.mark.parametrize("asked", [None, Asked("no HTTP answer, got ''")], ids=["none", "http"])
+def test_where_nothing_tells_how_far_the_guest_has_come_both_reasons_are_told(asked):
+    text = str(replace(waiting(""), asked=asked).setup_never_ended())
+    assert "needs & at the end of its line; or it still boots: raise boot_timeout" in text
 
 
 def test_at_the_deadline_the_guest_is_asked_and_then_its_ports_once_more():

@@ -10,7 +10,7 @@ from pytest_vmports.system import clock
 from pytest_vmports.vm.failures import timed_out
 from pytest_vmports.vm.inside.listening import ask, explained
 from pytest_vmports.vm.last_words import Watch
-from pytest_vmports.vm.readiness import GOOD_ANSWER, SILENT, UNREACHED
+from pytest_vmports.vm.readiness import GOOD_ANSWER, REFUSED, SILENT, UNREACHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,6 +130,9 @@ class Waiting:
         elif answers and all(answer in _SILENT for answer in answers.values()):
             # Its network is made before the setup runs.
             reason = "it still boots, as nothing in it answers: raise boot_timeout on a slow host"
+        elif REFUSED not in answers.values():
+            # Nothing tells whether it has come as far as its setup.
+            reason += "; or it still boots: raise boot_timeout on a slow host"
         what = f"its setup has not ended: {reason}"
         return timed_out(self.console, what, self.timeout, answers)
 
