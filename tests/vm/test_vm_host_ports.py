@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from vm_helpers import (
     GUEST,
-    SHELL,
     SHELL_PORT,
     addresses,
     ask_shell,
@@ -20,7 +19,6 @@ from vm_helpers import (
     echo,
     host_service,
     listening,
-    serve,
 )
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP, HOST_IP
@@ -69,8 +67,8 @@ def vm(boot, wiring, services):
         8003: services["down"],
     }  # fmt: skip
     with boot(
-        SHELL_PORT, 8080, "5353/udp", **wiring, host_ports=host_ports,
-        setup=SHELL + serve(8080, "5353/udp"), wait_for="all",
+        SHELL_PORT, 8080, "5353/udp", **wiring, host_ports=host_ports, setup=GUEST,
+        wait_for="all", fresh_boot=False,  # a booted one is that which is reset below
     ) as vm:  # fmt: skip
         yield vm
 
