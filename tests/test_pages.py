@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "pytest_vmports" / "errors.md", *(ROOT / "docs").glob("*.md")]
-# What a reader may make, the reader's own, and Python's.
+# What a reader may make, the reader's own, and others'.
 MADE_UP = {
     "network/passt.py",
     "vm/inside/iso.py",
@@ -15,6 +15,9 @@ MADE_UP = {
     "test_login.py",
     "NAME.svg",
     "pathlib.py",
+    # Linux's.
+    "kernel/panic.c",
+    "drivers/tty/sysrq.c",
 }
 FOLDERS = ("pytest_vmports", "tests", "docs", "scripts", "benchmarks", "examples")
 

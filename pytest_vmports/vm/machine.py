@@ -164,9 +164,8 @@ class Machine:
             LaunchError: QEMU or gvproxy ended.
         """
         self.milestones.start = clock.now()
-        self.crash_dump = CrashDump(
-            self.workdir / VMCORE if self.plan.hardware.crash_dump else None
-        )
+        vmcore = self.workdir / VMCORE if self.plan.hardware.crash_dump else None
+        self.crash_dump = CrashDump(vmcore)
         try:
             self._start_qemu(self.cards.start(lease_fds))
             if self._saved is not None:

@@ -14,6 +14,12 @@ import subprocess
 import sys
 from typing import Any, ClassVar
 
+from pytest_vmports.errors.warned import CloudInitWarning as CloudInitWarning
+from pytest_vmports.errors.warned import GuestFileWarning as GuestFileWarning
+from pytest_vmports.errors.warned import GuestKernelWarning as GuestKernelWarning
+from pytest_vmports.errors.warned import GuestRebootWarning as GuestRebootWarning
+from pytest_vmports.errors.warned import LostEvidenceWarning as LostEvidenceWarning
+
 
 class VmPortsError(Exception):
     """Base of all errors of pytest-vmports.
@@ -323,22 +329,6 @@ class GuestPanicError(GuestCrashError):
         super().__init__(message, **{"hint": "", "cause": "", **fields})
 
 
-class GuestRebootWarning(UserWarning):
-    """A guest rebooted by itself, which ends its VM."""
-
-
-class LostEvidenceWarning(UserWarning):
-    """A VM has ended, and what its report may want could not be kept, as without descriptors."""
-
-
-class CloudInitWarning(UserWarning):
-    """A module of cloud-init complained, where the settings tolerate that."""
-
-
-class GuestKernelWarning(UserWarning):
-    """A guest's kernel said that something is wrong, and went on."""
-
-
 class MonitorError(MachineError):
     """QEMU's monitor refused a command. Fields: ``command``, ``reply``."""
 
@@ -379,10 +369,6 @@ class GuestFileError(MachineError):
     """A file could not be copied. Fields: ``what``, ``remedy``."""
 
     template = "{what}; {remedy}"
-
-
-class GuestFileWarning(UserWarning):
-    """A copy left something out that has no place in an archive, as a socket."""
 
 
 class ForkedProcessError(MachineError):
