@@ -114,7 +114,7 @@ def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
         for child in sorted(source.iterdir()):
             yield from _walk(child, target / child.name)
     elif stat.S_ISREG(info.st_mode):
-        yield Entry(str(target), info.st_mode, host_files.read(source, "files leads to"))
+        yield Entry(str(target), info.st_mode, host_files.read(source, "the host's file"))
     else:
         raise GuestNotFoundError(
             what=f"files leads to {source}, and {source.name} is neither a file nor a folder",

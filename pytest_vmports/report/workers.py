@@ -40,9 +40,11 @@ def send(config: pytest.Config, line: str) -> bool:
     channel = getattr(config, "workerinput", {}).get(_KEY)
     if channel is None:
         return False
+    from pytest_vmports.system.mishaps import printable
+
     try:
-        channel.send(line)
-    except (OSError, ValueError):  # its controller has gone, or the text has no encoding
+        channel.send(printable(line))
+    except OSError:  # its controller has gone
         return False
     return True
 

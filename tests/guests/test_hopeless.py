@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_vmports.errors import SettingError
+from pytest_vmports.errors import GuestNotFoundError, SettingError
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.guests.hopeless import refuse
 from pytest_vmports.guests.image import Disk
@@ -42,8 +42,8 @@ NOTHING = [(), ("",), ("\n  \n",), ("# only words",), ("empty.sh",), ("", "# twi
 @pytest.mark.parametrize("setup", NOTHING)
 def test_a_prepared_guest_that_starts_nothing_is_refused_with_what_to_do(root, setup):
     text = refused(root, guest(*setup), ports=(8080, 9090))
-    assert "guest alpine: setup = " in text
-    assert "nothing would ever answer on port 8080, 9090: " in text
+    assert text.startswith("no setup starts a server, ")
+    assert "nothing would ever answer on port 8080, 9090 of the guest alpine: " in text
     for remedy in ('setup="server &"', 'wait_for="none"', "/vmports/setup.d/ by files"):
         assert remedy in text
 
@@ -215,8 +215,9 @@ def test_a_script_that_cannot_be_read_is_named(root, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", as_somebody_else)
-    text = refused(root, guest("serve.sh"))
-    assert f"{root}/serve.sh cannot be read: Permission denied" in text
+    with pytest.raises(GuestNotFoundError) as caught:
+        refuse(guest("serve.sh"), (8080,), 256, root)
+    assert f"the setup {root}/serve.sh cannot be read (Permission denied)" in str(caught.value)
 
 
 @pytest.mark.parametrize("to", ["/etc", "/usr/local/bin", "/srv", "/tmp"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pytest_vmports import ExposedPort
@@ -72,6 +74,8 @@ def test_a_marker_that_is_missing_or_misspelt_is_named(pytester):
     pytester.makepyfile("\n".join(["import pytest\n", *tests]))
     result = pytester.runpytest_inprocess("-p", "no:randomly", "-W", "ignore", "--tb=line", "-rN")
     result.assert_outcomes(failed=len(MARKERS))
-    errors = [line for line in result.outlines if "NotExposedError: guest port 80 is" in line]
+    errors = [
+        line for line in result.outlines if re.match(r"E .*NotExposedError: guest port 80 is", line)
+    ]
     for error, said in zip(errors, MARKERS.values(), strict=True):
         assert f"exposed are: none; declare it by the test's marker: @pytest.mark.{said}" in error

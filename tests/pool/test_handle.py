@@ -16,6 +16,7 @@ from pytest_vmports import ExposedPort
 from pytest_vmports.errors import ForkedProcessError
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.vm.machine import Machine
+from pytest_vmports.vm.milestones import Milestones
 from pytest_vmports.vm.owner import Owner
 from pytest_vmports.vm.saved import Snapshot
 
@@ -185,6 +186,9 @@ def test_a_forked_child_does_not_end_its_parents_vm(vm):
 def test_a_machine_is_stopped_and_removed_by_its_own_process_alone(tmp_path):
     machine = Machine.__new__(Machine)
     machine.owner, machine.state, machine.place = Owner(), None, SimpleNamespace(workdir=tmp_path)
+    machine.milestones = Milestones()
+    machine.cards = SimpleNamespace(stop=lambda: None)
+    machine.kind = SimpleNamespace(close=lambda: None)
     machine._qemu = SimpleNamespace(kill=ended)
     found = in_a_forked_child(lambda: (machine.stop(), machine.discard(), machine.running))[1]
     assert found == (None, None, False)

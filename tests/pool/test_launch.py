@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_vmports.pool import launch
+from pytest_vmports.system.progress import for_whom
 from pytest_vmports.vm.console import Console
 
 
@@ -29,7 +30,7 @@ def test_it_names_the_test_and_its_worker(monkeypatch, variables, said):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert launch._doing("cloning alpine") == said
+    assert for_whom("cloning alpine") == said
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def test_a_test_that_wants_that_goes_on_with_its_guest(make):
         assert vm.run("echo $(uname)").stdout == "Linux\n"
 
 
+@pytest.mark.slow
 def test_a_guest_that_crashed_where_that_is_allowed_is_a_template_for_nobody(boot_and_lines):
     boot, lines = boot_and_lines
     setup = f"{GUEST}echo '<2>{OOPS}' >/dev/kmsg\n"

@@ -206,6 +206,7 @@ def test_a_wanted_crash_may_be_the_last_thing_a_guest_does(make, either):
         ends(vm, PANIC)
 
 
+@pytest.mark.slow
 def test_a_wanted_crash_may_leave_the_kernel_as_it_is(make, hangs):
     with make(allow_crash=True, **hangs) as vm:
         hung(vm)
@@ -237,6 +238,7 @@ def test_a_guest_that_may_crash_may_reboot(make, either):
         ends(vm, REBOOT)
 
 
+@pytest.mark.slow
 def test_a_reboot_is_not_lost_by_a_reset(make):
     with make() as vm:
         ends(vm, "reboot")
@@ -414,6 +416,7 @@ def test_a_vm_that_panicked_while_it_waited_is_handed_to_nobody(inner, wiring):
     waited(inner, DIES, wiring)
 
 
+@pytest.mark.slow
 def test_nor_is_one_that_stays_as_it_is(inner, hangs):
     waited(inner, HANGS, hangs)
 

@@ -124,6 +124,7 @@ DUMPED = """
 """
 
 
+@pytest.mark.slow
 def test_a_crashed_guests_memory_is_among_the_artifacts(
     pytester, tmp_path, shared_templates, monkeypatch, drivers
 ):

@@ -207,6 +207,7 @@ NOT_TO_BE_SAVED = (
 )
 
 
+@pytest.mark.slow
 def test_a_guest_that_cannot_be_saved_boots_from_cold_and_one_line_says_why(
     own, tmp_path, qemu_binary
 ):
@@ -487,6 +488,7 @@ Machine.wait_ready = wait_ready
     assert read_manifest(folder)["key"] == folder.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "more"), [(0, 1), (2, 3)])
 def test_a_range_of_just_the_ports_that_tests_ask_for_is_enough(inner, workers, more):
     """For whoever builds the template and for whoever clones it, beside VMs that are made ready."""
@@ -510,6 +512,7 @@ def test_a_range_of_just_the_ports_that_tests_ask_for_is_enough(inner, workers, 
     inner.runpytest_subprocess(*words).assert_outcomes(passed=4)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_while_it_clones_leaves_nothing(inner):
     inner.makepyfile(SUITE.format(tests=1))
     inner.makeconftest(

@@ -69,6 +69,7 @@ def test_the_guest_answers_udp_and_tcp_and_still_reaches_nothing(vm, host_servic
         udp.recv(100)
 
 
+@pytest.mark.slow
 def test_the_same_guest_with_network_would_have_reached_both(boot):
     """Show that the test above can see what it denies."""
     with (

@@ -91,6 +91,7 @@ def test_a_guest_without_network_reaches_nothing_on_the_host(vm, host_service):
         host_service.accept()
 
 
+@pytest.mark.slow
 def test_the_same_guest_with_network_would_have_reached_it(boot):
     """Show that the test above can see what it denies."""
     with (
