@@ -177,7 +177,7 @@ def test_no_frame_of_ours_is_shown_wherever_the_users_code_calls_us(pytester, wo
     assert not FRAME.search(text.replace("pytest_vmports/plugin.py::", "")), text
     warnings = text[text.index("warnings summary") :]
     assert warnings.count(CALL) >= 2 and warnings.count(SAID) >= 2  # a thread's, and of __del__
-    assert text.count("UNEXPECTED EXCEPTION") == 2
+    assert text.count("UNEXPECTED EXCEPTION") >= 2  # twice more where CI has the summary whole
     summary = text[text.index("short test summary info") :]
     assert " - GuestNotFoundError: the " in summary and " - pytest_vmports." not in summary
     told = 0
