@@ -19,6 +19,7 @@ from pytest_vmports.errors.warned import GuestFileWarning as GuestFileWarning
 from pytest_vmports.errors.warned import GuestKernelWarning as GuestKernelWarning
 from pytest_vmports.errors.warned import GuestRebootWarning as GuestRebootWarning
 from pytest_vmports.errors.warned import LostEvidenceWarning as LostEvidenceWarning
+from pytest_vmports.errors.warned import NotEnteredWarning as NotEnteredWarning
 
 
 class VmPortsError(Exception):

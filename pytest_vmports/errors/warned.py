@@ -19,5 +19,9 @@ class GuestKernelWarning(UserWarning):
     """A guest's kernel said that something is wrong, and went on."""
 
 
+class NotEnteredWarning(UserWarning):
+    """What `vm_factory` returned was thrown away, and no VM was made."""
+
+
 class GuestFileWarning(UserWarning):
     """A copy left something out that has no place in an archive, as a socket."""

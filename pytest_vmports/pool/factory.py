@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from pytest_vmports.errors import NotEnteredError, SettingError
+from pytest_vmports.errors import NotEnteredError, NotEnteredWarning, SettingError
 from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
@@ -26,21 +28,26 @@ class _NoVm:
     """What people take for a VM, and is none: whoever uses it as one is told so."""
 
     _what: ClassVar[str]
+    _told = False
+
+    def _refusal(self, used: str) -> NotEnteredError:
+        self._told = True
+        return NotEnteredError(used=used, what=self._what)
 
     def __getattr__(self, name: str) -> NoReturn:
         # pytest, copy and others look for names with underscores in any object.
         if name.startswith("_"):
             raise AttributeError(name)
-        raise NotEnteredError(used=f".{name}", what=self._what)
+        raise self._refusal(f".{name}")
 
     def __getitem__(self, port: Any) -> NoReturn:
-        raise NotEnteredError(used=f"[{port!r}]", what=self._what)
+        raise self._refusal(f"[{port!r}]")
 
     def __iter__(self) -> Iterator[NoReturn]:
-        raise NotEnteredError(used="iteration", what=self._what)
+        raise self._refusal("iteration")
 
     def __len__(self) -> int:
-        raise NotEnteredError(used="len()", what=self._what)
+        raise self._refusal("len()")
 
     def __bool__(self) -> bool:
         return True
@@ -51,17 +58,20 @@ class VmToBe(_NoVm, contextlib.AbstractContextManager["VM", "bool | None"]):
 
     Args:
         make: returns what does both.
+        where: the line that asked for it.
     """
 
     _what = "what vm_factory(…) returns"
 
     def __init__(
-        self, make: Callable[[], contextlib.AbstractContextManager[VM, bool | None]]
+        self, make: Callable[[], contextlib.AbstractContextManager[VM, bool | None]], where: str
     ) -> None:
         self._make = make
+        self._where = where
         self._entered: list[contextlib.AbstractContextManager[VM, bool | None]] = []
 
     def __enter__(self) -> VM:
+        self._told = True
         made = self._make()
         vm = made.__enter__()
         self._entered.append(made)
@@ -69,6 +79,14 @@ class VmToBe(_NoVm, contextlib.AbstractContextManager["VM", "bool | None"]):
 
     def __exit__(self, *raised: Any) -> bool | None:  # noqa: PYI036 - passed on
         return self._entered.pop().__exit__(*raised)
+
+    def __del__(self) -> None:
+        # A test that forgot the block would pass, and have seen no VM.
+        if not self._told:
+            warnings.warn(
+                f"{self._what} at {self._where} has made no VM: `with vm_factory(…) as vm:` does",
+                NotEnteredWarning, stacklevel=2,
+            )  # fmt: skip
 
 
 class VmFactory(_NoVm):
@@ -125,10 +143,12 @@ class VmFactory(_NoVm):
                 source=_WHERE, name="ports", value=(ports, *more),
                 allowed="write ports as a list: vm_factory([8080, 9090])",
             )  # fmt: skip
-        return VmToBe(lambda: self._made(ports, guest, dict(settings)))
+        caller = sys._getframe(1)  # noqa: SLF001 - inspect's takes long to import
+        where = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        return VmToBe(lambda: self._made(ports, guest, dict(settings)), where)
 
     def __enter__(self) -> NoReturn:
-        raise NotEnteredError(used="a with block", what=self._what)
+        raise self._refusal("a with block")
 
     def __exit__(self, *_raised: object) -> None:
         """Say nothing: it was never entered."""

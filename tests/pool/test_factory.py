@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 
 import pytest
 
-from pytest_vmports.errors import NotEnteredError, SettingError, VmPortsError
+from pytest_vmports.errors import NotEnteredError, NotEnteredWarning, SettingError, VmPortsError
 from pytest_vmports.pool.factory import VmFactory, VmToBe
 
 
@@ -33,7 +34,7 @@ USES = {
 @pytest.mark.parametrize("used", USES)
 def test_a_vm_without_its_with_block_is_told_of_it(used):
     with pytest.raises(NotEnteredError) as caught:
-        USES[used](VmToBe(lambda: making([])))
+        USES[used](VmToBe(lambda: making([]), "test_it.py:3"))
     assert isinstance(caught.value, VmPortsError)
     assert f"{used} is asked of what vm_factory(…) returns" in str(caught.value)
     assert "`with vm_factory(…) as vm:`" in str(caught.value)
@@ -41,22 +42,38 @@ def test_a_vm_without_its_with_block_is_told_of_it(used):
 
 def test_in_its_with_block_it_is_made_and_ended_also_by_an_error():
     made = []
-    with VmToBe(lambda: making(made)) as vm:
+    with VmToBe(lambda: making(made), "test_it.py:3") as vm:
         assert (vm, made) == ("the VM", ["made"])
     assert made == ["made", "ended"]
-    with pytest.raises(KeyError), VmToBe(lambda: making(made)):
+    with pytest.raises(KeyError), VmToBe(lambda: making(made), "test_it.py:3"):
         raise KeyError
     assert made == ["made", "ended"] * 2
 
 
 def test_each_with_block_makes_another_also_one_within_the_other():
     made = []
-    vm = VmToBe(lambda: making(made))
+    vm = VmToBe(lambda: making(made), "test_it.py:3")
     with vm, vm:
         assert made == ["made", "made"]
     with vm:
         pass
     assert made == ["made", "made", "ended", "ended", "made", "ended"]
+
+
+def test_one_that_is_thrown_away_is_told_with_its_place(factory):
+    with pytest.warns(NotEnteredWarning, match=rf"{__file__}:\d+ has made no VM: `with vm_factory"):
+        factory([8080])
+
+
+def test_one_that_was_entered_or_misused_is_not(recwarn):
+    with VmToBe(lambda: making([]), "test_it.py:3"):
+        pass
+    with pytest.raises(ZeroDivisionError), VmToBe(lambda: 1 / 0, "test_it.py:3"):
+        pass
+    with pytest.raises(NotEnteredError):
+        _ = VmToBe(lambda: making([]), "test_it.py:3").ports
+    gc.collect()
+    assert list(recwarn) == []
 
 
 @pytest.fixture
@@ -83,7 +100,7 @@ def test_ports_one_by_one_as_the_marker_takes_them_are_told_to_be_a_list(factory
 
 
 def test_it_can_be_asked_what_it_is():
-    vm = VmToBe(lambda: making([]))
+    vm = VmToBe(lambda: making([]), "test_it.py:3")
     assert bool(vm) and not hasattr(vm, "run") and not hasattr(vm, "__wrapped__")
     assert "VmToBe" in repr(vm)
     with contextlib.ExitStack() as stack:
