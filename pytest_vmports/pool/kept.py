@@ -6,6 +6,7 @@ its disks and ``kept.json``, which names its processes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -91,7 +92,10 @@ class Kept:
         """
         for _, pid, start in self.processes:
             _kill(pid, start)
-        shutil.rmtree(self.folder)
+        # Whoever looks at what is kept meanwhile removes it too; each goes on where both stumbled.
+        while self.folder.exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.folder)
 
 
 def base() -> Path:

@@ -103,6 +103,21 @@ def test_it_has_ended_before_its_folder_is_removed(keep, sleeper, monkeypatch):
     assert ended == [True]
 
 
+def test_a_folder_that_somebody_else_removes_at_the_same_time_is_no_error(keep, monkeypatch):
+    """Faked: that each comes to a file that the other has just removed."""
+    kept, remove = keep(), shutil.rmtree
+    (kept.folder / "console.log").touch()
+
+    def stumble(folder):
+        next(folder.iterdir()).unlink()
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(shutil, "rmtree", stumble)
+    kept.stop()
+    assert not kept.folder.exists()
+
+
 def test_stopping_leaves_no_descriptor_open(keep):
     kept = keep()
     before = held()
