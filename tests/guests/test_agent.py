@@ -205,6 +205,8 @@ def test_with_the_time_each_restored_guest_that_needs_one_gets_a_seed_of_its_own
 
 def test_an_agent_that_hangs_costs_no_more_than_there_is_patience_for(ready):
     os.kill(ready.process.pid, signal.SIGSTOP)
+    stopped = psutil.Process(ready.process.pid)
+    until(lambda: stopped.status() == psutil.STATUS_STOPPED, 60, "it runs on")
     try:
         for _ in range(2):
             with patience.at_most(0.2), pytest.raises(MachineError, match="does not answer"):
