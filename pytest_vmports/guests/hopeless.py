@@ -47,11 +47,12 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
     if guest.image is not None:
         return
     brought = dict(_brought(guest, root))
+    contents = []
     for setup in guest.setup:
         _refuse_missing_script(guest, setup, brought, root)
-        _refuse_what_no_shell_reads(guest, setup, root)
+        contents.append(_content(guest, setup, root))
     if guest.prepared and ports:
-        _refuse_without_server(guest, ports, brought, root)
+        _refuse_without_server(guest, ports, brought, contents)
     _refuse_file_for_folder(guest, brought)
     _refuse_too_large(guest, sum(brought.values()), memory)
 
@@ -76,8 +77,9 @@ def _refuse_missing_script(
     )  # fmt: skip
 
 
-def _refuse_what_no_shell_reads(guest: Guest, setup: str, root: Path) -> None:
-    script = existing_file(setup, root)
+def _content(guest: Guest, setup: str, root: Path) -> bytes:
+    """Return a setup's text, or its script's; refuse what no shell reads."""
+    script, data = existing_file(setup, root), b""
     try:
         data = text_bytes(setup) if script is None else host_files.read(script, "the setup")
     except UnicodeEncodeError as error:
@@ -87,6 +89,7 @@ def _refuse_what_no_shell_reads(guest: Guest, setup: str, root: Path) -> None:
     if trouble:
         value = setup if script is None else str(script)
         raise SettingError(source=f"guest {guest.name}", name="setup", value=value, allowed=trouble)
+    return data
 
 
 def _trouble_with(data: bytes, *, whole: bool) -> str:
@@ -131,9 +134,12 @@ def _names_a_script(setup: str) -> bool:
 
 
 def _refuse_without_server(
-    guest: Guest, ports: Sequence[int], brought: dict[PurePosixPath, int], root: Path
+    guest: Guest,
+    ports: Sequence[int],
+    brought: dict[PurePosixPath, int],
+    contents: Sequence[bytes],
 ) -> None:
-    if any(_does_something(_content(setup, root)) for setup in guest.setup):
+    if any(map(_does_something, contents)):
         return
     if any(str(path) in _BEGINNINGS or path.parent == _SETUPS for path in brought):
         return
@@ -201,13 +207,6 @@ def _size(path: Path) -> int:
     except OSError:
         return 0
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def _content(setup: str, root: Path) -> bytes:
-    script = existing_file(setup, root)
-    if script is None:
-        return setup.encode("utf-8", "replace")
-    return host_files.read(script, "the setup")
 
 
 def _does_something(content: bytes) -> bool:

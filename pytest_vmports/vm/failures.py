@@ -54,11 +54,11 @@ _WHY = {
     "host-qmp-quit": "its monitor told it to",
     **_BY_THE_HOST,
 }
-# What Linux writes last (source: its kernel/reboot.c), for a QEMU whose own words were lost.
 # Who writes no such word before a reset has not rebooted: a kernel says each, whatever its level.
 _SAYS_RESET = re.compile(r"reboot: |sysrq: Resetting|Rebooting in \d")
 _LINUX = re.compile(r"^\[ *\d+\.\d{6}\]", re.MULTILINE)
 _UNSAID = "the guest was reset without a word of its kernel, as by a triple fault"
+# What Linux writes last (source: its kernel/reboot.c), for a QEMU whose own words were lost.
 _LINUX_SAYS = {"reboot: Restarting system": _REBOOT, "reboot: Power down": _POWER_OFF}
 
 
