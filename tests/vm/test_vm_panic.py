@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import textwrap
 from pathlib import Path
 
@@ -255,9 +256,16 @@ def test_words_of_a_panic_in_another_programs_output_are_none(make):
 
 
 def end_process(vm, program, how):
-    pid = vm.pids[program]
+    pid, forward = vm.pids[program], vm[PORT].address
+
+    def ended():
+        # gvproxy looks at a signal only when the guest has sent its next frame: let it answer.
+        with contextlib.suppress(OSError):
+            socket.create_connection(forward, timeout=1).close()
+        return not alive(pid)
+
     os.kill(pid, how)
-    until(lambda: not alive(pid), 60, f"{program} ends")
+    until(ended, 60, f"{program} ends")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
