@@ -426,9 +426,14 @@ _FAILURES = _of(
         "return self.monitor.why_ended()",
     ),
     a_killed_qemu_is_no_failure=(
-        'if error is None or error.program != "QEMU" or vitals.qemu.returncode:',
+        'if error is None or error.program != "QEMU" or vitals.qemu.returncode != 0:',
         'if error is None or error.program != "QEMU":',
     ),
+    a_full_disk_is_no_failure=(
+        'if error is None or error.program != "QEMU" or vitals.qemu.returncode != 0:',
+        'if error is None or error.program != "QEMU" or vitals.qemu.returncode:',
+    ),
+    a_full_disk_is_not_seen=("return _paused(vitals)", "return None"),
 )
 _ALLOCATOR = _of(
     "pytest_vmports/leases/allocator.py",

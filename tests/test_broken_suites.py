@@ -18,6 +18,7 @@ from pytest_vmports.guests.alpine import find_images
 
 SUITE = """
 import pytest
+from pytest_vmports import Guest
 
 @pytest.mark.vmports({marker})
 def test_it(vm_with_ports):
@@ -158,22 +159,33 @@ def test_an_image_that_is_truncated(report, pytester):
     assert_told(text, "half.qcow2", "truncated or damaged", "fetch or build it again")
 
 
-@pytest.mark.parametrize("full", ["cache", "tmp"])
-def test_a_disk_that_is_full(report, request, full, missing):
-    """A small file system in a mount namespace of its own, which ends with the run."""
+@pytest.fixture
+def small(missing):
+    """Return a function that gives what runs a command beside a file system of so many MiB.
+
+    In a mount namespace of its own, which ends with the run.
+    """
     # Not below pytest's own folder: a long TMPDIR is not used, for the sake of sockets.
     folder = Path(tempfile.mkdtemp(prefix="full-"))
-    request.addfinalizer(folder.rmdir)
     namespace = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     if (
         shutil.which("unshare") is None
         or subprocess.run([*namespace, "true"], check=False).returncode
     ):
         missing("a mount namespace (unshare --mount)", "allow user namespaces, or run as root")
-    size = "48M" if full == "cache" else "4M"
-    script = f'mount -t tmpfs -o mode=700,size={size} tmpfs "$0" && exec "$@"'
+
+    def made(size):
+        script = f'mount -t tmpfs -o mode=700,size={size}M tmpfs "$0" && exec "$@"'
+        return folder, [*namespace, "sh", "-c", script, str(folder)]
+
+    yield made
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("full", ["cache", "tmp"])
+def test_a_disk_that_is_full(report, small, full):
+    folder, before = small(48 if full == "cache" else 4)
     settings = [f"--vmports-cache-dir={folder}"]
-    before = [*namespace, "sh", "-c", script, str(folder)]
     if full == "tmp":
         settings, before = ["--basetemp=base"], [*before, "env", f"TMPDIR={folder}"]
     works = full == "cache"
@@ -183,3 +195,29 @@ def test_a_disk_that_is_full(report, request, full, missing):
     )  # fmt: skip
     assert_told(text, "No space left on device", str(folder))
     assert text.count("saved guests are kept for this run only") == works
+
+
+@pytest.mark.parametrize(
+    ("wait_for", "body", "outcome"),
+    [
+        ("any", "pass", ERROR),
+        ("none", "while not vm_with_ports._machine.monitor.disk_full: pass", PASSED_AND_ERROR),
+    ],
+    ids=["it is waited for", "its test has ended"],
+)
+def test_a_guest_that_writes_more_to_its_disk_than_the_host_has_room_for(
+    report, small, wait_for, body, outcome
+):
+    """It is paused, and says no word of that."""
+    kernel, initrd = find_images()
+    script = "b=/bin/busybox; $b mount -t devtmpfs d /dev; $b modprobe virtio_blk; "
+    script += "echo writes >/dev/console; $b cat /dev/zero >/dev/vda"
+    guest = {
+        "path": str(kernel.with_suffix(".qcow2")), "kernel": str(kernel), "initrd": str(initrd),
+        "append": f'rdinit=/bin/sh -- -c "{script}"',
+    }  # fmt: skip
+    folder, before = small(24)
+    marker = f"8080, guest=Guest.disk(**{guest!r}), wait_for={wait_for!r}"
+    before += ["env", f"TMPDIR={folder}"]
+    text = report(marker, body, outcome=outcome, settings=["--basetemp=base"], before=before)
+    assert_told(text, "DiskFullError: QEMU has paused the guest", str(folder), "writes")

@@ -15,7 +15,7 @@ FACTS = {
     "source": "pytest.ini", "name": "memory", "value": "lots", "allowed": "write MiB",
     "port": 3000, "protocol": "tcp", "host": "127.0.0.1", "holder": "pid 7",
     "wanted": 2, "range": "20000-20001", "held": 2, "holders": "pid 7",
-    "path": "/run/x", "reason": "it is a link", "remedy": "remove it",
+    "path": "/run/x", "folder": "/run/y", "reason": "it is a link", "remedy": "remove it",
     "tried": "  qemu: not there", "what": "no kernel", "program": "QEMU", "returncode": 1,
     "stderr": "oops", "command": "qemu -x", "detail": "in use", "console": "panic",
     "timeout": 3.5, "waited_for": "any port", "ports": "port 80: refused", "reply": "no",

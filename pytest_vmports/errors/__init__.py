@@ -330,6 +330,16 @@ class GuestPanicError(GuestCrashError):
         super().__init__(message, **{"hint": "", "cause": "", **fields})
 
 
+class DiskFullError(MachineDiedError):
+    """The host had no room for what the guest writes. Fields: ``folder``, as `MachineDiedError`."""
+
+    template = (
+        "QEMU has paused the guest, since its disk's file can grow no more: no space is left in "
+        "{folder}; make room there, or set TMPDIR to a folder on another file system\n"
+        "the end of its console:\n{console}"
+    )
+
+
 class MonitorError(MachineError):
     """QEMU's monitor refused a command. Fields: ``command``, ``reply``."""
 

@@ -7,6 +7,7 @@ import signal
 
 from pytest_vmports.errors import (
     CloudInitError,
+    DiskFullError,
     GuestPanicError,
     GuestStuckError,
     MachineDiedError,
@@ -53,6 +54,8 @@ def state_may_be(error: MachineError) -> bool:
 
 
 def _by_the_host(error: MachineDiedError) -> bool:
+    if isinstance(error, DiskFullError):
+        return True
     ended = str(error.returncode)
     by = _SIGNAL.match(ended)
     if by is not None and int(by[1]) in _FROM_OUTSIDE:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import (
     BootTimeoutError,
+    DiskFullError,
     ForwardError,
     GuestCrashError,
     GuestKernelWarning,
@@ -155,7 +156,7 @@ def found(vitals: Vitals) -> MachineDiedError | None:
     """
     qemu, console, dead = vitals.qemu, vitals.console, vitals.first_dead
     if dead is None and vitals.panic is None and vitals.crash is None:
-        return None
+        return _paused(vitals)
     if dead is None and vitals.panic is None:
         _await_trace(vitals)
     if dead is None and vitals.panic is not None:
@@ -185,6 +186,15 @@ def found(vitals: Vitals) -> MachineDiedError | None:
     return MachineDiedError(console=console.tail(), **facts)
 
 
+def _paused(vitals: Vitals) -> MachineDiedError | None:
+    if not vitals.monitor.disk_full:
+        return None
+    return DiskFullError(
+        folder=str(vitals.console.path.parent), program="QEMU", returncode=status_of(vitals.qemu),
+        stderr=vitals.qemu.output.strip() or "(nothing)", console=vitals.console.tail(),
+    )  # fmt: skip
+
+
 def _await_trace(vitals: Vitals) -> None:
     """Let a kernel that has begun to tell of its fault say the rest, as far as it goes on."""
     until, before = clock.now() + _TRACE_SECONDS, ""
@@ -210,7 +220,7 @@ def at_the_end(vitals: Vitals) -> MachineDiedError | None:
         ) from problem
     if isinstance(error, GuestCrashError):
         return None if vitals.may_crash else error
-    if error is None or error.program != "QEMU" or vitals.qemu.returncode:
+    if error is None or error.program != "QEMU" or vitals.qemu.returncode != 0:
         return error
     return error if vitals.why_ended in _BY_THE_HOST else None
 

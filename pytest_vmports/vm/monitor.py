@@ -57,6 +57,7 @@ class Monitor:
         self._version = (0, 0)
         self._ends = EventListener("SHUTDOWN")
         self._panics = EventListener(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
+        self._refused = EventListener("BLOCK_IO_ERROR")
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -153,6 +154,21 @@ class Monitor:
     def panicked(self) -> bool:
         """Whether the guest's kernel has told its device pvpanic of a panic, since QEMU started."""
         return bool(self._panics.history)
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether QEMU has paused the guest because the host took no more of what it writes.
+
+        As it does when a disk's file cannot grow, and at no other error (source: its document on
+        ``-drive``, ``werror``).
+        """
+        if not self._refused.history:
+            return False
+        with contextlib.suppress(MonitorError):
+            return bool(
+                self._execute("query-status", _LOOK_CALL_SECONDS, {})["status"] == "io-error"
+            )
+        return False
 
     def save(self, file: int) -> None:
         """Write the state of the stopped machine, without its shared memory, to an open file.
@@ -296,6 +312,7 @@ class Monitor:
         client.logger.setLevel("CRITICAL")
         client.register_listener(self._ends)
         client.register_listener(self._panics)
+        client.register_listener(self._refused)
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None
