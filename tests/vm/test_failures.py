@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_vmports.errors import GuestPanicError
+from pytest_vmports.errors import DiskFullError, GuestPanicError
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.failures import Vitals, at_the_end, status_of, why_qemu_ended
 
+DISK_FULL = "io-error"
 QEMU = SimpleNamespace(name="QEMU", returncode=0)
 
 
@@ -20,7 +21,9 @@ def vitals(tmp_path):
     def left(reason, console, qemu=QEMU):
         made = Console(tmp_path / "console.log")
         made.path.write_text(console)
-        monitor = SimpleNamespace(why_ended=lambda: reason, hung_up=False, panicked=False)
+        monitor = SimpleNamespace(
+            why_ended=lambda: reason, hung_up=False, panicked=False, disk_full=reason == DISK_FULL
+        )
         return Vitals(qemu, (), made, monitor)
 
     return left
@@ -79,3 +82,11 @@ def test_a_vm_that_ends_within_the_words_of_a_panic_is_given_time_to_say_them(vi
     left = vitals("guest-reset", "[    3.0] Kernel panic - not sync", qemu)
     error = at_the_end(left)
     assert isinstance(error, GuestPanicError) and error.panic == "why"
+
+
+def test_a_guest_that_is_paused_at_its_end_fails_its_test(vitals, tmp_path):
+    """Met in earnest in test_broken_suites.py."""
+    qemu = SimpleNamespace(name="QEMU", running=True, ending=False, returncode=None, output="")
+    error = at_the_end(vitals(DISK_FULL, "the last line\n", qemu))
+    assert isinstance(error, DiskFullError) and error.folder == str(tmp_path)
+    assert "the last line" in str(error)

@@ -19,7 +19,7 @@ class FakeMonitor:
     def __init__(self, notes, *, running=True, refuses=()):
         self.notes, self.running, self.refuses = notes, running, refuses
         self.hung_up = False
-        self.panicked = False
+        self.panicked = self.disk_full = False
 
     def execute(self, command):
         self.notes.append(command)
