@@ -165,14 +165,14 @@ def small(missing):
 
     In a mount namespace of its own, which ends with the run.
     """
-    # Not below pytest's own folder: a long TMPDIR is not used, for the sake of sockets.
-    folder = Path(tempfile.mkdtemp(prefix="full-"))
     namespace = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     if (
         shutil.which("unshare") is None
         or subprocess.run([*namespace, "true"], check=False).returncode
     ):
         missing("a mount namespace (unshare --mount)", "allow user namespaces, or run as root")
+    # Not below pytest's own folder: a long TMPDIR is not used, for the sake of sockets.
+    folder = Path(tempfile.mkdtemp(prefix="full-"))
 
     def made(size):
         script = f'mount -t tmpfs -o mode=700,size={size}M tmpfs "$0" && exec "$@"'
