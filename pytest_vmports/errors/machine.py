@@ -195,6 +195,15 @@ class GuestFileError(MachineError):
     template = "{what}; {remedy}"
 
 
+class GuestSaidError(MachineError):
+    """What a guest answered is malformed. Fields: ``who``, ``problem``, ``said`` (printable)."""
+
+    template = (
+        "{who} gave a malformed answer: {problem}\nIt said: {said}\n"
+        "What runs in the guest is broken, or means ill: nothing of the answer is used"
+    )
+
+
 class ForkedProcessError(MachineError):
     """A forked child used its parent's VM. Fields: ``owner``, ``pid`` (process ids)."""
 
