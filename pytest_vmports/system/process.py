@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_vmports.system.confined import Confinement
+
 _STOP_SECONDS = 5.0
 _HELP_SECONDS = 20.0
 # If our parent is no longer the one that started us, it died before the signal was set.
@@ -66,7 +68,14 @@ class Process:
         pid: its process id.
     """
 
-    def __init__(self, name: str, command: Sequence[str], popen: Popen[bytes], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        popen: Popen[bytes],
+        log: Path,
+        starter: ThreadPoolExecutor | None = None,
+    ) -> None:
         self.name = name
         self.command = list(command)
         self.pid = popen.pid
@@ -74,6 +83,8 @@ class Process:
         self._log = log
         self._kept: str | None = None
         self._minder = _minders.get(os.getpid())
+        # Its thread, where it has one of its own: the child ends when that does.
+        self._starter = starter
         self._let_go = False
         # Readable as soon as the child has ended, so that waits can include its death.
         self._pidfd = proc.pidfd(popen.pid)
@@ -157,6 +168,9 @@ class Process:
         self.kill()
 
     def _close(self) -> None:
+        if self._starter is not None:
+            self._starter.shutdown(wait=False)
+            self._starter = None
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -170,6 +184,7 @@ def spawn(
     pass_fds: Collection[int] = (),
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    confinement: Confinement | None = None,
 ) -> Process:
     """Start a child that ends when this process does, however that comes about.
 
@@ -182,28 +197,39 @@ def spawn(
         pass_fds: descriptors that the child inherits under the same numbers.
         cwd: its working directory; None means ours.
         env: variables that it gets beside those that were there before any test.
+        confinement: what it may do; None for whatever we may.
 
     Raises:
-        OSError: the program does not exist or cannot be run.
+        OSError: the program does not exist, or cannot be run, or not be confined.
         ProgramStoppedError: this host keeps it from being run, as by a limit.
     """
     program = surroundings.which(command[0])
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
+    own = None
+    if confinement is not None:
+        own = ThreadPoolExecutor(1, thread_name_prefix="vmports-confined")
+        own.submit(confinement.put_on).result()
     try:
-        child = _start(program, command, log, pass_fds=pass_fds, cwd=cwd, env=env)
+        child = _start(own or _starter(), program, command, log, pass_fds, cwd, env)
     except OSError as error:
+        if own is not None:
+            own.shutdown()
         if is_of_the_host(error):
             raise stopped(name, error) from error
         raise
-    return Process(name, command, child, log)
+    made = Process(name, command, child, log, own)
+    if confinement is not None and confinement.gate is not None:
+        assert made.death is not None
+        confinement.gate.mind(made.death)
+    return made
 
 
 def _start(
+    starter: ThreadPoolExecutor,
     program: str,
     command: Sequence[str],
     log: Path,
-    *,
     pass_fds: Collection[int],
     cwd: Path | None,
     env: Mapping[str, str] | None,
@@ -215,7 +241,7 @@ def _start(
         contextlib.nullcontext(DEVNULL) if minder is None else minder.starting() as stdin,
     ):  # fmt: skip
         launcher = _launcher() if minder is None else minder.launcher
-        starting = _starter().submit(
+        starting = starter.submit(
             Popen,
             [*launcher, *words],
             stdin=stdin,

@@ -1,0 +1,121 @@
+"""What a child may do to the host's files and ports: Landlock, put on the thread that starts it.
+
+The rules hold for a thread and what it starts, from then on and for good, and ask for no rights.
+Sources: landlock(7); the kernel's document ``userspace-api/landlock.rst``; ``linux/landlock.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import struct
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pytest_vmports.system.paths import as_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+# The same numbers on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION = 1
+_BENEATH, _NO_NEW_PRIVS = 1, 38
+# Rights to files, each with the version of Landlock that brought it.
+_EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_TRUNCATE, _IOCTL = 1 << 14, 1 << 15
+_OF_THE_FIRST = (1 << 13) - 1
+_LATER = {2: 1 << 13, 3: _TRUNCATE, 5: _IOCTL}
+_OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
+_DEVICES = 1 << 6 | 1 << 11  # MAKE_CHAR, MAKE_BLOCK
+_BIND_TCP, _FIRST_WITH_PORTS = 1, 4
+# A socket in no folder, and signals, of processes outside.
+_SCOPES, _FIRST_WITH_SCOPES = 3, 6
+
+
+@dataclass(frozen=True)
+class Walls:
+    """What a child may use of the host; nothing else of its files.
+
+    Attributes:
+        read: files and folders with all that is below; programs there may be run.
+        write: likewise, and to make, change and remove in; no devices.
+        change: files that are there, to read and to write.
+    """
+
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    change: tuple[Path, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def version() -> int:
+    """Return which Landlock the kernel has; 0 for none."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    try:
+        return _call(_CREATE_RULESET, None, 0, _VERSION)
+    except OSError:
+        return 0
+
+
+def problem() -> str | None:
+    """Return why there is no Landlock here; None where there is."""
+    if not sys.platform.startswith("linux"):
+        return f"{sys.platform} has no Landlock"
+    return None if version() else "this kernel, or the container, has no Landlock"
+
+
+def confine(walls: Walls) -> None:
+    """Put walls around this thread and whatever it starts from now on.
+
+    TCP ports it may bind none, where this Landlock has rules on that: see `gate`.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    known = version()
+    files = _OF_THE_FIRST | sum(right for since, right in _LATER.items() if known >= since)
+    ports = _BIND_TCP if known >= _FIRST_WITH_PORTS else 0
+    scopes = _SCOPES if known >= _FIRST_WITH_SCOPES else 0
+    attributes = struct.pack("=QQQ", files, ports, scopes)
+    length = 24 if scopes else 16 if ports else 8
+    rules = _call(_CREATE_RULESET, attributes, length, 0)
+    try:
+        _allow(rules, walls.read, files & (_EXECUTE | _READ | _LIST))
+        _allow(rules, walls.change, files & (_READ | _WRITE | _TRUNCATE | _IOCTL))
+        _allow(rules, walls.write, files & ~_DEVICES)
+        # Without it only who may administer the system may restrict himself.
+        if ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
+            code = ctypes.get_errno()
+            raise OSError(code, f"PR_SET_NO_NEW_PRIVS: {os.strerror(code)}")
+        _call(_RESTRICT_SELF, rules, 0)
+    finally:
+        os.close(rules)
+
+
+def _allow(rules: int, paths: Iterable[Path], rights: int) -> None:
+    for path in paths:
+        try:
+            place = os.open(as_bytes(path), os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            is_folder = stat.S_ISDIR(os.fstat(place).st_mode)
+            given = rights if is_folder else rights & _OF_FILES
+            _call(_ADD_RULE, rules, _BENEATH, struct.pack("=Qi", given, place), 0)
+        finally:
+            os.close(place)
+
+
+def _call(number: int, *arguments: bytes | int | None) -> int:
+    given = [ctypes.c_size_t(one) if isinstance(one, int) else one for one in arguments]
+    answer = int(ctypes.CDLL(None, use_errno=True).syscall(number, *given))
+    if answer < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"Landlock: {os.strerror(code)}")
+    return answer
