@@ -23,7 +23,9 @@ from pytest_vmports.constants import (
     HOST_ALIAS_IP,
 )
 from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
-from pytest_vmports.network import handshake, seal
+from pytest_vmports.models import ExposedPort
+from pytest_vmports.network import handshake, seal, walls
+from pytest_vmports.network.doorman import Doorman
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
 from pytest_vmports.system import clock
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.leases import PortAllocator
-    from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import MonitorCommands
     from pytest_vmports.system.process import Process
     from pytest_vmports.system.programs import Gvproxy
@@ -81,6 +82,7 @@ class GvproxyWiring:
         self._api_socket = workdir / "api.sock"
         self._api = Api(self._api_socket)
         self._capture = workdir / "handshake.pcap"
+        self._doorman = Doorman((), ports)
         self._process: Process | None = None
         # QEMU's end of the connection to gvproxy. A copy stays open here, so that the end of QEMU
         # is not the end of gvproxy: who looks for a cause finds one.
@@ -95,6 +97,7 @@ class GvproxyWiring:
             LaunchError: gvproxy ended or did not come up.
         """
         self._remove_sockets()
+        self._doorman = Doorman((self._guest_socket, self._api_socket), self.ports)
         if self.gvproxy.has_config:
             given = config(self.ports, api_socket=self._api_socket)
             given["interfaces"] = {"bess": unix_url(self._guest_socket, "unixpacket")}
@@ -120,7 +123,12 @@ class GvproxyWiring:
         Raises:
             ForwardError: the host port could not be bound.
         """
-        self._api.expose(port)
+        self._doorman.allow(port)
+        try:
+            self._api.expose(port)
+        except BaseException:
+            self._doorman.forbid(port)
+            raise
         self.ports += (port,)
 
     def remove_forward(
@@ -135,6 +143,7 @@ class GvproxyWiring:
             MachineError: there is no such forward.
         """
         self._api.unexpose(f"{port.host}:{port.external}", port.protocol)
+        self._doorman.forbid(port)
         self.ports = tuple(p for p in self.ports if p != port)
 
     def processes(self) -> Sequence[Process]:
@@ -182,6 +191,8 @@ class GvproxyWiring:
         # default 2222, where two VMs collide. It is given a leased one, and that one is withdrawn.
         (ssh,) = self._allocator.acquire()
         with ssh:
+            own = ExposedPort(internal=22, external=ssh.port)
+            self._doorman.allow(own)
             self._launch(
                 [
                     "-listen", unix_url(self._api_socket),
@@ -191,13 +202,19 @@ class GvproxyWiring:
                 [*lease_fds, ssh.fileno()],
             )  # fmt: skip
             self._api.unexpose(f"127.0.0.1:{ssh.port}", "tcp")
+            self._doorman.forbid(own)
         for port in self.ports:
             self._api.expose(port)
 
     def _launch(self, arguments: list[str], fds: Collection[int]) -> None:
         command = [self.gvproxy.path, *arguments]
-        self._process = spawn("gvproxy", command, log=self.log, pass_fds=fds, env=_processors())
+        confinement = walls.around_gvproxy(self.gvproxy.path, [self._config], self._doorman)
+        self._process = spawn(
+            "gvproxy", command, log=self.log, pass_fds=fds, env=_environment(),
+            confinement=confinement,
+        )  # fmt: skip
         self._await_listening(self._process)
+        self._doorman.shut()
         self._sealed = seal.problem() is None
         self._qemu_fd = seal.connect(self._guest_socket, self._process, sealed=self._sealed)
 
@@ -273,15 +290,16 @@ def port_of(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:
     return next(iter(exact or found), None)
 
 
-def _processors() -> dict[str, str]:
-    """Return how many processors Go shall use; whoever has set that knows better.
+def _environment() -> dict[str, str]:
+    """Return what Go is told: how many processors to use, and to listen by TCP alone.
 
-    QEMU needs as many at the same moment. On a host of two, where Go's threads wake each other
-    and the guest waits, one of them carries up to twice as much out of the guest.
+    Whoever has set the first knows better. QEMU needs as many at the same moment. On a host of two,
+    where Go's threads wake each other and the guest waits, one of them carries up to twice as much
+    out of the guest. The second: Landlock has no rule on ports of MPTCP.
     """
-    if "GOMAXPROCS" in os.environ:
-        return {"GOMAXPROCS": os.environ["GOMAXPROCS"]}
-    return {"GOMAXPROCS": str(max(1, (os.cpu_count() or 1) // 2))}
+    half = str(max(1, (os.cpu_count() or 1) // 2))
+    debug = ",".join(filter(None, [os.environ.get("GODEBUG"), "multipathtcp=0"]))
+    return {"GOMAXPROCS": os.environ.get("GOMAXPROCS", half), "GODEBUG": debug}
 
 
 def _local(port: ExposedPort) -> str:

@@ -1,0 +1,80 @@
+"""What gvproxy's sockets may reach: the policy of its `gate`. Of gvproxy's own words it hears none.
+
+The guest tells gvproxy where to connect, and were the filter of `seal` not there, what to listen on
+too: gvproxy binds the forwards that were asked for, and reaches nothing of the host's own loopback.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import threading
+from typing import TYPE_CHECKING
+
+from pytest_vmports.system.paths import as_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from pytest_vmports.models import ExposedPort
+    from pytest_vmports.system.gate import Asked
+
+# Go tries by them whether there is IPv6, and listens on none of them.
+_TRIALS = {("::1", 0), ("::ffff:127.0.0.1", 0)}
+
+
+class Doorman:
+    """Decides for one gvproxy.
+
+    Args:
+        listeners: the Unix sockets that it listens on, until `shut`.
+        ports: what it forwards from the start.
+    """
+
+    def __init__(self, listeners: Iterable[Path], ports: Iterable[ExposedPort]) -> None:
+        self._listeners = {as_bytes(path) for path in listeners}
+        self._lock = threading.Lock()
+        self._ports = {_place(port) for port in ports}
+
+    def allow(self, port: ExposedPort) -> None:
+        """Let a host port be bound from now on."""
+        with self._lock:
+            self._ports.add(_place(port))
+
+    def forbid(self, port: ExposedPort) -> None:
+        """Let it be bound no more."""
+        with self._lock:
+            self._ports.discard(_place(port))
+
+    def shut(self) -> None:
+        """Let it listen on no Unix socket any more: it listens on all that it needs."""
+        with self._lock:
+            self._listeners.clear()
+
+    def __call__(self, asked: Asked) -> int:
+        """Return 0 for what may be done, else an errno."""
+        with self._lock:
+            may = _connects(asked) if asked.call == "connect" else self._listens(asked)
+        return 0 if may else errno.EACCES
+
+    def _listens(self, asked: Asked) -> bool:
+        if asked.address is None:
+            return False
+        if isinstance(asked.address, bytes):
+            return asked.address in self._listeners
+        if asked.call == "bind" and asked.protocol == "tcp" and asked.address in _TRIALS:
+            return True
+        return (asked.protocol, *asked.address) in self._ports
+
+
+def _connects(asked: Asked) -> bool:
+    if not isinstance(asked.address, tuple):
+        return False
+    address = ipaddress.ip_address(asked.address[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast)
+
+
+def _place(port: ExposedPort) -> tuple[str, str, int]:
+    return port.protocol, port.host, port.external
