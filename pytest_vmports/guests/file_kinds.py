@@ -13,6 +13,8 @@ import shlex
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pytest_vmports.guests import host_files
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
@@ -248,7 +250,7 @@ def wrong(path: Path, use: str, *, right: Collection[str] = ()) -> tuple[str, st
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with host_files.open_file(path) as file:
         # As much again, so that enough of what is compressed comes out.
         head = file.read(2 * _HEAD)
         size = file.seek(0, 2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
 from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirError
-from pytest_vmports.guests import alpine, boot_check, host_files, initramfs
+from pytest_vmports.guests import alpine, boot_check, host_files, image_links, initramfs
 from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.image import Disk
@@ -123,6 +123,7 @@ class Guest:
         kernel: str | os.PathLike[str] | None = None,
         initrd: str | os.PathLike[str] | None = None,
         append: str = "",
+        backing: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     ) -> Guest:
         """Return a guest that boots a disk image, which is only ever read.
 
@@ -144,6 +145,8 @@ class Guest:
             kernel: boot this kernel directly, with the disk as its root.
             initrd: the initrd of ``kernel``.
             append: words for the command line of ``kernel``, like ``root=/dev/vda``.
+            backing: the file, or files, that may stand behind the image where they lie in another
+                folder than it does. The guest can read them, and whoever made the image chose them.
 
         Raises:
             GuestNotFoundError: a file is missing, empty or not a file.
@@ -151,11 +154,13 @@ class Guest:
             SettingError: ``format`` or ``firmware`` is none of those, or words lack their kernel.
             HostError: the packages of the extra ``cloud`` are missing.
         """
-        _one_of("format", format, (None, *disk.FORMATS))
+        _one_of("format", format, (None, *image_links.FORMATS))
         _one_of("firmware", firmware, disk.FIRMWARE)
         if kernel is None:
             _refuse_words_for_a_kernel(initrd, append)
         image = _image("disk image", path)
+        files = (backing,) if isinstance(backing, (str, os.PathLike)) else backing
+        behind = tuple(_image("backing file", file) for file in files)
         given = any(data is not None for data in (user_data, meta_data, network_config))
         if ssh is None:
             ssh = given and not agent
@@ -164,7 +169,7 @@ class Guest:
             name=image.name, kernel_path=None if kernel is None else _image("kernel", kernel),
             initrd_path=None if initrd is None else _image("initrd", initrd), append=append,
             prepared=False, memory=memory, cpus=cpus,
-            image=Disk(image, format, firmware, seed, ssh, agent),
+            image=Disk(image, format, firmware, seed, ssh, agent, backing=behind),
         )  # fmt: skip
 
     def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
@@ -316,7 +321,7 @@ def _file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=32)
 def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - part of the key
-    with path.open("rb") as file:
+    with host_files.open_file(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)

@@ -11,10 +11,12 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestNotFoundError
+from pytest_vmports.system.small_file import open_regular
 
 if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
+    from typing import BinaryIO
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/{1,2}[^/]")
 _KINDS = {
@@ -47,6 +49,15 @@ def problem(
     return None
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Return a file, or what a link to one leads to, open for reading; never waits for one.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    return os.fdopen(open_regular(path, follow=True), "rb")
+
+
 def read(path: Path, what: str) -> bytes:
     """Return the content of a file.
 
@@ -58,7 +69,8 @@ def read(path: Path, what: str) -> bytes:
         GuestNotFoundError: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except OSError as error:
         said = problem(path) or (f"cannot be read ({error.strerror})", _READABLE)
         raise GuestNotFoundError(what=f"{what} {path} {said[0]}", remedy=said[1]) from error

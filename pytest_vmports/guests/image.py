@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import ImageError, QemuNotFoundError
-from pytest_vmports.guests import file_kinds, raw_image
-from pytest_vmports.system import surroundings
+from pytest_vmports.errors import ImageError
+from pytest_vmports.guests import file_kinds, image_links, raw_image
+from pytest_vmports.guests.qemu_img import qemu_img
 from pytest_vmports.system.fingerprint import fingerprint
-from pytest_vmports.system.probing import ask
-from pytest_vmports.system.programs import install_hint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from pytest_vmports.guests.cloud_init import Seed
 
-FORMATS = ("qcow2", "raw")
 FIRMWARE = ("bios", "uefi")
-_TOOL_SECONDS = 120.0
 # Its data are the disk's, and what makes it a vhd comes behind them.
 _RAW_ALL_THE_SAME = ("vhd",)
 _LEAKS_ONLY = 3  # exit status of `qemu-img check`: space is wasted, nothing is lost
@@ -40,6 +37,7 @@ class Disk:
         ssh: a key of ours is authorised for root, and guest port 22 is forwarded.
         agent: the image runs the QEMU guest agent.
         tolerant: a complaint of a module of cloud-init does not fail its VM.
+        backing: files outside its folder that may stand behind it, absolute and no links.
     """
 
     path: Path
@@ -49,6 +47,16 @@ class Disk:
     ssh: bool = False
     agent: bool = False
     tolerant: bool = False
+    backing: tuple[Path, ...] = ()
+
+    def chain(self) -> tuple[Path, ...]:
+        """Return the image and the files behind it, which QEMU reads, by what it says now.
+
+        Raises:
+            ImageError: see `image_links.chain`.
+        """
+        kind = self.format or image_links.format_of(self.path)
+        return image_links.chain(self.path, kind, self.backing)
 
 
 def check(disk: Disk, *, direct: bool, has_bios: bool = True) -> str:
@@ -60,13 +68,14 @@ def check(disk: Disk, *, direct: bool, has_bios: bool = True) -> str:
         has_bios: the board brings one, for a disk that is booted by no UEFI.
 
     Raises:
-        ImageError: it is truncated, encrypted, of another format, or its backing file is gone.
+        ImageError: it is truncated, encrypted, of another format, or its backing file is gone or
+            none that the guest may have.
         QemuNotFoundError: there is no ``qemu-img``.
     """
-    found = _recognise(disk.path, disk.format)
+    found, files = _recognise(disk)
     if found == "qcow2":
         facts = disk.path.stat()
-        _check_tables(disk.path, facts.st_size, facts.st_mtime_ns)
+        _check_tables(files, facts.st_size, facts.st_mtime_ns)
     else:
         problem = None
         if not direct:
@@ -79,14 +88,21 @@ def check(disk: Disk, *, direct: bool, has_bios: bool = True) -> str:
     return found
 
 
-def make_overlay(image: Path, image_format: str, target: Path) -> None:
+def make_overlay(image: Path, image_format: str, target: Path, behind: Sequence[Path] = ()) -> None:
     """Make a file that takes what is written to ``image``, which stays as it is.
+
+    Args:
+        image: the image.
+        image_format: its format.
+        target: the new file.
+        behind: what stands behind the image.
 
     Raises:
         ImageError: it cannot be made.
         QemuNotFoundError: there is no ``qemu-img``.
     """
-    code, _, said = _qemu_img(*overlay_arguments(image.resolve(), image_format, target))
+    arguments = overlay_arguments(image.resolve(), image_format, target)
+    code, _, said = qemu_img(arguments, read=(image, *behind), write=(target.parent,))
     if code:
         raise ImageError(
             path=str(image), problem=f"no overlay can be made on it: {_brief(said)}",
@@ -109,13 +125,12 @@ def identity(disk: Disk) -> dict[str, Any]:
         ImageError: ``qemu-img`` cannot read it, or it cannot be booted.
         QemuNotFoundError: there is no ``qemu-img``.
     """
-    facts = disk.path.stat()
-    files = _chain(disk.path, disk.format, facts.st_size, facts.st_mtime_ns)
+    _, files = _recognise(disk)
     seed = hashlib.sha256()
     for name, content in sorted((disk.seed.files() if disk.seed else {}).items()):
         seed.update(f"{name} {len(content)}\n".encode() + content)
     return {
-        "files": [[file, *fingerprint(Path(file))] for file in files],
+        "files": [[str(file), *fingerprint(file)] for file in files],
         "format": disk.format,
         "firmware": disk.firmware,
         "seed": seed.hexdigest() if disk.seed else None,
@@ -125,78 +140,49 @@ def identity(disk: Disk) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=64)
-def _chain(path: Path, wanted: str | None, size: int, mtime_ns: int) -> tuple[str, ...]:  # noqa: ARG001
-    """Return the image and the files behind it, as absolute paths."""
-    _recognise(path, wanted)  # its words on a backing file that is gone are better
-    links: list[dict[str, Any]] = _info(path, wanted, "--backing-chain")
-    behind = (link.get("full-backing-filename") for link in links)
-    return (str(path), *(file for file in behind if file))
-
-
-def _info(path: Path, wanted: str | None, *more: str) -> Any:
-    given = ["-f", wanted] if wanted else []
-    code, text, said = _qemu_img("info", "-U", "--output=json", *more, *given, str(path))
-    if code:
-        raise ImageError(
-            path=str(path), problem=f"qemu-img cannot read it: {_brief(said)}",
-            remedy="fetch or build it again, or name its format",
-        )  # fmt: skip
-    return json.loads(text)
-
-
-def _recognise(path: Path, wanted: str | None) -> str:
+def _recognise(disk: Disk) -> tuple[str, tuple[Path, ...]]:
+    """Return the image's format, and the image and the files behind it."""
+    path, wanted = disk.path, disk.format
     # Whoever writes raw for an encrypted disk may have an initrd that opens it.
     right = (*_RAW_ALL_THE_SAME, "luks") if wanted == "raw" else ("qcow2",)
     problem = file_kinds.wrong(path, file_kinds.DATA, right=right)
     if problem is not None:
         raise ImageError(path=str(path), problem=problem[0], remedy=problem[1])
-    info: dict[str, Any] = _info(path, wanted)
-    found = str(info["format"])
-    if info.get("encrypted") or found == "luks":
+    # Never left to qemu-img, which would guess, and follow what it takes it for.
+    found = wanted or image_links.format_of(path)
+    files = image_links.chain(path, found, disk.backing)
+    facts = path.stat()
+    if _is_encrypted(files, found, facts.st_size, facts.st_mtime_ns):
         raise ImageError(
             path=str(path), problem="it is encrypted",
             remedy="decrypt it: qemu-img convert with its secret into a new qcow2",
         )  # fmt: skip
-    if found not in FORMATS:
-        raise ImageError(
-            path=str(path), problem=f"it is a {found} image, and these are booted: qcow2, raw",
-            remedy=f"convert it: qemu-img convert -O qcow2 {path} new.qcow2",
-        )  # fmt: skip
-    backing = info.get("full-backing-filename")
-    if backing and "\ufffd" in backing:  # what qemu-img writes for bytes that are no UTF-8
-        raise ImageError(
-            path=str(path), problem=f"the name of its backing file is no UTF-8: {backing}",
-            remedy="rename that file, and point to its new name with qemu-img rebase -u",
-        )  # fmt: skip
-    if backing and not os.path.exists(backing):  # noqa: PTH110 - may be a URL
-        raise ImageError(
-            path=str(path), problem=f"its backing file {backing} does not exist",
-            remedy="put that file back, or point to its new place with qemu-img rebase -u",
-        )  # fmt: skip
-    return found
+    return found, files
 
 
-# By what a change of the file would change: reading a large image's tables takes a while.
+# By what a change of the file would change.
 @lru_cache(maxsize=64)
-def _check_tables(path: Path, size: int, mtime_ns: int) -> None:  # noqa: ARG001 - part of the key
-    code, _, said = _qemu_img("check", "-U", "-q", "-f", "qcow2", str(path))
+def _is_encrypted(files: tuple[Path, ...], image_format: str, size: int, mtime_ns: int) -> bool:  # noqa: ARG001
+    asked = ["info", "-U", "--output=json", "-f", image_format, str(files[0])]
+    code, text, said = qemu_img(asked, read=files)
+    if code:
+        raise ImageError(
+            path=str(files[0]), problem=f"qemu-img cannot read it: {_brief(said)}",
+            remedy="fetch or build it again, or name its format",
+        )  # fmt: skip
+    return bool(json.loads(text).get("encrypted"))
+
+
+# Likewise: reading a large image's tables takes a while.
+@lru_cache(maxsize=64)
+def _check_tables(files: tuple[Path, ...], size: int, mtime_ns: int) -> None:  # noqa: ARG001
+    path = files[0]
+    code, _, said = qemu_img(["check", "-U", "-q", "-f", "qcow2", str(path)], read=files)
     if code not in {0, _LEAKS_ONLY}:
         raise ImageError(
             path=str(path), problem=f"it is truncated or damaged: {_brief(said)}",
             remedy="fetch or build it again; qemu-img check tells more",
         )  # fmt: skip
-
-
-def _qemu_img(*arguments: str) -> tuple[int, str, str]:
-    program = surroundings.which("qemu-img")
-    if program is None:
-        raise QemuNotFoundError(
-            tried="  qemu-img from PATH: not there; a disk image's writes need an overlay",
-            remedy=f"install it ({install_hint('qemu')})",
-        )
-    answer = ask([program, *arguments], timeout=_TOOL_SECONDS)
-    return answer.code, answer.output, answer.errors
 
 
 def _brief(said: str) -> str:

@@ -61,7 +61,8 @@ def append(initrd: Path | None, content: bytes, target: Path) -> None:
     """
     with target.open("wb") as out:
         if initrd is not None:
-            base = initrd.read_bytes()
+            with host_files.open_file(initrd) as file:
+                base = file.read()
             out.write(base)
             # Without the padding the kernel silently ignores what follows.
             out.write(b"\0" * (-len(base) % _BLOCK))

@@ -14,6 +14,8 @@ import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pytest_vmports.guests import host_files
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -85,7 +87,7 @@ def _leads_to(path: str, names: set[str], links: dict[str, str]) -> bool:
 
 def _entries(initrd: Path) -> Iterator[tuple[str, str | None]]:
     """Yield the path of each entry, and of a link what it leads to."""
-    with initrd.open("rb") as file:
+    with host_files.open_file(initrd) as file:
         source = _Source(iter(lambda: file.read(_CHUNK), b""))
         while source.skip_zeros():
             start = source.peek(len(_NEWC[0]))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from pytest_vmports.guests import host_files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,7 +33,7 @@ def problem(path: Path, firmware: str | None) -> tuple[str, str] | None:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with host_files.open_file(path) as file:
         head = file.read(_HEAD)
         size = file.seek(0, 2)
     wanted = _least_size(head)

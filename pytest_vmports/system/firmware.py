@@ -78,6 +78,6 @@ def _usable(description: dict[str, Any], architecture: Architecture) -> Firmware
     ):
         return None
     parts = mapping["executable"], mapping["nvram-template"]
-    if any(part.get("format") != "raw" or not Path(part["filename"]).exists() for part in parts):
+    if any(part.get("format") != "raw" or not Path(part["filename"]).is_file() for part in parts):
         return None
     return Firmware(*(Path(part["filename"]) for part in parts))

@@ -21,6 +21,8 @@ from pytest_vmports.system.paths import as_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_vmports.system.confined import Confinement
+
 _MEMORY: Final = "raise the limit of memory (ulimit -v, or the container's), or free some"
 # What the host was short of, by the errno of a start that failed, and what to do.
 _REMEDIES: Final = {
@@ -57,19 +59,31 @@ class Answer:
         return self.output + self.errors
 
 
-def ask(command: Sequence[str], *, timeout: float, stdin: str = "") -> Answer:
+def ask(
+    command: Sequence[str],
+    *,
+    timeout: float,
+    stdin: str = "",
+    confinement: Confinement | None = None,
+    memory: int | None = None,
+) -> Answer:
     """Run a program to its end; one that cannot be run for what it is has the code -1.
 
     Args:
         command: its argv.
         timeout: seconds that it may take.
         stdin: what it reads.
+        confinement: what it may do; None for whatever we may.
+        memory: bytes that it may fill, where the system can limit that; None for any number.
 
     Raises:
         ProgramStoppedError: the host stopped it: a limit, a signal, or no end in time.
     """
     try:
-        done = tools.run([*map(as_bytes, command)], input=stdin.encode(), timeout=timeout)
+        done = tools.run(
+            [*map(as_bytes, command)], input=stdin.encode(), timeout=timeout,
+            confinement=confinement, memory=memory,
+        )  # fmt: skip
     except OSError as error:
         if error.errno in _REMEDIES:
             raise stopped(command[0], error) from error

@@ -12,19 +12,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT = 1 << 20
-# A FIFO is not waited for, a terminal does not become ours, a link is not followed.
-_FLAGS = (
-    os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | getattr(os, "O_NOFOLLOW", 0)
-)  # fmt: skip
+# A FIFO is not waited for, a terminal does not become ours.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def open_regular(path: Path | str, *, dir_fd: int | None = None) -> int:
+def open_regular(path: Path | str, *, dir_fd: int | None = None, follow: bool = False) -> int:
     """Return a descriptor of a regular file, for reading; never waits.
 
+    Args:
+        path: the file.
+        dir_fd: a folder that it is relative to.
+        follow: a link to one is right too. What it leads to is looked at before it is opened, for
+            to open a device may do something.
+
     Raises:
-        OSError: it cannot be read, or is a link, a folder, a FIFO or a device.
+        OSError: it cannot be read, or is a folder, a FIFO or a device, or a link.
     """
-    file = os.open(path, _FLAGS, dir_fd=dir_fd)
+    if follow and not stat.S_ISREG(os.stat(path, dir_fd=dir_fd).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    flags = _FLAGS if follow else _FLAGS | getattr(os, "O_NOFOLLOW", 0)
+    file = os.open(path, flags, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from select import POLLIN, POLLOUT, poll
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
@@ -16,14 +18,26 @@ from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.poll import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from pytest_vmports.system.confined import Confinement
+
+if sys.platform != "win32":
+    import resource
 
 _LOOK_SECONDS = 0.01
 _CHUNK = 1 << 16
 
 
-def start(command: Sequence[str | bytes], **words: Any) -> Popen[bytes]:
+def start(
+    command: Sequence[str | bytes], confinement: Confinement | None = None, **words: Any
+) -> Popen[bytes]:
     """Start a program with the environment that was there before any test, as `Popen`.
+
+    Args:
+        command: program and arguments.
+        confinement: what it may do; None for whatever we may.
+        words: for `Popen`.
 
     Raises:
         OSError: it is not there or cannot be run.
@@ -37,9 +51,18 @@ def start(command: Sequence[str | bytes], **words: Any) -> Popen[bytes]:
         "umask": surroundings.umask(), **words,
     }  # fmt: skip
     with surroundings.restored():
-        child = Popen([program, *command[1:]], **words)
+        child = _confined(confinement, lambda: Popen([program, *command[1:]], **words))
         surroundings.unlimit(child)
     return child
+
+
+def _confined(confinement: Confinement | None, begin: Callable[[], Popen[bytes]]) -> Popen[bytes]:
+    if confinement is None:
+        return begin()
+    # Nothing takes walls off a thread again, so this one ends here.
+    with ThreadPoolExecutor(1, thread_name_prefix="vmports-confined") as own:
+        own.submit(confinement.put_on).result()
+        return own.submit(begin).result()
 
 
 def run(
@@ -48,6 +71,8 @@ def run(
     timeout: float | None,
     input: bytes = b"",  # noqa: A002 - as subprocess.run
     mark: bytes = b"",
+    confinement: Confinement | None = None,
+    memory: int | None = None,
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
@@ -56,6 +81,8 @@ def run(
         timeout: seconds; None waits for ever.
         input: what it reads.
         mark: once its output and its errors have this in them, it has said all, and is ended.
+        confinement: what it may do; None for whatever we may.
+        memory: bytes that it may fill, where the system can limit that; None for any number.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
@@ -64,11 +91,16 @@ def run(
     limit = patience.left(math.inf if timeout is None else timeout)
     deadline = None if limit == math.inf else clock.now() + limit
     with ExitStack() as stack:
-        child = start(command, stdin=PIPE if input else DEVNULL, stdout=PIPE, stderr=PIPE)
+        child = start(
+            command, confinement, stdin=PIPE if input else DEVNULL, stdout=PIPE, stderr=PIPE
+        )
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:
                 stack.callback(_close, pipe)
         stack.callback(_end, child)
+        if memory is not None and sys.platform.startswith("linux"):
+            with suppress(ProcessLookupError, ValueError):  # it has ended, or has a lower limit
+                resource.prlimit(child.pid, resource.RLIMIT_DATA, (memory, memory))
         parts = _Talk(child, input, mark)
         while parts.open and not _over(deadline):
             parts.step(_left(deadline))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_vmports.errors import GuestNotFoundError, SettingError
+from pytest_vmports.guests import host_files
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.guests.hopeless import refuse
 from pytest_vmports.guests.image import Disk
@@ -207,14 +208,10 @@ def test_a_script_that_a_shell_reads_is_not_refused(root, kind):
 
 
 def test_a_script_that_cannot_be_read_is_named(root, monkeypatch):
-    read = Path.read_bytes
-
     def as_somebody_else(path):
-        if path.name == "serve.sh":
-            raise PermissionError(13, "Permission denied")
-        return read(path)
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", as_somebody_else)
+    monkeypatch.setattr(host_files, "open_file", as_somebody_else)
     with pytest.raises(GuestNotFoundError) as caught:
         refuse(guest("serve.sh"), (8080,), 256, root)
     assert f"the setup {root}/serve.sh cannot be read (Permission denied)" in str(caught.value)

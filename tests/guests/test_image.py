@@ -19,6 +19,7 @@ from pytest_vmports.errors import (
     SettingError,
 )
 from pytest_vmports.guests import image as disk
+from pytest_vmports.guests import qemu_img as qemu_img_module
 from pytest_vmports.guests.cloud_init import Seed
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.network.exposed import ExposedPorts
@@ -250,15 +251,15 @@ def test_a_raw_image_shorter_than_its_own_tables_is_refused(tmp_path, qemu_binar
 def test_what_wastes_space_only_is_no_damage(make, monkeypatch):
     image = make()
     monkeypatch.setattr(
-        disk, "_qemu_img",
-        lambda what, *_: (0, '{"format": "qcow2"}', "") if what == "info" else (3, "", "leaks"),
+        disk, "qemu_img",
+        lambda asked, **_: (0, '{"format": "qcow2"}', "") if "info" in asked else (3, "", "leaks"),
     )  # fmt: skip
     assert disk.check(Disk(image), direct=False) == "qcow2"
 
 
 def test_without_qemu_img_the_error_says_what_to_install(make, monkeypatch):
     image = make()
-    monkeypatch.setattr(disk.surroundings, "which", lambda _: None)
+    monkeypatch.setattr(qemu_img_module.surroundings, "which", lambda _: None)
     with pytest.raises(QemuNotFoundError, match=r"(?s)qemu-img from PATH: not there.*install it"):
         disk.check(Disk(image), direct=False)
 

@@ -9,6 +9,7 @@ import pytest
 from newc import read_newc
 
 from pytest_vmports.errors import GuestNotFoundError
+from pytest_vmports.guests import host_files
 from pytest_vmports.guests.initramfs import (
     Entry,
     append,
@@ -156,14 +157,14 @@ def test_the_same_files_give_the_same_archive(tmp_path):
     assert all(a < b for a, b in itertools.pairwise(names))
 
 
-@pytest.mark.parametrize("what", ["iterdir", "read_bytes"])
-def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, what):
+@pytest.mark.parametrize(("home", "what"), [(Path, "iterdir"), (host_files, "open_file")])
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch, home, what):
     (tmp_path / "app" / "secret").mkdir(parents=True)
     (tmp_path / "app" / "secret" / "key").write_text("x")
 
     def as_somebody_else(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, what, as_somebody_else)
+    monkeypatch.setattr(home, what, as_somebody_else)
     with pytest.raises(GuestNotFoundError, match=r"/app.* cannot be read.*Permission denied"):
         entries_from_host({"app": "/srv"}, tmp_path)

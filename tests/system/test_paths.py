@@ -129,7 +129,7 @@ def test_an_image_of_any_name_gets_its_overlay(name, tmp_path, qemu_binary):
         ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", base, overlay], check=False
     )
     assert found.returncode == 0
-    assert image._recognise(base, None) == "raw"
+    assert image._recognise(image.Disk(base))[0] == "raw"
 
 
 @nasty

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pytest_vmports.errors import ProgramStoppedError
-from pytest_vmports.guests import image
+from pytest_vmports.guests import qemu_img
 from pytest_vmports.network import seal
 from pytest_vmports.system import probing, programs
 from pytest_vmports.vm.inside import ssh
@@ -45,7 +45,7 @@ def ask_gvproxy(path):
 
 def ask_qemu_img(path):
     os.environ["PATH"] = os.path.dirname(path)
-    image._qemu_img("info", "x")
+    qemu_img.qemu_img(["info", "x"], read=())
 
 
 def ask_ssh_keygen(path):
@@ -70,7 +70,7 @@ ASKED = {
 def program(tmp_path, monkeypatch):
     """Return a function that makes a program of shell text, which may wait for ever."""
     monkeypatch.setenv("PATH", os.environ["PATH"])
-    for module, name in ((programs, "_PROBE"), (image, "_TOOL"), (ssh, "_KEY")):
+    for module, name in ((programs, "_PROBE"), (qemu_img, "_TOOL"), (ssh, "_KEY")):
         monkeypatch.setattr(module, f"{name}_SECONDS", 0.2)
 
     def make(name, text):
@@ -92,7 +92,7 @@ def test_a_program_that_the_host_stops_is_told_to_be_there(
     program, monkeypatch, name, text, said, remedy
 ):
     if "<&9" not in text:
-        for module, seconds in ((programs, "_PROBE"), (image, "_TOOL"), (ssh, "_KEY")):
+        for module, seconds in ((programs, "_PROBE"), (qemu_img, "_TOOL"), (ssh, "_KEY")):
             monkeypatch.setattr(module, f"{seconds}_SECONDS", 20)
     path = program(name, text)
     with pytest.raises(ProgramStoppedError) as caught:
