@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP, HOST_IP, USERNET_DNS_IP
+from pytest_vmports.constants import GATEWAY_IP, HOST_IP, USERNET_DNS_IP
 from pytest_vmports.errors import HostError, SettingError
 from pytest_vmports.network import gvproxy as by_gvproxy
-from pytest_vmports.network import lan, relayed, seal, usernet
+from pytest_vmports.network import lan, relayed, usernet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,6 +158,7 @@ def make_wiring(
     gvproxy: Gvproxy | None,
     workdir: Path,
     allocator: PortAllocator,
+    outlives: bool = False,
 ) -> Wiring:
     """Return what connects the first card, not started.
 
@@ -167,6 +168,7 @@ def make_wiring(
         gvproxy: the program; None where it is not chosen.
         workdir: private folder for gvproxy's files.
         allocator: gives gvproxy the port that old ones insist on.
+        outlives: the VM may run on when we do not.
 
     Raises:
         SettingError: gvproxy is to be used and none was given.
@@ -182,7 +184,7 @@ def make_wiring(
         raise SettingError(
             source="make_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
         )
-    return by_gvproxy.GvproxyWiring(ports, gvproxy, workdir, allocator)
+    return by_gvproxy.GvproxyWiring(ports, gvproxy, workdir, allocator, outlives=outlives)
 
 
 def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
@@ -190,26 +192,12 @@ def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
     return backend == "gvproxy" or (backend == "auto" and allow_network)
 
 
-def open_host(
-    *, allow_network: bool, backend: str, qemu: Qemu, gvproxy: Gvproxy | None
-) -> dict[str, str] | None:
+def open_host(*, allow_network: bool, backend: str, qemu: Qemu) -> dict[str, str] | None:
     """Return what a guest would get of the host that nobody gave it; None when nothing.
 
-    Its fields are those of `OpenHostError`.
+    Its fields are those of `OpenHostError`. Of gvproxy tells `walls.missing`.
     """
-    if wants_gvproxy(allow_network=allow_network, backend=backend):
-        problem = seal.problem()
-        if gvproxy is None or problem is None:
-            return None
-        loopback = f", and services on 127.0.0.1 at {HOST_ALIAS_IP}"
-        return {
-            "reached": f"gvproxy's API at http://{GATEWAY_IP}, which opens ports of the host and "
-            f"deletes files of yours{'' if gvproxy.has_config else loopback}",
-            "why": f"{gvproxy} serves it to the guest, and {problem}",
-            "remedy": "use a Linux host that allows pidfd_getfd(2) and SO_ATTACH_FILTER; in a "
-            "container that takes --cap-add SYS_PTRACE",
-        }
-    if not allow_network:
+    if not allow_network or wants_gvproxy(allow_network=allow_network, backend=backend):
         return None
     return {
         "reached": f"every service on the host's 127.0.0.1, at {GATEWAY_IP}",

@@ -35,17 +35,17 @@ class Doorman:
     def __init__(self, listeners: Iterable[Path], ports: Iterable[ExposedPort]) -> None:
         self._listeners = {as_bytes(path) for path in listeners}
         self._lock = threading.Lock()
-        self._ports = {_place(port) for port in ports}
+        self._ports: set[tuple[str, str, int]] = set().union(*map(places, ports))
 
     def allow(self, port: ExposedPort) -> None:
         """Let a host port be bound from now on."""
         with self._lock:
-            self._ports.add(_place(port))
+            self._ports |= places(port)
 
     def forbid(self, port: ExposedPort) -> None:
         """Let it be bound no more."""
         with self._lock:
-            self._ports.discard(_place(port))
+            self._ports -= places(port)
 
     def shut(self) -> None:
         """Let it listen on no Unix socket any more: it listens on all that it needs."""
@@ -76,5 +76,7 @@ def _connects(asked: Asked) -> bool:
     return not (address.is_loopback or address.is_unspecified or address.is_multicast)
 
 
-def _place(port: ExposedPort) -> tuple[str, str, int]:
-    return port.protocol, port.host, port.external
+def places(port: ExposedPort) -> set[tuple[str, str, int]]:
+    """Return what a forward is bound to: Go takes all of IPv6 for all of IPv4, and both work."""
+    hosts = {port.host, "::"} if port.host == "0.0.0.0" else {port.host}  # noqa: S104
+    return {(port.protocol, host, port.external) for host in hosts}
