@@ -43,7 +43,7 @@ def qemu_img(
     confinement = None
     if landlock.problem() is None and (own := program_files.needed_by(program)) is not None:
         walls = Walls((*own, *read), tuple(write), program_files.DEVICES)
-        confinement = Confinement(walls)
+        confinement = Confinement(walls, binds=False, connects=False)
     answer = ask(
         [program, *arguments], timeout=_TOOL_SECONDS, confinement=confinement, memory=_MOST_MEMORY
     )

@@ -18,6 +18,7 @@ from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.system.progress import for_whom, slowly
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.inside.disk import lay_disks
+from pytest_vmports.vm.inside.waiting import Place
 from pytest_vmports.vm.machine import Machine
 
 if TYPE_CHECKING:
@@ -144,8 +145,9 @@ class Launcher:
             OSError: its folder cannot be made.
         """
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
+        below: tuple[Path, ...] = ()
         if template is not None:
-            lay_disks(template.folder, workdir)
+            below = lay_disks(template.folder, workdir, plan.kind.image_files())
         network = plan.network
         wiring = make_wiring(
             network, (*plan.forwards, *plan.own_forwards), gvproxy=plan.gvproxy, workdir=workdir,
@@ -153,7 +155,8 @@ class Launcher:
         )  # fmt: skip
         lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
         cards = Cards(network, wiring, lan)
-        return Machine(plan, cards, workdir, saved=template, ram=ram, leased=leased)
+        place = Place(workdir, self._run_dir, plan.root, below)
+        return Machine(plan, cards, place, saved=template, ram=ram, leased=leased)
 
     def _once(
         self,

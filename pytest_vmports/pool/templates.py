@@ -98,6 +98,10 @@ class Templates:
                     raise _no_room(folder, error.strerror or str(error)) from error
 
             try:
+                (folder / "ram").touch()  # QEMU may make no file there
+            except OSError as error:
+                raise _no_room(folder, error.strerror or str(error)) from error
+            try:
                 build(Ram(folder / "ram", share=True), save_it)
             except (LaunchError, MonitorError, MachineDiedError) as error:
                 _mind_full_disk(folder, error)

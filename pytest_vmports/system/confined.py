@@ -31,10 +31,14 @@ class Confinement:
     Attributes:
         walls: around the files and ports that it may use.
         gate: asks us for its sockets.
+        binds: without a gate, it may bind TCP ports.
+        connects: likewise, it may connect by TCP.
     """
 
     walls: Walls | None = None
     gate: Gate | None = None
+    binds: bool = True
+    connects: bool = True
 
     def put_on(self) -> None:
         """Confine this thread and what it starts from now on.
@@ -45,7 +49,8 @@ class Confinement:
         if self.walls is not None:
             # What the gate has bound by us is not the child's own doing. Without one, that may be
             # any port: these walls cannot be opened for one that is asked for later.
-            landlock.confine(self.walls, binds=self.gate is None)
+            binds = self.gate is None and self.binds
+            landlock.confine(self.walls, binds=binds, connects=self.connects)
         if self.gate is not None:
             self.gate.put_up()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
 
@@ -17,5 +18,9 @@ def fingerprint(path: Path) -> list[int]:
     Raises:
         OSError: it cannot be looked at.
     """
-    facts = path.stat()
+    return fingerprint_of(path.stat())
+
+
+def fingerprint_of(facts: os.stat_result) -> list[int]:
+    """Return the same of what is known of a file."""
     return [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]

@@ -33,7 +33,7 @@ _OF_THE_FIRST = (1 << 13) - 1
 _LATER = {2: 1 << 13, 3: _TRUNCATE, 5: _IOCTL}
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 _DEVICES = 1 << 6 | 1 << 11  # MAKE_CHAR, MAKE_BLOCK
-_BIND_TCP, _FIRST_WITH_PORTS = 1, 4
+_BIND_TCP, _CONNECT_TCP, _FIRST_WITH_PORTS = 1, 2, 4
 # A socket in no folder, and signals, of processes outside.
 _SCOPES, _FIRST_WITH_SCOPES = 3, 6
 
@@ -77,19 +77,21 @@ def problem() -> str | None:
     return None
 
 
-def confine(walls: Walls, *, binds: bool) -> None:
+def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
     """Put walls around this thread and whatever it starts from now on.
 
     Args:
         walls: what may be used of the host's files.
         binds: it may bind TCP ports, which only later versions of Landlock prevent.
+        connects: likewise, it may connect by TCP.
 
     Raises:
         OSError: the kernel refuses.
     """
     known = version()
     files = _OF_THE_FIRST | sum(right for since, right in _LATER.items() if known >= since)
-    ports = _BIND_TCP if known >= _FIRST_WITH_PORTS and not binds else 0
+    ports = (0 if binds else _BIND_TCP) | (0 if connects else _CONNECT_TCP)
+    ports = ports if known >= _FIRST_WITH_PORTS else 0
     scopes = _SCOPES if known >= _FIRST_WITH_SCOPES else 0
     attributes = struct.pack("=QQQ", files, ports, scopes)
     length = 24 if scopes else 16 if ports else 8

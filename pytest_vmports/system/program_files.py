@@ -9,17 +9,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from pytest_vmports.system import tools
+from pytest_vmports.system import process, tools
 
-# Programs and libraries, which are nobody's secrets.
-_PLACES = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/opt/homebrew")
-# What loaders, libraries and allocators look at.
+# Programs and libraries, which are nobody's secrets; not /usr, where projects lie too (/usr/src).
+_PLACES = (
+    *(f"{root}/{kind}" for root in ("", "/usr", "/usr/local")
+      for kind in ("bin", "sbin", "lib", "lib32", "lib64", "libexec")),
+    "/nix/store", "/gnu/store", "/opt/homebrew", "/home/linuxbrew/.linuxbrew",
+)  # fmt: skip
+# What loaders, libraries and QEMU look at.
 _SYSTEM = (
     "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
-    "/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path", "/etc/localtime", "/etc/gnutls",
-    "/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/etc/alternatives", "/gnu/store",
-    "/sys/kernel/mm", "/sys/devices/system", "/sys/bus/nd", "/proc/meminfo",
-    "/proc/cpuinfo", "/proc/filesystems", "/proc/sys/vm", "/proc/sys/kernel", "/proc/sys/crypto",
+    "/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path", "/etc/localtime",
+    "/usr/share/zoneinfo", "/usr/share/locale", "/etc/gnutls", "/etc/crypto-policies",
+    "/etc/ssl/openssl.cnf", "/sys/kernel/mm", "/sys/devices/system", "/sys/bus/nd",
+    "/proc/meminfo", "/proc/cpuinfo", "/proc/filesystems", "/proc/sys/vm", "/proc/sys/kernel",
+    "/proc/sys/crypto",
 )  # fmt: skip
 DEVICES: Final = tuple(
     Path(name) for name in ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
@@ -39,10 +44,9 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
         asks: it is a QEMU, and says itself where its firmware is.
     """
     path = Path(os.path.realpath(program))
-    if not _within_the_system(path) and _is_script(path):
+    if not any(path.is_relative_to(place) for place in _PLACES) and _is_script(path):
         return None
-    # Whoever starts it is run behind the same walls: see `process`.
-    found = [*map(Path, (*_PLACES, *_SYSTEM)), path, Path(program), *_of_python()]
+    found = [*map(Path, (*_PLACES, *_SYSTEM)), path, Path(program), *_launcher()]
     # Asked for its version, where the loader does not know this variable and runs it.
     for library in _said([program, "--version"], LD_TRACE_LOADED_OBJECTS="1"):
         # ``name => /path (0x…)``, or ``/path (0x…)``
@@ -51,13 +55,8 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
             found.append(Path(name.partition(" (0x")[0]))
     if asks:
         found += [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]
-        # Modules, and what a QEMU beside its data has.
-        found += [path.parents[1] / "lib" / "qemu", path.parents[1] / "libexec" / "qemu"]
+        found += [path.parents[1] / kind / "qemu" for kind in ("lib", "libexec")]  # its modules
     return tuple(dict.fromkeys(found))
-
-
-def _within_the_system(path: Path) -> bool:
-    return any(path.is_relative_to(place) for place in _PLACES)
 
 
 def _is_script(path: Path) -> bool:
@@ -68,15 +67,11 @@ def _is_script(path: Path) -> bool:
         return False
 
 
-def _of_python() -> tuple[Path, ...]:
-    """Return what our own Python needs, which starts the child where no setpriv does."""
-    if _within_the_system(Path(os.path.realpath(sys.executable))):
+def _launcher() -> tuple[Path, ...]:
+    """Return where the program lies that starts it, where that is our Python."""
+    if not process.starts_by_python():
         return ()
-    return (
-        Path(sys.executable),
-        Path(os.path.realpath(sys.executable)),
-        Path(sys.base_prefix, "lib"),
-    )
+    return tuple(map(Path, {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)}))
 
 
 def _said(command: list[str], **variables: str) -> list[str]:

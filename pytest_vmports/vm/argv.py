@@ -20,6 +20,7 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 
 # This QEMU calls ``-mon`` deprecated (source: its document on deprecated features).
 _FIRST_WITH_MONITOR_OBJECTS = (11, 1, 0)
+_FIRST_TO_MAP_READ_ONLY = (8, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,15 @@ def _board(hardware: Hardware, ram: Ram | None, *, by_firmware: bool) -> tuple[s
     if ram is None:
         return ("-machine", machine)
     mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
+    if maps_read_only(hardware.qemu, ram):
+        mapped += ",readonly=on,rom=off"
     backend = f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}"
     return ("-object", backend, "-machine", f"{machine},memory-backend=ram")
+
+
+def maps_read_only(qemu: Qemu, ram: Ram) -> bool:
+    """Whether QEMU opens the file of its memory to read only. Source: its manual, ``rom``."""
+    return not ram.share and qemu.version >= _FIRST_TO_MAP_READ_ONLY
 
 
 def _display(hardware: Hardware) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pytest_vmports.vm.plan import Ends
 from pytest_vmports.vm.readiness import ALL, Probe
 from pytest_vmports.vm.saved import remove_overlay
 from pytest_vmports.vm.stillness import Stillness
+from pytest_vmports.vm.walls import around_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -49,7 +50,7 @@ class Machine:
     Args:
         plan: what it is.
         cards: its network cards, and what they lead to.
-        workdir: private folder for its console, logs and sockets.
+        place: where its files are; its private folder is made already.
         saved: restore this instead of booting.
         ram: the file that becomes its memory, for a machine that will be saved as a template.
         leased: when its host ports were leased, a `clock.now` value.
@@ -77,7 +78,7 @@ class Machine:
         self,
         plan: Plan,
         cards: Cards,
-        workdir: Path,
+        place: Place,
         *,
         saved: SavedState | None = None,
         ram: Ram | None = None,
@@ -89,8 +90,8 @@ class Machine:
         self.origin = Origin.BOOTED if saved is None else Origin.CLONED
         self.milestones = Milestones(leased=leased)
         self.command: list[str] = []
-        self.place, self.failing = Place(workdir, workdir.parent, plan.root), False
-        self.console = Console(workdir / "console.log")
+        self.place, self.failing = place, False
+        self.console = Console(place.workdir / "console.log")
         self.files = Files((CONFIG, SEED, CAPTURE, VMCORE))
         self.crash_dump = CrashDump(None)
         self._qemu: Process | None = None
@@ -372,8 +373,7 @@ class Machine:
         plan, workdir, restored = self.plan, self.workdir, self._saved is not None
         ours, monitor = pair()
         self.monitor = Monitor(ours)
-        with ExitStack() as until_spawned:
-            until_spawned.enter_context(monitor)
+        with monitor, ExitStack() as until_spawned:
             control, agent = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
             sockets = workdir if plan.reachable else None
             ends = Ends(
@@ -383,10 +383,11 @@ class Machine:
                 workdir / CAPTURE if plan.capture else None, restored,
             )  # fmt: skip
             self.command = plan.argv(ends)
-            fds = [fd for fd in (monitor.fileno(), control, agent) if fd is not None]
+            fds = [*network_fds, monitor.fileno(), control, *([] if agent is None else [agent])]
             self._qemu = spawn(
-                "QEMU", self.command, log=workdir / "qemu.log", pass_fds=[*fds, *network_fds]
-            )
+                "QEMU", self.command, log=workdir / "qemu.log", pass_fds=fds,
+                confinement=around_qemu(plan, ends, self.place),
+            )  # fmt: skip
         if not self.monitor.connect(_GREETING_SECONDS):
             self._qemu.wait(_GREETING_SECONDS)
             raise failures.not_started(self.vitals, self.cards.first.refused(self._qemu.output))

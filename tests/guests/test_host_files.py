@@ -136,7 +136,7 @@ def test_what_this_user_may_not_read_is_told(there, monkeypatch):
     asked = list(GIVEN.values())
     with monkeypatch.context() as patch:
         patch.setattr(host_files.os, "access", lambda *_: False)
-        patch.setattr(Path, "read_bytes", refused)
+        patch.setattr(host_files, "open_file", refused)
         texts = [told(give, "noble-cloudimg.img") for give in asked]
         texts.append(told(refuse, Guest("g", setup=("serve.sh",)), (80,), 256, there))
         texts.append(told(GIVEN["files"], "folder"))

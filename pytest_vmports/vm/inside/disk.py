@@ -111,6 +111,14 @@ class DiskGuest(OwnInit):
         boots = super().files(place, restored=restored)
         return BootFiles(boots.kernel, boots.initrd, self._drives(place))
 
+    def image_files(self) -> tuple[Path, ...]:
+        """Return the image and the files behind it.
+
+        Raises:
+            ImageError: it leads to what the guest may not have.
+        """
+        return self._image.chain()
+
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
     ) -> tuple[int, int | None]:
@@ -241,7 +249,7 @@ class DiskGuest(OwnInit):
         root = place.workdir / OVERLAY
         if not root.exists():  # a VM that is reset keeps its disk
             kind = self._checked()
-            image_file.make_overlay(self._image.path, kind, root)
+            image_file.make_overlay(self._image.path, kind, root, self.image_files())
         seed = None
         if self._image.seed is not None:
             key = public_half(_key(place)).read_text() if self._image.ssh else ""
@@ -255,7 +263,7 @@ class DiskGuest(OwnInit):
         return Drives(root, seed, (self._firmware.code, variables))
 
 
-def lay_disks(folder: Path, workdir: Path) -> None:
+def lay_disks(folder: Path, workdir: Path, behind: Sequence[Path]) -> tuple[Path, ...]:
     """Give a VM that will start from a template disks of its own, on top of the template's.
 
     A template without disks has none to lay.
@@ -263,17 +271,23 @@ def lay_disks(folder: Path, workdir: Path) -> None:
     Args:
         folder: the template's.
         workdir: the VM's private folder.
+        behind: the image's files, which stand behind the template's disk.
+
+    Returns:
+        the template's files that its disks lie on.
 
     Raises:
         ImageError: no overlay can be made.
         OSError: a file cannot be copied.
     """
-    if (folder / OVERLAY).exists():
-        image_file.make_overlay(folder / OVERLAY, "qcow2", workdir / OVERLAY)
+    below = tuple(file for file in (folder / OVERLAY,) if file.exists())
+    for file in below:
+        image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
     if (folder / VARIABLES).exists():
         shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
     if (folder / KEY).exists():
         copy_key(folder / KEY, workdir / KEY)
+    return below
 
 
 def _key(place: Place) -> Path:

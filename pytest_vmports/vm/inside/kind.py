@@ -65,6 +65,13 @@ class GuestKind(Protocol):
             VmPortsError: a file or a program is missing, or an image cannot be booted.
         """
 
+    def image_files(self) -> tuple[Path, ...]:
+        """Return the files of the host that its disk lies on.
+
+        Raises:
+            ImageError: its image leads to what the guest may not have.
+        """
+
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
     ) -> tuple[int, int | None]:

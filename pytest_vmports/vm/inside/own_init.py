@@ -62,6 +62,10 @@ class OwnInit:
         initrd = Path("initrd") if self.guest.initrd_path else None
         return BootFiles(Path("kernel"), initrd)
 
+    def image_files(self) -> tuple[Path, ...]:
+        """Return none."""
+        return ()
+
     def files(self, place: Place, *, restored: bool) -> BootFiles:
         """Return what it boots, made where it has to be; a restored guest boots nothing.
 

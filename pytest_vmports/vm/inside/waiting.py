@@ -38,11 +38,13 @@ class Place:
         workdir: its private folder.
         home: the folder of all VMs of this process, with what they share.
         root: what relative paths of the guest's files are relative to.
+        below: files of a template that its disk lies on.
     """
 
     workdir: Path
     home: Path
     root: Path
+    below: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""The walls around one QEMU: of the host's files it has those of its VM, and no others.
+
+A guest that has taken over its QEMU is where QEMU is. It reads what it boots, its image and what
+stands behind that; it writes its VM's private folder, and the memory that its VM becomes. Whatever
+we tell it to write elsewhere (saved states, dumps) it is given as an open descriptor. It inherits
+the ends of its own monitor and channels, the locked files of the ports that it binds, which are
+empty of secrets, and its ends of the wires to its neighbours on a network.
+
+The memory of a saved guest, which all clones map, is a case of its own. QEMU from 8.2 on opens it
+to read only, and these walls let it do no more. Older ones open it to write, whatever they map: so
+there `template` looks before each clone whether it is still what was saved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_vmports.system import landlock, program_files
+from pytest_vmports.system.confined import Confinement
+from pytest_vmports.system.landlock import Walls
+from pytest_vmports.vm.argv import maps_read_only
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_vmports.vm.inside.waiting import Place
+    from pytest_vmports.vm.plan import Ends, Plan
+
+# Where the user network finds the name server that it passes the guest's questions on to.
+_NAMES = tuple(map(Path, ("/etc/resolv.conf", "/run/systemd/resolve")))
+_KVM = Path("/dev/kvm")
+
+
+def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
+    """Return how the QEMU of a VM is confined; None where it cannot be.
+
+    That is where this host has no Landlock, or its QEMU is a script, which may run anything.
+
+    Args:
+        plan: what the VM is.
+        ends: of this start.
+        place: of its files.
+    """
+    needed = None
+    if landlock.problem() is None:
+        needed = program_files.needed_by(plan.hardware.qemu.path, asks=True)
+    if needed is None:
+        return None
+    change = [*program_files.DEVICES]
+    if plan.hardware.accelerator.name == "kvm":
+        change.append(_KVM)
+    read = [*needed, *plan.kind.image_files(), *place.below, *_boots(ends)]
+    if ends.ram is not None:
+        (read if maps_read_only(plan.hardware.qemu, ends.ram) else change).append(ends.ram.path)
+    by_qemu = plan.network.kind == "usernet"
+    connects = by_qemu and not plan.network.restrict
+    if connects:
+        read += _NAMES
+    walls = Walls(tuple(read), (place.workdir,), tuple(change))
+    return Confinement(walls, binds=by_qemu, connects=connects)
+
+
+def _boots(ends: Ends) -> Iterator[Path]:
+    boots = ends.boots
+    yield from (one for one in (boots.kernel, boots.initrd) if one is not None)
+    if boots.drives is not None and boots.drives.firmware is not None:
+        yield boots.drives.firmware[0]
