@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_vmports.system import landlock
+from pytest_vmports.system import landlock, seccomp
 
 if TYPE_CHECKING:
     from pytest_vmports.system.gate import Gate
@@ -33,12 +33,14 @@ class Confinement:
         gate: asks us for its sockets.
         binds: without a gate, it may bind TCP ports.
         connects: likewise, it may connect by TCP.
+        refused: system calls, of `seccomp.Numbers`, that it may not make at all.
     """
 
     walls: Walls | None = None
     gate: Gate | None = None
     binds: bool = True
     connects: bool = True
+    refused: tuple[str, ...] = ()
 
     def put_on(self) -> None:
         """Confine this thread and what it starts from now on.
@@ -51,6 +53,8 @@ class Confinement:
             # any port: these walls cannot be opened for one that is asked for later.
             binds = self.gate is None and self.binds
             landlock.confine(self.walls, binds=binds, connects=self.connects)
+        if self.refused:
+            seccomp.refuse(self.refused)
         if self.gate is not None:
             self.gate.put_up()
 

@@ -101,7 +101,7 @@ def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
         _allow(rules, walls.change, files & (_READ | _WRITE | _TRUNCATE | _IOCTL))
         _allow(rules, walls.write, files & ~_DEVICES)
         # Without it only who may administer the system may restrict himself.
-        if ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
+        if _libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
             code = ctypes.get_errno()
             raise OSError(code, f"PR_SET_NO_NEW_PRIVS: {os.strerror(code)}")
         _call(_RESTRICT_SELF, rules, 0)
@@ -123,9 +123,14 @@ def _allow(rules: int, paths: Iterable[Path], rights: int) -> None:
             os.close(place)
 
 
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _call(number: int, *arguments: bytes | int | None) -> int:
     given = [ctypes.c_size_t(one) if isinstance(one, int) else one for one in arguments]
-    answer = int(ctypes.CDLL(None, use_errno=True).syscall(number, *given))
+    answer = int(_libc().syscall(number, *given))
     if answer < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"Landlock: {os.strerror(code)}")

@@ -56,7 +56,9 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
     if asks:
         found += [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]
         found += [path.parents[1] / kind / "qemu" for kind in ("lib", "libexec")]  # its modules
-    return tuple(dict.fromkeys(found))
+    # Each costs a rule of each VM's walls.
+    there = [one for one in dict.fromkeys(found) if one.exists()]
+    return tuple(one for one in there if not any(above in there for above in one.parents))
 
 
 def _is_script(path: Path) -> bool:

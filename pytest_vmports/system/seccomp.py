@@ -11,6 +11,9 @@ import os
 import platform
 import socket
 import struct
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 
@@ -72,7 +75,7 @@ def numbers() -> Numbers:
     return _NUMBERS[platform.machine()]
 
 
-def program(held: tuple[str, ...]) -> bytes:
+def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     """Return the filter, an array of ``struct sock_filter``.
 
     Who comes by another architecture's table of system calls is killed. Refused are the ways round
@@ -81,6 +84,7 @@ def program(held: tuple[str, ...]) -> bytes:
 
     Args:
         held: the names of the calls that wait for our word.
+        refused: the names of those that never pass.
     """
     ours = numbers()
     steps = [
@@ -93,6 +97,8 @@ def program(held: tuple[str, ...]) -> bytes:
     ]
     for name in held:
         steps += _of(getattr(ours, name), [(_RETURN, 0, 0, _NOTIFY)])
+    for name in refused:
+        steps += _of(getattr(ours, name), [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
     for number in (_IO_URING, PIDFD_GETFD, ours.ptrace, ours.read_memory, ours.write_memory):
         steps += _of(number, [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
     for number in (ours.socket, ours.socketpair):
@@ -115,23 +121,45 @@ def install(program: bytes) -> int:
     Raises:
         OSError: the kernel or a container refuses; EBUSY where another such filter tells already.
     """
+    try:
+        # A call that a signal interrupts would be asked again; from 5.19 on it is not interrupted.
+        return _put_on(program, _NEW_LISTENER | _WAIT_KILLABLE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return _put_on(program, _NEW_LISTENER)
+
+
+@lru_cache(maxsize=1)
+def problem() -> str | None:
+    """Return why no call can be refused here; None where it can. Tried, not guessed."""
+    if not sys.platform.startswith("linux") or not known() or sys.maxsize < 1 << 32:
+        return f"the system calls of {sys.platform} on {platform.machine()} are not known"
+    with ThreadPoolExecutor(1, "vmports-trial") as thread:  # which ends with its filter
+        try:
+            thread.submit(refuse, ("connect",)).result()
+        except OSError as error:
+            return f"this host does not let us: {error}"
+    return None
+
+
+def refuse(names: tuple[str, ...]) -> None:
+    """Let this thread, and what it starts, never make these calls.
+
+    Raises:
+        OSError: the kernel or a container refuses.
+    """
+    _put_on(program((), names), 0)
+
+
+def _put_on(program: bytes, flags: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     # Without it only who may administer the system may restrict himself.
     _checked("PR_SET_NO_NEW_PRIVS", libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
     code = ctypes.create_string_buffer(program, len(program))
-    given = struct.pack("@HP", len(program) // _STEP.size, ctypes.addressof(code))
-
-    def put_on(flags: int) -> int:
-        words = map(ctypes.c_long, (numbers().seccomp, _SET_MODE_FILTER, flags))
-        return _checked("seccomp", libc.syscall(*words, given))
-
-    try:
-        # A call that a signal interrupts would be asked again; from 5.19 on it is not interrupted.
-        return put_on(_NEW_LISTENER | _WAIT_KILLABLE)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return put_on(_NEW_LISTENER)
+    given = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    words = map(ctypes.c_long, (numbers().seccomp, _SET_MODE_FILTER, flags))
+    return _checked("seccomp", libc.syscall(*words, given))
 
 
 def _of(number: int, then: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:

@@ -25,7 +25,7 @@ from pytest_vmports.errors import (
     MachineError,
     MonitorError,
 )
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, landlock
 from pytest_vmports.vm import hints
 from pytest_vmports.vm.crashes import Weight, clean
 
@@ -47,6 +47,11 @@ _TRACE_SECONDS, _SILENT_SECONDS = 2.0, 0.2
 # A panic's trace is longer than the usual end of the console, and what led to it stands before.
 _PANIC_LINES = 60
 _BY_DEVICE = "it told QEMU's device pvpanic, and its console says nothing of that"
+_DENIED = "Permission denied"
+_WALLED = (
+    "(where you may use that file: Landlock keeps QEMU to its own files and its VM's; to give it "
+    "others, name as qemu a script of yours that runs it, which is kept from nothing)"
+)
 _REBOOT, _POWER_OFF = "guest-reset", "guest-shutdown"
 _BY_THE_HOST = {"host-signal": "a signal told it to", "host-error": "an error of the host"}
 _WHY = {
@@ -142,10 +147,12 @@ def not_started(vitals: Vitals, refused: tuple[ExposedPort, str] | None) -> Mach
             detail=detail,
         )  # fmt: skip
     ended = "no monitor" if qemu.returncode is None else why_qemu_ended(vitals)
+    said = qemu.output.strip() or "(nothing)"
+    if _DENIED in said and landlock.problem() is None:
+        said = f"{said}\n{_WALLED}"
     return LaunchError(
-        program="QEMU", returncode=ended, stderr=qemu.output.strip() or "(nothing)",
-        command=shlex.join(qemu.command),
-    )  # fmt: skip
+        program="QEMU", returncode=ended, stderr=said, command=shlex.join(qemu.command)
+    )
 
 
 def found(vitals: Vitals) -> MachineDiedError | None:

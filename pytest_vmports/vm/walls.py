@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.system import landlock, program_files
+from pytest_vmports.system import landlock, program_files, seccomp
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.landlock import Walls
 from pytest_vmports.vm.argv import maps_read_only
@@ -58,7 +58,12 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     if connects:
         read += _NAMES
     walls = Walls(tuple(read), (place.workdir,), tuple(change))
-    return Confinement(walls, binds=by_qemu, connects=connects)
+    refused: tuple[str, ...] = ()
+    if seccomp.problem() is None:
+        # Which Landlock does not keep from Unix sockets, as that of a Docker, nor from MPTCP.
+        listens = by_qemu or plan.reachable
+        refused = (*(() if connects else ("connect",)), *(() if listens else ("bind", "listen")))
+    return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
 
 
 def _boots(ends: Ends) -> Iterator[Path]:

@@ -118,10 +118,20 @@ def test_a_qemu_that_was_taken_over_reads_and_writes_its_own_folder_only(vm, tmp
     assert [one for one in [*readers(folder / "own"), *writers(folder / "own")] if done(vm, *one)]
 
 
-def test_a_qemu_that_was_taken_over_connects_to_nothing(vm):
+def test_a_qemu_that_was_taken_over_connects_to_nothing(vm, tmp_path, monkeypatch):
     heard = []
-    with host_service(lambda connection: heard.append(connection.recv(100))) as port:
-        assert not done(vm, "chardev-add", chardev("socket", addr=inet(port), server=False))
+    monkeypatch.chdir(tmp_path)  # its whole path may be too long
+    with (
+        host_service(lambda connection: heard.append(connection.recv(100))) as port,
+        socket.socket(socket.AF_UNIX) as docker,
+    ):
+        docker.bind("docker.sock")
+        docker.listen()
+        for there in (inet(port), unix(tmp_path / "docker.sock")):
+            assert not done(vm, "chardev-add", chardev("socket", addr=there, server=False))
+        docker.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            docker.accept()
     assert heard == []
     if "gvproxy" in vm.pids:  # else it binds the forwards itself
         port = fixed_port()

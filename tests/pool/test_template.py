@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import mmap
 import os
 import pickle
 import shutil
@@ -20,6 +21,7 @@ from vm_helpers import fixed_port
 from pytest_vmports import ExposedPort, Guest
 from pytest_vmports.errors import MonitorError, StateDirError, TemplateBusyError
 from pytest_vmports.pool import template as template_module
+from pytest_vmports.pool.blame import state_may_be
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.planning import plan_of
 from pytest_vmports.pool.template_store import TemplateStore
@@ -325,6 +327,32 @@ class TestBelieving:
             shutil.rmtree(one.base)
         with pytest.raises(MonitorError, match="the template's state cannot be read"):
             old.open_state()
+
+    @pytest.mark.parametrize("name", ["ram", "state", "console"])
+    @pytest.mark.parametrize("how", ["written", "mapped", "hidden", "replaced"])
+    def test_one_that_was_written_to_is_not_cloned_from(self, new_store, build, name, how):
+        store = new_store()
+        template = store.get(FACTS, build, 1)
+        template.open_state().close()
+        file = template.folder / name
+        facts = file.stat()
+        if how == "mapped":
+            with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+                memory[0] = 255 - memory[0]
+        elif how == "replaced":
+            (template.folder / "new").write_bytes(bytes(facts.st_size))
+            (template.folder / "new").replace(file)
+        else:
+            file.write_bytes(bytes(facts.st_size))
+        if how == "hidden":  # as a guest would that has taken over its QEMU
+            os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            file.chmod(0o400)
+        with pytest.raises(MonitorError, match=f"the template's {name} was written to") as caught:
+            template.open_state()
+        assert state_may_be(caught.value)  # so it is thrown away, and its user told
+        store.discard(template)
+        store.get(FACTS, build, 1).open_state().close()
+        assert build.built == 2
 
     def test_a_cache_removed_during_a_run_is_made_again(self, new_store, build):
         store = new_store()
