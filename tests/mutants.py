@@ -513,6 +513,7 @@ _TEMPLATE = _of(
     "pytest_vmports/pool/template.py",
     "tests/pool/test_template.py",
     state_without_checksum=("hashlib.sha256(file.read())", "hashlib.sha256()"),
+    what_was_written_is_cloned=("if now != then:", "if False:"),
     any_key_is_the_one=('and manifest.get("key") == key', ""),
     any_owner_is_right=("facts.st_uid == os.getuid()", "True"),
     any_folder_is_the_one=("and facts.st_ino == os.fstat(self.lock).st_ino", ""),
@@ -521,20 +522,33 @@ _TEMPLATE = _of(
 _DISK = _of(
     "pytest_vmports/guests/image.py",
     "tests/guests/test_image.py",
-    identity_without_files=("*fingerprint(Path(file))] for file in files]", "] for file in ()]"),
-    identity_without_fingerprints=("[file, *fingerprint(Path(file))]", "[file]"),
-    identity_without_chain=(
-        "return (str(path), *(file for file in behind if file))",
-        "return (str(path),)",
-    ),
+    identity_without_files=("*fingerprint(file)] for file in files]", "] for file in ()]"),
+    identity_without_fingerprints=("[str(file), *fingerprint(file)]", "[str(file)]"),
+    identity_without_chain=("    return found, files\n", "    return found, files[:1]\n"),
     identity_without_format=('"format": disk.format,', '"format": None,'),
     identity_without_firmware=('"firmware": disk.firmware,', '"firmware": "bios",'),
     identity_without_seed=("seed.hexdigest() if disk.seed else None", "None"),
     identity_with_empty_seed=(".encode() + content)", ".encode())"),
     identity_without_ssh=("[disk.ssh, disk.agent]", "[disk.agent]"),
     identity_without_agent=("[disk.ssh, disk.agent]", "[disk.ssh]"),
-    encrypted_disks_are_booted=('if info.get("encrypted") or found', "if found"),
+    encrypted_disks_are_booted=('bool(json.loads(text).get("encrypted"))', "False"),
     leaks_are_damage=("if code not in {0, _LEAKS_ONLY}:", "if code:"),
+)
+_IMAGE_LINKS = _of(
+    "pytest_vmports/guests/image_links.py",
+    "tests/hostile/test_images.py",
+    a_data_file_is_not_seen=("bool(features & _DATA_FILE_BIT)", "False"),
+    any_backing_file_is_taken=("and real not in named", "and not named and False"),
+    links_lead_outside=("real = Path(os.path.realpath(behind))", "real = behind"),
+    protocols_are_followed=('rb"[^/]*:"', 'rb"never:"'),
+    formats_are_guessed=('if not names.backing_format and kind != "qcow2":', "if False:"),
+)
+_WALLS = _of(
+    "pytest_vmports/vm/walls.py",
+    "tests/vm/test_walls.py",
+    qemu_may_write_a_saved_memory=("(read if maps_read_only(", "(change if maps_read_only("),
+    qemu_writes_all_vms_folders=("(place.workdir,)", "(place.home,)"),
+    qemu_connects=('else ("connect",)', "else ()"),
 )
 _CONSOLE = _of(
     "pytest_vmports/vm/console.py",
@@ -600,7 +614,8 @@ _CRASH_DUMP = _of(
     a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
 )
 MUTANTS = [
-    *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
+    *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK, *_IMAGE_LINKS,
+    *_WALLS,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,

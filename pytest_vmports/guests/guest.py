@@ -145,8 +145,7 @@ class Guest:
             kernel: boot this kernel directly, with the disk as its root.
             initrd: the initrd of ``kernel``.
             append: words for the command line of ``kernel``, like ``root=/dev/vda``.
-            backing: the file, or files, that may stand behind the image where they lie in another
-                folder than it does. The guest can read them, and whoever made the image chose them.
+            backing: a file, or several, of other folders that may stand behind it: it reads them.
 
         Raises:
             GuestNotFoundError: a file is missing, empty or not a file.
@@ -159,17 +158,14 @@ class Guest:
         if kernel is None:
             _refuse_words_for_a_kernel(initrd, append)
         image = _image("disk image", path)
-        files = (backing,) if isinstance(backing, (str, os.PathLike)) else backing
-        behind = tuple(_image("backing file", file) for file in files)
         given = any(data is not None for data in (user_data, meta_data, network_config))
-        if ssh is None:
-            ssh = given and not agent
+        ssh = given and not agent if ssh is None else ssh
         seed = read_seed(user_data, meta_data, network_config) if ssh or given else None
         return cls(
             name=image.name, kernel_path=None if kernel is None else _image("kernel", kernel),
             initrd_path=None if initrd is None else _image("initrd", initrd), append=append,
             prepared=False, memory=memory, cpus=cpus,
-            image=Disk(image, format, firmware, seed, ssh, agent, backing=behind),
+            image=Disk(image, format, firmware, seed, ssh, agent, backing=_behind(backing)),
         )  # fmt: skip
 
     def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
@@ -359,6 +355,13 @@ def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> No
     if value not in allowed:
         words = ", ".join(word for word in allowed if word)
         raise SettingError(source="Guest.disk", name=name, value=value, allowed=f"one of {words}")
+
+
+def _behind(
+    backing: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> tuple[Path, ...]:
+    files = (backing,) if isinstance(backing, (str, os.PathLike)) else backing
+    return tuple(_image("backing file", file) for file in files)
 
 
 def _image(what: str, path: str | os.PathLike[str]) -> Path:

@@ -21,7 +21,7 @@ from pytest_vmports.system.paths import as_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_vmports.system.confined import Confinement
+    from pytest_vmports.system.tools import Confines
 
 _MEMORY: Final = "raise the limit of memory (ulimit -v, or the container's), or free some"
 # What the host was short of, by the errno of a start that failed, and what to do.
@@ -64,7 +64,7 @@ def ask(
     *,
     timeout: float,
     stdin: str = "",
-    confinement: Confinement | None = None,
+    confinement: Confines | None = None,
     memory: int | None = None,
 ) -> Answer:
     """Run a program to its end; one that cannot be run for what it is has the code -1.

@@ -20,7 +20,7 @@ _PLACES = (
 # What loaders, libraries and QEMU look at.
 _SYSTEM = (
     "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
-    "/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path", "/etc/localtime",
+    *map(str, Path("/etc").glob("ld-musl-*.path")), "/etc/localtime",
     "/usr/share/zoneinfo", "/usr/share/locale", "/etc/gnutls", "/etc/crypto-policies",
     "/etc/ssl/openssl.cnf", "/sys/kernel/mm", "/sys/devices/system", "/sys/bus/nd",
     "/proc/meminfo", "/proc/cpuinfo", "/proc/filesystems", "/proc/sys/vm", "/proc/sys/kernel",

@@ -12,15 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from select import POLLIN, POLLOUT, poll
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.poll import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from pytest_vmports.system.confined import Confinement
 
 if sys.platform != "win32":
     import resource
@@ -29,8 +27,15 @@ _LOOK_SECONDS = 0.01
 _CHUNK = 1 << 16
 
 
+class Confines(Protocol):
+    """A `Confinement`."""
+
+    def put_on(self) -> None:
+        """Confine this thread and what it starts."""
+
+
 def start(
-    command: Sequence[str | bytes], confinement: Confinement | None = None, **words: Any
+    command: Sequence[str | bytes], confinement: Confines | None = None, **words: Any
 ) -> Popen[bytes]:
     """Start a program with the environment that was there before any test, as `Popen`.
 
@@ -56,7 +61,7 @@ def start(
     return child
 
 
-def _confined(confinement: Confinement | None, begin: Callable[[], Popen[bytes]]) -> Popen[bytes]:
+def _confined(confinement: Confines | None, begin: Callable[[], Popen[bytes]]) -> Popen[bytes]:
     if confinement is None:
         return begin()
     # Nothing takes walls off a thread again, so this one ends here.
@@ -71,7 +76,7 @@ def run(
     timeout: float | None,
     input: bytes = b"",  # noqa: A002 - as subprocess.run
     mark: bytes = b"",
-    confinement: Confinement | None = None,
+    confinement: Confines | None = None,
     memory: int | None = None,
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
