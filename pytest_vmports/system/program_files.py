@@ -54,10 +54,13 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
         if name.startswith("/"):
             found.append(Path(name.partition(" (0x")[0]))
     if asks:
-        found += [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]
+        data = [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]
+        # Firmware is often a link into another package's folder.
+        found += [*data, *(one for folder in data for one in folder.glob("*") if one.is_symlink())]
         found += [path.parents[1] / kind / "qemu" for kind in ("lib", "libexec")]  # its modules
     # Each costs a rule of each VM's walls.
-    there = [one for one in dict.fromkeys(found) if one.exists()]
+    real = dict.fromkeys(Path(os.path.realpath(one)) for one in found)
+    there = {one: None for one in real if one.exists()}
     return tuple(one for one in there if not any(above in there for above in one.parents))
 
 

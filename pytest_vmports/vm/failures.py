@@ -47,9 +47,12 @@ _TRACE_SECONDS, _SILENT_SECONDS = 2.0, 0.2
 # A panic's trace is longer than the usual end of the console, and what led to it stands before.
 _PANIC_LINES = 60
 _BY_DEVICE = "it told QEMU's device pvpanic, and its console says nothing of that"
-_DENIED = "Permission denied"
+# What a file that it may not read makes QEMU, or its loader, say.
+_DENIED = re.compile(
+    r"Permission denied|could not (?:load|open)|failed to find romfile|while loading shared libraries"
+)
 _WALLED = (
-    "(where you may use that file: Landlock keeps QEMU to its own files and its VM's; to give it "
+    "(where that file is there: Landlock keeps QEMU to its own files and its VM's; to give it "
     "others, name as qemu a script of yours that runs it, which is kept from nothing)"
 )
 _REBOOT, _POWER_OFF = "guest-reset", "guest-shutdown"
@@ -148,7 +151,7 @@ def not_started(vitals: Vitals, refused: tuple[ExposedPort, str] | None) -> Mach
         )  # fmt: skip
     ended = "no monitor" if qemu.returncode is None else why_qemu_ended(vitals)
     said = qemu.output.strip() or "(nothing)"
-    if _DENIED in said and landlock.problem() is None:
+    if _DENIED.search(said) and landlock.problem() is None:
         said = f"{said}\n{_WALLED}"
     return LaunchError(
         program="QEMU", returncode=ended, stderr=said, command=shlex.join(qemu.command)
