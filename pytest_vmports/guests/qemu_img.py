@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import QemuNotFoundError
-from pytest_vmports.system import landlock, program_files, surroundings
+from pytest_vmports.system import landlock, program_files, seccomp, surroundings
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.landlock import Walls
 from pytest_vmports.system.probing import ask
@@ -43,7 +43,8 @@ def qemu_img(
     confinement = None
     if landlock.problem() is None and (own := program_files.needed_by(program)) is not None:
         walls = Walls((*own, *read), tuple(write), program_files.DEVICES)
-        confinement = Confinement(walls, binds=False, connects=False)
+        refused = () if seccomp.problem() else (seccomp.ATTRIBUTES, "connect", "bind", "listen")
+        confinement = Confinement(walls, binds=False, connects=False, refused=refused)
     answer = ask(
         [program, *arguments], timeout=_TOOL_SECONDS, confinement=confinement, memory=_MOST_MEMORY
     )

@@ -84,7 +84,7 @@ class GvproxyWiring:
         self._workdir = workdir
         self._config = workdir / CONFIG
         self._lay_sockets(workdir)
-        self._capture = workdir / "handshake.pcap"
+        self._capture = workdir / handshake.FILE
         self._doorman = Doorman((), ports)
         self._process: Process | None = None
         # QEMU's end of the connection to gvproxy. A copy stays open here, so that the end of QEMU

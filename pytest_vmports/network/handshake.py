@@ -8,6 +8,7 @@ a file while a connection is tried (source: ``filter-dump`` in QEMU's manual), i
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ _BYTES_A_PACKET = 96
 _FILE_HEADER, _PACKET_HEADER, _ETHERNET_HEADER = 24, 16, 14
 _IPV4, _TCP = b"\x08\x00", 6
 _SYN_ACK = 0x12
+FILE = "handshake.pcap"
+"""Name of the file of packets in a VM's private folder."""
 _GUEST = socket.inet_aton(GUEST_IP)
 
 
@@ -42,7 +45,7 @@ def watch(
     Args:
         monitor: of the guest's QEMU.
         netdev: what the guest's network card is connected to.
-        file: where to write the packets; must not exist, and is removed.
+        file: where to write the packets; emptied afterwards. QEMU may make no file.
         guest_port: where the connection leads.
 
     Raises:
@@ -58,7 +61,8 @@ def watch(
         # When QEMU has died meanwhile, whoever waits for the guest finds out and says so.
         with contextlib.suppress(MonitorError):
             monitor.execute("object-del", id=_FILTER)
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(file, 0)
 
 
 def accepted(capture: bytes, guest_port: int) -> bool | None:

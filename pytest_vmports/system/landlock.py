@@ -32,7 +32,10 @@ _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
 _OF_THE_FIRST = (1 << 13) - 1
 _LATER = {2: 1 << 13, 3: _TRUNCATE, 5: _IOCTL}
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
-_DEVICES = 1 << 6 | 1 << 11  # MAKE_CHAR, MAKE_BLOCK
+_MAKE_SOCKET = 1 << 9
+# MAKE_CHAR, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM: whoever reads or writes there would be led elsewhere,
+# or would wait.
+_NEVER = 1 << 6 | 1 << 10 | 1 << 11 | 1 << 12
 _BIND_TCP, _CONNECT_TCP, _FIRST_WITH_PORTS = 1, 2, 4
 # A socket in no folder, and signals, of processes outside.
 _SCOPES, _FIRST_WITH_SCOPES = 3, 6
@@ -44,13 +47,15 @@ class Walls:
 
     Attributes:
         read: files and folders with all that is below; programs there may be run.
-        write: likewise, and to make, change and remove in; no devices.
+        write: likewise, and to make, change and remove in; no devices, pipes and links.
         change: files that are there, to read and to write.
+        sockets: folders to make Unix sockets in, and nothing else.
     """
 
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
     change: tuple[Path, ...] = ()
+    sockets: tuple[Path, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +104,8 @@ def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
     try:
         _allow(rules, walls.read, files & (_EXECUTE | _READ | _LIST))
         _allow(rules, walls.change, files & (_READ | _WRITE | _TRUNCATE | _IOCTL))
-        _allow(rules, walls.write, files & ~_DEVICES)
+        _allow(rules, walls.write, files & ~_NEVER)
+        _allow(rules, walls.sockets, files & _MAKE_SOCKET)
         # Without it only who may administer the system may restrict himself.
         if _libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
             code = ctypes.get_errno()

@@ -39,6 +39,14 @@ _NUMBERS: Final = {
     "x86_64": Numbers(0xC000003E, 317, 49, 50, 42, 41, 53, 44, 46, 307, 101, 310, 311),
     "aarch64": Numbers(0xC00000B7, 277, 200, 201, 203, 198, 199, 206, 211, 269, 117, 270, 271),
 }
+# What changes a file's mode, owner, times and attributes, for which Landlock has no right: chmod,
+# fchmod, chown, fchown, lchown, utime, setxattr, lsetxattr, fsetxattr, utimes, fchownat, futimesat,
+# fchmodat, utimensat, fchmodat2, setxattrat; arm64 has the later ones alone.
+ATTRIBUTES: Final = "attributes"
+_OF_ATTRIBUTES: Final = {
+    "x86_64": (90, 91, 92, 93, 94, 132, 188, 189, 190, 235, 260, 261, 268, 280, 452, 463),
+    "aarch64": (5, 6, 7, 52, 53, 54, 55, 88, 452, 463),
+}
 # The same everywhere.
 PIDFD_GETFD = 438
 _IO_URING, _NO_NEW_PRIVS = 425, 38
@@ -84,7 +92,7 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
 
     Args:
         held: the names of the calls that wait for our word.
-        refused: the names of those that never pass.
+        refused: the names of those that never pass; `ATTRIBUTES` stands for several.
     """
     ours = numbers()
     steps = [
@@ -97,8 +105,11 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     ]
     for name in held:
         steps += _of(getattr(ours, name), [(_RETURN, 0, 0, _NOTIFY)])
-    for name in refused:
-        steps += _of(getattr(ours, name), [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
+    never = [getattr(ours, name) for name in refused if name != ATTRIBUTES]
+    if ATTRIBUTES in refused:
+        never += _OF_ATTRIBUTES[platform.machine()]
+    for number in never:
+        steps += _of(number, [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
     for number in (_IO_URING, PIDFD_GETFD, ours.ptrace, ours.read_memory, ours.write_memory):
         steps += _of(number, [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
     for number in (ours.socket, ours.socketpair):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Name of the file of captured packets in a VM's private folder.
 CAPTURE = "packets.pcap"
+# Likewise, that of what its display shows.
+PICTURE = "screen.png"
 # Names of the sockets that lead to a VM's console and to a monitor for people.
 CONSOLE_SOCKET, MONITOR_SOCKET = "console.sock", "monitor.sock"
 # QEMU's own seccomp filter; no part of it is needed by a guest that only computes and talks.

@@ -49,7 +49,8 @@ _PANIC_LINES = 60
 _BY_DEVICE = "it told QEMU's device pvpanic, and its console says nothing of that"
 # What a file that it may not read makes QEMU, or its loader, say.
 _DENIED = re.compile(
-    r"Permission denied|could not (?:load|open)|failed to find romfile|while loading shared libraries"
+    r"Permission denied|could not (?:load|open)|failed to find romfile"
+    r"|while loading shared libraries"
 )
 _WALLED = (
     "(where that file is there: Landlock keeps QEMU to its own files and its VM's; to give it "

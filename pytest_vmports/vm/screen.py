@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
+from pytest_vmports.vm.argv import PICTURE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,11 +26,11 @@ def screenshot(machine: Machine, path: Path) -> None:
         raise MachineError("the VM has no display; give it one with display = yes")
     machine.check_alive()
     # QEMU is told names in JSON, which has none for a name that is no UTF-8.
-    picture = machine.workdir / "screen.png"
+    picture = machine.workdir / PICTURE
     machine.monitor.execute("screendump", filename=str(picture), format="png")
     try:
         shutil.copyfile(picture, path)
-        picture.unlink()
+        os.truncate(picture, 0)  # QEMU may make no file
     except OSError as error:
         raise MachineError(
             f"what the display shows cannot be written to {path}: {error}"

@@ -1,10 +1,13 @@
 """The walls around one QEMU: of the host's files it has those of its VM, and no others.
 
 A guest that has taken over its QEMU is where QEMU is. It reads what it boots, its image and what
-stands behind that; it writes its VM's private folder, and the memory that its VM becomes. Whatever
-we tell it to write elsewhere (saved states, dumps) it is given as an open descriptor. It inherits
-the ends of its own monitor and channels, the locked files of the ports that it binds, which are
-empty of secrets, and its ends of the wires to its neighbours on a network.
+stands behind that; it writes its disk's overlay, its console, what we have it write down (packets,
+pictures), and the memory that a template becomes. Each is a file that we have made: in its VM's
+private folder QEMU makes and removes nothing, for there lies what our own programs go by, as ssh's
+configuration, and a link in a file's place would have us read or write for it anywhere. Whatever
+else we have it write (saved states, dumps) it is given as an open descriptor. It inherits the ends
+of its own monitor and channels, the locked files of the ports that it binds, which are empty of
+secrets, and its ends of the wires to its neighbours on a network.
 
 The memory of a saved guest, which all clones map, is a case of its own. QEMU from 8.2 on opens it
 to read only, and these walls let it do no more. Older ones open it to write, whatever they map: so
@@ -16,10 +19,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.network.handshake import FILE as HANDSHAKE
 from pytest_vmports.system import landlock, program_files, seccomp
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.landlock import Walls
-from pytest_vmports.vm.argv import maps_read_only
+from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET, PICTURE, maps_read_only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +51,7 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
         needed = program_files.needed_by(plan.hardware.qemu.path, asks=True)
     if needed is None:
         return None
-    change = [*program_files.DEVICES]
+    change = [*program_files.DEVICES, *_written(ends, place)]
     if plan.hardware.accelerator.name == "kvm":
         change.append(_KVM)
     read = [*needed, *plan.kind.image_files(), *place.below, *_boots(ends)]
@@ -57,17 +61,35 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     connects = by_qemu and not plan.network.restrict
     if connects:
         read += _NAMES
-    walls = Walls(tuple(read), (place.workdir,), tuple(change))
+    sockets = (place.workdir,) if plan.reachable else ()
+    walls = Walls(tuple(read), change=tuple(change), sockets=sockets)
     refused: tuple[str, ...] = ()
     if seccomp.problem() is None:
-        # Which Landlock does not keep from Unix sockets, as that of a Docker, nor from MPTCP.
-        listens = by_qemu or plan.reachable
-        refused = (*(() if connects else ("connect",)), *(() if listens else ("bind", "listen")))
+        # Landlock keeps nobody from Unix sockets, as that of a Docker, nor from MPTCP, nor from
+        # other files' modes.
+        refused = (seccomp.ATTRIBUTES,)
+        refused += () if connects else ("connect",)
+        refused += () if by_qemu or plan.reachable else ("bind", "listen")
     return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
 
 
 def _boots(ends: Ends) -> Iterator[Path]:
     boots = ends.boots
     yield from (one for one in (boots.kernel, boots.initrd) if one is not None)
-    if boots.drives is not None and boots.drives.firmware is not None:
-        yield boots.drives.firmware[0]
+    if boots.drives is not None:
+        yield from () if boots.drives.seed is None else (boots.drives.seed,)
+        yield from () if boots.drives.firmware is None else boots.drives.firmware[:1]
+
+
+def _written(ends: Ends, place: Place) -> Iterator[Path]:
+    """Yield what QEMU writes in its VM's private folder, made where it is not there yet."""
+    names = (place.workdir / PICTURE, place.workdir / HANDSHAKE)
+    for file in (*names, ends.channels.console, *([ends.capture] if ends.capture else [])):
+        file.touch()
+        yield file
+    if ends.boots.drives is not None:
+        yield ends.boots.drives.root
+        yield from () if ends.boots.drives.firmware is None else ends.boots.drives.firmware[1:]
+    for name in (CONSOLE_SOCKET, MONITOR_SOCKET):
+        # Of the QEMU before, in whose place this one comes: it could not remove them.
+        (place.workdir / name).unlink(missing_ok=True)

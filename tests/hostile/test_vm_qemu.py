@@ -1,4 +1,4 @@
-"""What a guest that has taken over its QEMU gets of the host: its VM's own folder, and no more.
+"""What a guest that has taken over its QEMU gets of the host: its VM's own files, and no more.
 
 Such a guest does what QEMU can do. QEMU's monitor can be told to open, write, make and remove files
 by name, so it stands for that guest here.
@@ -13,6 +13,7 @@ from vm_helpers import GUEST, SHELL_PORT, WIRINGS, ask_tcp, fixed_port, host_ser
 
 from pytest_vmports.errors import MonitorError
 from pytest_vmports.system import landlock
+from pytest_vmports.vm.argv import PICTURE
 
 SECRET = b"a secret of the host\n" * 100
 
@@ -97,25 +98,30 @@ def vm(boot, request, missing):
         assert ask_tcp(vm, 8080, b"still served") == b"still served"
 
 
-def test_a_qemu_that_was_taken_over_reads_and_writes_its_own_folder_only(vm, tmp_path):
+def test_a_qemu_that_was_taken_over_reads_and_writes_its_own_files_only(vm, tmp_path):
     secret, folder = tmp_path / "secret", vm._machine.workdir
-    secret.write_bytes(SECRET)
-    (folder / "own").write_bytes(SECRET)
+    # Beside its own files lies what our programs go by.
+    ours = folder / "ssh_config"
+    for file in (secret, ours):
+        file.write_bytes(SECRET)
     told = {
         where: [one for one in attacks if done(vm, *one)]
         for where, attacks in {
             "secret": [*readers(secret), *writers(secret)],
-            "new": writers(tmp_path / "new"),
+            "ours": [*readers(ours), *writers(ours)],
+            "new": [*writers(tmp_path / "new"), *writers(folder / "new")],
             "neighbour": writers(folder.parent / "new"),
             "hosts": readers(tmp_path.__class__("/etc/passwd")),
         }.items()
     }
-    assert told == {"secret": [], "new": [], "neighbour": [], "hosts": []}
-    assert secret.read_bytes() == SECRET
+    assert told == {"secret": [], "ours": [], "new": [], "neighbour": [], "hosts": []}
+    assert secret.read_bytes() == ours.read_bytes() == SECRET
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
     assert not (folder.parent / "new").exists()
-    # The same in its own folder: so it is the place that is refused.
-    assert [one for one in [*readers(folder / "own"), *writers(folder / "own")] if done(vm, *one)]
+    assert not (folder / "new").exists()
+    # The same with a file of its own: so it is the place that is refused.
+    for attacks in (readers, writers):
+        assert [one for one in attacks(folder / PICTURE) if done(vm, *one)]
 
 
 def test_a_qemu_that_was_taken_over_connects_to_nothing(vm, tmp_path, monkeypatch):

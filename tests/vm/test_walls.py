@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_vmports.errors import LaunchError
-from pytest_vmports.system import landlock, program_files
+from pytest_vmports.system import landlock, program_files, seccomp
 from pytest_vmports.system.process import spawn
 from pytest_vmports.system.programs import Accelerator, Qemu, find_qemu
 from pytest_vmports.vm import failures, walls
@@ -31,7 +31,7 @@ def files(tmp_path):
         (tmp_path / name).mkdir()
     for name in (
         "kernel", "initrd", "image", "base", "code", "template/ram", "template/root", "home/secret",
-        "vm/overlay",
+        "vm/overlay", "vm/ssh_config", "vm/ssh_key", "vm/root.qcow2",
     ):  # fmt: skip
         (tmp_path / name).write_text(name)
     return tmp_path
@@ -48,6 +48,8 @@ def walled(files, *, qemu=None, kind="usernet", restrict=True, share=False, reac
     ends = SimpleNamespace(
         boots=BootFiles(files / "kernel", files / "initrd", drives),
         ram=Ram(files / "template/ram", share=share),
+        capture=files / "vm/packets.pcap",
+        channels=SimpleNamespace(console=files / "vm/console.log"),
     )
     place = Place(files / "vm", files, files, (files / "template/root",))
     return walls.around_qemu(plan, ends, place)
@@ -79,22 +81,37 @@ def every(files):
 
 
 NEW, OLD = Qemu("qemu", (10, 0, 0), ""), Qemu("qemu", (7, 2, 0), "")
-VMS = {"kernel", "initrd", "image", "base", "code", "template/root", "template/ram", "vm/overlay"}
+OWN = {
+    f"vm/{name}"
+    for name in ("overlay", "console.log", "packets.pcap", "screen.png", "handshake.pcap")
+}
+VMS = {"kernel", "initrd", "image", "base", "code", "template/root", "template/ram", *OWN}
 
 
 @pytest.mark.parametrize("version", [(7, 2, 0), (8, 1, 9), (8, 2, 0), (10, 0, 0)])
 @pytest.mark.parametrize("share", [False, True])
-def test_a_qemu_reads_its_vms_files_and_writes_its_own_folder(files, tmp_path, version, share):
+def test_a_qemu_reads_its_vms_files_and_writes_its_own(files, tmp_path, version, share):
     qemu = Qemu(find_qemu().path, version, "")
     kept = walled(files, qemu=qemu, share=share)
     assert able(kept, "cat {} >&2", every(files), tmp_path) == VMS
     writes = able(kept, ": >>{}", every(files), tmp_path)
     # Before 8.2 it opens to write what it only reads; see `template` for that.
     ram = set() if version >= (8, 2, 0) and not share else {"template/ram"}
-    assert writes == {"vm/overlay", *ram}
-    places = {"vm": files / "vm/new", "template": files / "template/new", "home": files / "new"}
-    assert able(kept, ": >{}", places, tmp_path) == {"vm"}
-    assert able(kept, "rm -f {}", every(files), tmp_path) == {"vm/new", "vm/overlay"}
+    assert writes == {*OWN, *ram}
+    assert able(kept, "rm -f {}", every(files), tmp_path) == set()
+
+
+def test_in_its_vms_folder_it_makes_nothing_that_leads_us_elsewhere(files, tmp_path):
+    kept = walled(files, reachable=True)
+    places = {name: files / name / "new" for name in ("vm", "template", "home")}
+    secret = shlex.quote(str(files / "home/secret"))
+    for action in (
+        ": >{}", "ln -s /etc/passwd {}", f"ln {secret} {{}}", "mkfifo {}", "mkdir {}",
+        f"mv {secret} {{}}", f"mv {shlex.quote(str(files / 'vm/console.log'))} {{}}",
+    ):  # fmt: skip
+        assert able(kept, action, places, tmp_path) == set()
+    for action in ("chmod 777 {}", "touch -m -t 200001010000 {}"):
+        assert able(kept, action, every(files), tmp_path) == set()
 
 
 def test_of_the_host_it_reads_programs_and_no_secrets(files, tmp_path):
@@ -132,7 +149,8 @@ def test_it_has_the_sockets_that_its_network_needs(
     files, kind, restrict, reachable, binds, connects, refused
 ):
     kept = walled(files, kind=kind, restrict=restrict, reachable=reachable)
-    assert (kept.binds, kept.connects, set(kept.refused)) == (binds, connects, refused)
+    assert (kept.binds, kept.connects) == (binds, connects)
+    assert set(kept.refused) == {seccomp.ATTRIBUTES, *refused}
 
 
 def test_a_qemu_that_can_maps_a_saved_memory_to_read_only():
