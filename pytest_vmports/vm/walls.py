@@ -58,8 +58,10 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     if ends.ram is not None:
         (read if maps_read_only(plan.hardware.qemu, ends.ram) else change).append(ends.ram.path)
     by_qemu = plan.network.kind == "usernet"
-    connects = by_qemu and not plan.network.restrict
-    if connects:
+    outwards = by_qemu and not plan.network.restrict
+    # Services of the host that were asked for are QEMU's own user network's to reach.
+    connects = outwards or bool(plan.network.host_ports)
+    if outwards:
         read += _NAMES
     sockets = (place.workdir,) if plan.reachable else ()
     walls = Walls(tuple(read), change=tuple(change), sockets=sockets)

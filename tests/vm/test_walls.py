@@ -37,12 +37,15 @@ def files(tmp_path):
     return tmp_path
 
 
-def walled(files, *, qemu=None, kind="usernet", restrict=True, share=False, reachable=False):
+def walled(
+    files, *, qemu=None, kind="usernet", restrict=True, share=False, reachable=False, doors=()
+):
     """Return how the QEMU of a VM with these files is confined."""
     plan = SimpleNamespace(
         hardware=SimpleNamespace(qemu=qemu or find_qemu(), accelerator=Accelerator("tcg", "")),
         kind=SimpleNamespace(image_files=lambda: (files / "image", files / "base")),
-        network=SimpleNamespace(kind=kind, restrict=restrict), reachable=reachable,
+        network=SimpleNamespace(kind=kind, restrict=restrict, host_ports=doors),
+        reachable=reachable,
     )  # fmt: skip
     drives = Drives(files / "vm/overlay", None, (files / "code", files / "vm/variables"))
     ends = SimpleNamespace(
@@ -151,6 +154,12 @@ def test_it_has_the_sockets_that_its_network_needs(
     kept = walled(files, kind=kind, restrict=restrict, reachable=reachable)
     assert (kept.binds, kept.connects) == (binds, connects)
     assert set(kept.refused) == {seccomp.ATTRIBUTES, *refused}
+
+
+@pytest.mark.parametrize(("kind", "restrict"), [("usernet", True), ("gvproxy", False)])
+def test_it_connects_to_services_of_the_host_that_were_asked_for(files, kind, restrict):
+    kept = walled(files, kind=kind, restrict=restrict, doors=((80, 8080),))
+    assert kept.connects and "connect" not in kept.refused
 
 
 def test_a_qemu_that_can_maps_a_saved_memory_to_read_only():
