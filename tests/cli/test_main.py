@@ -143,7 +143,11 @@ class TestDoctor:
             raise GuestNotFoundError(what="no package", remedy="install it")
 
         monkeypatch.setattr(pytest_vmports.cli.doctor, "find_images", missing)
-        monkeypatch.setattr(pytest_vmports.cli.doctor.surroundings, "which", lambda _: None)
+        surroundings = pytest_vmports.cli.doctor.surroundings
+        real = surroundings.which
+        monkeypatch.setattr(
+            surroundings, "which", lambda name: None if name == "qemu-img" else real(name)
+        )
         status, lines, _ = run("doctor")
         assert status == 1
         assert any(re.match("limited +guest +no package; install it", line) for line in lines)

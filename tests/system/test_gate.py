@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import sys
 import threading
@@ -334,3 +335,13 @@ def test_the_filter_leads_nowhere_but_to_a_return(machine, monkeypatch):
     for number, at in ((numbers.sendto, 3), (numbers.sendmsg, 2), (numbers.sendmmsg, 3)):
         assert verdict(ours, number, *[0] * at, fast) == seccomp._ERRNO | errno.EOPNOTSUPP
         assert verdict(ours, number, *[0] * at, 0x4000) == seccomp._ALLOW
+
+
+def test_a_child_that_waits_for_answers_has_no_more_threads_than_go_bears(folder):
+    """Each call that is held is one on an open socket, and keeps a thread waiting."""
+    child = spawn("it", ["sleep", "60"], log=folder / "log", confinement=asking(lambda _: 0))
+    try:
+        soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard <= 4096
+    finally:
+        child.kill()
