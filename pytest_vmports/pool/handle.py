@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError
+from pytest_vmports.errors import MachineError, NetworkUnseenError
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
@@ -24,10 +24,18 @@ if TYPE_CHECKING:
 
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.network.log import NetworkEntries
     from pytest_vmports.network.wiring import Wiring
     from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.vm.inside.shell import Completed
     from pytest_vmports.vm.machine import Machine
+
+_UNSEEN = {"usernet": "QEMU's user network", "none": "none at all"}
+_DOCTOR = "pytest-vmports doctor tells why"
+_LISTED = (
+    "set allow_network to yes or a list, as ['packages.example.org'] or [] for nothing, and leave "
+    "backend = auto"
+)
 
 
 class VM(OfOneProcess):
@@ -82,6 +90,25 @@ class VM(OfOneProcess):
     def console(self) -> str:
         """All that the guest wrote to its console so far."""
         return self._machine.console.text()
+
+    @property
+    def network_log(self) -> NetworkEntries:
+        """What the guest asked of the network since its start, and what it was refused.
+
+        ``assert not vm.network_log.refused`` says that it wanted nothing it was not given. A clone
+        begins with none: what the setup of its template asked for is not there.
+
+        Raises:
+            NetworkUnseenError: this VM's network is not looked at.
+        """
+        log = self._machine.cards.first.network_log
+        if log is not None:
+            return log.entries()
+        if self.wiring == "gvproxy":
+            why, remedy = "this host does not let us hold gvproxy's connections", _DOCTOR
+        else:
+            why, remedy = f"its network is {_UNSEEN[self.wiring]}, which tells nothing", _LISTED
+        raise NetworkUnseenError(why=why, remedy=remedy)
 
     def screenshot(self, path: str | os.PathLike[str]) -> None:
         """Write what the VM's display shows into a PNG file; it needs ``display=True``.
