@@ -166,9 +166,8 @@ class Names:
         name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
         listed = [] if self._allowed is None else self._allowed.named(name)
         allowed = self._allowed is None or bool(listed)
-        if question.rdtype != dns.rdatatype.AAAA:  # which gvproxy asks for wherever a guest wants A
-            why = str(listed[0]) if listed else ("allow_network" if allowed else NOT_LISTED)
-            self._log.note("name", name=plain_name(name), protocol=kind, allowed=allowed, why=why)
+        why = str(listed[0]) if listed else ("allow_network" if allowed else NOT_LISTED)
+        self._log.note("name", name=plain_name(name), protocol=kind, allowed=allowed, why=why)
         answer = dns.message.make_response(asked)
         answer.flags |= dns.flags.RA
         found = self._ask(question) if allowed else None

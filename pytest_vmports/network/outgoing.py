@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_vmports.network.names import NOT_LISTED, Names
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 MOST_ADDRESSES = 4096
 """That names may lead to, in all: who answers for a listed name decides how many there are."""
-# Go puts a name's addresses in order by connecting UDP sockets to each, and sends nothing: it looks
-# at what the kernel calls them. Source: its ``net/addrselect.go``.
-_ORDERING = ("udp", 9)
+# Go puts a name's addresses in order by what the kernel says of UDP sockets that it connects to
+# each once, and sends nothing. Source: its ``net/addrselect.go``. It can do without.
+_ORDERING = ("udp", 53)
+_MOST_ORDERINGS = 8
 
 
 class Outgoing:
@@ -44,7 +46,8 @@ class Outgoing:
         self._lock = threading.Lock()
         # Of an address the names that led to it, and the entries that list one of them.
         self._led: dict[str, tuple[str, tuple[Destination, ...]]] = {}
-        self._names = Names(allowed, log, self._learn)
+        self._orderings: Counter[str] = Counter()
+        self._names = Names(allowed, log, self._answered)
         # gvproxy answers these itself, and asks nobody.
         for name, address in resolving.known_names():
             self._learn(name, [address])
@@ -58,9 +61,9 @@ class Outgoing:
         address = getattr(address, "ipv4_mapped", None) or address
         if port == resolving.PORT and str(address) in resolving.name_servers():
             return self._to_names(asked.protocol)
-        name, entries = self._led_to(address)
-        if name and (asked.protocol, port) == _ORDERING:
+        if (asked.protocol, port) == _ORDERING and self._puts_in_order(str(address)):
             return errno.EACCES
+        name, entries = self._led_to(address)
         why, objection = self._judged(address, port, entries)
         self._log.note(
             "connect", name=name, address=str(address), port=port, protocol=asked.protocol,
@@ -115,6 +118,22 @@ class Outgoing:
                     self._led[address] = (before if known or not listed else name, more)
                 elif len(self._led) < MOST_ADDRESSES:
                     self._led[address] = (name, listed)
+
+    def _answered(self, name: str, addresses: Sequence[str]) -> None:
+        self._learn(name, addresses)
+        with self._lock:
+            for address in addresses:
+                if address in self._led:
+                    self._orderings[address] = min(self._orderings[address] + 1, _MOST_ORDERINGS)
+
+    def _puts_in_order(self, address: str) -> bool:
+        """Whether a connect is gvproxy's own; a guest's would be repeated, and then be noted."""
+        with self._lock:
+            self._orderings[address] -= 1
+            if self._orderings[address] >= 0:
+                return True
+            del self._orderings[address]
+        return False
 
     def _led_to(self, address: Address) -> tuple[str, tuple[Destination, ...]]:
         with self._lock:
