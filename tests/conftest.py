@@ -13,6 +13,7 @@ import pytest
 from pytest_vmports.network import seal
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
+from pytest_vmports.system import gate, landlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +58,18 @@ def encrypted_qcow2(tmp_path: Path, qemu_binary: Path) -> Path:
 def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faked: a host that does not let us put a filter before gvproxy."""
     monkeypatch.setattr(seal, "problem", lambda: "the test switched it off")
+
+
+@pytest.fixture
+def ungated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faked: a host on which no call of gvproxy's can be held."""
+    monkeypatch.setattr(gate, "problem", lambda: "the test switched it off")
+
+
+@pytest.fixture
+def unwalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faked: a host without Landlock."""
+    monkeypatch.setattr(landlock, "problem", lambda: "the test switched it off")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pytest_vmports.cli.run import started
 from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError, VmPortsError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.leases import candidates, open_allocator
-from pytest_vmports.network.choose import open_host
+from pytest_vmports.network import walls
 from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
@@ -56,11 +56,12 @@ class Finding:
 def examine(*, boot: bool) -> list[Finding]:
     """Return what all checks find; ``boot`` also starts a VM."""
     checks = (
-        _settings, _qemu, _accelerator, _guest, _gvproxy, _ports, _state_dir, _cache, _leftovers,
+        _settings, _qemu, _accelerator, _guest, _gvproxy, _walls, _ports, _state_dir, _cache,
+        _leftovers,
     )  # fmt: skip
-    found = [_careful(check) for check in checks]
+    found = [one for check in checks for one in _careful(check)]
     if boot and max(one.state for one in found) < BROKEN:
-        found.append(_careful(_boot))
+        found += _careful(_boot)
     return found
 
 
@@ -80,19 +81,20 @@ def show(findings: list[Finding], *, as_json: bool) -> int:
     return worst
 
 
-def _careful(check: Callable[[], Finding]) -> Finding:
+def _careful(check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     name = check.__name__.strip("_").replace("_", " ")
     try:
-        return check()
+        found = check()
     except VmPortsError as error:
         if isinstance(error, QemuNotFoundError) and check is not _qemu:
-            return Finding(name, LIMITED, "not known without QEMU")
+            return [Finding(name, LIMITED, "not known without QEMU")]
         # Without gvproxy, the bundled guest or a folder for templates some VMs can be started.
-        state = LIMITED if check in {_gvproxy, _guest, _cache} else BROKEN
-        return Finding(name, state, str(error))
+        state = LIMITED if check in {_gvproxy, _walls, _guest, _cache} else BROKEN
+        return [Finding(name, state, str(error))]
     except (OSError, RuntimeError, LookupError, ValueError) as error:
         # An odd host, as one without a home, breaks one check and not the whole answer.
-        return Finding(name, LIMITED, told(error), _ODD.get(check.__name__, ""))
+        return [Finding(name, LIMITED, told(error), _ODD.get(check.__name__, ""))]
+    return found if isinstance(found, list) else [found]
 
 
 def _settings() -> Finding:
@@ -125,23 +127,36 @@ def _guest() -> Finding:
 
 
 def _gvproxy() -> Finding:
-    named, network, backend, strict = _values(
-        "gvproxy", "allow_network", "backend", "strict_network"
-    )
-    # What no setting asks for limits nobody; a marker's own allow_network is not seen here.
-    used = network or strict or named is not None or backend == "gvproxy"
-    state, unused = (LIMITED, "") if used else (FINE, "; only tests with allow_network use it")
+    named, used = _gvproxy_is_used()
     try:
-        gvproxy = programs.find_gvproxy(named)
+        return Finding("gvproxy", FINE, str(programs.find_gvproxy(named)))
     except GvproxyNotFoundError as error:
         if used:
             raise
-        return Finding("gvproxy", state, f"not there{unused}", error.remedy)
-    found = open_host(allow_network=True, backend="gvproxy", qemu=_found_qemu(), gvproxy=gvproxy)
-    if found is None:
-        return Finding("gvproxy", FINE, f"{gvproxy}; its API is closed to guests")
-    text = f"guests reach {found['reached']}: {found['why']}{unused}"
-    return Finding("gvproxy", state, text, found["remedy"])
+        unused = "; only tests with allow_network use it"
+        return Finding("gvproxy", FINE, f"not there{unused}", error.remedy)
+
+
+def _gvproxy_is_used() -> tuple[str | None, bool]:
+    """Return which gvproxy is named, and whether a setting asks for any.
+
+    What none asks for limits nobody; a marker's own allow_network is not seen here.
+    """
+    named, network, backend, strict = _values(
+        "gvproxy", "allow_network", "backend", "strict_network"
+    )
+    return named, network or strict or named is not None or backend == "gvproxy"
+
+
+def _walls() -> list[Finding]:
+    """Return what stands around gvproxy, a finding each."""
+    state = LIMITED if _gvproxy_is_used()[1] else FINE
+    return [
+        Finding(f"wall: {wall.name}", FINE, wall.holds)
+        if wall.problem is None
+        else Finding(f"wall: {wall.name}", state, f"{wall.without}: {wall.problem}", wall.remedy)
+        for wall in walls.of_this_host()
+    ]
 
 
 def _ports() -> Finding:

@@ -17,6 +17,7 @@ from pytest_vmports.errors.host import GuestNotFoundError as GuestNotFoundError
 from pytest_vmports.errors.host import GvproxyNotFoundError as GvproxyNotFoundError
 from pytest_vmports.errors.host import HostError as HostError
 from pytest_vmports.errors.host import ImageError as ImageError
+from pytest_vmports.errors.host import MissingWallError as MissingWallError
 from pytest_vmports.errors.host import NetworkListError as NetworkListError
 from pytest_vmports.errors.host import NotEnteredError as NotEnteredError
 from pytest_vmports.errors.host import NotExposedError as NotExposedError

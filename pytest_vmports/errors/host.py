@@ -112,6 +112,18 @@ class OpenHostError(HostError):
     )
 
 
+class MissingWallError(OpenHostError):
+    """With ``strict_network``: gvproxy would stand behind fewer walls than there are.
+
+    Fields: ``missing``, ``remedy``.
+    """
+
+    template = (
+        "strict_network = yes, and this host has not all walls around gvproxy: {missing}; "
+        "{remedy}, or set strict_network = no"
+    )
+
+
 class NetworkListError(HostError):
     """``allow_network`` is a list, and no guest can be held to it here. Fields: ``why``."""
 

@@ -88,8 +88,8 @@ class GuestForwardError(MachineError):
     """The guest asked gvproxy to open ports of the host. Fields: ``forwards`` (text)."""
 
     template = (
-        "the guest had gvproxy open host ports that nobody asked for: {forwards}; they are closed "
-        "again. Any program in a guest with network can ask for them at "
+        "the guest had gvproxy open host ports that nobody asked for: {forwards}; they end "
+        "with the VM. Any program in a guest with network can ask for them at "
         "http://192.168.127.1/services/forwarder/expose: find the one that did, or take "
         "allow_network away; a port the test needs belongs into its marker"
     )

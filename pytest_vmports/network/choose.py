@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP, HOST_IP, USERNET_DNS_IP
+from pytest_vmports.constants import GATEWAY_IP, HOST_IP, USERNET_DNS_IP
 from pytest_vmports.errors import HostError, SettingError
 from pytest_vmports.network import gvproxy as by_gvproxy
-from pytest_vmports.network import lan, relayed, seal, usernet
+from pytest_vmports.network import lan, relayed, usernet
+from pytest_vmports.network.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
-    from pytest_vmports.network.destinations import Destinations
     from pytest_vmports.network.wiring import Wiring
     from pytest_vmports.system.programs import Gvproxy, Qemu
 
@@ -152,7 +152,7 @@ def choose_network(
     doors = tuple(sorted((host_ports or {}).items()))
     chosen = Network(kind, restrict, relay, doors, network)
     if kind == "gvproxy":
-        listed = None if isinstance(allow_network, bool) else allow_network
+        listed = None if allow_network is True else allow_network or Destinations()
         chosen = replace(chosen, allowed=listed, strict=strict)
     if qemu.version >= _FIRST_WITH_DGRAM:
         return chosen
@@ -175,6 +175,7 @@ def make_wiring(
     gvproxy: Gvproxy | None,
     workdir: Path,
     allocator: PortAllocator,
+    outlives: bool = False,
 ) -> Wiring:
     """Return what connects the first card, not started.
 
@@ -184,6 +185,7 @@ def make_wiring(
         gvproxy: the program; None where it is not chosen.
         workdir: private folder for gvproxy's files.
         allocator: gives gvproxy the port that old ones insist on.
+        outlives: the VM may run on when we do not.
 
     Raises:
         SettingError: gvproxy is to be used and none was given.
@@ -200,8 +202,9 @@ def make_wiring(
             source="make_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
         )
     return by_gvproxy.GvproxyWiring(
-        ports, gvproxy, workdir, allocator, allowed=network.allowed, strict=network.strict
-    )
+        ports, gvproxy, workdir, allocator, allowed=network.allowed, strict=network.strict,
+        outlives=outlives,
+    )  # fmt: skip
 
 
 def wants_gvproxy(*, allow_network: bool | Destinations, backend: str) -> bool:
@@ -210,25 +213,13 @@ def wants_gvproxy(*, allow_network: bool | Destinations, backend: str) -> bool:
 
 
 def open_host(
-    *, allow_network: bool | Destinations, backend: str, qemu: Qemu, gvproxy: Gvproxy | None
+    *, allow_network: bool | Destinations, backend: str, qemu: Qemu
 ) -> dict[str, str] | None:
     """Return what a guest would get of the host that nobody gave it; None when nothing.
 
-    Its fields are those of `OpenHostError`.
+    Its fields are those of `OpenHostError`. Of gvproxy tells `walls.missing`.
     """
-    if wants_gvproxy(allow_network=allow_network, backend=backend):
-        problem = seal.problem()
-        if gvproxy is None or problem is None:
-            return None
-        loopback = f", and services on 127.0.0.1 at {HOST_ALIAS_IP}"
-        return {
-            "reached": f"gvproxy's API at http://{GATEWAY_IP}, which opens ports of the host and "
-            f"deletes files of yours{'' if gvproxy.has_config else loopback}",
-            "why": f"{gvproxy} serves it to the guest, and {problem}",
-            "remedy": "use a Linux host that allows pidfd_getfd(2) and SO_ATTACH_FILTER; in a "
-            "container that takes --cap-add SYS_PTRACE",
-        }
-    if not allow_network:
+    if not allow_network or wants_gvproxy(allow_network=allow_network, backend=backend):
         return None
     return {
         "reached": f"every service on the host's 127.0.0.1, at {GATEWAY_IP}",

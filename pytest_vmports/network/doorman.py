@@ -44,18 +44,18 @@ class Doorman:
     ) -> None:
         self._listeners = {as_bytes(path) for path in listeners}
         self._lock = threading.Lock()
-        self._ports = {_place(port) for port in ports}
+        self._ports: set[tuple[str, str, int]] = set().union(*map(places, ports))
         self._outgoing = outgoing
 
     def allow(self, port: ExposedPort) -> None:
         """Let a host port be bound from now on."""
         with self._lock:
-            self._ports.add(_place(port))
+            self._ports |= places(port)
 
     def forbid(self, port: ExposedPort) -> None:
         """Let it be bound no more."""
         with self._lock:
-            self._ports.discard(_place(port))
+            self._ports -= places(port)
 
     def shut(self) -> None:
         """Let it listen on no Unix socket any more: it listens on all that it needs."""
@@ -79,5 +79,7 @@ class Doorman:
         return (asked.protocol, *asked.address) in self._ports
 
 
-def _place(port: ExposedPort) -> tuple[str, str, int]:
-    return port.protocol, port.host, port.external
+def places(port: ExposedPort) -> set[tuple[str, str, int]]:
+    """Return what a forward is bound to: Go takes all of IPv6 for all of IPv4, and both work."""
+    hosts = {port.host, "::"} if port.host == "0.0.0.0" else {port.host}  # noqa: S104
+    return {(port.protocol, host, port.external) for host in hosts}

@@ -10,7 +10,6 @@ ones take forwards only over HTTP on their control socket.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -26,11 +25,12 @@ from pytest_vmports.constants import (
 from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
 from pytest_vmports.models import ExposedPort
 from pytest_vmports.network import handshake, seal, walls
-from pytest_vmports.network.doorman import Doorman
+from pytest_vmports.network.doorman import Doorman, places
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
-from pytest_vmports.system import clock, gate
+from pytest_vmports.system import clock, gate, listeners
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes, unix_url
 from pytest_vmports.system.proc import raw
 from pytest_vmports.system.process import spawn
@@ -70,6 +70,8 @@ class GvproxyWiring:
         allocator: gives the port that versions without ``-config`` insist on forwarding to ssh.
         allowed: what the guest may reach; None for everything.
         strict: it may not reach the host by an address of the host's own.
+        outlives: it may run on when we do not, and then still connects for the guest that may
+            reach everything.
     """
 
     def __init__(
@@ -81,24 +83,27 @@ class GvproxyWiring:
         *,
         allowed: Destinations | None = None,
         strict: bool = False,
+        outlives: bool = False,
     ) -> None:
         self.ports = ports
         self._allocator = allocator
         self.gvproxy = gvproxy
         self.log = workdir / "gvproxy.log"
+        self._workdir = workdir
         self._config = workdir / CONFIG
-        self._guest_socket = workdir / "net.sock"
-        self._api_socket = workdir / "api.sock"
-        self._api = Api(self._api_socket)
+        self._lay_sockets(workdir)
         self._capture = workdir / "handshake.pcap"
         self._doorman = Doorman((), ports)
         self._allowed, self._strict = allowed, strict
+        # One that nobody minds any more would connect to nothing; where that is what was asked for,
+        # it does.
+        self._unheld = outlives and allowed is None and not strict
         self._noted, self._outgoing = NetworkLog(), contextlib.ExitStack()
         self._process: Process | None = None
         # QEMU's end of the connection to gvproxy. A copy stays open here, so that the end of QEMU
         # is not the end of gvproxy: who looks for a cause finds one.
         self._qemu_fd: int | None = None
-        self._sealed = False
+        self._gated = False
 
     def start(self, lease_fds: Collection[int]) -> Sequence[int]:
         """Start gvproxy; return QEMU's end of a connection to it, when every forward listens.
@@ -108,6 +113,7 @@ class GvproxyWiring:
             LaunchError: gvproxy ended or did not come up.
         """
         self._remove_sockets()
+        self._lay_sockets(walls.folder_for_sockets(self._workdir))
         self._doorman = Doorman(
             (self._guest_socket, self._api_socket), self.ports, self._new_outgoing()
         )
@@ -139,6 +145,7 @@ class GvproxyWiring:
         self._doorman.allow(port)
         try:
             self._api.expose(port)
+            self._see(port, there=True)
         except BaseException:
             self._doorman.forbid(port)
             raise
@@ -155,8 +162,9 @@ class GvproxyWiring:
         Raises:
             MachineError: there is no such forward.
         """
-        self._api.unexpose(f"{port.host}:{port.external}", port.protocol)
         self._doorman.forbid(port)
+        self._api.unexpose(f"{port.host}:{port.external}", port.protocol)
+        self._see(port, there=False)
         self.ports = tuple(p for p in self.ports if p != port)
 
     def processes(self) -> Sequence[Process]:
@@ -173,37 +181,43 @@ class GvproxyWiring:
             self._qemu_fd = None
         self._remove_sockets()
 
-    def close_opened(self) -> None:
-        """Close the forwards that nobody asked us for, where no seal keeps the guest from asking.
+    def look_for_opened(self) -> None:
+        """Look for ports that nobody asked us for; they end with the VM.
 
         Raises:
-            GuestForwardError: there were some.
-            MachineError: gvproxy kept one.
+            GuestForwardError: there are some.
         """
-        if self._sealed or self._process is None or not self._process.running:
+        # Behind the gate it has bound what we let it bind, and the kernel knows of nothing else.
+        if self._gated or self._process is None:
             return
-        asked = {(p.protocol, f"{p.host}:{p.external}", f"{GUEST_IP}:{p.internal}")
-                 for p in self.ports}  # fmt: skip
-        try:
-            there = self._api.forwards()
-        except (OSError, http.client.HTTPException) as error:
-            # One that is killed hangs up before it is seen to have ended, which others tell.
-            if self._process.wait(_ENDS_SECONDS) is not None:
-                return
-            raise MachineError(f"gvproxy did not say what it forwards: {error}") from error
-        opened = []
-        for forward in there:
-            protocol, local, remote = (forward[key] for key in ("protocol", "local", "remote"))
-            if (protocol, local, remote) not in asked:
-                self._api.unexpose(local, protocol)
-                opened.append(f"{local} -> {remote}/{protocol}")
+        there = listeners.of(self._process.pid)
+        ours = set().union(*map(places, self.ports))
+        # The kernel writes a path as it is; what `listeners` has of one is its first line.
+        sockets = {("unix", str(path).partition("\n")[0], 0)
+                   for path in (self._guest_socket, self._api_socket)}  # fmt: skip
+        opened = (there or set()) - ours - sockets
         if opened:
-            raise GuestForwardError(forwards=", ".join(opened))
+            raise GuestForwardError(forwards=", ".join(map(_told, sorted(opened))))
+
+    def _see(self, port: ExposedPort, *, there: bool) -> None:
+        """See that it did as it says, when it may have listened to the guest as well.
+
+        Raises:
+            MachineError: it did not.
+        """
+        assert self._process is not None
+        found = listeners.of(self._process.pid)
+        if found is not None and bool(places(port) & found) != there:
+            did = "opened" if there else "closed"
+            raise MachineError(
+                f"gvproxy says that it has {did} {_told((port.protocol, *port.address))}, and has "
+                "not: it is not to be trusted any more"
+            )
 
     @property
     def network_log(self) -> NetworkLog | None:
         """What the guest asked of the network; None where no gate lets us see it."""
-        return self._noted if gate.problem() is None else None
+        return None if self._unheld or gate.problem() is not None else self._noted
 
     def _new_outgoing(self) -> Outgoing:
         # By the library of DNS, which takes longer to load than all else of ours.
@@ -235,15 +249,27 @@ class GvproxyWiring:
 
     def _launch(self, arguments: list[str], fds: Collection[int]) -> None:
         command = [self.gvproxy.path, *arguments]
-        confinement = walls.around_gvproxy(self.gvproxy.path, [self._config], self._doorman)
+        confinement = walls.around_gvproxy(
+            self.gvproxy.path,
+            [self._config],
+            self._doorman,
+            self._api_socket.parent,
+            connects=self._unheld,
+        )
+        self._gated = confinement.gate is not None
         self._process = spawn(
             "gvproxy", command, log=self.log, pass_fds=fds, env=_environment(),
             confinement=confinement,
         )  # fmt: skip
         self._await_listening(self._process)
         self._doorman.shut()
-        self._sealed = seal.problem() is None
-        self._qemu_fd = seal.connect(self._guest_socket, self._process, sealed=self._sealed)
+        sealed = seal.problem() is None
+        self._qemu_fd = seal.connect(self._guest_socket, self._process, sealed=sealed)
+
+    def _lay_sockets(self, folder: Path) -> None:
+        self._guest_socket = folder / "net.sock"
+        self._api_socket = folder / "api.sock"
+        self._api = Api(self._api_socket)
 
     def _remove_sockets(self) -> None:
         for leftover in (self._guest_socket, self._api_socket):
@@ -333,6 +359,11 @@ def _environment() -> dict[str, str]:
 def _local(port: ExposedPort) -> str:
     prefix = "udp:" if port.protocol == "udp" else ""
     return f"{prefix}{port.host}:{port.external}"
+
+
+def _told(place: tuple[str, str, int]) -> str:
+    protocol, host, port = place
+    return printable(f"unix:{host}" if protocol == "unix" else f"{host}:{port}/{protocol}")
 
 
 def _last_line(text: str) -> str:

@@ -11,7 +11,6 @@ Sources: unix(7), socket(7) (``SO_ATTACH_FILTER``, ``SO_LOCK_FILTER``), pidfd_ge
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import LaunchError
 from pytest_vmports.network.guest_frames import program
 from pytest_vmports.network.links import attach_filter
-from pytest_vmports.system import clock, sockets, tools
+from pytest_vmports.system import clock, foreign, sockets, tools
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import is_of_the_host, stopped
 
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
 
     from pytest_vmports.system.process import Process
 
-# Source: asm-generic/socket.h and asm-generic/unistd.h; the same on x86-64 and arm64.
+# Source: asm-generic/socket.h; the same on x86-64 and arm64.
 _LOCK_FILTER = 44
-_PIDFD_GETFD = 438
 _ACCEPT_SECONDS = 20.0
 # Frames for the guest that may wait for QEMU, which reads one a turn of its main loop: where fewer
 # or more wait, they come slower (seen from 20,000 to 400,000 bytes).
@@ -108,7 +106,7 @@ def problem() -> str | None:
 def _try_on(pid: int) -> None:
     pidfd = os.pidfd_open(pid)
     try:
-        with _fetch(pidfd, 0) as standard_input:
+        with foreign.fetch(pidfd, 0) as standard_input:
             attach(standard_input)
     finally:
         os.close(pidfd)
@@ -136,7 +134,7 @@ def _find(listener: Path, process: Process) -> socket.socket | None:
         try:
             if not os.readlink(f"/proc/{process.pid}/fd/{number}").startswith("socket:"):  # noqa: PTH115
                 continue
-            copy = _fetch(process.death, int(number))
+            copy = foreign.fetch(process.death, int(number))
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.EBADF}:  # closed since it was listed
                 continue
@@ -152,17 +150,3 @@ def _address(of: socket.socket) -> bytes:
     """Return a Unix socket's path; one in no folder has bytes already, or an empty text."""
     name = of.getsockname()
     return name if isinstance(name, bytes) else as_bytes(name)
-
-
-def _fetch(pidfd: int, number: int) -> socket.socket:
-    """Return a copy of another process's socket.
-
-    Raises:
-        OSError: we may not (a container's seccomp filter, yama), or it was closed meanwhile.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    copy = libc.syscall(_PIDFD_GETFD, pidfd, number, 0)
-    if copy < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"pidfd_getfd: {os.strerror(code)}")
-    return sockets.Socket(fileno=copy)

@@ -50,7 +50,7 @@ class NoProcesses:
     def stop(self) -> None:
         """Do nothing: the network ends with QEMU."""
 
-    def close_opened(self) -> None:
+    def look_for_opened(self) -> None:
         """Do nothing: a guest cannot ask QEMU for a forward."""
 
     def processes(self) -> Sequence[Process]:

@@ -2,19 +2,22 @@
 
 1. A filter before the socket that takes the guest's frames (`seal`): the guest never reaches the
    API, nor an address that leads to the host's own services.
-2. Landlock (`system.landlock`): gvproxy reads what it needs to run, and writes, makes and removes
-   no file at all.
-3. The gate (`system.gate`): it listens on what was asked for, and connects to nothing of the
+2. The gate (`system.gate`): gvproxy listens on what was asked for, and connects to nothing of the
    host's loopback.
+3. Landlock (`system.landlock`): gvproxy reads what it needs to run, and writes, makes and removes
+   no file at all.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_vmports.system import gate, landlock
+from pytest_vmports.network import seal
+from pytest_vmports.system import gate, landlock, process
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.gate import Gate
 from pytest_vmports.system.landlock import Walls
@@ -24,28 +27,124 @@ if TYPE_CHECKING:
 
     from pytest_vmports.network.doorman import Doorman
 
-# Programs and libraries, which are nobody's secrets, and what tells of names and addresses.
-_PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/nix/store", "/opt/homebrew")
+# Programs and libraries, which are nobody's secrets; not /usr, where projects lie too (/usr/src).
+_PROGRAMS = (
+    *(f"{root}/{kind}" for root in ("", "/usr", "/usr/local")
+      for kind in ("bin", "sbin", "lib", "lib32", "lib64", "libexec")),
+    "/nix/store", "/gnu/store", "/opt/homebrew", "/home/linuxbrew/.linuxbrew",
+)  # fmt: skip
+# What tells of names and addresses.
 _NAMES = (
     "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf",
-    "/etc/services", "/etc/protocols", "/etc/localtime", "/run/systemd/resolve",
+    "/etc/services", "/etc/protocols", "/etc/localtime", "/usr/share/zoneinfo",
+    "/run/systemd/resolve",
 )  # fmt: skip
-_LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
-_MACHINE = ("/sys/kernel/mm", "/sys/devices/system/cpu", "/sys/fs/cgroup", "/proc/sys/net/core")
+_LOADER = (
+    "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
+    "/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path",
+)  # fmt: skip
+_MACHINE = (
+    "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu", "/proc/sys/net/core",
+    "/proc/sys/vm/overcommit_memory",
+)  # fmt: skip
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_FETCH_REMEDY = (
+    "use a Linux host that allows pidfd_getfd(2) and filters of its own (SO_ATTACH_FILTER, "
+    "seccomp); in a container that takes --cap-add SYS_PTRACE"
+)
+_LANDLOCK_REMEDY = (
+    "use Linux 5.13 or later with landlock in /sys/kernel/security/lsm, and a container whose "
+    "seccomp profile lets it through"
+)
 
 
-def around_gvproxy(program: str, read: Iterable[Path], doorman: Doorman) -> Confinement:
+class Wall(NamedTuple):
+    """One wall.
+
+    Attributes:
+        name: what it is called.
+        holds: what it does.
+        without: what there is without it.
+        problem: why this host has none; None where it has.
+        remedy: what to do then.
+    """
+
+    name: str
+    holds: str
+    without: str
+    problem: str | None
+    remedy: str
+
+
+def of_this_host() -> tuple[Wall, ...]:
+    """Return all walls, each found by trying it once in a process."""
+    return (
+        Wall(
+            "filter", "guests reach neither gvproxy's API nor, by it, the host's loopback",
+            "guests reach gvproxy's API at http://192.168.127.1", seal.problem(), _FETCH_REMEDY,
+        ),
+        Wall(
+            "gate", "gvproxy listens on the asked ports alone and connects to none of this host's",
+            "gvproxy may listen on any port, and connect to services on the host's 127.0.0.1",
+            gate.problem(), _FETCH_REMEDY,
+        ),
+        Wall(
+            "Landlock", "gvproxy reads no file of yours, and changes none at all",
+            "gvproxy may read, make and delete files of yours", landlock.problem(),
+            _LANDLOCK_REMEDY,
+        ),
+    )  # fmt: skip
+
+
+def missing() -> dict[str, str] | None:
+    """Return which walls this host has not; None when it has all.
+
+    Its fields are those of `MissingWallError`.
+    """
+    gone = [wall for wall in of_this_host() if wall.problem is not None]
+    if not gone:
+        return None
+    return {
+        "missing": "; ".join(f"no {one.name} ({one.problem}): {one.without}" for one in gone),
+        "remedy": "; ".join(dict.fromkeys(one.remedy for one in gone)),
+    }
+
+
+def folder_for_sockets(workdir: Path) -> Path:
+    """Return where gvproxy's sockets are to lie.
+
+    Where we bind them for it, in a VM's private folder, in which it can make and remove nothing.
+    Without the gate it has to, and does so in a folder of its own, whose name no guest guesses.
+    """
+    if gate.problem() is None or landlock.problem() is not None:
+        return workdir
+    return Path(tempfile.mkdtemp(prefix="g", dir=workdir))
+
+
+def around_gvproxy(
+    program: str, read: Iterable[Path], doorman: Doorman, sockets: Path, *, connects: bool = False
+) -> Confinement:
     """Return how gvproxy is confined, as far as this host can.
 
     Args:
         program: gvproxy.
         read: files of ours that it needs.
         doorman: decides what its sockets may do.
+        sockets: the folder for its Unix sockets; see `folder_for_sockets`.
+        connects: it connects without asking, as it will when we are gone.
     """
     walls = None
     if landlock.problem() is None:
         given = [*_PROGRAMS, *_NAMES, *_LOADER, *_MACHINE, os.path.realpath(program)]
         devices = tuple(map(Path, _DEVICES))
-        walls = Walls(read=(*map(Path, given), *read), change=devices)
-    return Confinement(walls, Gate(doorman) if gate.problem() is None else None)
+        own = () if gate.problem() is None else (sockets,)
+        walls = Walls((*map(Path, given), *_launcher(), *read), write=own, change=devices)
+    held = ("bind", "listen") if connects else ("bind", "listen", "connect")
+    return Confinement(walls, Gate(doorman, held) if gate.problem() is None else None)
+
+
+def _launcher() -> Iterable[Path]:
+    """Return where the program lies that starts it, where that is our Python."""
+    if process.starts_by_python():
+        return tuple(map(Path, {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)}))
+    return ()

@@ -100,12 +100,11 @@ class Wiring(Protocol):
             MachineError: there is no such forward.
         """
 
-    def close_opened(self) -> None:
-        """Close the forwards that the guest itself had opened.
+    def look_for_opened(self) -> None:
+        """Look for ports of the host that the guest itself had opened; they end with the VM.
 
         Raises:
-            GuestForwardError: there were some.
-            MachineError: one stayed.
+            GuestForwardError: there are some.
         """
 
     def processes(self) -> Sequence[Process]:

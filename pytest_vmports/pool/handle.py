@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 _UNSEEN = {"usernet": "QEMU's user network", "none": "none at all"}
-_DOCTOR = "pytest-vmports doctor tells why"
 _LISTED = (
     "set allow_network to yes or a list, as ['packages.example.org'] or [] for nothing, and leave "
     "backend = auto"
@@ -105,7 +104,9 @@ class VM(OfOneProcess):
         if log is not None:
             return log.entries()
         if self.wiring == "gvproxy":
-            why, remedy = "this host does not let us hold gvproxy's connections", _DOCTOR
+            why = "gvproxy's connections are not held in a run that may keep its VMs, nor where a "
+            why += "host does not allow that"
+            remedy = "leave --vmports-keep out, or see what pytest-vmports doctor says"
         else:
             why, remedy = f"its network is {_UNSEEN[self.wiring]}, which tells nothing", _LISTED
         raise NetworkUnseenError(why=why, remedy=remedy)

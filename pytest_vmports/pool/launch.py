@@ -149,7 +149,7 @@ class Launcher:
         network = plan.network
         wiring = make_wiring(
             network, (*plan.forwards, *plan.own_forwards), gvproxy=plan.gvproxy, workdir=workdir,
-            allocator=self._allocator,
+            allocator=self._allocator, outlives=self._keeper is not None,
         )  # fmt: skip
         lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
         cards = Cards(network, wiring, lan)

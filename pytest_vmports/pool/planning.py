@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import NetworkListError, OpenHostError, SettingError
+from pytest_vmports.errors import (
+    MissingWallError,
+    NetworkListError,
+    OpenHostError,
+    SettingError,
+)
+from pytest_vmports.network import walls
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
 from pytest_vmports.system import gate
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
@@ -70,20 +76,21 @@ def open_host_line(settings: Settings, plan: Plan) -> str | None:
     """Return what is to be said of a network that leaves the host open; None where none does.
 
     Raises:
-        OpenHostError: one does, and the settings refuse that.
+        OpenHostError: one does, or a wall is missing, and the settings refuse that.
     """
-    found = open_host(
-        allow_network=settings.allow_network, backend=settings.backend, qemu=plan.hardware.qemu,
-        gvproxy=plan.gvproxy,
-    )  # fmt: skip
-    if found is None:
+    network, backend = settings.allow_network, settings.backend
+    found = open_host(allow_network=network, backend=backend, qemu=plan.hardware.qemu)
+    if found is not None:
+        if settings.strict_network:
+            raise OpenHostError(**found)
+        said = f"guests with network reach {found['reached']}: {found['why']}"
+    elif plan.gvproxy is not None and (found := walls.missing()) is not None:
+        if settings.strict_network:
+            raise MissingWallError(**found)
+        said = f"not all walls stand around gvproxy: {found['missing']}"
+    else:
         return None
-    if settings.strict_network:
-        raise OpenHostError(**found)
-    return (
-        f"vmports: guests with network reach {found['reached']}: {found['why']}; "
-        f"{found['remedy']}; strict_network = yes refuses such VMs"
-    )
+    return f"vmports: {said}; {found['remedy']}; strict_network = yes refuses such VMs"
 
 
 def _enough_memory(settings: Settings, guest: Guest) -> int:

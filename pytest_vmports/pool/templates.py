@@ -137,7 +137,7 @@ class Templates:
 def _rest_and_save(booted: Machine, folder: Path) -> None:
     with failures.cause_first(booted.vitals):
         settle(booted, booted.plan.boot_timeout)
-        booted.cards.first.close_opened()
+        booted.cards.first.look_for_opened()
         if (crash := booted.vitals.failed) is not None:
             # Its test allows that, and others would begin with what is left of it.
             raise MonitorError(f"one whose kernel crashed is not saved: {crash.said}")

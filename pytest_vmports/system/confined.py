@@ -7,13 +7,21 @@ a thread of its own, that lives as long as it does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.system import landlock
 
 if TYPE_CHECKING:
     from pytest_vmports.system.gate import Gate
     from pytest_vmports.system.landlock import Walls
+
+
+class HasDeath(Protocol):
+    """A `Process`."""
+
+    @property
+    def death(self) -> int | None:
+        """A descriptor of it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,24 @@ class Confinement:
             OSError: the kernel refuses.
         """
         if self.walls is not None:
-            landlock.confine(self.walls)
+            # What the gate has bound by us is not the child's own doing. Without one, that may be
+            # any port: these walls cannot be opened for one that is asked for later.
+            landlock.confine(self.walls, binds=self.gate is None)
         if self.gate is not None:
             self.gate.put_up()
+
+    def mind(self, child: HasDeath) -> None:
+        """Answer a child that was started behind this gate, until it ends.
+
+        Raises:
+            OSError: we may open no descriptor more.
+            RuntimeError: we may start no thread more.
+        """
+        if self.gate is not None:
+            assert child.death is not None, "see `gate.problem`"
+            self.gate.mind(child.death)
+
+    def close(self) -> None:
+        """Let nobody wait for our word where no child was started."""
+        if self.gate is not None:
+            self.gate.close()

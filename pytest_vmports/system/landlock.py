@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -63,24 +64,32 @@ def version() -> int:
         return 0
 
 
+@lru_cache(maxsize=1)
 def problem() -> str | None:
-    """Return why there is no Landlock here; None where there is."""
+    """Return why there is no Landlock here; None where there is. Tried, not guessed."""
     if not sys.platform.startswith("linux"):
-        return f"{sys.platform} has no Landlock"
-    return None if version() else "this kernel, or the container, has no Landlock"
+        return f"{sys.platform} has none"
+    with ThreadPoolExecutor(1, "vmports-trial") as thread:  # which ends within its walls
+        try:
+            thread.submit(confine, Walls(), binds=False).result()
+        except OSError as error:
+            return f"this kernel, or the container, has none: {error}"
+    return None
 
 
-def confine(walls: Walls) -> None:
+def confine(walls: Walls, *, binds: bool) -> None:
     """Put walls around this thread and whatever it starts from now on.
 
-    TCP ports it may bind none, where this Landlock has rules on that: see `gate`.
+    Args:
+        walls: what may be used of the host's files.
+        binds: it may bind TCP ports, which only later versions of Landlock prevent.
 
     Raises:
         OSError: the kernel refuses.
     """
     known = version()
     files = _OF_THE_FIRST | sum(right for since, right in _LATER.items() if known >= since)
-    ports = _BIND_TCP if known >= _FIRST_WITH_PORTS else 0
+    ports = _BIND_TCP if known >= _FIRST_WITH_PORTS and not binds else 0
     scopes = _SCOPES if known >= _FIRST_WITH_SCOPES else 0
     attributes = struct.pack("=QQQ", files, ports, scopes)
     length = 24 if scopes else 16 if ports else 8
@@ -102,8 +111,8 @@ def _allow(rules: int, paths: Iterable[Path], rights: int) -> None:
     for path in paths:
         try:
             place = os.open(as_bytes(path), os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # what we cannot reach, the child cannot either
         try:
             is_folder = stat.S_ISDIR(os.fstat(place).st_mode)
             given = rights if is_folder else rights & _OF_FILES

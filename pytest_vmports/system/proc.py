@@ -5,6 +5,7 @@ A container, a chroot or a sandbox may have an empty one, or one that may not be
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -38,6 +39,23 @@ def stat_fields(pid: int) -> list[str]:
     """
     # The command's name, in brackets, may hold anything: count from the last bracket.
     return said(f"{pid}/stat").rpartition(")")[2].split()
+
+
+def sockets(pid: int) -> dict[int, int] | None:
+    """Return the sockets that a process has: descriptor to inode.
+
+    None where that cannot be told: it is gone, or not ours to look at.
+    """
+    found = {}
+    try:
+        for number in os.listdir(PROC / f"{pid}/fd"):  # noqa: PTH208 - numbers, no paths
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                kind, _, inode = os.readlink(PROC / f"{pid}/fd/{number}").partition(":[")  # noqa: PTH115
+                if kind == "socket":
+                    found[int(number)] = int(inode[:-1])
+    except OSError:
+        return None
+    return found
 
 
 def process_start(pid: int) -> int:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import TYPE_CHECKING
 
@@ -206,27 +206,41 @@ def spawn(
     program = surroundings.which(command[0])
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
-    own = None
-    if confinement is not None:
-        own = ThreadPoolExecutor(1, thread_name_prefix="vmports-confined")
-        own.submit(confinement.put_on).result()
+    start = partial(
+        _start, program=program, command=command, log=log, pass_fds=pass_fds, cwd=cwd, env=env
+    )
     try:
-        child = _start(own or _starter(), program, command, log, pass_fds, cwd, env)
+        if confinement is None:
+            return Process(name, command, start(_starter()), log)
+        return _confined(name, command, log, confinement, start)
     except OSError as error:
-        if own is not None:
-            own.shutdown()
         if is_of_the_host(error):
             raise stopped(name, error) from error
         raise
-    made = Process(name, command, child, log, own)
-    if confinement is not None and confinement.gate is not None:
-        assert made.death is not None
-        confinement.gate.mind(made.death)
+
+
+def _confined(
+    name: str,
+    command: Sequence[str],
+    log: Path,
+    confinement: Confinement,
+    start: Callable[[ThreadPoolExecutor], Popen[bytes]],
+) -> Process:
+    with contextlib.ExitStack() as unless_it_runs:
+        own = ThreadPoolExecutor(1, thread_name_prefix="vmports-confined")
+        unless_it_runs.callback(own.shutdown)
+        unless_it_runs.callback(confinement.close)
+        own.submit(confinement.put_on).result()
+        made = Process(name, command, start(own), log, own)
+        unless_it_runs.callback(made.kill)
+        confinement.mind(made)
+        unless_it_runs.pop_all()
     return made
 
 
 def _start(
     starter: ThreadPoolExecutor,
+    *,
     program: str,
     command: Sequence[str],
     log: Path,
@@ -259,6 +273,11 @@ def _start(
         if minder is not None:
             minder.mind(child.pid)
     return child
+
+
+def starts_by_python() -> bool:
+    """Whether a child is started by our own Python, for want of a better launcher."""
+    return os.getpid() not in _minders and _launcher()[:1] == [sys.executable]
 
 
 def _launcher() -> list[str]:

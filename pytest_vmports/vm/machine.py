@@ -320,7 +320,6 @@ class Machine:
             GuestForwardError: the guest had host ports opened that nobody asked for.
             MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
                 A guest that powered off has not failed, nor one that may crash.
-            MachineError: whether it has cannot be told.
         """
         lost: list[str] = []
         with ExitStack() as ending:  # as in `stop`
@@ -330,7 +329,7 @@ class Machine:
             ending.callback(self.stop)
             died = self.failure_at_the_end()
             if died is None and self.running:
-                self.cards.first.close_opened()
+                self.cards.first.look_for_opened()
         failures.warn_of_lost(lost)
         if died is not None:
             raise died

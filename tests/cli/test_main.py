@@ -90,8 +90,8 @@ class TestDoctor:
         status, lines, _ = run("doctor")
         assert status == 0
         assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [
-            "ok settings", "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok ports",
-            "ok state", "ok cache", "ok leftovers",
+            "ok settings", "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok wall:",
+            "ok wall:", "ok wall:", "ok ports", "ok state", "ok cache", "ok leftovers",
         ]  # fmt: skip
 
     def test_what_only_some_tests_need_is_a_limit_and_exits_1(self, run, monkeypatch, qemu_binary):
@@ -109,6 +109,19 @@ class TestDoctor:
         assert any("install it" in line for line in lines[at:])
         assert any("leftovers" in line for line in lines[at:])  # it goes on
 
+    def test_each_wall_around_gvproxy_has_its_line(
+        self, run, monkeypatch, gvproxy_089, qemu_binary, ungated
+    ):
+        monkeypatch.setenv("VMPORTS_GVPROXY", str(gvproxy_089))
+        status, lines, _ = run("doctor")
+        walls = [line for line in lines if "wall: " in line]
+        assert status == 1
+        assert [line.split()[:3] for line in walls] == [
+            ["ok", "wall:", "filter"], ["limited", "wall:", "gate"], ["ok", "wall:", "Landlock"],
+        ]  # fmt: skip
+        assert "127.0.0.1: the test switched it off" in walls[1]
+        assert "SYS_PTRACE" in lines[lines.index(walls[1]) + 1]
+
     def test_without_qemu_no_vm_can_be_started_and_it_exits_2(self, run, monkeypatch):
         def missing(_wanted=None):
             raise QemuNotFoundError(tried="  qemu: not there", remedy="install it")
@@ -120,11 +133,8 @@ class TestDoctor:
         assert not any(line.split()[1] == "boot" for line in lines)
         # It is told once, and not of what is there.
         assert len([line for line in lines if "no working QEMU" in line]) == 1
-        for name in ("accelerator", "gvproxy"):
-            assert any(
-                line.split() == ["limited", name, *["not", "known", "without", "QEMU"]]
-                for line in lines
-            )
+        unknown = ["limited", "accelerator", "not", "known", "without", "QEMU"]
+        assert any(line.split() == unknown for line in lines)
 
     def test_what_only_some_guests_need_is_no_reason_to_start_none(
         self, run, monkeypatch, qemu_binary

@@ -182,34 +182,50 @@ def test_forwards_come_and_go_while_it_runs(start, ports):
         wiring.remove_forward(ports[0], None, None)
 
 
-def test_a_forward_that_nobody_asked_us_for_is_closed_and_named(start, ports, unsealed):
-    """As a guest opens one; here it is asked for behind the wiring's back."""
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_nobody_asked_us_for_is_seen_and_named(
+    start, ports, protocol, host, unsealed, ungated
+):
+    """As a guest opens one where walls are missing; here it is asked for behind the wiring's back.
+
+    The kernel's tables tell: gvproxy itself is not asked.
+    """
     wiring = start(ports[0])
-    wiring.close_opened()
-    wiring._api.expose(ports[1])
-    with pytest.raises(GuestForwardError) as caught:
-        wiring.close_opened()
-    local = f"127.0.0.1:{ports[1].external}"
-    assert caught.value.forwards == f"{local} -> 192.168.127.2:53/udp"
-    assert listed(wiring) == expected(ports[:1])
-    wiring.close_opened()
-
-
-def test_a_forward_of_ours_that_leads_elsewhere_is_not_ours(start, ports, unsealed):
-    wiring = start(ports[0])
-    wiring._api.unexpose(f"127.0.0.1:{ports[0].external}", "tcp")
-    wiring._api.expose(ports[0].model_copy(update={"internal": 22}))
-    with pytest.raises(GuestForwardError, match=r"192\.168\.127\.2:22/tcp"):
-        wiring.close_opened()
-
-
-def test_a_gvproxy_that_does_not_say_what_it_forwards_is_an_error(start, unsealed):
-    wiring = start()
+    wiring.look_for_opened()
+    opened = ports[1].model_copy(update={"protocol": protocol, "host": host})
+    wiring._api.expose(opened)
     wiring._api_socket.unlink()
-    with pytest.raises(MachineError, match="did not say what it forwards"):
-        wiring.close_opened()
+    with pytest.raises(GuestForwardError) as caught:
+        wiring.look_for_opened()
+    shown = "::" if host == "0.0.0.0" else host
+    assert caught.value.forwards == f"{shown}:{opened.external}/{protocol}"
     wiring.stop()
-    wiring.close_opened()  # nothing is asked of one that has ended
+    wiring.look_for_opened()  # nothing is asked of one that has ended
+
+
+def test_a_socket_that_nobody_asked_us_for_is_seen_and_named(
+    start, folder, unsealed, ungated, unwalled
+):
+    wiring = start()
+    wiring.look_for_opened()
+    body = {"local": f"{folder}/x.sock", "remote": "tcp://192.168.127.2:22", "protocol": "unix"}
+    assert wiring._api._call("POST", "/services/forwarder/expose", body)[0] == 200
+    with pytest.raises(GuestForwardError, match=f"unix:{folder}/x.sock"):
+        wiring.look_for_opened()
+
+
+@pytest.mark.parametrize("said", ["opened", "closed"])
+def test_a_gvproxy_that_only_says_so_is_not_believed(start, ports, said, monkeypatch):
+    """Faked: an answer without the deed, as from a socket in its place."""
+    wiring = start(ports[0])
+    for name in ("expose", "unexpose"):
+        monkeypatch.setattr(wiring._api, name, lambda *_: None)
+    change, port = {
+        "opened": (wiring.add_forward, ports[1]), "closed": (wiring.remove_forward, ports[0]),
+    }[said]  # fmt: skip
+    with pytest.raises(MachineError, match=f"says that it has {said} .*, and has not"):
+        change(port, 0, None)
 
 
 @pytest.fixture
@@ -287,9 +303,12 @@ def test_gvproxy_listens_in_a_folder_of_any_name_and_nowhere_else(
 def test_gvproxy_leaves_half_of_the_processors_to_qemu(monkeypatch, cpus, used):
     monkeypatch.delenv("GOMAXPROCS", raising=False)
     monkeypatch.setattr(gvproxy.os, "cpu_count", lambda: cpus)
-    assert gvproxy._processors() == {"GOMAXPROCS": used}
+    assert gvproxy._environment()["GOMAXPROCS"] == used
 
 
-def test_gvproxy_takes_the_processors_that_the_user_has_set(monkeypatch):
+def test_gvproxy_takes_what_the_user_has_told_go(monkeypatch):
     monkeypatch.setenv("GOMAXPROCS", "7")
-    assert gvproxy._processors() == {"GOMAXPROCS": "7"}
+    monkeypatch.setenv("GODEBUG", "multipathtcp=1,netdns=go")
+    # Of two words for one thing Go takes the last.
+    told = {"GOMAXPROCS": "7", "GODEBUG": "multipathtcp=1,netdns=go,multipathtcp=0"}
+    assert gvproxy._environment() == told

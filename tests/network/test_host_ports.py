@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vm_helpers import until
 
-from pytest_vmports.errors import MachineError, OpenHostError, SettingError
-from pytest_vmports.network import host_frames, seal
+from pytest_vmports.errors import MachineError, MissingWallError, OpenHostError, SettingError
+from pytest_vmports.network import host_frames, seal, walls
 from pytest_vmports.network.choose import open_host
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.network.links import Pump
 from pytest_vmports.settings import options, parse
-from pytest_vmports.system.programs import Gvproxy, Qemu
+from pytest_vmports.system import gate, landlock
+from pytest_vmports.system.programs import Qemu
 
 HOST, HOST_MAC = "192.168.128.1", bytes.fromhex("5255c0a88001")
 FIRST, FIRST_MAC = "192.168.128.2", bytes.fromhex("5a94efe40d02")
@@ -35,7 +36,6 @@ PORTS = {8000: 45123, 9000: 1}
 BACK = {45123: 8000, 1: 9000}
 SYN, ACK, RST = 0x02, 0x10, 0x04
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
-OLD, NEW = (Gvproxy("/usr/bin/gvproxy", v, has_config=v > "0.8.7") for v in ("0.8.1", "0.8.9"))
 SECONDS = 60
 
 
@@ -350,28 +350,42 @@ def test_a_markers_mistake_names_the_setting(request):
         options.resolve(request.config, {"host_ports": "8000"}, "the test")
 
 
-@pytest.mark.parametrize("problem", [None, "it is not Linux"])
 @pytest.mark.parametrize(
-    ("network", "backend", "gvproxy", "reached"),
+    ("network", "backend", "reached"),
     [
-        (False, "auto", None, ""),
-        (False, "usernet", None, ""),
-        (True, "usernet", None, "127.0.0.1, at 192.168.127.1"),
-        (True, "auto", NEW, "API at http://192.168.127.1"),
-        (False, "gvproxy", NEW, "API at http://192.168.127.1"),
-        (True, "auto", OLD, "127.0.0.1 at 192.168.127.254"),
-        (False, "gvproxy", OLD, "127.0.0.1 at 192.168.127.254"),
+        (False, "auto", ""),
+        (False, "usernet", ""),
+        (True, "usernet", "127.0.0.1, at 192.168.127.1"),
+        (True, "auto", ""),
+        (False, "gvproxy", ""),
     ],
 )
-def test_what_leaves_the_host_open_is_known_before_anything_starts(
-    network, backend, gvproxy, reached, problem, monkeypatch
-):
-    """Faked: whether this host can seal gvproxy."""
-    monkeypatch.setattr(seal, "problem", lambda: problem)
-    found = open_host(allow_network=network, backend=backend, qemu=QEMU, gvproxy=gvproxy)
-    if not reached or (gvproxy is not None and problem is None):
+def test_what_leaves_the_host_open_is_known_before_anything_starts(network, backend, reached):
+    found = open_host(allow_network=network, backend=backend, qemu=QEMU)
+    if not reached:
         assert found is None
         return
     said = str(OpenHostError(**found))
     assert reached in said and found["remedy"] in said
-    assert gvproxy is None or problem in said
+
+
+WALLS = {
+    "filter": (seal, "API at http://192.168.127.1"),
+    "gate": (gate, "services on the host's 127.0.0.1"),
+    "Landlock": (landlock, "delete files of yours"),
+}
+
+
+@pytest.mark.parametrize("gone", [[], *([one] for one in WALLS), [*WALLS]], ids="-".join)
+def test_which_walls_are_missing_is_known_before_anything_starts(gone, monkeypatch):
+    """Faked: which walls this host has."""
+    for name, (module, _) in WALLS.items():
+        problem = f"why no {name}" if name in gone else None
+        monkeypatch.setattr(module, "problem", lambda problem=problem: problem)
+    found = walls.missing()
+    if not gone:
+        assert found is None
+        return
+    said = str(MissingWallError(**found))
+    for name, (_, without) in WALLS.items():
+        assert (f"no {name} (why no {name})" in said) == (without in said) == (name in gone)

@@ -244,7 +244,7 @@ def service(request):
 TO_THE_HOST = [HOST_ALIAS_IP, NOBODY, "127.0.0.1", "127.255.255.255"]
 
 
-def test_an_unsealed_guest_reaches_udp_services_of_the_host(gvproxy, unsealed, service):
+def test_an_unsealed_guest_reaches_udp_services_of_the_host(gvproxy, unsealed, ungated, service):
     """So the next test can see what it denies."""
     _, guest = gvproxy()
     with guest:
@@ -263,14 +263,14 @@ def test_a_sealed_guest_reaches_no_udp_service_of_the_host(gvproxy, service):
             service.recv(100)
 
 
-def test_a_gvproxy_whose_end_cannot_be_fetched_is_not_used(gvproxy, monkeypatch):
+def test_a_gvproxy_whose_end_cannot_be_fetched_is_not_used(gvproxy, ungated, monkeypatch):
     """Faked: the host lets us fetch a child's descriptor, and gvproxy's not."""
 
     def refuse(_pidfd, _number):
         raise PermissionError(1, "pidfd_getfd: Operation not permitted")
 
     assert seal.problem() is None
-    monkeypatch.setattr(seal, "_fetch", refuse)
+    monkeypatch.setattr(seal.foreign, "fetch", refuse)
     with pytest.raises(LaunchError, match=r"no connection behind a filter.*not permitted"):
         gvproxy()
 
@@ -281,7 +281,7 @@ def test_a_host_without_the_filter_says_what_it_lacks(monkeypatch):
     def refuse(_pidfd, _number):
         raise PermissionError(1, "pidfd_getfd: Operation not permitted")
 
-    monkeypatch.setattr(seal, "_fetch", refuse)
+    monkeypatch.setattr(seal.foreign, "fetch", refuse)
     assert "pidfd_getfd: Operation not permitted" in seal.problem.__wrapped__()
     monkeypatch.setattr(seal.sys, "platform", "darwin")
     assert "darwin" in seal.problem.__wrapped__()

@@ -103,7 +103,7 @@ def test_the_arguments_are_the_network_and_its_card():
 def test_a_user_network_needs_nothing_beside_qemu():
     wiring = UsernetWiring((WEB,))
     assert (list(wiring.start([5, 6])), list(wiring.processes())) == ([], [])
-    wiring.close_opened()
+    wiring.look_for_opened()
     wiring.stop()
 
 

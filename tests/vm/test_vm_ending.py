@@ -49,7 +49,7 @@ def gone(vm, pids):
 # What is replaced by a fake that lacks something, and whether the test is told by an error.
 STEPS = {
     "looking at the console": (Console, "_look", True),
-    "asking gvproxy": ("wiring", "close_opened", True),
+    "asking gvproxy": ("wiring", "look_for_opened", True),
     "writing the dump": (CrashDump, "take", True),
     "hanging up on QEMU": (Monitor, "close", True),
     "hanging up on the guest": ("kind", "close", True),

@@ -22,7 +22,7 @@ from vm_helpers import (
 )
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP, HOST_IP
-from pytest_vmports.errors import OpenHostError
+from pytest_vmports.errors import MissingWallError
 from pytest_vmports.report.evidence import Evidence
 
 MANY = 24
@@ -145,8 +145,8 @@ def test_without_host_ports_nothing_of_the_host_is_reached(boot, services, any_g
     assert_untouched(services["secret"])
 
 
-def test_an_unsealed_gvproxy_leaves_the_host_open_and_says_so(
-    boot_and_lines, gvproxy_081, services, unsealed
+def test_a_gvproxy_without_walls_leaves_the_host_open_and_says_so(
+    boot_and_lines, gvproxy_081, services, unsealed, ungated
 ):
     """Shows too that the tests above can see what they deny."""
     boot, lines = boot_and_lines
@@ -157,13 +157,17 @@ def test_an_unsealed_gvproxy_leaves_the_host_open_and_says_so(
         with boot(SHELL_PORT, setup=GUEST, fresh_boot=False, **wired) as vm:
             ask_shell(vm, f"nc -w 5 {HOST_ALIAS_IP} {port}")
         assert let_in.wait(60)
-    (line,) = [line for line in lines if HOST_ALIAS_IP in line]
-    assert "0.8.1" in line and "the test switched it off" in line
+    (line,) = [line for line in lines if "not all walls" in line]
+    assert "no filter (the test switched it off)" in line and "on the host's 127.0.0.1" in line
 
 
-def test_a_strict_network_refuses_what_cannot_be_sealed(boot, any_gvproxy, unsealed):
+@pytest.mark.parametrize(
+    ("gone", "name"), [("unsealed", "filter"), ("ungated", "gate"), ("unwalled", "Landlock")]
+)
+def test_a_strict_network_refuses_where_one_wall_is_missing(boot, any_gvproxy, gone, name, request):
+    request.getfixturevalue(gone)
     with (
-        pytest.raises(OpenHostError, match=r"deletes files of yours.*the test switched it off"),
+        pytest.raises(MissingWallError, match=rf"no {name} \(the test switched it off\)"),
         boot(allow_network=True, gvproxy=str(any_gvproxy), strict_network=True),
     ):
         pass
@@ -246,7 +250,7 @@ def test_a_vm_that_waited_reaches_the_services_of_its_own_test(
 
 
 def test_a_run_names_the_open_host_once_and_ends_a_test_whose_guest_opens_ports(
-    pytester, gvproxy_081, qemu_binary, shared_templates, unsealed
+    pytester, gvproxy_081, qemu_binary, shared_templates, unsealed, ungated
 ):
     pytester.makepyfile(
         f"""
@@ -270,5 +274,5 @@ def test_a_run_names_the_open_host_once_and_ends_a_test_whose_guest_opens_ports(
     result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:xdist", "-s")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*GuestForwardError: the guest had gvproxy open host ports*"])
-    said = [line for line in result.errlines if "serves it to the guest" in line]
+    said = [line for line in result.errlines if "not all walls stand" in line]
     assert len(said) == 1
