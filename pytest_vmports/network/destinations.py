@@ -51,7 +51,7 @@ class Destination:
         return bool(self.network) and address in ipaddress.ip_network(self.network)
 
     def __str__(self) -> str:
-        one = re.sub(r"/(32|128)$" if ":" in self.network else r"/32$", "", self.network)
+        one = self.network.removesuffix("/128" if ":" in self.network else "/32")
         bare = self.name or one
         if self.port is None:
             return bare

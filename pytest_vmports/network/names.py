@@ -139,11 +139,11 @@ class Names:
         room = (
             max(_LEAST_ANSWER, min(asked.payload, _LONGEST)) if asked.edns >= 0 else _LEAST_ANSWER
         )
-        wire = answer.to_wire()
+        wire = _wire(answer)
         if len(wire) > room:  # it is to ask by TCP
             short = dns.message.make_response(asked)
             short.flags |= dns.flags.TC | dns.flags.RA
-            wire = short.to_wire()
+            wire = _wire(short)
         udp.sendto(wire, client)
 
     def _answer_tcp(self, connection: socket.socket) -> None:
@@ -151,7 +151,7 @@ class Names:
             connection.settimeout(_CLIENT_SECONDS)
             while question := _message(connection):
                 answer = self.answer(_parsed(question, "the guest's question for a name"))
-                wire = answer.to_wire()
+                wire = _wire(answer)
                 connection.sendall(_LENGTH.pack(len(wire)) + wire)
 
     def answer(self, asked: dns.message.Message) -> dns.message.Message:
@@ -251,6 +251,19 @@ def _parsed(wire: bytes, who: str) -> dns.message.Message:
             return dns.message.from_wire(wire)
         except dns.exception.DNSException as error:
             raise malformed(who, f"{type(error).__name__}: {error}", wire) from error
+
+
+def _wire(message: dns.message.Message) -> bytes:
+    """Return a message as it is sent.
+
+    Raises:
+        GuestSaidError: it cannot be: a name server said more than a message holds.
+    """
+    with said_by("a name server"):
+        try:
+            return message.to_wire(max_size=_LONGEST)
+        except dns.exception.DNSException as error:
+            raise malformed("a name server", f"{type(error).__name__}: {error}") from error
 
 
 def _addresses(answer: dns.message.Message) -> list[str]:
