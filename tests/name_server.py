@@ -12,12 +12,13 @@ import dns.rrset
 
 
 @contextlib.contextmanager
-def serving(answer):
+def serving(answer, where=("127.0.0.1", 0)):
     """Run one and yield its address.
 
     Args:
         answer: is given each question as a message, and returns a message, bytes, or None for
             no answer.
+        where: to listen.
     """
 
     def wire(question):
@@ -46,7 +47,7 @@ def serving(answer):
         daemon_threads = allow_reuse_address = True
 
     with contextlib.ExitStack() as stack:
-        udp = stack.enter_context(socketserver.ThreadingUDPServer(("127.0.0.1", 0), ByUdp))
+        udp = stack.enter_context(socketserver.ThreadingUDPServer(where, ByUdp))
         udp.max_packet_size = 65535
         tcp = stack.enter_context(Tcp(udp.server_address, ByTcp))
         for server in (udp, tcp):
