@@ -66,6 +66,54 @@ def _of(file: str, *tests: str, **changes: tuple[str, str]) -> list[Mutant]:
     ]
 
 
+_WALLS = (
+    _of(
+        "pytest_vmports/system/gate.py",
+        "tests/system/test_gate.py",
+        gate_lets_pass_what_a_failing_policy_says=("elif verdict != 0:", "elif verdict:"),
+        gate_waits_for_a_connect=(
+            'may_wait = name == "connect" and os.get_blocking(copy.fileno())',
+            "may_wait = False",
+        ),
+        gate_tells_of_no_fault=("refused = errno.EACCES\n        try:", "refused = 0\n        try:"),
+        gate_is_kept_open_by_forks=("for listener in _listeners:", "for listener in ():"),
+    )
+    + _of(
+        "pytest_vmports/system/seccomp.py",
+        "tests/system/test_gate.py",
+        gate_knows_no_fast_open=("(_IF_ANY, 0, 1, _FAST_OPEN)", "(_IF_ANY, 0, 1, 0)"),
+        gate_lets_datagrams_out_by_path=(
+            "socket.AF_UNIX: (socket.SOCK_STREAM, ",
+            "socket.AF_UNIX: (socket.SOCK_STREAM, socket.SOCK_DGRAM, ",
+        ),
+    )
+    + _of(
+        "pytest_vmports/system/landlock.py",
+        "tests/system/test_landlock.py",
+        landlock_lets_write_what_is_read=(
+            "walls.read, files & (_EXECUTE | _READ | _LIST)", "walls.read, files",
+        ),
+        landlock_lets_make_devices=("walls.write, files & ~_DEVICES", "walls.write, files"),
+    )
+    + _of(
+        "pytest_vmports/network/walls.py",
+        "tests/hostile/test_walls.py",
+        gvproxy_makes_files=(
+            "own = () if gate.problem() is None else (sockets,)", "own = (sockets,)",
+        ),
+    )
+    + _of(
+        "pytest_vmports/network/gvproxy.py",
+        "tests/hostile/test_walls.py",
+        gvproxy_has_forwards_again=("        self._doorman.forbid(port)\n        self._api", "        self._api"),
+    )
+    + _of(
+        "pytest_vmports/system/listeners.py",
+        "tests/system/test_listeners.py",
+        listeners_are_all_that_are_bound=("if int(row[1], 16) & _LISTENING:", "if row[1]:"),
+    )
+)  # fmt: skip
+
 _SHELL = (
     _of(
         "pytest_vmports/vm/inside/unpack.py",
@@ -600,7 +648,7 @@ _CRASH_DUMP = _of(
     a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
 )
 MUTANTS = [
-    *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
+    *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,

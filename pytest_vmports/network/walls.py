@@ -39,10 +39,7 @@ _NAMES = (
     "/etc/services", "/etc/protocols", "/etc/localtime", "/usr/share/zoneinfo",
     "/run/systemd/resolve",
 )  # fmt: skip
-_LOADER = (
-    "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
-    "/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path",
-)  # fmt: skip
+_LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
 _MACHINE = (
     "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu", "/proc/sys/net/core",
     "/proc/sys/vm/overcommit_memory",

@@ -6,6 +6,8 @@ a thread of its own, that lives as long as it does.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,8 +18,17 @@ if TYPE_CHECKING:
     from pytest_vmports.system.landlock import Walls
 
 
-class HasDeath(Protocol):
+# A call that is held keeps a thread of the child waiting, and one of Go's ends at 10,000 threads.
+# Each such call is one on an open socket.
+_DESCRIPTORS = 4096
+
+
+class Child(Protocol):
     """A `Process`."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
 
     @property
     def death(self) -> int | None:
@@ -49,7 +60,7 @@ class Confinement:
         if self.gate is not None:
             self.gate.put_up()
 
-    def mind(self, child: HasDeath) -> None:
+    def mind(self, child: Child) -> None:
         """Answer a child that was started behind this gate, until it ends.
 
         Raises:
@@ -57,6 +68,10 @@ class Confinement:
             RuntimeError: we may start no thread more.
         """
         if self.gate is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended: whoever waits sees that
+                _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+                most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+                resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (most, most))
             assert child.death is not None, "see `gate.problem`"
             self.gate.mind(child.death)
 

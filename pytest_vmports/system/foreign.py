@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+from functools import lru_cache
 
 from pytest_vmports.system import seccomp, sockets
 
@@ -104,8 +105,13 @@ def libc(function: str, *arguments: object) -> int:
         ctypes.c_long(one) if isinstance(one, int) and function == "syscall" else one
         for one in arguments
     ]
-    answer = int(getattr(ctypes.CDLL(None, use_errno=True), function)(*given))
+    answer = int(getattr(_library(), function)(*given))
     if answer < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{function}: {os.strerror(code)}")
     return answer
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 # A UDP socket that anybody may send to is one that is not connected.
 _STATES = {"tcp": b"0A", "udp": b"07"}
+# Number, address and port, the other side's, state, two pairs of counters, a counter, user, a
+# counter, inode.
+_PORT = re.compile(
+    rb"^ *\d+: ((?:[0-9A-F]{8}){1,4}):([0-9A-F]{4}) [0-9A-F:]+ ([0-9A-F]{2})"
+    rb" \S+ \S+ \S+ +\d+ +\d+ (\d+)",
+    re.MULTILINE,
+)
 # /proc/net/unix: the flag __SO_ACCEPTCON in column 3, the inode in column 6, and the path as it is,
 # newlines too, in column 7 where there is one.
 _LISTENING = 0x10000
@@ -38,7 +45,8 @@ def of(pid: int) -> set[Place] | None:
     before = proc.sockets(pid)
     if before is None:
         return None
-    found = [*_ports(pid), *_paths(pid)]
+    # Twice, as one line may be missed when others go while a long table is read.
+    found = [*_ports(pid), *_paths(pid), *_ports(pid), *_paths(pid)]
     # What was opened meanwhile stands in the tables, and in the second list alone.
     after = proc.sockets(pid)
     if after is None:
@@ -50,11 +58,9 @@ def of(pid: int) -> set[Place] | None:
 def _ports(pid: int) -> Iterator[tuple[int, Place]]:
     for protocol, state in _STATES.items():
         for table in (protocol, f"{protocol}6"):
-            for line in proc.raw(f"{pid}/net/{table}").splitlines()[1:]:
-                columns = line.split()
-                if columns[3] == state:
-                    host, _, port = columns[1].decode().partition(":")
-                    yield int(columns[9]), (protocol, _host(host), int(port, 16))
+            for row in _PORT.finditer(proc.raw(f"{pid}/net/{table}")):
+                if row[3] == state:
+                    yield int(row[4]), (protocol, _host(row[1].decode()), int(row[2], 16))
 
 
 def _paths(pid: int) -> Iterator[tuple[int, Place]]:

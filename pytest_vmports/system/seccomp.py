@@ -40,6 +40,7 @@ _NUMBERS: Final = {
 PIDFD_GETFD = 438
 _IO_URING, _NO_NEW_PRIVS = 425, 38
 _X32 = 0x40000000
+_STEP = struct.Struct("=HBBI")
 _SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 _KILL, _ERRNO, _NOTIFY, _ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 _LOAD, _AND, _IF_EQUAL, _IF_LEAST, _IF_ANY, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
@@ -105,7 +106,7 @@ def program(held: tuple[str, ...]) -> bytes:
         ]
         steps += _of(number, flags)
     steps.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+    return b"".join(_STEP.pack(*step) for step in steps)
 
 
 def install(program: bytes) -> int:
@@ -118,7 +119,7 @@ def install(program: bytes) -> int:
     # Without it only who may administer the system may restrict himself.
     _checked("PR_SET_NO_NEW_PRIVS", libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
     code = ctypes.create_string_buffer(program, len(program))
-    given = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    given = struct.pack("@HP", len(program) // _STEP.size, ctypes.addressof(code))
 
     def put_on(flags: int) -> int:
         words = map(ctypes.c_long, (numbers().seccomp, _SET_MODE_FILTER, flags))

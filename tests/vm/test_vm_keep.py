@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
-from vm_helpers import WIRINGS, remains
+from vm_helpers import WIRINGS, fixed_port, remains
 
 from pytest_vmports.cli.main import main
 from pytest_vmports.errors import PortInUseError
 from pytest_vmports.leases import PortAllocator
+from pytest_vmports.network.gvproxy_api import Api
 from pytest_vmports.pool.kept import all_kept
 
 SUITE = """
@@ -66,9 +70,41 @@ def ports_of(kept):
     return [int(re.search(r":(\d+) ->", forward)[1]) for forward in kept.forwards]
 
 
+def assert_walls_stand(vm, port, tmp_path):
+    """Whoever would have answered gvproxy's calls is gone: all that are held fail."""
+    victim = tmp_path / "precious"
+    victim.write_text("still here")
+    ask = {"remote": "192.168.127.2:8080", "protocol": "tcp"}
+    unix = {"remote": "tcp://192.168.127.2:8080", "protocol": "unix"}
+    expose = partial(Api(vm.folder / "api.sock")._call, "POST", "/services/forwarder/expose")
+    for local in (f"127.0.0.1:{fixed_port()}", f"0.0.0.0:{port}"):
+        status, said = expose({"local": local, **ask})
+        assert status == 500 and "not implemented" in said
+    assert expose({"local": str(victim), **unix})[0] == 500
+    assert expose({"local": str(tmp_path / "new.sock"), **unix})[0] == 500
+    assert victim.read_text() == "still here" and not (tmp_path / "new.sock").exists()
+
+
+def assert_it_still_reaches_others(vm):
+    """By an address of this machine that is not its loopback's, where it has one."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # which sends nothing
+        here = probe.getsockname()[0]
+        with socket.create_server((here, 0)) as server:
+            server.settimeout(60)
+            ask = f"nc -w 20 {here} {server.getsockname()[1]} </dev/null\r"
+            until = ThreadPoolExecutor(1).submit(
+                talk, vm.folder / "console.sock", ask, until="from elsewhere"
+            )
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"from elsewhere\n")
+            assert "from elsewhere" in until.result()
+
+
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
-    run, pytester, capsys, wiring, gvproxy_089
+    run, pytester, capsys, wiring, gvproxy_089, tmp_path
 ):
     settings = ", ".join(f"{name}={value!r}" for name, value in WIRINGS[wiring].items())
     pytester.makepyfile(test_it=SUITE.format(settings=settings))
@@ -94,6 +130,9 @@ def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
     # Whatever stands before gvproxy goes on standing there.
     api = "wget -T 2 -q -O- http://192.168.127.1/services/forwarder/all || echo closed $((6*7))\r"
     assert '"local"' not in talk(vm.folder / "console.sock", api, until="closed 42")
+    if wiring == "gvproxy":
+        assert_walls_stand(vm, port, tmp_path)
+        assert_it_still_reaches_others(vm)
     pids = [pid for _, pid, _ in vm.processes]
     assert [name for name, _, _ in vm.processes] == ["QEMU", "gvproxy"][: len(pids)]
     assert len(pids) == (1 if wiring == "usernet" else 2)
