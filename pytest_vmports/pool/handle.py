@@ -6,8 +6,9 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError, NetworkUnseenError
+from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.pool.network_log import WithNetworkLog
 from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
@@ -24,20 +25,13 @@ if TYPE_CHECKING:
 
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
-    from pytest_vmports.network.log import NetworkEntries
     from pytest_vmports.network.wiring import Wiring
     from pytest_vmports.pool.keeper import Keeper
     from pytest_vmports.vm.inside.shell import Completed
     from pytest_vmports.vm.machine import Machine
 
-_UNSEEN = {"usernet": "QEMU's user network", "none": "none at all"}
-_LISTED = (
-    "set allow_network to yes or a list, as ['packages.example.org'] or [] for nothing, and leave "
-    "backend = auto"
-)
 
-
-class VM(OfOneProcess):
+class VM(WithNetworkLog, OfOneProcess):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(
@@ -89,27 +83,6 @@ class VM(OfOneProcess):
     def console(self) -> str:
         """All that the guest wrote to its console so far."""
         return self._machine.console.text()
-
-    @property
-    def network_log(self) -> NetworkEntries:
-        """What the guest asked of the network since its start, and what it was refused.
-
-        ``assert not vm.network_log.refused`` says that it wanted nothing it was not given. A clone
-        begins with none: what the setup of its template asked for is not there.
-
-        Raises:
-            NetworkUnseenError: this VM's network is not looked at.
-        """
-        log = self._machine.cards.first.network_log
-        if log is not None:
-            return log.entries()
-        if self.wiring == "gvproxy":
-            why = "gvproxy's connections are not held in a run that may keep its VMs, nor where a "
-            why += "host does not allow that"
-            remedy = "leave --vmports-keep out, or see what pytest-vmports doctor says"
-        else:
-            why, remedy = f"its network is {_UNSEEN[self.wiring]}, which tells nothing", _LISTED
-        raise NetworkUnseenError(why=why, remedy=remedy)
 
     def screenshot(self, path: str | os.PathLike[str]) -> None:
         """Write what the VM's display shows into a PNG file; it needs ``display=True``.
