@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system import proc
 from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _DEVICES = 1 << 6 | 1 << 11  # MAKE_CHAR, MAKE_BLOCK
 _BIND_TCP, _FIRST_WITH_PORTS = 1, 4
 # A socket in no folder, and signals, of processes outside.
 _SCOPES, _FIRST_WITH_SCOPES = 3, 6
+_FIRST_WITH_CLOSE_RANGE = (3, 11)  # of Python
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ def confine(walls: Walls, *, binds: bool) -> None:
         _allow(rules, walls.read, files & (_EXECUTE | _READ | _LIST))
         _allow(rules, walls.change, files & (_READ | _WRITE | _TRUNCATE | _IOCTL))
         _allow(rules, walls.write, files & ~_DEVICES)
+        if sys.version_info < _FIRST_WITH_CLOSE_RANGE:
+            # There a child closes what it inherits by the list in /proc/self/fd, and without that
+            # one by one up to the limit, which may be a thousand million: so it may list, not read.
+            _allow(rules, (proc.PROC,), files & _LIST)
         # Without it only who may administer the system may restrict himself.
         if ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
             code = ctypes.get_errno()

@@ -32,12 +32,12 @@ def kept(gate=None, **given):
 
 
 def test_what_is_written_is_a_folder_of_its_own_and_no_device_is_made_there(folder):
-    own, other = folder / "own", folder / "other"
-    for place in (own, other):
+    own, other, seen = folder / "own", folder / "other", folder / "seen"
+    for place in (own, other, seen):
         place.mkdir()
         (place / "file").write_text("x")
     code = """
-        for place in (own, other):
+        for place in (own, other, seen):
             for name, do in {
                 "read": lambda: os.open(place + "/file", os.O_RDONLY),
                 "write": lambda: os.open(place + "/file", os.O_RDWR | os.O_TRUNC),
@@ -49,10 +49,10 @@ def test_what_is_written_is_a_folder_of_its_own_and_no_device_is_made_there(fold
                 attempt(f"{name} {os.path.basename(place)}", do)
         attempt("move", lambda: os.rename(own + "/new", other + "/new"))
     """
-    said = tries(kept(write=(own,)), folder, code, own=str(own), other=str(other))
-    assert {name for name, what in said.items() if what == "done"} == {
-        f"{what} own" for what in ("read", "write", "make", "socket", "remove")
-    }
+    around = kept(read=(seen,), write=(own,))
+    said = tries(around, folder, code, own=str(own), other=str(other), seen=str(seen))
+    own_ways = {f"{what} own" for what in ("read", "write", "make", "socket", "remove")}
+    assert {name for name, what in said.items() if what == "done"} == {"read seen", *own_ways}
     assert said.pop("move") in {"EXDEV", "EACCES"}
     assert {what for what in said.values() if what != "done"} <= {"EACCES", "EPERM"}
 
@@ -112,3 +112,16 @@ def test_a_host_without_it_says_so(monkeypatch):
         assert "not implemented" in ask() and landlock.version.__wrapped__() == 0
     monkeypatch.setattr(landlock.sys, "platform", "darwin")
     assert "darwin" in ask()
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_an_older_python_may_list_proc_and_read_nothing_there(folder, lists, monkeypatch):
+    """Faked: which Python starts the child."""
+    monkeypatch.setattr(landlock, "_FIRST_WITH_CLOSE_RANGE", (99,) if lists else (3,))
+    code = """
+        attempt("list", lambda: os.listdir("/proc/self/fd"))
+        attempt("read", lambda: open("/proc/self/environ"))
+        attempt("ours", lambda: open(f"/proc/{pid}/environ"))
+    """
+    said = tries(kept(), folder, code, pid=os.getpid())
+    assert said == {"list": "done" if lists else "EACCES", "read": "EACCES", "ours": "EACCES"}
