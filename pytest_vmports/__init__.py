@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease, free_port, leased_ports
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
+    from pytest_vmports.network.log import NetworkEntry
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.port_forward import (
         allocate_ephemeral_port,
@@ -32,6 +33,7 @@ __all__ = (  # noqa: RUF022 - most important first
     "PortAllocator",
     "PortLease",
     "LeaseInfo",
+    "NetworkEntry",
     "free_port",
     "leased_ports",
     "allocate_ephemeral_port",
@@ -45,6 +47,7 @@ _HOMES = {
     "VM": "pool.handle",
     "Guest": "guests.guest",
     "ExposedPorts": "network.exposed",
+    "NetworkEntry": "network.log",
     "PortAllocator": "leases",
     "PortLease": "leases",
     "LeaseInfo": "leases",

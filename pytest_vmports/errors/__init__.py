@@ -18,6 +18,7 @@ from pytest_vmports.errors.host import GvproxyNotFoundError as GvproxyNotFoundEr
 from pytest_vmports.errors.host import HostError as HostError
 from pytest_vmports.errors.host import ImageError as ImageError
 from pytest_vmports.errors.host import MissingWallError as MissingWallError
+from pytest_vmports.errors.host import NetworkListError as NetworkListError
 from pytest_vmports.errors.host import NotEnteredError as NotEnteredError
 from pytest_vmports.errors.host import NotExposedError as NotExposedError
 from pytest_vmports.errors.host import OpenHostError as OpenHostError
@@ -47,6 +48,7 @@ from pytest_vmports.errors.machine import LaunchError as LaunchError
 from pytest_vmports.errors.machine import MachineDiedError as MachineDiedError
 from pytest_vmports.errors.machine import MachineError as MachineError
 from pytest_vmports.errors.machine import MonitorError as MonitorError
+from pytest_vmports.errors.machine import NetworkUnseenError as NetworkUnseenError
 from pytest_vmports.errors.machine import NoShellError as NoShellError
 from pytest_vmports.errors.machine import SetupError as SetupError
 from pytest_vmports.errors.machine import ShutdownTimeoutError as ShutdownTimeoutError

@@ -124,6 +124,16 @@ class MissingWallError(OpenHostError):
     )
 
 
+class NetworkListError(HostError):
+    """``allow_network`` is a list, and no guest can be held to it here. Fields: ``why``."""
+
+    template = (
+        "allow_network is a list, and no guest can be held to one on this host: {why}; use a Linux "
+        "host that allows pidfd_getfd(2) and seccomp's notifications (in a container that takes "
+        "--cap-add SYS_PTRACE), or write allow_network = yes or no"
+    )
+
+
 class GuestNotFoundError(HostError):
     """The guest's kernel, initrd, image or file is missing. Fields: ``what``, ``remedy``."""
 

@@ -95,6 +95,12 @@ class GuestForwardError(MachineError):
     )
 
 
+class NetworkUnseenError(MachineError):
+    """What the guest asks of the network is not seen here. Fields: ``why``, ``remedy``."""
+
+    template = "there is no network_log of this VM: {why}; {remedy}"
+
+
 class TemplateBusyError(MachineError):
     """A template was not built in time by the process that does. Fields: ``name``, ``timeout``."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_IP, USERNET_DNS_IP
 from pytest_vmports.errors import HostError, SettingError
 from pytest_vmports.network import gvproxy as by_gvproxy
 from pytest_vmports.network import lan, relayed, usernet
+from pytest_vmports.network.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ class Network:
         relayed: UDP forwards go through a relay of ours on a hub, as a restricted guest needs.
         host_ports: the second card's door: port at `HOST_IP`, and port of the host's 127.0.0.1.
         lan: the name of the network that the second card shares with other VMs.
+        allowed: what gvproxy connects to for the guest; None for everything.
+        strict: and to no address of the host's own.
     """
 
     kind: str = "none"
@@ -48,6 +51,14 @@ class Network:
     relayed: bool = False
     host_ports: tuple[tuple[int, int], ...] = ()
     lan: str | None = None
+    allowed: Destinations | None = None
+    strict: bool = False
+
+    @property
+    def reach(self) -> str:
+        """What the guest reaches by the first card, as far as a choice was made; else empty."""
+        listed = "" if self.allowed is None else f"only {self.allowed}"
+        return ", ".join(filter(None, [listed, "not the host" if self.strict else ""]))
 
     @property
     def dns(self) -> str | None:
@@ -103,11 +114,12 @@ class Network:
 def choose_network(
     ports: Sequence[HasProtocol],
     *,
-    allow_network: bool,
+    allow_network: bool | Destinations,
     backend: str,
     qemu: Qemu,
     host_ports: Mapping[int, int] | None = None,
     network: str | None = None,
+    strict: bool = False,
 ) -> Network:
     """Return the network for these ports; the only place that chooses.
 
@@ -117,10 +129,11 @@ def choose_network(
     none          no                  none
     some          no                  QEMU user network, ``restrict=on``, hostfwd;
                                       with UDP ports also a relay of our own
-    some or none  yes                 gvproxy
+    some or none  yes, or a list      gvproxy
     ============  ==================  ==========================================
 
-    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows. With ``host_ports`` (port at
+    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows; ``strict`` closes the host's
+    own addresses to gvproxy. With ``host_ports`` (port at
     `HOST_IP` to port of the host) or ``network`` (a name) there is a second card, whatever the
     first.
 
@@ -131,12 +144,16 @@ def choose_network(
     if wants_gvproxy(allow_network=allow_network, backend=backend):
         kind = "gvproxy"
     elif ports or allow_network:
-        kind, restrict = "usernet", not allow_network
+        # It cannot be held to a list, which settings refuse: so then it reaches nothing.
+        kind, restrict = "usernet", allow_network is not True
         relay = restrict and any(port.protocol == "udp" for port in ports)
     else:
         kind, restrict = "none", True
     doors = tuple(sorted((host_ports or {}).items()))
     chosen = Network(kind, restrict, relay, doors, network)
+    if kind == "gvproxy":
+        listed = None if allow_network is True else allow_network or Destinations()
+        chosen = replace(chosen, allowed=listed, strict=strict)
     if qemu.version >= _FIRST_WITH_DGRAM:
         return chosen
     if relay:
@@ -184,15 +201,20 @@ def make_wiring(
         raise SettingError(
             source="make_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
         )
-    return by_gvproxy.GvproxyWiring(ports, gvproxy, workdir, allocator, outlives=outlives)
+    return by_gvproxy.GvproxyWiring(
+        ports, gvproxy, workdir, allocator, allowed=network.allowed, strict=network.strict,
+        outlives=outlives,
+    )  # fmt: skip
 
 
-def wants_gvproxy(*, allow_network: bool, backend: str) -> bool:
+def wants_gvproxy(*, allow_network: bool | Destinations, backend: str) -> bool:
     """Whether gvproxy, and not QEMU's user network, connects the guest."""
-    return backend == "gvproxy" or (backend == "auto" and allow_network)
+    return backend == "gvproxy" or (backend == "auto" and allow_network is not False)
 
 
-def open_host(*, allow_network: bool, backend: str, qemu: Qemu) -> dict[str, str] | None:
+def open_host(
+    *, allow_network: bool | Destinations, backend: str, qemu: Qemu
+) -> dict[str, str] | None:
     """Return what a guest would get of the host that nobody gave it; None when nothing.
 
     Its fields are those of `OpenHostError`. Of gvproxy tells `walls.missing`.

@@ -1,20 +1,19 @@
 """What gvproxy's sockets may reach: the policy of its `gate`. Of gvproxy's own words it hears none.
 
 The guest tells gvproxy where to connect, and were the filter of `seal` not there, what to listen on
-too: gvproxy binds the forwards that were asked for, and reaches nothing of the host's own loopback.
+too: gvproxy binds the forwards that were asked for, and where it may connect to says `outgoing`.
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import threading
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system.paths import as_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from pytest_vmports.models import ExposedPort
@@ -24,18 +23,29 @@ if TYPE_CHECKING:
 _TRIALS = {("::1", 0), ("::ffff:127.0.0.1", 0)}
 
 
+def _nowhere(_asked: Asked) -> int:
+    return errno.EACCES
+
+
 class Doorman:
     """Decides for one gvproxy.
 
     Args:
         listeners: the Unix sockets that it listens on, until `shut`.
         ports: what it forwards from the start.
+        outgoing: says where it may connect to; by itself nowhere.
     """
 
-    def __init__(self, listeners: Iterable[Path], ports: Iterable[ExposedPort]) -> None:
+    def __init__(
+        self,
+        listeners: Iterable[Path],
+        ports: Iterable[ExposedPort],
+        outgoing: Callable[[Asked], int | tuple[str, int]] = _nowhere,
+    ) -> None:
         self._listeners = {as_bytes(path) for path in listeners}
         self._lock = threading.Lock()
         self._ports: set[tuple[str, str, int]] = set().union(*map(places, ports))
+        self._outgoing = outgoing
 
     def allow(self, port: ExposedPort) -> None:
         """Let a host port be bound from now on."""
@@ -52,11 +62,12 @@ class Doorman:
         with self._lock:
             self._listeners.clear()
 
-    def __call__(self, asked: Asked) -> int:
-        """Return 0 for what may be done, else an errno."""
+    def __call__(self, asked: Asked) -> int | tuple[str, int]:
+        """Return 0 for what may be done, an errno, or where to connect to instead."""
+        if asked.call == "connect":
+            return self._outgoing(asked)
         with self._lock:
-            may = _connects(asked) if asked.call == "connect" else self._listens(asked)
-        return 0 if may else errno.EACCES
+            return 0 if self._listens(asked) else errno.EACCES
 
     def _listens(self, asked: Asked) -> bool:
         if asked.address is None:
@@ -66,14 +77,6 @@ class Doorman:
         if asked.call == "bind" and asked.protocol == "tcp" and asked.address in _TRIALS:
             return True
         return (asked.protocol, *asked.address) in self._ports
-
-
-def _connects(asked: Asked) -> bool:
-    if not isinstance(asked.address, tuple):
-        return False
-    address = ipaddress.ip_address(asked.address[0])
-    address = getattr(address, "ipv4_mapped", None) or address
-    return not (address.is_loopback or address.is_unspecified or address.is_multicast)
 
 
 def places(port: ExposedPort) -> set[tuple[str, str, int]]:

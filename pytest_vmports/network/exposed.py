@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import BY_MARKER, PORT_FORWARD_BIND_HOST
-from pytest_vmports.errors import NotExposedError, PortsExhaustedError
+from pytest_vmports.errors import HostError, NotExposedError, PortsExhaustedError
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.port_forward import lease_ports, parse_port
 from pytest_vmports.system import clock
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease
     from pytest_vmports.models import ExposedPort, PortMapping
+    from pytest_vmports.network.destinations import Destinations
 
 
 # A clone is ready within moments, on a busy host within seconds.
@@ -34,7 +35,7 @@ class ExposedPorts:
 
     Args:
         granted: each forward with its lease.
-        allow_network: whether `qemu_args` lets the guest reach out.
+        allow_network: whether `qemu_args` lets the guest reach out; a list it refuses.
         host: the host address of all of them.
 
     Attributes:
@@ -47,7 +48,7 @@ class ExposedPorts:
         self,
         granted: Sequence[tuple[ExposedPort, PortLease]],
         *,
-        allow_network: bool = False,
+        allow_network: bool | Destinations = False,
         host: str = PORT_FORWARD_BIND_HOST,
         declare: str = BY_MARKER,
     ) -> None:
@@ -79,7 +80,15 @@ class ExposedPorts:
         Without ``allow_network`` the network is restricted, and QEMU then drops whatever the guest
         sends by UDP, answers included: a UDP forward brings datagrams to the guest, and nothing
         comes back.
+
+        Raises:
+            HostError: ``allow_network`` is a list, and a user network reaches all or nothing.
         """
+        if not isinstance(self._allow_network, bool):
+            raise HostError(
+                f"QEMU's user network reaches all or nothing, and allow_network is a list, "
+                f"{self._allow_network}: use vm_with_ports, or write allow_network = yes or no"
+            )
         from pytest_vmports.network import usernet  # noqa: PLC0415 - for who makes a VM only
 
         return usernet.card_args(self.ports, restrict=not self._allow_network)
@@ -148,7 +157,7 @@ def lease_exposed(
     *,
     host: str = PORT_FORWARD_BIND_HOST,
     wait: float = 60.0,
-    allow_network: bool = False,
+    allow_network: bool | Destinations = False,
     on_wait: Callable[[LeaseInfo], None] | None = None,
     declare: str = BY_MARKER,
 ) -> ExposedPorts:

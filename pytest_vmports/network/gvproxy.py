@@ -9,6 +9,7 @@ ones take forwards only over HTTP on their control socket.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,8 +27,9 @@ from pytest_vmports.models import ExposedPort
 from pytest_vmports.network import handshake, seal, walls
 from pytest_vmports.network.doorman import Doorman, places
 from pytest_vmports.network.gvproxy_api import Api, forward_error
+from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
-from pytest_vmports.system import clock, listeners
+from pytest_vmports.system import clock, gate, listeners
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes, unix_url
 from pytest_vmports.system.proc import raw
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.leases import PortAllocator
+    from pytest_vmports.network.destinations import Destinations
+    from pytest_vmports.network.outgoing import Outgoing
     from pytest_vmports.network.wiring import MonitorCommands
     from pytest_vmports.system.process import Process
     from pytest_vmports.system.programs import Gvproxy
@@ -64,7 +68,10 @@ class GvproxyWiring:
         gvproxy: the program.
         workdir: private folder for its sockets, configuration and log.
         allocator: gives the port that versions without ``-config`` insist on forwarding to ssh.
-        outlives: it may run on when we do not, and then still connects for the guest.
+        allowed: what the guest may reach; None for everything.
+        strict: it may not reach the host by an address of the host's own.
+        outlives: it may run on when we do not, and then still connects for the guest that may
+            reach everything.
     """
 
     def __init__(
@@ -74,10 +81,11 @@ class GvproxyWiring:
         workdir: Path,
         allocator: PortAllocator,
         *,
+        allowed: Destinations | None = None,
+        strict: bool = False,
         outlives: bool = False,
     ) -> None:
         self.ports = ports
-        self._outlives = outlives
         self._allocator = allocator
         self.gvproxy = gvproxy
         self.log = workdir / "gvproxy.log"
@@ -86,6 +94,11 @@ class GvproxyWiring:
         self._lay_sockets(workdir)
         self._capture = workdir / handshake.FILE
         self._doorman = Doorman((), ports)
+        self._allowed, self._strict = allowed, strict
+        # One that nobody minds any more would connect to nothing; where that is what was asked for,
+        # it does.
+        self._unheld = outlives and allowed is None and not strict
+        self._noted, self._outgoing = NetworkLog(), contextlib.ExitStack()
         self._process: Process | None = None
         # QEMU's end of the connection to gvproxy. A copy stays open here, so that the end of QEMU
         # is not the end of gvproxy: who looks for a cause finds one.
@@ -101,7 +114,9 @@ class GvproxyWiring:
         """
         self._remove_sockets()
         self._lay_sockets(walls.folder_for_sockets(self._workdir))
-        self._doorman = Doorman((self._guest_socket, self._api_socket), self.ports)
+        self._doorman = Doorman(
+            (self._guest_socket, self._api_socket), self.ports, self._new_outgoing()
+        )
         if self.gvproxy.has_config:
             given = config(self.ports, api_socket=self._api_socket)
             given["interfaces"] = {"bess": unix_url(self._guest_socket, "unixpacket")}
@@ -159,6 +174,7 @@ class GvproxyWiring:
         """Kill gvproxy: it keeps nothing that a gentler end would save."""
         if self._process is not None:
             self._process.kill()
+        self._outgoing.close()
         if self._qemu_fd is not None:
             os.close(self._qemu_fd)
             self._qemu_fd = None
@@ -192,6 +208,19 @@ class GvproxyWiring:
         for place in places(port) & (listeners.of(self._process.pid) or set()):
             raise MachineError(f"gvproxy says that it has closed {_told(place)}, and it has not")
 
+    @property
+    def network_log(self) -> NetworkLog | None:
+        """What the guest asked of the network; None where no gate lets us see it."""
+        return None if self._unheld or gate.problem() is not None else self._noted
+
+    def _new_outgoing(self) -> Outgoing:
+        # By the library of DNS, which takes longer to load than all else of ours.
+        from pytest_vmports.network.outgoing import Outgoing  # noqa: PLC0415
+
+        made = Outgoing(self._allowed, strict=self._strict, log=self._noted)
+        self._outgoing.callback(made.close)
+        return made
+
     def _start_by_api(self, lease_fds: Collection[int]) -> None:
         # Without a configuration it forwards a port to the guest's ssh before anything else, by
         # default 2222, where two VMs collide. It is given a leased one, and that one is withdrawn.
@@ -219,7 +248,7 @@ class GvproxyWiring:
             [self._config],
             self._doorman,
             self._api_socket.parent,
-            connects=self._outlives,
+            connects=self._unheld,
         )
         self._gated = confinement.gate is not None
         self._process = spawn(
@@ -313,10 +342,11 @@ def _environment() -> dict[str, str]:
 
     Whoever has set the first knows better. QEMU needs as many at the same moment. On a host of two,
     where Go's threads wake each other and the guest waits, one of them carries up to twice as much
-    out of the guest. The second: Landlock has no rule on ports of MPTCP.
+    out of the guest. The second: Landlock has no rule on ports of MPTCP, and names are asked for by
+    DNS alone, of a server that the `doorman` knows; the C library also asks by sockets of its own.
     """
     half = str(max(1, (os.cpu_count() or 1) // 2))
-    debug = ",".join(filter(None, [os.environ.get("GODEBUG"), "multipathtcp=0"]))
+    debug = ",".join(filter(None, [os.environ.get("GODEBUG"), "multipathtcp=0,netdns=go"]))
     return {"GOMAXPROCS": os.environ.get("GOMAXPROCS", half), "GODEBUG": debug}
 
 

@@ -41,6 +41,8 @@ _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING",
 class NoProcesses:
     """The half of a wiring that needs no process beside QEMU's."""
 
+    network_log = None
+
     def start(self, lease_fds: Collection[int]) -> Sequence[int]:  # noqa: ARG002 - protocol
         """Return no descriptor: QEMU brings this network itself."""
         return ()
@@ -186,6 +188,8 @@ def netdev(ports: Sequence[ExposedPort], *, restrict: bool) -> str:
     parts = [
         f"user,id={NETDEV_ID}",
         f"restrict={'on' if restrict else 'off'}",
+        # By it a guest reaches the host's ::1, at fec0::2. gvproxy has none either.
+        "ipv6=off",
         *(f"{name}={value}" for name, value in addresses.items()),
         *(f"hostfwd={hostfwd(port)}" for port in ports),
     ]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.log import NetworkLog
     from pytest_vmports.system.process import Process
 
 
@@ -31,6 +32,10 @@ class Wiring(Protocol):
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
         """The forwards as they are now, in the order they were asked for."""
+
+    @property
+    def network_log(self) -> NetworkLog | None:
+        """What the guest asked of the network; None where that is not seen."""
 
     def start(self, lease_fds: Collection[int]) -> Sequence[int]:
         """Start what QEMU will connect to.

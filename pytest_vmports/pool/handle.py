@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.pool.network_log import WithNetworkLog
 from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 
-class VM(OfOneProcess):
+class VM(WithNetworkLog, OfOneProcess):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import MissingWallError, OpenHostError, SettingError
+from pytest_vmports.errors import (
+    MissingWallError,
+    NetworkListError,
+    OpenHostError,
+    SettingError,
+)
 from pytest_vmports.network import walls
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
+from pytest_vmports.system import gate
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.vm.argv import Hardware
 from pytest_vmports.vm.inside.kind import kind_of
@@ -32,6 +38,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
 
     Raises:
         HostError: QEMU or gvproxy is missing, or cannot do what is asked for.
+        NetworkListError: no guest can be held to a list here.
         SettingError: the guest does not come up with so little memory.
     """
     guest = guest.tolerating(complaints=settings.cloud_init == "tolerant")
@@ -39,6 +46,8 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
     qemu = find_qemu(settings.qemu)
     network, backend = settings.allow_network, settings.backend
     by_gvproxy = wants_gvproxy(allow_network=network, backend=backend)
+    if not isinstance(network, bool) and (problem := gate.problem()):
+        raise NetworkListError(why=problem)
     own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
     return Plan(
         hardware=Hardware(
@@ -48,6 +57,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         network=choose_network(
             [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,
             host_ports=settings.host_ports, network=settings.network,
+            strict=settings.strict_network,
         ),
         guest=guest,
         wanted=settings.expose,

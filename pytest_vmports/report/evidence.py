@@ -25,6 +25,7 @@ _MORE, _ALL = 1, 2
 """From which verbosity on a report has more of a VM, and all of it."""
 # Where things are kept: no test fails for that, and artifacts name them.
 _FOLDERS = {"cache_dir", "cache_size", "state_dir", "artifacts", "timeline"}
+_MOST_REFUSED = 5
 LEFT_OUT = "left out: what was asked before it took all the time that a report is given"
 # Of asking the forwards of a VM whose test has failed.
 _LAST_ANSWER_SECONDS = 1.0
@@ -123,12 +124,22 @@ def _asked(machine: Machine, verbosity: int) -> str:
     lines = [f"guest: {plan.guest.name}", f"hardware: {plan.hardware.accelerator}"]
     lines += [f"forward: {port}" for port in machine.cards.first.ports] or ["forward: none"]
     lines += _second_card(machine)
+    lines += _refused(machine)
     for name, value, source in plan.said:
         by = source.partition(" (used by")[0]
         left_out = name == "expose" or (name in _FOLDERS and verbosity < _MORE)
         if by != "default" and not left_out:
             lines.append(f"{name} = {value} ({by})")
     return "\n".join(lines)
+
+
+def _refused(machine: Machine) -> Iterator[str]:
+    log = machine.cards.first.network_log
+    refused = [] if log is None else log.entries().refused
+    for one in refused[:_MOST_REFUSED]:
+        yield f"network: {one}"
+    if len(refused) > _MOST_REFUSED:
+        yield f"network: {len(refused) - _MOST_REFUSED} more refused; see vm.network_log"
 
 
 def _second_card(machine: Machine) -> Iterator[str]:

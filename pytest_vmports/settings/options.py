@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
+    from pytest_vmports.network.destinations import Destinations
     from pytest_vmports.settings.table import Option
     from pytest_vmports.settings.wait_for import WaitFor
 
@@ -33,7 +34,7 @@ class Settings:
     """All settings of one test, each of its final type. Times are in seconds, memory in MiB."""
 
     expose: tuple[PortMapping, ...]
-    allow_network: bool
+    allow_network: bool | Destinations
     backend: str
     host_ports: Mapping[int, int]
     network: str | None
@@ -167,6 +168,12 @@ def resolve(
             source = f"{source} (used by {user})"
         values[option.name] = _value(option, config, raw, source)
         sources[option.name] = source
+    if not isinstance(values["allow_network"], bool) and values["backend"] == "usernet":
+        raise SettingError(
+            source=sources["backend"], name="backend", value="usernet",
+            allowed="QEMU's user network reaches all or nothing, and allow_network is a list "
+            f"({sources['allow_network']}): write auto or gvproxy, or allow_network = yes or no",
+        )  # fmt: skip
     return Settings(**values, sources=sources)
 
 

@@ -21,6 +21,7 @@ from pytest_vmports.system.paths import absolute, text_bytes
 if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
+    from pytest_vmports.network.destinations import Destinations
 
 _WORDS = {
     **dict.fromkeys(("yes", "true", "on", "1"), True),
@@ -41,6 +42,28 @@ def boolean(value: Any) -> bool:
     if word is None:
         raise ValueError("write yes or no (also true/false, on/off, 1/0)")
     return word
+
+
+def reach(value: Any) -> bool | Destinations:
+    """Read yes, no, or what a guest may reach: a list, or a text with blanks or commas."""
+    from pytest_vmports.network.destinations import ALLOWED, Destinations, read
+
+    if isinstance(value, bool | Destinations):
+        return value
+    word = _WORDS.get(str(value).strip().lower())
+    if word is not None:
+        return word
+    if isinstance(value, str):
+        words = value.replace(",", " ").split()
+        if not words:
+            raise ValueError(ALLOWED)
+        return read(words)
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise TypeError(ALLOWED)
+    for one in value:
+        if isinstance(one, bool | int | bytes) or not re.fullmatch(r"\S+", str(one)):
+            raise ValueError(f"{one!r} is none of these; {ALLOWED}")
+    return read(map(str, value))
 
 
 def choice(*allowed: str) -> Callable[[Any], str]:

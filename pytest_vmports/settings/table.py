@@ -83,7 +83,11 @@ class Option(NamedTuple):
 
 OPTIONS = (
     Option("expose", "", "ports", "guest ports of every test, e.g. '8080 5353/udp 3000:80'"),
-    Option("allow_network", "no", "boolean", "let the guest reach the network: yes or no"),
+    Option(
+        "allow_network", "no", "reach",
+        "let the guest reach the network: yes, no, or only these names, addresses and networks, "
+        "e.g. 'packages.example.org, *.example.net:443, 10.1.0.0/16'",
+    ),
     Option(
         "backend", "auto", "choice",
         "who connects the guest: auto (gvproxy when allow_network, else usernet), usernet, gvproxy",
@@ -100,7 +104,8 @@ OPTIONS = (
     ),
     Option(
         "strict_network", "no", "boolean",
-        "refuse a VM that cannot be kept from gvproxy's API and the host's 127.0.0.1: yes or no",
+        "let no guest reach the host by the host's own addresses, and refuse a VM that cannot be "
+        "kept from gvproxy's API and the host's 127.0.0.1: yes or no",
     ),
     Option(
         "guest", "alpine", "guest",

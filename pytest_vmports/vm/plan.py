@@ -138,6 +138,8 @@ class Plan:
             "name": self.guest.name,
             "qemu": [str(qemu), binary.st_size, binary.st_mtime_ns],
             "wiring": self.network.kind,
+            # Its setup may have been refused what another's is given.
+            "reach": self.network.reach,
             "memory": self.hardware.memory,
             "argv": self._masked(replace(self.network, relayed=False), ())[1:],
             "guest": self.guest.digest(self.root, qemu.architecture),

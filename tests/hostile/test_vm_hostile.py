@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 from vm_helpers import (
@@ -120,69 +114,3 @@ def test_forwards_come_and_go_and_survive_a_restart(vm):
     assert ask_tcp(vm, 9090, b"after") == b"after" and vm[9090] == added
     assert_unanswered(vm, asking("all"))
     vm.unexpose(9090)
-
-
-SUITE = '''
-    import socket, socketserver, threading
-    import pytest
-    from vm_helpers import SHELL, SHELL_PORT, ask_shell, echo
-
-    HERE = {here!r}
-
-    class Names(socketserver.BaseRequestHandler):
-        """Answers every question for an IPv4 address with one."""
-        def handle(self):
-            question, back = self.request
-            end = question.index(b"\\0", 12) + 5
-            known = question[end - 4 : end] == b"\\0\\x01\\0\\x01"
-            head = question[:2] + bytes([0x81, 0x80, 0, 1, 0, known, 0, 0, 0, 0])
-            answer = b"\\xc0\\x0c\\0\\x01\\0\\x01\\0\\0\\0\\x3c\\0\\x04" + socket.inet_aton(HERE)
-            whole = head + question[12:end] + (answer if known else b"")
-            back.sendto(whole, self.client_address)
-
-    class Says(socketserver.BaseRequestHandler):
-        def handle(self):
-            self.request.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nfrom outside\\n")
-
-    @pytest.fixture(autouse=True)
-    def outside():
-        names = socketserver.ThreadingUDPServer(("127.0.0.1", 53), Names)
-        says = socketserver.ThreadingTCPServer((HERE, 8000), Says)
-        for server in (names, says):
-            threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        yield
-        for server in (names, says):
-            server.shutdown()
-            server.server_close()
-
-    @pytest.mark.vmports(SHELL_PORT, allow_network=True, strict_network=True, setup=SHELL)
-    def test_outgoing(vm_with_ports):
-        # Not by nc: 0.8.1 forgets the answer when the other direction has ended first.
-        for host in ("{here}", "some.name.example"):
-            said = ask_shell(vm_with_ports, f"wget -T 20 -q -O- http://{{host}}:8000/")
-            assert said == "from outside\\n"
-        assert "1 packets received" in ask_shell(vm_with_ports, "ping -c 1 -w 10 192.168.127.1")
-'''
-
-
-def test_names_and_connections_to_elsewhere_work(pytester, any_gvproxy, missing, shared_templates):
-    """In a network namespace, whose loopback has the address of somebody elsewhere."""
-    here = "203.0.113.9"
-    pytester.makepyfile(textwrap.dedent(SUITE).format(here=here))
-    (pytester.path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-    namespace = ["unshare", "--net", "--mount"]
-    namespace += [] if os.geteuid() == 0 else ["--map-root-user"]
-    for program in ("unshare", "ip"):
-        if shutil.which(program) is None:
-            missing(program, "install util-linux and iproute2")
-    script = (
-        f"ip link set lo up && ip address add {here}/32 dev lo && "
-        'mount --bind resolv.conf /etc/resolv.conf && exec "$@"'
-    )
-    command = [*namespace, "sh", "-c", script, "sh", sys.executable, "-m", "pytest"]
-    done = subprocess.run(
-        [*command, "-p", "no:randomly", "-p", "no:xdist", f"--vmports-gvproxy={any_gvproxy}"],
-        cwd=pytester.path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )  # fmt: skip
-    assert "1 passed" in done.stdout, done.stdout + done.stderr

@@ -1,10 +1,12 @@
 """The four ways of connecting a guest, chosen in one place."""
 
+import functools
+
 import pytest
 
 from pytest_vmports import ExposedPort, PortMapping
 from pytest_vmports.errors import HostError, SettingError
-from pytest_vmports.network import usernet
+from pytest_vmports.network import destinations, usernet
 from pytest_vmports.network.cards import masked_args
 from pytest_vmports.network.choose import Network, choose_network, make_wiring, wants_gvproxy
 from pytest_vmports.network.gvproxy import GvproxyWiring
@@ -157,3 +159,14 @@ def test_doors_have_one_order_whatever_the_order_they_were_asked_for_in():
     one, other = choose(host_ports={80: 1, 90: 2}), choose(host_ports={90: 2, 80: 1})
     assert one == other and hash(one) == hash(other)
     assert one.host_ports == ((80, 1), (90, 2))
+
+
+def test_a_network_that_was_not_asked_for_reaches_nothing_and_a_list_no_more_than_it_says():
+    listed = destinations.read(["a.example"])
+    by = functools.partial(choose_network, [], qemu=QEMU)
+    assert by(allow_network=False, backend="gvproxy").allowed == destinations.Destinations()
+    assert by(allow_network=True, backend="auto").allowed is None
+    assert by(allow_network=listed, backend="auto").allowed == listed
+    assert by(allow_network=destinations.Destinations(), backend="auto").kind == "gvproxy"
+    # Which settings refuse, and which then opens nothing.
+    assert by(allow_network=listed, backend="usernet").restrict

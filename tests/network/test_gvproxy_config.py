@@ -305,9 +305,12 @@ def test_gvproxy_leaves_half_of_the_processors_to_qemu(monkeypatch, cpus, used):
     assert gvproxy._environment()["GOMAXPROCS"] == used
 
 
+OURS = "multipathtcp=0,netdns=go"
+
+
 def test_gvproxy_takes_what_the_user_has_told_go(monkeypatch):
     monkeypatch.setenv("GOMAXPROCS", "7")
-    monkeypatch.setenv("GODEBUG", "multipathtcp=1,netdns=go")
+    monkeypatch.setenv("GODEBUG", "multipathtcp=1,netdns=cgo")
     # Of two words for one thing Go takes the last.
-    told = {"GOMAXPROCS": "7", "GODEBUG": "multipathtcp=1,netdns=go,multipathtcp=0"}
+    told = {"GOMAXPROCS": "7", "GODEBUG": f"multipathtcp=1,netdns=cgo,{OURS}"}
     assert gvproxy._environment() == told

@@ -119,6 +119,8 @@ NATIVE = {
         name: [(f"'{word}'", word) for word in option.among]
         for name, option in BY_NAME.items() if option.reader == "choice"
     },
+    "allow_network": [("true", "yes"), ("false", "no"),
+                      ("['a.b', '10.0.0.0/8']", "a.b, 10.0.0.0/8")],
     "network": [("'back'", "back")],
     "guest": [("'x.qcow2'", "x.qcow2")],
     "setup": [("'''a\nb'''", "a\n  b")],
