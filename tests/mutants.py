@@ -266,13 +266,33 @@ _CONTROL = _of(
         "if len(self._unread) < _HEAD + size:",
         "if len(self._unread) < _HEAD + size - (size > 0):",
     ),
-    pieces_are_lost=("self._unread += self._connection", "self._unread = self._connection"),
+    pieces_are_lost=("self._unread += data", "self._unread = bytearray(data)"),
     the_next_frame_is_lost=(
-        "self._unread = self._unread[_HEAD + size :]",
-        'self._unread = b""',
+        "del self._unread[: _HEAD + size]",
+        "self._unread.clear()",
     ),
     sizes_are_big_endian=('(_HEAD - 1, "little")', '(_HEAD - 1, "big")'),
-    deaths_wake_nobody=("[self._connection, *self.deaths]", "[self._connection]"),
+)
+_CHANNEL = _of(
+    "pytest_vmports/vm/inside/channel.py",
+    "tests/vm/test_control.py",
+    deaths_wake_nobody=("[self._connection, *deaths]", "[self._connection]"),
+)
+_SAID = _of(
+    "pytest_vmports/system/said.py",
+    "tests/hostile/test_said.py",
+    a_bool_is_a_number=("strict=True, frozen=True", "frozen=True"),
+    digits_of_any_script=("_WHOLE.fullmatch(text) is None or ", ""),
+    a_name_may_be_there_twice=("if len(found) != len(members):", "if not members and found:"),
+)
+_SPOKEN = _of(
+    "pytest_vmports/vm/inside/control.py",
+    "tests/hostile/test_said.py",
+    a_broken_channel_is_believed_again=(
+        "        if self._broken is not None:\n",
+        "        if False:\n",
+    ),
+    a_frame_of_any_length=("if size > longest:", "if size > longest + (16 << 20):"),
 )
 _POWER = _of(
     "pytest_vmports/vm/snapshots.py",
@@ -600,7 +620,7 @@ _CRASH_DUMP = _of(
     a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
 )
 MUTANTS = [
-    *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
+    *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_CHANNEL, *_SAID, *_SPOKEN, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
