@@ -110,6 +110,8 @@ def answer_in(said: bytes, method: str) -> tuple[int, str]:
             reply = http.client.HTTPResponse(cast("socket.socket", _Read(said)), method=method)
             reply.begin()
             text = reply.read(_LONGEST_ANSWER)
+            if reply.length:
+                raise http.client.IncompleteRead(text, reply.length)
         except http.client.HTTPException as error:
             raise ValueError(f"no answer by HTTP: {error!r}") from error
         return reply.status, text.decode(errors="replace")

@@ -35,7 +35,7 @@ from pytest_vmports.vm.inside.qemu_agent import GuestAgent
 from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.monitor import Monitor
 
-SECONDS = 60
+SECONDS = 20
 
 
 def alive():
@@ -120,9 +120,9 @@ def test_what_the_host_fails_at_is_not_the_guests_word():
 
 BROKEN = [
     frame("?"), frame("\xff"), frame("\0"), frame("V"), frame("V", b"-1"), frame("V", b"256"),
-    frame("V", b"x"), frame("V", "١".encode()), frame("C", b"9" * 5), frame("C", b"99999"[:4] + b"x"),
+    frame("V", b"x"), frame("V", "١".encode()), frame("C", b"9" * 5), frame("C", b"4096"),
     frame("X", b""), frame("X", b"65536"), frame("X", b"4991"),  # stopped by a signal
-    frame("X", b"127"), frame("X", b"129"[:2] + b"_1"), frame("A", b"x"), frame("O", size=4097),
+    frame("X", b"127"), frame("X", b"12_1"), frame("A", b"x"), frame("O", size=4097),
     frame("E", size=0xFFFFFF), frame("X", size=0xFFFFFF), frame("C", size=5000),
 ]  # fmt: skip
 
@@ -243,13 +243,18 @@ def test_a_line_without_end_is_given_up_when_it_is_longer_than_any_answer(agent,
     monkeypatch.setattr(qemu_agent, "_LONGEST_ANSWER", 100_000)
     agent, guest = agent
     guest.sendall(SYNCED + b'{"return": "')
-    talking = threading.Thread(target=lambda: [guest.sendall(b"A" * 1000) for _ in range(300)])
+
+    def talk():
+        with contextlib.suppress(OSError):  # nobody reads on
+            for _ in range(1000):
+                guest.sendall(b"A" * 1000)
+
+    talking = threading.Thread(target=talk)
     talking.start()
     with pytest.raises(GuestSaidError, match="a line of more than 100000 bytes"):
         agent.run("true", timeout=SECONDS)
     agent.close()
-    with contextlib.suppress(OSError):
-        talking.join()
+    talking.join()
 
 
 def test_an_agent_that_does_not_read_is_waited_for_until_the_timeout(agent):
@@ -300,7 +305,7 @@ def test_the_complaints_of_cloud_init_are_few_short_and_printable():
 )
 def test_an_exit_status_by_ssh_is_three_digits(end):
     with pytest.raises(GuestSaidError, match="the shell that ssh reached"):
-        ssh.status_at_the_end(b"output"[: 3 - len(end)] + end if len(end) < 3 else end)
+        ssh.status_at_the_end(end)
     assert ssh.status_at_the_end(b"output255") == 255
 
 
@@ -331,8 +336,8 @@ def test_a_qemu_that_greets_in_a_wrong_way_is_named(pair, said):
     def talk():
         qemu.sendall(said)
         with contextlib.suppress(OSError):
-            asked = json.loads(qemu.recv(4096))
-            qemu.sendall(line({"return": {}, "id": asked["id"]}))
+            if qemu.recv(4096):
+                qemu.sendall(line({"return": {}}))
 
     talking = threading.Thread(target=talk)
     talking.start()
@@ -441,7 +446,7 @@ def test_a_refusal_of_gvproxys_is_short_and_printable(tmp_path):
 class Living:
     """Stands for a VM that lives, whatever its programs close."""
 
-    qemu = helpers = None
+    qemu = helpers = console = None
     first_dead = panic = crash = None
 
     class monitor:  # noqa: N801
