@@ -234,7 +234,7 @@ _READINESS = _of(
     http_likes_client_errors=("range(200, 400)", "range(200, 405)"),
     http_dislikes_redirections=("range(200, 400)", "range(200, 300)"),
     http_likes_100=("range(200, 400)", "range(100, 400)"),
-    http_takes_any_protocol=('words[0].startswith("HTTP/")', "words[0]"),
+    http_takes_any_protocol=('rb"HTTP/[0-9.]{1,8} +', 'rb"\\S{1,8} +'),
     http_asks_for_the_root=("GET {self.wait_for.path} HTTP", "GET / HTTP"),
     a_close_is_an_answer=("return bool(connection.recv(1, socket.MSG_PEEK))", "return True"),
     a_reset_is_an_answer=(
@@ -314,13 +314,33 @@ _CONTROL = _of(
         "if len(self._unread) < _HEAD + size:",
         "if len(self._unread) < _HEAD + size - (size > 0):",
     ),
-    pieces_are_lost=("self._unread += self._connection", "self._unread = self._connection"),
+    pieces_are_lost=("self._unread += data", "self._unread = bytearray(data)"),
     the_next_frame_is_lost=(
-        "self._unread = self._unread[_HEAD + size :]",
-        'self._unread = b""',
+        "del self._unread[: _HEAD + size]",
+        "self._unread.clear()",
     ),
     sizes_are_big_endian=('(_HEAD - 1, "little")', '(_HEAD - 1, "big")'),
-    deaths_wake_nobody=("[self._connection, *self.deaths]", "[self._connection]"),
+)
+_CHANNEL = _of(
+    "pytest_vmports/vm/inside/channel.py",
+    "tests/vm/test_control.py",
+    deaths_wake_nobody=("[self._connection, *deaths]", "[self._connection]"),
+)
+_SAID = _of(
+    "pytest_vmports/system/said.py",
+    "tests/hostile/test_said.py",
+    a_bool_is_a_number=("strict=True, frozen=True", "frozen=True"),
+    digits_of_any_script=("_WHOLE.fullmatch(text) is None or ", ""),
+    a_name_may_be_there_twice=("if len(found) != len(members):", "if not members and found:"),
+)
+_SPOKEN = _of(
+    "pytest_vmports/vm/inside/control.py",
+    "tests/hostile/test_said.py",
+    a_broken_channel_is_believed_again=(
+        "        if self._broken is not None:\n",
+        "        if False:\n",
+    ),
+    a_frame_of_any_length=("if size > longest:", "if size > longest + (16 << 20):"),
 )
 _POWER = _of(
     "pytest_vmports/vm/snapshots.py",
@@ -664,6 +684,7 @@ _CRASH_DUMP = _of(
 MUTANTS = [
     *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_IMAGE_LINKS, *_QEMU_WALLS,
+    *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,

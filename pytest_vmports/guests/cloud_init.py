@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.errors import GuestNotFoundError, HostError, SeedError
+from pytest_vmports.errors import GuestNotFoundError, GuestSaidError, HostError, SeedError
 from pytest_vmports.guests import host_files
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import absolute, existing_file, text_bytes
+from pytest_vmports.system.said import Answer, json_said
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +60,7 @@ fi
   done
 ) </dev/null >/dev/null 2>&1 &
 """
+_MOST_ERRORS, _LONGEST_ERROR = 50, 2000
 _REPORTED = re.compile(r"vmports-cloud-init: (\{.*?\}) :vmports", re.DOTALL)
 # What systemd, or cloud-init's own last resort, writes to the console when a stage cannot run.
 _FAILED = re.compile(
@@ -94,6 +97,18 @@ class Verdict:
     """What cloud-init came to: ``errors`` is empty when it finished well."""
 
     errors: tuple[str, ...] = ()
+
+
+class _Stages(Answer):
+    """What ``result.json`` says; it has no other errors (source: cloud-init's ``main.py``)."""
+
+    errors: list[str]
+
+
+class _Result(Answer):
+    """What cloud-init writes into ``result.json``."""
+
+    v1: _Stages
 
 
 def read_seed(user_data: Any, meta_data: Any, network_config: Any) -> Seed:
@@ -144,12 +159,29 @@ def write_seed(files: Mapping[str, bytes], target: Path) -> None:
 def verdict(console: str) -> Verdict | None:
     """Return what cloud-init reported on the console; None while it has not."""
     for match in _REPORTED.finditer(console):
-        try:
-            result = json.loads(match[1].replace("\r", "").replace("\n", ""))["v1"]
-        except ValueError:  # torn by a message of the kernel; it is said again
-            continue
-        return Verdict(tuple(str(error) for error in result.get("errors", ())))
+        if (found := result_in(match[1])) is not None:
+            return found
     return None
+
+
+def result_in(text: str) -> Verdict | None:
+    """Return what cloud-init came to; None where its text is torn by a message of the kernel.
+
+    Torn ones have an end of a line in them, and come again.
+
+    Raises:
+        GuestSaidError: it is whole, and no result of cloud-init's.
+    """
+    whole = text.replace("\r", "").replace("\n", "")
+    try:
+        errors = json_said("cloud-init", whole, _Result).v1.errors
+    except GuestSaidError:
+        if whole != text:
+            return None
+        raise
+    more = [f"(and {len(errors) - _MOST_ERRORS} more)"] if len(errors) > _MOST_ERRORS else []
+    shown = [printable(error[:_LONGEST_ERROR]) for error in errors[:_MOST_ERRORS]]
+    return Verdict((*shown, *more))
 
 
 def failure(console: str) -> str | None:

@@ -31,8 +31,8 @@ NETDEV_ID = "n0"
 NO_CARD = ("-nic", "none")
 """The arguments that keep QEMU from adding its default card."""
 _ROW = re.compile(
-    r"^\s*(?P<proto>TCP|UDP)\[(?P<state>\w+)\]\s+\S+\s+\S+\s+(?P<host_port>\d+)"
-    r"\s+(?P<guest>\S+)\s+(?P<guest_port>\d+)"
+    r"[ \t]*(?P<proto>TCP|UDP)\[(?P<state>\w{1,20})\][ \t]+\S{1,20}[ \t]+\S{1,60}"
+    r"[ \t]+(?P<host_port>[0-9]{1,5})[ \t]+\S{1,60}[ \t]+[0-9]{1,5}\b"
 )
 # The states that a connection reaches only after the guest answered the first packet.
 _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSING", "LAST_ACK"}
@@ -155,16 +155,21 @@ class UsernetWiring(NoProcesses):
         yield lambda: self._accepted(port, monitor)
 
     def _accepted(self, port: ExposedPort, monitor: MonitorCommands) -> bool:
-        for line in monitor.hmp("info usernet").splitlines():
-            row = _ROW.match(line)
-            if (
-                row
-                and row["proto"].lower() == port.protocol
-                and int(row["host_port"]) == port.external
-                and row["state"] in _ANSWERED
-            ):
-                return True
-        return False
+        return accepted(monitor.hmp("info usernet"), port)
+
+
+def accepted(table: str, port: ExposedPort) -> bool:
+    """Whether HMP's ``info usernet`` shows a connection to a forward that the guest has answered.
+
+    Rows that are none are passed over: others of the table mean nothing here either.
+    """
+    rows = filter(None, map(_ROW.match, table.splitlines()))
+    return any(
+        row["proto"].lower() == port.protocol
+        and int(row["host_port"]) == port.external
+        and row["state"] in _ANSWERED
+        for row in rows
+    )
 
 
 def card_args(forwards: Sequence[ExposedPort], *, restrict: bool) -> list[str]:

@@ -9,6 +9,7 @@ from pytest_vmports.errors import (
     CloudInitError,
     DiskFullError,
     GuestPanicError,
+    GuestSaidError,
     GuestStuckError,
     MachineDiedError,
     MachineError,
@@ -30,7 +31,8 @@ _TOLD_TO = ("a signal told it to", "an error of the host")
 
 def host_may_be(error: MachineError) -> bool:
     """Whether the host may be the reason why a start failed, so that another try may end well."""
-    if isinstance(error, (SetupError, CloudInitError, GuestPanicError, GuestStuckError)):
+    theirs = SetupError, CloudInitError, GuestPanicError, GuestStuckError, GuestSaidError
+    if isinstance(error, theirs):
         return False
     if isinstance(error, MachineDiedError) and error.program == "QEMU":
         # QEMU ends with 0 where its guest has powered off or rebooted.
@@ -46,7 +48,7 @@ def state_may_be(error: MachineError) -> bool:
     """
     if isinstance(error, MonitorError):
         return error.command == "migrate-incoming" and not _is_short(error.reply)
-    if isinstance(error, GuestPanicError):
+    if isinstance(error, (GuestPanicError, GuestSaidError)):
         return True
     return (
         isinstance(error, MachineDiedError) and error.program == "QEMU" and not _by_the_host(error)

@@ -190,6 +190,6 @@ def _with_reasons(machine: Machine, probe: Probe) -> dict[int, str]:
     """Return the answers with what the guest itself says of its servers, if it can be asked now."""
     with contextlib.suppress(VmPortsError):  # as one whose VM has ended meanwhile
         # One that the test has paused would be waited for in vain.
-        if machine.monitor.execute("query-status")["running"]:
+        if machine.monitor.run_state().running:
             return listening.explained(probe.answers, listening.ask(lambda: machine.shell))
     return probe.answers

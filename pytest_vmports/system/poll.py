@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from select import POLLIN, poll  # by name: out of reach of a test that patches the module
+from select import POLLIN, POLLOUT, poll  # by name: out of reach of a test that patches the module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ def readable(
     for number in numbers:
         waiting.register(number, POLLIN)
     return [numbers[number] for number, _ in waiting.poll(milliseconds(seconds))]
+
+
+def writable(file: socket.socket | int, seconds: float | None) -> bool:
+    """Whether a file takes more, or has hung up; waits for it, as `readable`."""
+    waiting = poll()
+    waiting.register(_number(file), POLLOUT)
+    return bool(waiting.poll(milliseconds(seconds)))
 
 
 def milliseconds(seconds: float | None) -> int | None:

@@ -6,8 +6,9 @@ import re
 import struct
 from typing import IO, TYPE_CHECKING
 
-from pytest_vmports.errors import MonitorError
+from pytest_vmports.errors import GuestSaidError, MonitorError
 from pytest_vmports.system import patience
+from pytest_vmports.system.said import malformed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ VMCORE = "vmcore"
 _FLAT, _FLAT_HEADER, _PIECE = b"makedumpfile\0", 4096, struct.Struct(">qq")
 _KDUMP, _UNAME, _UNAME_SIZE = b"KDUMP   ", 12, 65
 _RELEASE = re.compile(rb"OSRELEASE=([!-~]{1,64})\n")
-_LOOK_BYTES = 1 << 20
+_LOOK_BYTES, _LARGEST = 1 << 20, 1 << 46
 # A gigabyte takes about half a minute to compress.
 _SECONDS = 120.0
 
@@ -59,7 +60,7 @@ class CrashDump:
             with self._file.open("w+b") as file, patience.as_long_as_it_takes():
                 vitals.monitor.dump(file.fileno(), _SECONDS)
             make_readable(self._file)
-        except (MonitorError, OSError) as error:
+        except (GuestSaidError, MonitorError, OSError) as error:
             self.problem = f"the guest's memory could not be written: {error}"
             self._file.unlink(missing_ok=True)
 
@@ -72,6 +73,7 @@ def make_readable(path: Path) -> None:
     does not believe the header.
 
     Raises:
+        GuestSaidError: it is malformed.
         OSError: it cannot be read or written.
     """
     with path.open("rb") as file:
@@ -94,8 +96,14 @@ def _put_in_place(source: IO[bytes], target: IO[bytes]) -> None:
         place, size = _PIECE.unpack(head)
         if place < 0:
             return
+        if size < 0 or place + size > _LARGEST:
+            raise malformed("QEMU's dump", f"a piece of {size} bytes at {place}", head)
         target.seek(place)
-        target.write(source.read(size))
+        while size and (part := source.read(min(size, _LOOK_BYTES))):
+            target.write(part)
+            size -= len(part)
+        if size:
+            break
     raise OSError("QEMU's dump has no end")
 
 

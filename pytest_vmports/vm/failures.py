@@ -283,9 +283,13 @@ def cause_first(vitals: Vitals) -> Iterator[None]:
     ) as error:  # fmt: skip
         vitals.await_ending(sure=isinstance(error, (ConnectionError, GuestShellError)))
         died = found(vitals)
-        if died is None:
-            raise
-        raise died from None
+        if died is not None:
+            raise died from None
+        if isinstance(error, ConnectionError):
+            raise MachineError(
+                f"a program of the VM has closed a channel to it, and runs on: {error}"
+            ) from error
+        raise
 
 
 def why_qemu_ended(vitals: Vitals) -> str:

@@ -13,10 +13,22 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate, protocol
+from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
-from pytest_vmports.errors import MonitorError
+from pytest_vmports.errors import GuestSaidError, MonitorError
 from pytest_vmports.system import clock, patience, sockets
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.said import malformed, said_by, shaped
+from pytest_vmports.vm.qmp_answers import (
+    WHO,
+    DiskStats,
+    Formats,
+    Greeting,
+    Migration,
+    RunState,
+    Set,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -36,10 +48,13 @@ _FIRST_WITH_FILE = (8, 2)
 # What this process has learned of a version: the kind of address to try first.
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
+_LONGEST_REASON = 100
 # Of questions whose answers nobody needs.
 _LOOK_CALL_SECONDS = 2.0
 # The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
 _DUMP_FORMATS = ("kdump-raw-zlib", "kdump-zlib", "elf")
+# What the library's connect wraps of what QEMU said, and not of its hanging up.
+_NO_GREETING = GreetingError, NegotiationError, ValueError, RecursionError
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -66,6 +81,7 @@ class Monitor:
         line has been carried out, forwards included.
 
         Raises:
+            GuestSaidError: what it said is no greeting.
             TimeoutError: QEMU said nothing for ``timeout`` seconds.
         """
         try:
@@ -73,6 +89,9 @@ class Monitor:
         except (QMPError, EOFError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
+            why = getattr(error, "exc", None)
+            if isinstance(why, _NO_GREETING):
+                raise malformed(WHO, f"no greeting: {why}") from error
             return False
         return True
 
@@ -104,7 +123,7 @@ class Monitor:
         Raises:
             MonitorError: QEMU hung up.
         """
-        return str(self.execute("human-monitor-command", **{"command-line": line}))
+        return self._hmp(line, _CALL_SECONDS)
 
     def registers(self) -> str:
         """Return the registers of the guest's processors, as a text for people.
@@ -112,8 +131,11 @@ class Monitor:
         Raises:
             MonitorError: QEMU hung up, or does not answer at once.
         """
-        line = {"command-line": "info registers -a"}
-        return str(self._execute("human-monitor-command", _LOOK_CALL_SECONDS, line))
+        return self._hmp("info registers -a", _LOOK_CALL_SECONDS)
+
+    def _hmp(self, line: str, seconds: float) -> str:
+        told = self._execute("human-monitor-command", seconds, {"command-line": line})
+        return shaped(WHO, told, str)
 
     def disk_operations(self) -> list[tuple[int, int]]:
         """Return how often each of the guest's disks was read and written.
@@ -122,8 +144,19 @@ class Monitor:
             MonitorError: as for `registers`.
         """
         told = self._execute("query-blockstats", _LOOK_CALL_SECONDS, {})
-        stats = [one["stats"] for one in told]
-        return [(one["rd_operations"], one["wr_operations"]) for one in stats]
+        stats = [one.stats for one in shaped(WHO, told, list[DiskStats])]
+        return [(one.rd_operations, one.wr_operations) for one in stats]
+
+    def run_state(self, seconds: float = _CALL_SECONDS) -> RunState:
+        """Return whether the guest runs, and in what state its machine is.
+
+        Args:
+            seconds: how long the answer may take.
+
+        Raises:
+            MonitorError: QEMU hung up, or does not answer.
+        """
+        return shaped(WHO, self._execute("query-status", seconds, {}), RunState)
 
     @property
     def hung_up(self) -> bool:
@@ -147,8 +180,11 @@ class Monitor:
 
             with contextlib.suppress(TimeoutError):
                 _run(hear_all(), patience.left(_LAST_WORDS_SECONDS))
-        said = [str(event["data"]["reason"]) for event in self._ends.history]  # type: ignore[index]
-        return said[-1] if said else ""
+        # An event without a reason tells none: its VM has ended in any case.
+        told = [event.get("data") for event in self._ends.history]
+        said = [one.get("reason") for one in told if isinstance(one, dict)]
+        words = [one for one in said if isinstance(one, str)]
+        return printable(" ".join(words[-1][:_LONGEST_REASON].split())) if words else ""
 
     @property
     def panicked(self) -> bool:
@@ -165,9 +201,7 @@ class Monitor:
         if not self._refused.history:
             return False
         with contextlib.suppress(MonitorError):
-            return bool(
-                self._execute("query-status", _LOOK_CALL_SECONDS, {})["status"] == "io-error"
-            )
+            return self.run_state(_LOOK_CALL_SECONDS).status == "io-error"
         return False
 
     def save(self, file: int) -> None:
@@ -180,7 +214,7 @@ class Monitor:
         # QEMU says that it has finished a moment before it lets the guest run on, and tells of that
         # by no event (migration_iteration_finish in its migration.c).
         deadline = clock.now() + _CALL_SECONDS
-        while self.execute("query-status")["status"] == "finish-migrate":
+        while self.run_state().status == "finish-migrate":
             if clock.now() >= deadline:
                 raise MonitorError(command="migrate", reply="it has not ended after it was written")
             clock.sleep(_LOOK_SECONDS)
@@ -203,12 +237,15 @@ class Monitor:
         Raises:
             MonitorError: QEMU cannot, or has not ended in time.
         """
-        offered = self.execute("query-dump-guest-memory-capability")["formats"]
+        told = self.execute("query-dump-guest-memory-capability")
+        offered = shaped(WHO, told, Formats).formats
+        fit = [one for one in _DUMP_FORMATS if one in offered]
+        if not fit:
+            raise MonitorError(
+                command="dump-guest-memory", reply="it offers no format that is read"
+            )
         self.give(file, "vmcore")
-        arguments = {
-            "paging": False, "protocol": "fd:vmcore",
-            "format": next(one for one in _DUMP_FORMATS if one in offered),
-        }  # fmt: skip
+        arguments = {"paging": False, "protocol": "fd:vmcore", "format": fit[0]}
         self._execute("dump-guest-memory", seconds, arguments)
 
     def _migrate(self, command: str, file: int) -> None:
@@ -244,7 +281,7 @@ class Monitor:
 
     @contextlib.contextmanager
     def _by_set(self, file: int) -> Iterator[str]:
-        added = self._give(file, "add-fd")["fdset-id"]
+        added = shaped(WHO, self._give(file, "add-fd"), Set).fdset
         try:
             yield f"file:/dev/fdset/{added}"
         finally:
@@ -266,7 +303,7 @@ class Monitor:
             reply = f"QEMU is gone or does not answer ({type(error).__name__})"
             raise MonitorError(command=command, reply=reply) from error
         if status != "completed":
-            raise MonitorError(command=command, reply=f"it ended as {status!r}")
+            raise MonitorError(command=command, reply=f"it ended as {printable(status)!r}")
 
     def give(self, descriptor: int, name: str) -> None:
         """Give QEMU a copy of an open descriptor, which it keeps under ``name``.
@@ -292,7 +329,7 @@ class Monitor:
         with self._client.listener("MIGRATION") as events:
             await self._client.execute(command, {"uri": uri})
             async for event in events:
-                status = str(event["data"]["status"])  # type: ignore[index]
+                status = shaped(WHO, event.get("data"), Migration).status
                 if status in {"completed", "failed", "cancelled"}:
                     return status
         return "unfinished"
@@ -302,7 +339,7 @@ class Monitor:
         client, self._client = self._client, None
         if client is not None:
             # QEMU may have been killed with an answer under way, which is no news here.
-            with contextlib.suppress(QMPError, EOFError, OSError):
+            with contextlib.suppress(QMPError, EOFError, OSError, GuestSaidError):
                 _run(client.disconnect(), _CALL_SECONDS)
         self._connection.close()
 
@@ -316,8 +353,8 @@ class Monitor:
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None
-        told: Any = client.greeting.QMP.version["qemu"]
-        self._version = (int(told["major"]), int(told["minor"]))
+        told = shaped(WHO, client.greeting.QMP.version, Greeting).qemu
+        self._version = (told.major, told.minor)
 
 
 class _RefusedError(Exception):
@@ -329,7 +366,9 @@ def _run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:
         return await asyncio.wait_for(coroutine, timeout)
 
     try:
-        return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
+        # The library lets through what its parsing of a line raises, as a number of 5,000 digits.
+        with said_by(WHO):
+            return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"no answer from QEMU within {timeout:g} s") from error
 

@@ -7,6 +7,7 @@ a byte, which only the guest can have sent.
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -38,6 +39,9 @@ REFUSED = f"the guest refused: nothing listens on this port of {GUEST_IP}"
 SILENT = "the guest has not answered (no network yet, or packets are dropped)"
 UNREACHED = "the guest could not be reached: its network is down, or not up yet"
 _HTTP_GOOD = range(200, 400)
+# Not \d, and no more digits: what the guest says is shown, and reckoned with.
+_HTTP_LINE = re.compile(rb"HTTP/[0-9.]{1,8} +([1-9][0-9]{2})(?: .*)?", re.DOTALL)
+_LONGEST_LINE, _SHOWN = 1 << 16, 200
 
 
 class Condition(Protocol):
@@ -180,23 +184,32 @@ class Probe:
         received = b""
         # A slow answer is an answer: only silence makes us ask again.
         until = max(until, clock.now() + 4 * _ONE_TRY_SECONDS)
-        while b"\n" not in received and clock.now() < until:
+        while (
+            b"\n" not in received and len(received) < _LONGEST_LINE and clock.now() < until
+        ):  # fmt: skip
             check()
             if readable([connection], _LOOK_SECONDS):
                 chunk = connection.recv(1024)
                 if not chunk:
                     break
                 received += chunk
-        line = received.partition(b"\n")[0].decode(errors="replace").strip()
-        words = line.split()
-        if words[:1] and words[0].startswith("HTTP/") and words[1:2] and words[1].isdigit():
-            self.answers[port.internal] = f"answered {line!r}, not a 2xx or 3xx"
-            if int(words[1]) in _HTTP_GOOD:
-                return True
+        line = received.partition(b"\n")[0].strip()
+        shown = line[:_SHOWN].decode(errors="replace")
+        status = http_status(line)
+        if status is None:
+            self.answers[port.internal] = f"{NOT_HTTP}, got {shown!r}"
         else:
-            self.answers[port.internal] = f"{NOT_HTTP}, got {line!r}"
+            self.answers[port.internal] = f"answered {shown!r}, not a 2xx or 3xx"
+            if status in _HTTP_GOOD:
+                return True
         _pause(min(until, clock.now() + 5 * _LOOK_SECONDS), check)
         return False
+
+
+def http_status(line: bytes) -> int | None:
+    """Return the status in the first line of an answer by HTTP; None where it is no such line."""
+    match = _HTTP_LINE.fullmatch(line)
+    return None if match is None else int(match[1])
 
 
 def _connect(port: ExposedPort) -> socket.socket:

@@ -84,7 +84,7 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         OSError: the file cannot be written.
     """
     machine.check_alive()
-    running = machine.monitor.execute("query-status")["running"]
+    running = machine.monitor.run_state().running
     disks = path.with_name(f"{path.name}-disks")
     try:
         save(machine, path)

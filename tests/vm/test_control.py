@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pytest_vmports.system.poll import readable
-from pytest_vmports.vm.inside import control as control_module
+from pytest_vmports.vm.inside import channel as channel_module
 from pytest_vmports.vm.inside.control import CLOCK, LARGEST, READY, Control
 
 
@@ -103,7 +103,7 @@ def test_a_vm_that_ends_ends_the_waiting(channel, monkeypatch):
     def check():
         raise ProcessLookupError
 
-    monkeypatch.setattr(control_module, "readable", noted)
+    monkeypatch.setattr(channel_module, "readable", noted)
     with death, pytest.raises(ProcessLookupError):
         control.receive(None, check)
     assert ready == [[number]]  # its death, and not the end of a wait

@@ -10,6 +10,7 @@ from pytest_vmports.errors import MachineDiedError, MonitorError
 from pytest_vmports.vm import snapshots
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.failures import Vitals, at_the_end
+from pytest_vmports.vm.qmp_answers import RunState
 from pytest_vmports.vm.saved import OVERLAY
 
 
@@ -25,7 +26,11 @@ class FakeMonitor:
         self.notes.append(command)
         if command in self.refuses:
             raise MonitorError(command=command, reply="no")
-        return {"running": self.running} if command == "query-status" else {}
+        return {}
+
+    def run_state(self):
+        self.notes.append("query-status")
+        return RunState(status="running" if self.running else "paused", running=self.running)
 
     def save(self, _descriptor):
         self.notes.append("save")

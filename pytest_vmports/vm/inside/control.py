@@ -10,22 +10,70 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from pytest_vmports.system import clock
-from pytest_vmports.system.poll import readable
+from pytest_vmports.errors import GuestSaidError, MachineError
+from pytest_vmports.system.said import malformed, number_said
+from pytest_vmports.vm.inside.channel import Channel
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-READY, CLOCK = "V", "C"
+READY, CLOCK, ENDED = "V", "C", "X"
+CONSUMED, OUTPUT, ERRORS = "A", "O", "E"
 LARGEST = 4096
+WHO = "the guest's control channel"
 _HEAD = 4
 # As many bytes as the kernel's generator has for its key.
 _SEED = 32
+# What the guest's agent sends: its numbers up to an exit status, errno and wait status, its bytes
+# up to a frame's.
+_NUMBERS = {READY: 0xFF, CLOCK: 4095, ENDED: 0xFFFF}
+_BYTES = {CONSUMED: 0, OUTPUT: LARGEST, ERRORS: LARGEST}
+_LAST_SIGNAL, _DUMPED = 64, 0x80
+
+
+class Frames:
+    """Takes the guest's bytes as they come, and gives back whole frames."""
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take more bytes."""
+        self._unread += data
+
+    def next(self) -> tuple[str, bytes] | None:
+        """Return the next frame's type and payload; None where there is none yet.
+
+        What is malformed, or longer than any frame, is refused by its first four bytes.
+
+        Raises:
+            GuestSaidError: it is nothing that our agent says.
+        """
+        if len(self._unread) < _HEAD:
+            return None
+        kind, size = chr(self._unread[0]), int.from_bytes(self._unread[1:_HEAD], "little")
+        longest = len(str(_NUMBERS[kind])) if kind in _NUMBERS else _BYTES.get(kind)
+        if longest is None:
+            raise malformed(WHO, f"a frame of the unknown type {kind!r}", self._unread)
+        if size > longest:
+            raise malformed(WHO, f"a frame of {size} bytes, {longest} at the most", self._unread)
+        if len(self._unread) < _HEAD + size:
+            return None
+        payload = bytes(self._unread[_HEAD : _HEAD + size])
+        del self._unread[: _HEAD + size]
+        if kind in _NUMBERS:
+            number = number_said(WHO, payload, _NUMBERS[kind])
+            if kind == ENDED and not _is_an_end(number):
+                raise malformed(WHO, "no wait status of a process that has ended", payload)
+        return kind, payload
 
 
 class Control:
     """One end of the channel.
+
+    Who has once said what is no frame of ours cannot be followed any more: all that comes later is
+    refused with the same error.
 
     Args:
         connection: our end of the socket pair; closed by `close`.
@@ -36,8 +84,9 @@ class Control:
 
     def __init__(self, connection: socket.socket) -> None:
         self.deaths: Sequence[int] = ()
-        self._connection = connection
-        self._unread = b""
+        self._channel = Channel(connection, WHO)
+        self._frames = Frames()
+        self._broken: GuestSaidError | None = None
 
     def await_number(self, kind: str, deadline: float, check: Callable[[], None]) -> int | None:
         """Return the number in the next frame of ``kind``; None at the deadline.
@@ -46,6 +95,9 @@ class Control:
             kind: the frame's type; others before it are passed over.
             deadline: `clock.now` value.
             check: raises when a process of this VM has ended.
+
+        Raises:
+            GuestSaidError: what came is malformed.
         """
         while (frame := self.receive(deadline, check)) is not None:
             if frame[0] == kind:
@@ -60,26 +112,40 @@ class Control:
         Args:
             deadline: `clock.now` value; None waits for ever.
             check: as for `await_number`.
+
+        Raises:
+            ConnectionError: QEMU hung up.
+            GuestSaidError: what came is malformed, or something before was.
         """
-        while (frame := self._next()) is None:
-            left = 1.0 if deadline is None else deadline - clock.now()
-            if left <= 0:
-                return None
-            # Bounded, for platforms whose processes have no descriptor to wait on.
-            ready = readable([self._connection, *self.deaths], min(left, 1.0))
-            check()
-            if self._connection in ready:
-                self._unread += self._connection.recv(1 << 16)
+        if self._broken is not None:
+            raise GuestSaidError(**self._broken.fields)
+        try:
+            while (frame := self._frames.next()) is None:
+                data = self._channel.receive(deadline, check, self.deaths)
+                if not data:
+                    return None
+                self._frames.feed(data)
+        except GuestSaidError as error:
+            self._broken = error
+            raise
         return frame
+
+    def refused(self, problem: str, payload: bytes) -> GuestSaidError:
+        """Return the error of a frame that nobody may send now; nothing is received after it."""
+        self._broken = malformed(WHO, problem, payload)
+        return self._broken
 
     def send(self, kind: str, payload: bytes = b"") -> None:
         """Send a frame.
 
         Raises:
+            MachineError: the guest has not read what it was sent before, for long.
             OSError: QEMU hung up.
         """
         head = kind.encode() + len(payload).to_bytes(_HEAD - 1, "little")
-        self._connection.sendall(head + payload)
+        # Who reads has room: no more than one large frame is under way at a time.
+        if not self._channel.send(head + payload, 0.0, lambda: None):
+            raise MachineError("the guest's agent does not read what it is sent")
 
     def send_clock(self, now: float, *, seed: bool = False) -> None:
         """Ask for the guest's clock to be set; the answer is a frame of type `CLOCK`.
@@ -106,12 +172,10 @@ class Control:
 
     def close(self) -> None:
         """Hang up. Safe to call again."""
-        self._connection.close()
+        self._channel.close()
 
-    def _next(self) -> tuple[str, bytes] | None:
-        size = int.from_bytes(self._unread[1:_HEAD], "little")
-        if len(self._unread) < _HEAD + size:
-            return None
-        kind, payload = self._unread[:1], self._unread[_HEAD : _HEAD + size]
-        self._unread = self._unread[_HEAD + size :]
-        return kind.decode("latin-1"), payload
+
+def _is_an_end(status: int) -> bool:
+    """Whether it is the wait status of an exit, or of a signal, with a core dump or without."""
+    signal = status & ~_DUMPED
+    return not status & 0xFF or 0 < signal <= _LAST_SIGNAL

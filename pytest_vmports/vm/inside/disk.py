@@ -198,7 +198,7 @@ class DiskGuest(OwnInit):
         script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
         code, _, said = runner.run(script, timeout=waiting.timeout)
         if code:
-            detail = said.decode(errors="replace").strip()
+            detail = printable(said[:_LONGEST_COMPLAINT].decode(errors="replace").strip())
             raise MachineError(f"the guest refused to have its clock set: {detail or code}")
 
     def shell(self, check: Callable[[], None]) -> Shell | None:  # noqa: ARG002 - protocol

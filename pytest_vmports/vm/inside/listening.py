@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GUEST_IP, GUEST_MAC
 from pytest_vmports.errors import MachineDiedError, VmPortsError
+from pytest_vmports.system.said import said_by
 from pytest_vmports.vm.readiness import GOOD_ANSWER, NOT_HTTP
 
 if TYPE_CHECKING:
@@ -83,8 +84,13 @@ def heard(said: bytes) -> Heard:
     """Return what the guest's answer means.
 
     Raises:
-        ValueError: it is malformed.
+        GuestSaidError: it is malformed.
     """
+    with said_by("the guest, asked for its servers", said):
+        return _heard(said)
+
+
+def _heard(said: bytes) -> Heard:
     # The guest is hostile: nothing of its own words goes further than this function, but for
     # numbers, addresses and names of letters.
     if len(said) > _MOST_BYTES:
@@ -196,4 +202,5 @@ def _network(cards: list[str], addresses: list[str]) -> str:
     if not known or any(address == GUEST_IP for _, address in known):
         return ""  # nothing is known where there is no ip program
     has = ", ".join(address for card, address in known if card == name)[:60] or "none"
+    known = [(card, str(ipaddress.IPv4Address(address))) for card, address in known]
     return f"the guest's network card {name} has not the address {GUEST_IP}, and has {has}"

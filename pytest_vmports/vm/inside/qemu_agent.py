@@ -10,12 +10,16 @@ import contextlib
 import itertools
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import clock, patience
-from pytest_vmports.system.poll import readable
+from pytest_vmports.system.mishaps import printable
+from pytest_vmports.system.said import Answer, json_said, malformed, shaped
 from pytest_vmports.vm.arguments import short_enough
+from pytest_vmports.vm.inside.channel import Channel
 
 if TYPE_CHECKING:
     import socket
@@ -25,6 +29,10 @@ _CALL_SECONDS = 30.0
 _SYNC_AGAIN_SECONDS = 5.0
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.02, 0.2
 _SIGNALLED = 128
+WHO = "the QEMU guest agent"
+# It keeps 16 MiB of a command's output and as many of its errors, and sends both in one line.
+_LONGEST_ANSWER = 48 << 20
+_LONGEST_COMPLAINT = 1000
 # A session of its own, so that a timeout can end the children too.
 # It may have been started without a home.
 _WRAPPER = """\
@@ -32,6 +40,51 @@ export HOME="${HOME:-/root}"
 command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"
 """
 _KILL = 'kill -KILL "-$0" 2>/dev/null || kill -KILL "$0"'
+
+
+def _decoded(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("no text")  # noqa: TRY004 - as pydantic takes it
+    return base64.b64decode(text, validate=True)
+
+
+_A = TypeVar("_A")
+_Data = Annotated[bytes, BeforeValidator(_decoded)]
+
+
+class Started(Answer):
+    """What comes of ``guest-exec``."""
+
+    pid: Annotated[int, Field(ge=1, lt=1 << 31)]
+
+
+class Status(Answer):
+    """What comes of ``guest-exec-status``: one of both numbers when the process has ended."""
+
+    exited: bool
+    exitcode: Annotated[int, Field(ge=0, le=255)] | None = None
+    signal: Annotated[int, Field(ge=1, le=64)] | None = None
+    output: _Data = Field(b"", alias="out-data")
+    errors: _Data = Field(b"", alias="err-data")
+    output_cut: bool = Field(False, alias="out-truncated")
+    errors_cut: bool = Field(False, alias="err-truncated")
+
+    @model_validator(mode="after")
+    def _has_one_end(self) -> Status:
+        if self.exited and (self.exitcode is None) == (self.signal is None):
+            raise ValueError("it has ended, and with one of an exit code and a signal")
+        return self
+
+    @property
+    def code(self) -> int:
+        """How it ended, as a shell tells it."""
+        return _SIGNALLED + (self.signal or 0) if self.exitcode is None else self.exitcode
+
+
+class Complaint(Answer):
+    """An error in the place of an answer."""
+
+    desc: str
 
 
 class GuestAgent:
@@ -42,8 +95,8 @@ class GuestAgent:
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._unread = b""
+        self._channel = Channel(connection, WHO)
+        self._unread = bytearray()
         self._one_at_a_time = threading.Lock()
         self._numbers = itertools.count(int(clock.now() * 1e9))
 
@@ -64,12 +117,12 @@ class GuestAgent:
             number = next(self._numbers)
             sent.add(number)
             # The byte makes the agent forget half a message of before.
-            self._send(b"\xff" + _message("guest-sync-delimited", id=number))
             until = min(deadline, now + _SYNC_AGAIN_SECONDS)
+            self._send(b"\xff" + _message("guest-sync-delimited", id=number), until, check)
             while (line := self._line(until, check)) is not None:
                 # Its answer begins with the same byte, after which the stream is ours again.
                 _, found, rest = line.rpartition(b"\xff")
-                if found and json.loads(rest).get("return") in sent:
+                if found and answer_in(rest, StrictInt) in sent:
                     return True
         return False
 
@@ -100,88 +153,107 @@ class GuestAgent:
             if not self.answers(clock.now() + _CALL_SECONDS):
                 raise self._refused("it does not answer")
             deadline = None if timeout is None else clock.now() + timeout
-            pid = self._start(_WRAPPER, text, input or b"")
+            pid = self._start(_WRAPPER, text, input or b"", deadline)
+            if pid is None:
+                raise CommandTimeoutError(cmd=command, timeout=timeout, output=b"", stderr=b"")
             try:
                 status = self._status(pid, deadline)
             except BaseException:  # as by Ctrl-C; the next command passes over the answer
                 with contextlib.suppress(OSError):
-                    self._send(_execution(_KILL, str(pid), b""))
+                    self._send(_execution(_KILL, str(pid), b""), clock.now())
                 raise
             if status is None:
-                self._start(_KILL, str(pid), b"")
+                self._start(_KILL, str(pid), b"", clock.now() + _CALL_SECONDS)
                 status = self._ended(pid)
                 raise CommandTimeoutError(
-                    cmd=command, timeout=timeout, output=_data(status, "out"),
-                    stderr=_data(status, "err"),
+                    cmd=command, timeout=timeout, output=status.output, stderr=status.errors,
                 )  # fmt: skip
-        if status.get("out-truncated") or status.get("err-truncated"):
+        if status.output_cut or status.errors_cut:
             raise self._refused(
                 "the output was longer than it keeps", "write it to a file, or use ssh"
             )
-        code = status.get("exitcode", _SIGNALLED + status.get("signal", 0))
-        return code, _data(status, "out"), _data(status, "err")
+        return status.code, status.output, status.errors
 
     def close(self) -> None:
         """Hang up. Safe to call again."""
-        self._connection.close()
+        self._channel.close()
 
-    def _start(self, script: str, word: str, stdin: bytes) -> int:
-        return int(self._answer("guest-exec", _execution(script, word, stdin))["pid"])
+    def _start(self, script: str, word: str, stdin: bytes, deadline: float | None) -> int | None:
+        """Return the number of a new process; None where it was not told of it in time."""
+        if not self._send(_execution(script, word, stdin), deadline):
+            return None
+        return self._answer("guest-exec", Started).pid
 
-    def _status(self, pid: int, deadline: float | None) -> dict[str, Any] | None:
+    def _status(self, pid: int, deadline: float | None) -> Status | None:
         """Return how a command ended; None at the deadline."""
         look = _FIRST_LOOK_SECONDS
-        while not (status := self._call("guest-exec-status", pid=pid))["exited"]:
+        while not (status := self._look(pid)).exited:
             if deadline is not None and clock.now() >= deadline:
                 return None
             clock.sleep(look)  # the agent tells of no end by itself
             look = min(2 * look, _LOOK_SECONDS)
         return status
 
-    def _ended(self, pid: int) -> dict[str, Any]:
+    def _ended(self, pid: int) -> Status:
         deadline = clock.now() + _CALL_SECONDS
         while True:
-            status = self._call("guest-exec-status", pid=pid)
-            if status["exited"]:
+            status = self._look(pid)
+            if status.exited:
                 return status
             if clock.now() >= deadline:
                 raise self._refused(f"process {pid} is still there after SIGKILL")
             clock.sleep(_LOOK_SECONDS)
 
-    def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
-        return self._answer(name, _message(name, **arguments))
+    def _look(self, pid: int) -> Status:
+        name = "guest-exec-status"
+        self._send(_message(name, pid=pid), clock.now() + _CALL_SECONDS)
+        return self._answer(name, Status)
 
-    def _answer(self, name: str, message: bytes) -> dict[str, Any]:
-        self._send(message)
-        line = self._line(clock.now() + _CALL_SECONDS, lambda: None)
+    def _answer(self, name: str, shape: type[_A]) -> _A:
+        """Return its answer to a message.
+
+        Raises:
+            GuestSaidError: it is malformed.
+            GuestShellError: there is none, or it is a refusal.
+        """
+        line = self._line(clock.now() + patience.left(_CALL_SECONDS), lambda: None)
         if line is None:
             raise self._refused(f"no answer to {name} within {_CALL_SECONDS:g} s")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
+        answer = answer_in(line, shape)
+        if isinstance(answer, Complaint):
             raise self._refused(
-                f"{name}: {answer['error'].get('desc', answer['error'])}",
+                f"{name}: {printable(answer.desc[:_LONGEST_COMPLAINT])}",
                 "allow it in the guest's qemu-ga.conf (block-rpcs, allow-rpcs), or use ssh",
             )
-        found: dict[str, Any] = answer["return"]
-        return found
+        return answer
 
-    def _send(self, data: bytes) -> None:
-        self._connection.sendall(data)
+    def _send(
+        self,
+        data: bytes,
+        deadline: float | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Send a message, whose rest it forgets when it is not read in time: see `answers`."""
+        return self._channel.send(data, deadline, check)
 
     def _line(self, deadline: float, check: Callable[[], None]) -> bytes | None:
-        """Return the next line; None at the deadline."""
-        while b"\n" not in self._unread:
-            left = patience.left(deadline - clock.now())
-            if left <= 0:
+        """Return the next line; None at the deadline.
+
+        Raises:
+            GuestSaidError: it is longer than any answer.
+        """
+        looked = 0
+        while (end := self._unread.find(b"\n", looked)) < 0:
+            looked = len(self._unread)
+            if looked > _LONGEST_ANSWER:
+                begun, self._unread = self._unread, bytearray()
+                raise malformed(WHO, f"a line of more than {_LONGEST_ANSWER} bytes", begun)
+            data = self._channel.receive(deadline, check)
+            if not data:
                 return None
-            ready = readable([self._connection], min(left, 1.0))
-            check()
-            if ready:
-                data = self._connection.recv(1 << 16)
-                if not data:
-                    raise ConnectionResetError("QEMU closed the guest agent's channel")
-                self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
+            self._unread += data
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
         return line
 
     @staticmethod
@@ -215,5 +287,15 @@ def _in_unicode(command: str) -> str:
         return f"eval \"$(printf '{octal}')\""
 
 
-def _data(status: dict[str, Any], name: str) -> bytes:
-    return base64.b64decode(status.get(f"{name}-data", ""))
+def answer_in(line: bytes, shape: type[_A]) -> _A | Complaint:
+    """Return what a line of the agent's brings: an answer of this shape, or a complaint.
+
+    Raises:
+        GuestSaidError: it is malformed.
+    """
+    answer = json_said(WHO, line, dict[str, Any])
+    if ("return" in answer) == ("error" in answer):
+        raise malformed(WHO, "neither an answer nor an error, or both", line)
+    if "error" in answer:
+        return shaped(WHO, answer["error"], Complaint)
+    return shaped(WHO, answer["return"], shape)

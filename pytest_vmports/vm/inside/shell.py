@@ -16,7 +16,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.system import clock, patience
 from pytest_vmports.vm import arguments
-from pytest_vmports.vm.inside.control import CLOCK, LARGEST
+from pytest_vmports.vm.inside.control import CLOCK, CONSUMED, ENDED, ERRORS, LARGEST, OUTPUT, READY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -153,9 +153,10 @@ class _Run:
         self._check = check
         limit = patience.left(math.inf if timeout is None else timeout)
         self._deadline = None if limit == math.inf else clock.now() + limit
-        self._output: dict[str, list[bytes]] = {"O": [], "E": []}
+        self._output: dict[str, list[bytes]] = {OUTPUT: [], ERRORS: []}
         self._status: int | None = None
-        self._begun = self._killed = False
+        self._begun = self._killed = self._passed_over = False
+        self._unconfirmed = 0
 
     def go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
         try:
@@ -173,6 +174,7 @@ class _Run:
         """
         self._control.send("K")
         self._control.send_mark()
+        self._passed_over = True
         self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
         marked = False
         while not marked or (self._begun and self._status is None):
@@ -190,14 +192,15 @@ class _Run:
             self._control.send("i")
         while self._status is None:
             self._receive()
-        output, errors = (b"".join(self._output[kind]) for kind in "OE")
+        output, errors = (b"".join(self._output[kind]) for kind in (OUTPUT, ERRORS))
         code = None if self._killed else os.waitstatus_to_exitcode(self._status)
         return code, output, errors
 
     def _send(self, kind: str, payload: bytes) -> None:
         """Send and wait until it was consumed, or the command has ended."""
         self._control.send(kind, payload)
-        while self._receive() != "A":
+        self._unconfirmed += 1
+        while self._receive() != CONSUMED:
             pass
 
     def _receive(self) -> str:
@@ -214,9 +217,13 @@ class _Run:
             self._control.send("K")
             return ""
         kind, payload = frame
-        if kind == "X":
+        if not self._may_say(kind):
+            raise self._control.refused(f"a frame of type {kind}, which nobody asked for", payload)
+        if kind == CONSUMED:
+            self._unconfirmed -= 1
+        elif kind == ENDED:
             self._status = int(payload)
-        elif kind == "V":
+        elif kind == READY:
             self._begun = False
             raise MachineError(
                 "the guest's agent ended and was started anew, as when the guest runs out of "
@@ -225,6 +232,14 @@ class _Run:
         elif kind in self._output:
             self._output[kind].append(payload)
         return kind
+
+    def _may_say(self, kind: str) -> bool:
+        """Whether a frame may come now."""
+        if kind == CONSUMED:  # of one that was interrupted it may be on its way
+            return self._unconfirmed > 0 or self._passed_over
+        if kind in {ENDED, OUTPUT, ERRORS}:
+            return self._begun and self._status is None
+        return True
 
 
 def run(

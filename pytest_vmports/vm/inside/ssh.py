@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
 from pytest_vmports.system import surroundings, tools
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
+from pytest_vmports.system.said import malformed
 from pytest_vmports.vm.arguments import short_enough
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ CONFIG = "ssh_config"
 _KEY_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 _CONNECT_SECONDS = 20
-_CLIENT_FAILED, _DIGITS = 255, 3
+_CLIENT_FAILED, _DIGITS, _MOST = 255, 3, 255
+_STATUS = re.compile(rb"[0-9]{3}")
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
 # background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
 # a pipe without a reader would kill who writes to it. A shell's own word on a signal is not wanted.
@@ -131,7 +134,7 @@ class SshShell:
         errors = done.stderr.partition(mark.encode())[0]
         if not marked:  # not even sh has come to its end
             return done.returncode, output, errors
-        return int(output[-_DIGITS:]), output[:-_DIGITS], errors
+        return status_at_the_end(output), output[:-_DIGITS], errors
 
     def write_config(self, path: Path) -> Path:
         """Write a configuration for ``ssh -F``, testinfra or Ansible; the host is called ``vm``.
@@ -186,13 +189,25 @@ class SshShell:
             said = said or lost
         if done.returncode == _CLIENT_FAILED and said:
             raise GuestShellError(
-                means="ssh", detail=said,
+                means="ssh", detail=printable(said),
                 remedy="the guest needs sshd and cloud-init, and to let root in by key",
             )  # fmt: skip
         return done
 
     def _kill(self, note: str) -> None:
         self._ssh(f"kill -KILL -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
+
+
+def status_at_the_end(output: bytes) -> int:
+    """Return the exit status that the wrapper writes behind what a command wrote.
+
+    Raises:
+        GuestSaidError: there is none.
+    """
+    digits = output[-_DIGITS:]
+    if _STATUS.fullmatch(digits) is None or int(digits) > _MOST:
+        raise malformed("the shell that ssh reached", "no exit status from 000 to 255", digits)
+    return int(digits)
 
 
 def _word(path: Path) -> str:
