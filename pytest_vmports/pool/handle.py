@@ -38,10 +38,12 @@ class VM(OfOneProcess):
         machine: Machine,
         exposed: ExposedPorts,
         lease: Callable[[Sequence[PortMapping]], ExposedPorts],
+        copy_limit: int = 1024,
     ) -> None:
         self._machine = machine
         self._exposed = exposed
         self._lease = lease
+        self._copy_limit = copy_limit  # MiB
         self._added: dict[ExposedPort, ExposedPorts] = {}
         self._snapshots, self._paused = 0, False
 
@@ -162,23 +164,31 @@ class VM(OfOneProcess):
         target: str | os.PathLike[str],
         *,
         timeout: float | None = 120.0,
+        max_size: int | str | None = None,
     ) -> Path:
         """Copy a file or folder out of the guest as ``cp -a`` does; return where it is on the host.
 
-        It is ours there. Neither devices nor pipes are made, and no program runs as its owner.
+        It is ours there. Neither devices nor pipes are made, and no program runs as its owner. It
+        is written as it comes: after a failure the files that were whole by then stay.
 
         Args:
             source: in the guest. A link that is named itself is followed; those in it are copied.
             target: on the host, as for `put`.
             timeout: seconds.
+            max_size: the most that all files together may have, in bytes or as ``"2 GiB"``; and one
+                file, folder or link for each 4 KiB of that. None: what ``copy_limit`` says.
 
         Raises:
-            GuestFileError: it is not there or cannot be copied.
+            GuestFileError: it is not there or cannot be copied, or is larger than that.
             CommandTimeoutError: it was not copied in time.
+            GuestSaidError: what the guest says of it is none of what can be said.
             TypeError, ValueError: an argument means nothing.
         """
         with self._living():
-            return copying.get(self._shell, source, target, timeout)
+            limit = self._copy_limit << 20
+            if max_size is not None:
+                limit = arguments.size(max_size, "max_size")
+            return copying.get(self._shell, source, target, timeout, limit)
 
     def ssh_config(self, path: str | os.PathLike[str]) -> Path:
         """Write what ``ssh -F``, testinfra and Ansible need to reach this VM as host ``vm``.

@@ -16,10 +16,12 @@ from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.poll import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _LOOK_SECONDS = 0.01
 _CHUNK = 1 << 16
+# More than a mark has, with a status before it.
+_KEPT = 64
 
 
 def start(command: Sequence[str | bytes], **words: Any) -> Popen[bytes]:
@@ -48,6 +50,7 @@ def run(
     timeout: float | None,
     input: bytes = b"",  # noqa: A002 - as subprocess.run
     mark: bytes = b"",
+    takers: Sequence[Callable[[bytes], None]] = (),
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
@@ -56,6 +59,8 @@ def run(
         timeout: seconds; None waits for ever.
         input: what it reads.
         mark: once its output and its errors have this in them, it has said all, and is ended.
+        takers: are given its output and its errors as they come, all but the last few bytes, which
+            are returned. What one raises ends the program.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
@@ -69,7 +74,7 @@ def run(
             if pipe is not None:
                 stack.callback(_close, pipe)
         stack.callback(_end, child)
-        parts = _Talk(child, input, mark)
+        parts = _Talk(child, input, mark, takers)
         while parts.open and not _over(deadline):
             parts.step(_left(deadline))
         if parts.marked:
@@ -94,12 +99,19 @@ def wait(child: Popen[bytes], seconds: float | None) -> int | None:
 class _Talk:
     """What is written to and read from a child by now."""
 
-    def __init__(self, child: Popen[bytes], given: bytes, mark: bytes) -> None:
+    def __init__(
+        self,
+        child: Popen[bytes],
+        given: bytes,
+        mark: bytes,
+        takers: Sequence[Callable[[bytes], None]],
+    ) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         self._given = memoryview(given)
         self._output, self._errors = child.stdout.fileno(), child.stderr.fileno()
         self._said = {self._output: bytearray(), self._errors: bytearray()}
+        self._takers = dict(zip(self._said, takers, strict=False))
         self._input = child.stdin
         self._mark, self._without_mark = mark, set(self._said)
         self.open = set(self._said)
@@ -142,6 +154,9 @@ class _Talk:
         if marked or not chunk:
             self._poll.unregister(number)
             self.open.discard(number)
+        elif number in self._takers and len(said) > _KEPT:
+            self._takers[number](bytes(said[:-_KEPT]))
+            del said[:-_KEPT]
 
     def _write(self, number: int) -> None:
         try:

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from pytest_vmports.vm.inside.shell import Sink
+
 _CALL_SECONDS = 30.0
 _SYNC_AGAIN_SECONDS = 5.0
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.02, 0.2
 _SIGNALLED = 128
+_PIECE = 1 << 16
 # A session of its own, so that a timeout can end the children too.
 # It may have been started without a home.
 _WRAPPER = """\
@@ -79,6 +82,7 @@ class GuestAgent:
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        sink: Sink | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text, run as root.
 
@@ -88,6 +92,7 @@ class GuestAgent:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
+            sink: is given what it wrote, once it has ended: the agent tells nothing before.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -119,7 +124,13 @@ class GuestAgent:
                 "the output was longer than it keeps", "write it to a file, or use ssh"
             )
         code = status.get("exitcode", _SIGNALLED + status.get("signal", 0))
-        return code, _data(status, "out"), _data(status, "err")
+        output, errors = _data(status, "out"), _data(status, "err")
+        if sink is None:
+            return code, output, errors
+        for take, data in ((sink.err, errors), (sink.out, output)):
+            for at in range(0, len(data), _PIECE):
+                take(data[at : at + _PIECE])
+        return code, b"", b""
 
     def close(self) -> None:
         """Hang up. Safe to call again."""
