@@ -97,6 +97,22 @@ class Archive:
             while not self._left:
                 self._then()
 
+    def finish(self) -> None:
+        """See that nothing is missing.
+
+        Raises:
+            ValueError: something is.
+        """
+        if not self.over:
+            self._refuse_packed()
+            raise ValueError("it ends too early")
+
+    def _refuse_packed(self) -> None:
+        if self._first:
+            for word, kind in _PACKED.items():
+                if self._collected.startswith(word):
+                    raise ValueError(f"it is compressed ({kind})")
+
     def _await(self, size: int, use: Callable[[bytes], object], then: Callable[[], object]) -> None:
         self._left, self._use, self._then = size, use, then
 
@@ -106,10 +122,7 @@ class Archive:
 
     def _head(self) -> None:
         block = bytes(self._collected)
-        if self._first:
-            packed = [kind for word, kind in _PACKED.items() if block.startswith(word)]
-            if packed:
-                raise ValueError(f"it is compressed ({packed[0]})")
+        self._refuse_packed()
         self._first = False
         if not any(block):
             self.over = True
@@ -195,7 +208,7 @@ def _records(data: bytes) -> dict[str, str]:
         blank = data.find(b" ", at, at + _LONGEST_NUMBER + 1)
         end = at + _number(os.fsdecode(data[at : max(blank, at)]))
         key, equals, value = data[blank + 1 : end].partition(b"=")
-        if not equals or value[-1:] != b"\n":
+        if not equals or value[-1:] != b"\n" or end > len(data):
             raise ValueError("a header's line is no key and value")
         if key in {b"path", b"linkpath", b"size", b"mtime"} or key.startswith(_HOLES.encode()):
             found[os.fsdecode(key)] = os.fsdecode(value[:-1])

@@ -89,7 +89,8 @@ class Unpacking:
             GuestFileError: likewise.
         """
         with self._telling():
-            if not self._archive.over or not self._begun:
+            self._archive.finish()
+            if not self._begun:
                 raise ValueError("it ends too early")
             for path in sorted(self._folders, reverse=True):
                 if (facts := self._folders[path]) is not None:
