@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.pool.copies import Copies
 from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
-from pytest_vmports.vm.inside import copying, shell
-from pytest_vmports.vm.owner import OfOneProcess
+from pytest_vmports.vm.inside import shell
 from pytest_vmports.vm.saved import Snapshot
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 
-class VM(OfOneProcess):
+class VM(Copies):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(
@@ -40,12 +40,11 @@ class VM(OfOneProcess):
         lease: Callable[[Sequence[PortMapping]], ExposedPorts],
         copy_limit: int = 1024,
     ) -> None:
-        self._machine = machine
+        super().__init__(machine, copy_limit)
         self._exposed = exposed
         self._lease = lease
-        self._copy_limit = copy_limit  # MiB
         self._added: dict[ExposedPort, ExposedPorts] = {}
-        self._snapshots, self._paused = 0, False
+        self._snapshots = 0
 
     @property
     def ports(self) -> Sequence[ExposedPort]:
@@ -134,61 +133,6 @@ class VM(OfOneProcess):
             return shell.run(
                 self._shell, command, timeout=timeout, check=check, input=input, env=env, cwd=cwd,
             )  # fmt: skip
-
-    def put(
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        timeout: float | None = 120.0,
-    ) -> None:
-        """Copy a file or folder from the host into the guest as ``cp -a`` does; root owns it there.
-
-        Args:
-            source: on the host. A link that is named itself is followed; those in it are copied.
-            target: in the guest. A folder that is there, or a name that ends in a slash: it is
-                put into that folder. Else this is its new name. Missing folders are made.
-            timeout: seconds.
-
-        Raises:
-            GuestFileError: it is not there or cannot be copied.
-            CommandTimeoutError: it was not copied in time.
-            TypeError, ValueError: an argument means nothing.
-        """
-        with self._living():
-            copying.put(self._shell, source, target, timeout)
-
-    def get(
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        timeout: float | None = 120.0,
-        max_size: int | str | None = None,
-    ) -> Path:
-        """Copy a file or folder out of the guest as ``cp -a`` does; return where it is on the host.
-
-        It is ours there. Neither devices nor pipes are made, and no program runs as its owner. It
-        is written as it comes: after a failure the files that were whole by then stay.
-
-        Args:
-            source: in the guest. A link that is named itself is followed; those in it are copied.
-            target: on the host, as for `put`.
-            timeout: seconds.
-            max_size: the most that all files together may have, in bytes or as ``"2 GiB"``; and one
-                file, folder or link for each 4 KiB of that. None: what ``copy_limit`` says.
-
-        Raises:
-            GuestFileError: it is not there or cannot be copied, or is larger than that.
-            CommandTimeoutError: it was not copied in time.
-            GuestSaidError: what the guest says of it is none of what can be said.
-            TypeError, ValueError: an argument means nothing.
-        """
-        with self._living():
-            limit = self._copy_limit << 20
-            if max_size is not None:
-                limit = arguments.size(max_size, "max_size")
-            return copying.get(self._shell, source, target, timeout, limit)
 
     def ssh_config(self, path: str | os.PathLike[str]) -> Path:
         """Write what ``ssh -F``, testinfra and Ansible need to reach this VM as host ``vm``.
@@ -343,22 +287,9 @@ class VM(OfOneProcess):
         failures.warn_of_reboot(self._machine.vitals)
         failures.warn_of_words(self._machine.vitals)
 
-    @contextlib.contextmanager
-    def _living(self) -> Iterator[None]:
-        """Find out that the VM is gone before something is asked of it, or when that fails."""
-        with restored(), failures.cause_first(self._machine.vitals):
-            self._machine.check_alive()
-            yield
-
     @property
     def _forwards(self) -> Wiring:
         return self._machine.cards.first
-
-    @property
-    def _shell(self) -> shell.Shell:
-        if self._paused:
-            raise MachineError("the VM is paused: nothing runs in it before resume()")
-        return self._machine.shell
 
     @restored()
     def _again(self, saved: Snapshot | None) -> None:

@@ -49,13 +49,15 @@ def seconds_or_none(value: Any) -> float | None:
     return None if found >= _FOR_EVER else found
 
 
-def size(value: Any, what: str) -> int:
-    """Return a number of bytes: one, or a text with a unit, as ``"2 GiB"``.
+def size(value: Any, what: str, otherwise: int) -> int:
+    """Return a number of bytes: one, or a text with a unit, as ``"2 GiB"``; for None the other.
 
     Raises:
         TypeError: it is neither a whole number nor a text.
         ValueError: it is none above 0.
     """
+    if value is None:
+        return otherwise
     if isinstance(value, bool) or not isinstance(value, numbers.Integral | str):
         _refuse(what, value, _SIZES)
     if isinstance(value, str):
