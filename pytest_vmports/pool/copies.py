@@ -72,8 +72,8 @@ class Copies(OfOneProcess):
             source: in the guest. A link that is named itself is followed; those in it are copied.
             target: on the host, as for `put`.
             timeout: seconds.
-            max_size: the most that all files together may have, in bytes or as ``"2 GiB"``; None:
-                what ``copy_limit`` says. One file, folder or link may be there for each 4 KiB of it.
+            max_size: the most that all files together may have, in bytes or as ``"2 GiB"``, with
+                one file, folder or link for each 4 KiB of it; None: what ``copy_limit`` says.
 
         Raises:
             GuestFileError: it is not there, cannot be copied, or is larger than that.

@@ -31,6 +31,13 @@ while [ "$1" != -E ]; do shift; done
 echo 'root@127.0.0.1: Permission denied (publickey).' >"$2"
 exit 255
 """
+# Lets one command in, and none after it.
+ANSWERS_ONCE = (
+    """#!/bin/sh
+mkdir '{once}' 2>/dev/null && exec sleep 30
+"""
+    + FAILS
+)
 
 
 @pytest.fixture
@@ -134,6 +141,12 @@ def test_a_timeout_ends_the_command_with_its_children_in_the_guest(shell, tmp_pa
     assert os.read(reader, 1) == b""
     os.close(reader)
     assert caught.value.stdout == b"begun\n"
+
+
+def test_a_guest_that_cannot_be_asked_to_end_a_command_does_not_hide_why(shell, client, tmp_path):
+    client(ANSWERS_ONCE.replace("{once}", str(tmp_path / "once")))
+    with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s and was killed"):
+        shell.run("sleep 9875", timeout=0.5)
 
 
 @pytest.mark.parametrize("code", [0, 1, 9, 77, 126, 255])

@@ -291,14 +291,16 @@ def _warn(what: str, left_out: Sequence[str], others: int = 0) -> None:
         return
     others += max(len(left_out) - _NAMED, 0)
     more = f"\n  and {others} more" if others else ""
-    names = "".join(f"\n  {_cut(printable(name))}" for name in left_out[:_NAMED])
+    names = "".join(f"\n  {_line(name)}" for name in left_out[:_NAMED])
     warnings.warn(
         f"not all of {printable(what)} was copied as it is:{names}{more}",
         GuestFileWarning, stacklevel=4,
     )  # fmt: skip
 
 
-def _cut(text: str) -> str:
+def _line(said: str) -> str:
+    """Return what a guest said as one line, so that no other begins with its words."""
+    text = printable(said[: _LONGEST_SHOWN + 1]).replace("\n", "\\n")
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
