@@ -16,12 +16,12 @@ END = bytes(2 * BLOCK)
 
 
 class Guest:
-    """A guest whose answer to everything is this, piece by piece; `sent` is how much it sent."""
+    """A guest that answers all with this; `asked` is how often, `sent` how much it said."""
 
     def __init__(self, *pieces: bytes, errors: Iterable[bytes] = (), code: int = 0) -> None:
         self.pieces: Iterable[bytes] = pieces
         self.errors, self.code = errors, code
-        self.sent = 0
+        self.sent = self.asked = 0
 
     def execute(
         self,
@@ -32,6 +32,7 @@ class Guest:
         sink: Sink,
     ) -> tuple[int, bytes, bytes]:
         """Send it all; see `Shell`."""
+        self.asked += 1
         for piece in self.errors:
             sink.err(piece)
         for piece in self.pieces:

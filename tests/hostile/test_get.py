@@ -502,3 +502,12 @@ def test_a_guest_that_dies_in_the_middle_leaves_no_half_file(out):
     with pytest.raises(OSError, match="hung up"):
         get(Dies(folder(), file("app/one"), head("app/two", size=9999), b"half of it"), out)
     assert below(out) == ["app", "app/one"]
+
+
+@folded("source", ["/", "//", "/.", "/./", "/..", "/../..", "/tmp/.."])
+def test_all_of_the_host_is_never_put(source):
+    """Its root has no name to be called by in the guest, nor is what is in it anybody's files."""
+    guest = Guest()
+    with pytest.raises(GuestFileError, match="has no name; name a folder below it"):
+        copying.put(guest, source, "/x", 60)
+    assert guest.asked == 0
