@@ -71,7 +71,7 @@ HOLES = {
 
 @pytest.mark.parametrize("kind", HOLES)
 def test_a_file_with_holes_is_refused_whoever_thought_of_them(out, kind):
-    with pytest.raises(GuestFileError, match=r"no archive of it: .*app has holes"):
+    with pytest.raises(GuestFileError, match=r"no archive of it: .*'app' has holes"):
         get(Guest(HOLES[kind], END), out)
     assert below(out) == []
 
@@ -180,6 +180,19 @@ def test_a_limit_does_not_stand_in_the_way_of_many_small_files(out):
     assert len(below(get(Guest(folder(), *files, END), out, limit=1000))) == 900
 
 
+def test_second_names_that_become_copies_count(out, monkeypatch):
+    """Faked: a file system that has no second names, or no more of them for this file."""
+
+    def no_more(*_words, **_more):
+        raise OSError(errno.EMLINK, "Too many links")
+
+    monkeypatch.setattr(os, "link", no_more)
+    twins = [head(f"app/{number}", tarfile.LNKTYPE, linkname="app/one") for number in range(99)]
+    with pytest.raises(GuestFileError, match=r"the most that is copied is 3 MiB; part of it is in"):
+        get(Guest(folder(), file("app/one", b"x" * MIB), *twins, END), out, limit=3 * MIB)
+    assert below(out) == ["app", "app/0", "app/1", "app/one"]
+
+
 # --- time ----------------------------------------------------------------------------------------
 
 
@@ -246,6 +259,18 @@ def test_names_of_what_is_left_out_fill_no_report(out):
     with pytest.warns(GuestFileWarning) as told:
         get(Guest(folder(), head("app/x\n::add-mask::e", tarfile.FIFOTYPE), END), out)
     assert str(told[0].message).endswith("\n  app/x\\n::add-mask::e")
+    evil = "x\n::add-mask::e"
+    for members in (
+        [file(f"app/{evil}/../y")],
+        [folder(), head(f"app/{evil}", tarfile.SYMTYPE, linkname="y"), file(f"app/{evil}/z")],
+        [folder(), folder(f"app/{evil}"), file(f"app/{evil}")],
+        [head(f"app/{evil}", b"S")],
+        [file(evil)],
+        [extended({"path": f"app/{evil}\0"}), file()],
+    ):
+        with pytest.raises(GuestFileError) as caught:
+            get(Guest(*members, END), out)
+        assert "\n::" not in str(caught.value) and "::add-mask::e" in str(caught.value)
 
 
 def test_what_a_failing_tar_says_is_told_with_what_is_there(out):

@@ -180,9 +180,9 @@ def _entry(head: tarfile.TarInfo, extended: dict[str, str]) -> Entry:
     name, target = extended.get("path", head.name), extended.get("linkpath", head.linkname)
     if head.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(_HOLES) for key in extended):
         # Nobody asked for it, and a few bytes would become any number.
-        raise ValueError(f"{name} has holes")
+        raise ValueError(f"{name!r} has holes")
     if "\0" in name + target or (kind == LINK and not target):
-        raise ValueError(f"{name} has a name or a target that no file can have")
+        raise ValueError(f"{name!r} has a name or a target that no file can have")
     if max(len(name), len(target)) > _LONGEST_NAME:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     mtime = float(extended.get("mtime", head.mtime))

@@ -21,7 +21,7 @@ from pytest_vmports.vm import arguments
 from pytest_vmports.vm.arguments import anchored, quoted
 from pytest_vmports.vm.inside.pack import Pack
 from pytest_vmports.vm.inside.shell import end_of
-from pytest_vmports.vm.inside.unpack import Unpacking
+from pytest_vmports.vm.inside.unpack import Unpacking, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,6 @@ _AND_SO = re.compile(r"tar: (Exiting with failure status|error exit delayed).*")
 # A guest's clock may be a second behind the host's.
 _IDLE = re.compile(r"tar: .* time stamp .*")
 _NAMED = 20
-_LONGEST_SHOWN = 1000
 # Of errors and of what is asked beside a copy.
 _MOST_SAID = 4 << 20
 _SHOWN = 100
@@ -291,17 +290,11 @@ def _warn(what: str, left_out: Sequence[str], others: int = 0) -> None:
         return
     others += max(len(left_out) - _NAMED, 0)
     more = f"\n  and {others} more" if others else ""
-    names = "".join(f"\n  {_line(name)}" for name in left_out[:_NAMED])
+    names = "".join(f"\n  {shown(name)}" for name in left_out[:_NAMED])
     warnings.warn(
         f"not all of {printable(what)} was copied as it is:{names}{more}",
         GuestFileWarning, stacklevel=4,
     )  # fmt: skip
-
-
-def _line(said: str) -> str:
-    """Return what a guest said as one line, so that no other begins with its words."""
-    text = printable(said[: _LONGEST_SHOWN + 1]).replace("\n", "\\n")
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _means_its_content(source: str) -> bool:

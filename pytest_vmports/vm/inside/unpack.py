@@ -35,6 +35,7 @@ _LEAST_COUNT = 1000
 _LONG_NAME = 128
 # As many as are told of.
 _NAMED = 20
+_LONGEST_SHOWN = 1000
 
 
 class Unpacking:
@@ -108,13 +109,14 @@ class Unpacking:
         """Write one entry; see `archive.Taker`."""
         inside = PurePosixPath(entry.name).relative_to(self._name)
         if ".." in inside.parts:
-            what = f"{printable(entry.name)} leads out of {printable(self._name)}{self.partial}"
+            what = f"{shown(entry.name)} leads out of {shown(self._name)}{self.partial}"
             raise GuestFileError(what=what, remedy="name it alone")
         path, own = self._place / inside, str(inside)
         if path == self._place and entry.kind not in {FILE, FOLDER}:
             what = "a link where it leads to" if entry.kind == LINK else "no file, which"
-            raise ValueError(f"{self._name} is {what} was asked for")
-        self._take_into_account(entry)
+            raise ValueError(f"{shown(self._name)} is {what} was asked for")
+        self._take_room(entry.size)
+        self._count_one(entry.name)
         first = own
         if entry.kind == SECOND_NAME:
             first = str(PurePosixPath(entry.target).relative_to(self._name))
@@ -134,7 +136,7 @@ class Unpacking:
             self._file = _File(entry, path)
             return
         if entry.kind == SECOND_NAME:
-            _second_name(self._place / first, path)
+            self._second_name(self._place / first, path)
         else:
             path.symlink_to(entry.target)
             os.utime(path, _times(entry), follow_symlinks=False)
@@ -176,16 +178,15 @@ class Unpacking:
                 else "see what is there on the host",
             ) from error  # fmt: skip
 
-    def _take_into_account(self, entry: Entry) -> None:
-        self._room -= entry.size
+    def _take_room(self, size: int) -> None:
+        self._room -= size
         if self._room < 0:
-            self._too_much(f"the most that is copied is {_shown(self._limit)}")
-        self._count_one(entry.name)
+            self._too_much(f"the most that is copied is {_amount(self._limit)}")
 
     def _count_one(self, name: str) -> None:
         self._count -= 1 + len(name) // _LONG_NAME
         if self._count < 0:
-            self._too_much(f"it has too many files for a limit of {_shown(self._limit)}")
+            self._too_much(f"it has too many files for a limit of {_amount(self._limit)}")
 
     def _too_much(self, why: str) -> None:
         raise GuestFileError(
@@ -222,7 +223,7 @@ class Unpacking:
         elif not stat.S_ISDIR(mode):
             kind = ", but a link" if stat.S_ISLNK(mode) else ""
             raise GuestFileError(
-                what=f"{printable(str(path))} is no folder here{kind}, and the guest has one of "
+                what=f"{shown(str(path))} is no folder here{kind}, and the guest has one of "
                 f"that name{self.partial}",
                 remedy="remove it, or name another target",
             )
@@ -247,9 +248,18 @@ class Unpacking:
             return
         kind = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "no file"
         raise GuestFileError(
-            what=f"{printable(str(path))} is {kind} here, and a file in the guest{self.partial}",
+            what=f"{shown(str(path))} is {kind} here, and a file in the guest{self.partial}",
             remedy="remove it, or name another target",
         )
+
+    def _second_name(self, first: Path, path: Path) -> None:
+        try:
+            os.link(first, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS_HERE:
+                raise
+            self._take_room(first.lstat().st_size)  # what nobody has sent again
+            shutil.copy2(first, path, follow_symlinks=False)
 
 
 class _File:
@@ -279,15 +289,6 @@ class _File:
         self._path.unlink(missing_ok=True)
 
 
-def _second_name(first: Path, path: Path) -> None:
-    try:
-        os.link(first, path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINKS_HERE:
-            raise
-        shutil.copy2(first, path, follow_symlinks=False)
-
-
 def _mode(path: Path) -> int | None:
     try:
         return path.lstat().st_mode
@@ -300,5 +301,11 @@ def _times(entry: Entry) -> tuple[float, float]:
     return when, when
 
 
-def _shown(size: int) -> str:
+def shown(name: str) -> str:
+    """Return a guest's word as a piece of one line, so that no line begins with its words."""
+    text = printable(name[: _LONGEST_SHOWN + 1]).replace("\n", "\\n")
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _amount(size: int) -> str:
     return f"{size} bytes" if size % (1 << 20) else f"{size >> 20} MiB"
