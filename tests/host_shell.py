@@ -15,6 +15,8 @@ from pytest_vmports.guests.alpine import find_images
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_vmports.vm.inside.shell import Sink
+
 _APPLETS = ["sh", "tar", "mkdir", "readlink", "mktemp", "cp", "rm", "chmod", "grep", "cat"]
 
 
@@ -33,6 +35,7 @@ class HostShell:
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002
+        sink: Sink | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Run it as a guest would; see `Shell`."""
         self.asked.append(command)
@@ -48,7 +51,11 @@ class HostShell:
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             return None, error.stdout or b"", error.stderr or b""
-        return done.returncode, done.stdout, done.stderr
+        if sink is None:
+            return done.returncode, done.stdout, done.stderr
+        sink.err(done.stderr)
+        sink.out(done.stdout)
+        return done.returncode, b"", b""
 
 
 def busybox_shell(folder: Path) -> HostShell:

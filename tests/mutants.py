@@ -120,27 +120,46 @@ _SHELL = (
         "tests/vm/test_copying.py",
         get_lets_names_climb_out=('if ".." in inside.parts:', 'if "..." in inside.parts:'),
         get_keeps_setuid=(
-            "fchmod(file.fileno(), entry.mode & 0o777)",
-            "fchmod(file.fileno(), entry.mode)",
+            "fchmod(self._file.fileno(), self._entry.mode & 0o777)",
+            "fchmod(self._file.fileno(), self._entry.mode)",
         ),
         get_keeps_sticky=(
-            "entry.mode & 0o777)\n            os.utime",
-            "entry.mode & 0o1777)\n            os.utime",
+            "self._entry.mode & 0o777)\n            os.utime",
+            "self._entry.mode & 0o1777)\n            os.utime",
         ),
-        get_makes_no_second_names=("elif entry.islnk():", "elif False:"),
         get_makes_second_names_of_anything=(
-            "self._made[PurePosixPath(entry.linkname)]",
-            "self._place / entry.linkname",
+            "first = str(PurePosixPath(entry.target).relative_to(self._name))",
+            "self._made[first := entry.target] = True",
         ),
         get_writes_through_links=("elif not stat.S_ISDIR(mode):", "elif not path.is_dir():"),
         get_writes_to_what_is_there=(
             "stat.S_ISLNK(mode) and path != self._place",
             "stat.S_ISLNK(mode)",
         ),
-        get_takes_a_part_for_the_whole=("if end != bytes(tarfile.BLOCKSIZE) or not", "if not"),
-        get_says_nothing_of_pipes=("self.left_out.append(str(own))", "pass"),
-        get_forgets_the_times_of_folders=("os.utime(path, _times(entry))", "pass"),
-        get_believes_in_holes=("if entry.issparse():", "if False:"),
+        get_says_nothing_of_pipes=("self._leave_out(entry)", "pass"),
+        get_forgets_the_times_of_folders=("os.utime(path, (when, when))", "pass"),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/unpack.py",
+        "tests/hostile/test_get.py",
+        get_has_no_limit=("if self._room < 0:", "if False:"),
+        get_makes_files_without_end=("if self._count < 0:", "if False:"),
+        get_counts_no_folder_on_the_way=("self._count_one(one.name)", "pass"),
+        get_keeps_half_a_file=("self._path.unlink(missing_ok=True)", "pass"),
+        get_takes_a_part_for_the_whole=("self._archive.finish()", "pass"),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/archive.py",
+        "tests/hostile/test_get.py",
+        get_believes_in_holes=("if head.type == tarfile.GNUTYPE_SPARSE or", "if"),
+        get_reads_any_header=(
+            "head.type in _BEFORE and head.size > _LONGEST_HEADER",
+            "head.type in _NAMES and head.size > _LONGEST_HEADER",
+        ),
+        get_counts_below_nothing=("if head.size < 0:", "if False:"),
+        get_reads_on_for_ever=("_drop, _no_end)", "_drop, lambda: self._await(512, _drop, str))"),
+        get_takes_any_number=("text.isascii() and text.isdigit()", "text"),
+        get_takes_a_pieces_end_for_a_block=("self._left -= len(piece)", "self._left = 0"),
     )
     + _of(
         "pytest_vmports/vm/inside/pack.py",
@@ -157,6 +176,8 @@ _SHELL = (
     + _of(
         "pytest_vmports/vm/inside/copying.py",
         "tests/vm/test_copying.py",
+        get_forgets_the_time_while_it_writes=("        self._in_time()\n        if", "        if"),
+        get_collects_complaints_without_end=("if len(heard) > _MOST_SAID:", "if False:"),
         get_believes_in_empty_files=("/proc|/proc/*|/sys|/sys/*)", "/nowhere)"),
         get_takes_a_name_for_what_it_quotes=("as_is=--no-unquote", "as_is="),
         put_forgets_the_times_of_folders=("if done and pack.has_links:", "if False:"),

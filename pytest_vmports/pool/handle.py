@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.pool.copies import Copies
 from pytest_vmports.pool.network_log import WithNetworkLog
 from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
-from pytest_vmports.vm.inside import copying, shell
-from pytest_vmports.vm.owner import OfOneProcess
+from pytest_vmports.vm.inside import shell
 from pytest_vmports.vm.saved import Snapshot
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 
-class VM(WithNetworkLog, OfOneProcess):
+class VM(Copies, WithNetworkLog):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(
@@ -39,12 +39,13 @@ class VM(WithNetworkLog, OfOneProcess):
         machine: Machine,
         exposed: ExposedPorts,
         lease: Callable[[Sequence[PortMapping]], ExposedPorts],
+        copy_limit: int = 1024,
     ) -> None:
-        self._machine = machine
+        super().__init__(machine, copy_limit)
         self._exposed = exposed
         self._lease = lease
         self._added: dict[ExposedPort, ExposedPorts] = {}
-        self._snapshots, self._paused = 0, False
+        self._snapshots = 0
 
     @property
     def ports(self) -> Sequence[ExposedPort]:
@@ -133,53 +134,6 @@ class VM(WithNetworkLog, OfOneProcess):
             return shell.run(
                 self._shell, command, timeout=timeout, check=check, input=input, env=env, cwd=cwd,
             )  # fmt: skip
-
-    def put(
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        timeout: float | None = 120.0,
-    ) -> None:
-        """Copy a file or folder from the host into the guest as ``cp -a`` does; root owns it there.
-
-        Args:
-            source: on the host. A link that is named itself is followed; those in it are copied.
-            target: in the guest. A folder that is there, or a name that ends in a slash: it is
-                put into that folder. Else this is its new name. Missing folders are made.
-            timeout: seconds.
-
-        Raises:
-            GuestFileError: it is not there or cannot be copied.
-            CommandTimeoutError: it was not copied in time.
-            TypeError, ValueError: an argument means nothing.
-        """
-        with self._living():
-            copying.put(self._shell, source, target, timeout)
-
-    def get(
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        timeout: float | None = 120.0,
-    ) -> Path:
-        """Copy a file or folder out of the guest as ``cp -a`` does; return where it is on the host.
-
-        It is ours there. Neither devices nor pipes are made, and no program runs as its owner.
-
-        Args:
-            source: in the guest. A link that is named itself is followed; those in it are copied.
-            target: on the host, as for `put`.
-            timeout: seconds.
-
-        Raises:
-            GuestFileError: it is not there or cannot be copied.
-            CommandTimeoutError: it was not copied in time.
-            TypeError, ValueError: an argument means nothing.
-        """
-        with self._living():
-            return copying.get(self._shell, source, target, timeout)
 
     def ssh_config(self, path: str | os.PathLike[str]) -> Path:
         """Write what ``ssh -F``, testinfra and Ansible need to reach this VM as host ``vm``.
@@ -334,22 +288,9 @@ class VM(WithNetworkLog, OfOneProcess):
         failures.warn_of_reboot(self._machine.vitals)
         failures.warn_of_words(self._machine.vitals)
 
-    @contextlib.contextmanager
-    def _living(self) -> Iterator[None]:
-        """Find out that the VM is gone before something is asked of it, or when that fails."""
-        with restored(), failures.cause_first(self._machine.vitals):
-            self._machine.check_alive()
-            yield
-
     @property
     def _forwards(self) -> Wiring:
         return self._machine.cards.first
-
-    @property
-    def _shell(self) -> shell.Shell:
-        if self._paused:
-            raise MachineError("the VM is paused: nothing runs in it before resume()")
-        return self._machine.shell
 
     @restored()
     def _again(self, saved: Snapshot | None) -> None:

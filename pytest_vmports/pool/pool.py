@@ -171,7 +171,10 @@ class Pool:
                 stack.callback(exposed.release)
             guest = self.guest(settings, own)
             machine = self.start(settings, guest, exposed, observe, following)
-            vm = VM(machine, exposed, lambda mappings: self.lease(mappings, settings))
+            vm = VM(
+                machine, exposed, lambda mappings: self.lease(mappings, settings),
+                settings.copy_limit,
+            )  # fmt: skip
             stack.callback(restored()(vm.end), self.keeper)
             try:
                 yield vm
@@ -228,4 +231,5 @@ def _alike(following: Settings | None, settings: Settings) -> bool:
     """Whether the next test's VM looks the same, from inside too."""
     if following is None:
         return False
-    return replace(following, allow_crash=settings.allow_crash) == settings
+    same = replace(following, allow_crash=settings.allow_crash, copy_limit=settings.copy_limit)
+    return same == settings

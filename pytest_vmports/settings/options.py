@@ -56,6 +56,7 @@ class Settings:
     fresh_boot: bool
     allow_crash: bool
     crash_dump: bool
+    copy_limit: int
     prewarm: int
     cache_size: int
     cache_dir: str | None

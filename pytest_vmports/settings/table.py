@@ -145,6 +145,7 @@ OPTIONS = (
         "crash_dump", "no", "boolean",
         "write the memory of a guest whose kernel crashed to the artifacts: yes or no",
     ),
+    Option("copy_limit", "1G", "memory", "most MiB that vm.get copies out of a guest, or as 1G"),
     Option(
         "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", "whole",
         "VMs that are kept ready for the next test while one runs: 0 or 1",

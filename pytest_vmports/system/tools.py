@@ -25,6 +25,8 @@ if sys.platform != "win32":
 
 _LOOK_SECONDS = 0.01
 _CHUNK = 1 << 16
+# More than a mark has, with a status before it.
+_KEPT = 64
 
 
 class Confines(Protocol):
@@ -78,6 +80,7 @@ def run(
     mark: bytes = b"",
     confinement: Confines | None = None,
     memory: int | None = None,
+    takers: Sequence[Callable[[bytes], None]] = (),
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
@@ -88,6 +91,8 @@ def run(
         mark: once its output and its errors have this in them, it has said all, and is ended.
         confinement: what it may do; None for whatever we may.
         memory: bytes that it may fill, where the system can limit that; None for any number.
+        takers: are given its output and its errors as they come, all but the last few bytes, which
+            are returned. What one raises ends the program.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
@@ -106,7 +111,7 @@ def run(
         if memory is not None and sys.platform.startswith("linux"):
             with suppress(ProcessLookupError, ValueError):  # it has ended, or has a lower limit
                 resource.prlimit(child.pid, resource.RLIMIT_DATA, (memory, memory))
-        parts = _Talk(child, input, mark)
+        parts = _Talk(child, input, mark, takers)
         while parts.open and not _over(deadline):
             parts.step(_left(deadline))
         if parts.marked:
@@ -131,12 +136,19 @@ def wait(child: Popen[bytes], seconds: float | None) -> int | None:
 class _Talk:
     """What is written to and read from a child by now."""
 
-    def __init__(self, child: Popen[bytes], given: bytes, mark: bytes) -> None:
+    def __init__(
+        self,
+        child: Popen[bytes],
+        given: bytes,
+        mark: bytes,
+        takers: Sequence[Callable[[bytes], None]],
+    ) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         self._given = memoryview(given)
         self._output, self._errors = child.stdout.fileno(), child.stderr.fileno()
         self._said = {self._output: bytearray(), self._errors: bytearray()}
+        self._takers = dict(zip(self._said, takers, strict=False))
         self._input = child.stdin
         self._mark, self._without_mark = mark, set(self._said)
         self.open = set(self._said)
@@ -179,6 +191,9 @@ class _Talk:
         if marked or not chunk:
             self._poll.unregister(number)
             self.open.discard(number)
+        elif number in self._takers and len(said) > _KEPT:
+            self._takers[number](bytes(said[:-_KEPT]))
+            del said[:-_KEPT]
 
     def _write(self, number: int) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -16,6 +17,8 @@ LONGEST_COMMAND = 128 * 1024
 _SHOWN = 80
 # No test waits for years, and what waits in the end takes no number that large.
 _FOR_EVER = 1e8
+_SIZE = re.compile(r"0*(\d{1,15})\s*([KMG])i?B?", re.ASCII | re.IGNORECASE)
+_SIZES = 'give bytes as a number above 0, or a text like "500 KiB", "64M" or "2 GiB"'
 
 
 def seconds(value: Any) -> float:
@@ -44,6 +47,27 @@ def seconds_or_none(value: Any) -> float | None:
         return None
     found = seconds(value)
     return None if found >= _FOR_EVER else found
+
+
+def size(value: Any, what: str, otherwise: int) -> int:
+    """Return a number of bytes: one, or a text with a unit, as ``"2 GiB"``; for None the other.
+
+    Raises:
+        TypeError: it is neither a whole number nor a text.
+        ValueError: it is none above 0.
+    """
+    if value is None:
+        return otherwise
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral | str):
+        _refuse(what, value, _SIZES)
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value.strip())
+        number = int(found[1]) << 10 * (1 + "KMG".index(found[2].upper())) if found else 0
+    else:
+        number = int(value)
+    if number <= 0:
+        raise ValueError(f"{what} is {_short(value)}: {_SIZES}")
+    return number
 
 
 def text(value: Any, what: str) -> str:

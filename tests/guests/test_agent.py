@@ -19,7 +19,7 @@ import psutil
 import pytest
 from vm_helpers import alive, until
 
-from pytest_vmports.errors import MachineError
+from pytest_vmports.errors import GuestFileError, MachineError
 from pytest_vmports.system import patience
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
 from pytest_vmports.vm.inside.control import READY, Control
@@ -92,6 +92,39 @@ def test_megabytes_of_any_bytes_go_in_and_come_out_as_they_were(ready):
     data = os.urandom(3 << 20)
     assert ready.run("cat", data) == (0, data, b"")
     assert ready.run("cat >&2", data) == (0, b"", data)
+
+
+class Taker:
+    """Takes what a command writes; after so many bytes it wants no more."""
+
+    def __init__(self, most=float("inf")):
+        self.most, self.output, self.errors = most, b"", b""
+
+    def out(self, data):
+        self.output += data
+        if len(self.output) > self.most:
+            raise GuestFileError("enough")
+
+    def err(self, data):
+        self.errors += data
+
+
+def test_what_a_command_writes_goes_to_who_takes_it_and_is_not_kept(ready):
+    taker, data = Taker(), os.urandom(1 << 20)
+    done = ready.shell.execute("echo no >&2; cat; exit 3", timeout=60, input=data, sink=taker)
+    assert done == (3, b"", b"")
+    assert (taker.output, taker.errors) == (data, b"no\n")
+
+
+def test_a_command_whose_output_nobody_wants_any_more_is_ended(ready, tmp_path):
+    taker = Taker(100_000)
+    script = f"echo $$ >'{tmp_path}/pid'; exec cat /dev/zero"
+    with pytest.raises(GuestFileError, match="enough"):
+        ready.shell.execute(script, timeout=None, input=b"", sink=taker)
+    pid = int((tmp_path / "pid").read_text())
+    assert ready.run("echo the next") == (0, b"the next\n", b"")
+    until(lambda: not alive(pid), 60, "the command runs on")
+    assert len(taker.output) < 200_000
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 8192])

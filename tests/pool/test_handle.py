@@ -15,6 +15,7 @@ from folded import folded
 from pytest_vmports import ExposedPort
 from pytest_vmports.errors import ForkedProcessError
 from pytest_vmports.pool.handle import VM
+from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.machine import Machine
 from pytest_vmports.vm.milestones import Milestones
 from pytest_vmports.vm.owner import Owner
@@ -75,6 +76,10 @@ CALLS = {
     "get-source": (lambda vm, odd: vm.get(odd, "out"), [*PATHS, "", "a\0b", "\ud800"]),
     "get-target": (lambda vm, odd: vm.get("/srv", odd), [*PATHS, "", "a\0b", "\ud800"]),
     "get-timeout": (lambda vm, odd: vm.get("/srv", "out", timeout=odd), SECONDS),
+    "get-size": (
+        lambda vm, odd: vm.get("/srv", "out", max_size=odd),
+        ["", "5", 0, -1, 1.5, True, b"1M", [], "1T", "-1M", "1.5G", "٣M", "1 000K", float("inf")],
+    ),
     "screenshot": (lambda vm, odd: vm.screenshot(odd), [*PATHS, "", "a\0b", "\ud800"]),
     "ssh_config": (lambda vm, odd: vm.ssh_config(odd), [*PATHS, "", "a\0b", "\ud800"]),
     "shutdown": (lambda vm, odd: vm.shutdown(odd), [None, *SECONDS]),
@@ -162,7 +167,7 @@ def in_a_forked_child(do):
 
 
 def test_every_method_is_among_the_uses_of_the_test_below():
-    public = {name for name, what in vars(VM).items() if callable(what) and name[0] != "_"}
+    public = {name for name in dir(VM) if callable(getattr(VM, name)) and name[0] != "_"}
     assert public == {*USES, "end"}
 
 
@@ -218,3 +223,20 @@ def test_input_is_text_or_anything_that_has_bytes(vm, given, seen):
     vm.run("cat", input=given, timeout=10**400)
     vm.run("cat", input=given, timeout=1)
     assert got == [(seen, None), (seen, None), (seen, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("given", "bytes_"),
+    [
+        (None, 5 << 20), (1, 1), (10**20, 10**20), ("1K", 1024), ("500 KiB", 500 << 10),
+        ("64m", 64 << 20), ("2 GiB", 2 << 30), (" 1GB ", 1 << 30),
+    ],
+)  # fmt: skip
+def test_a_size_is_bytes_or_a_text_with_a_unit_and_else_the_settings(
+    vm, monkeypatch, given, bytes_
+):
+    got = []
+    monkeypatch.setattr(copying, "get", lambda *words: got.append(words[4]))
+    vm._machine.shell, vm._copy_limit = None, 5
+    vm.get("/srv/x", "out", max_size=given)
+    assert got == [bytes_]

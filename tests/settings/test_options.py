@@ -82,6 +82,7 @@ HOMES = [
     ("cpus", "5", "4", "3", "2", [5, 4, 3, 2, 1]),
     ("allow_network", "False", "yes", "no", "yes", [False, True, False, True, False]),
     ("template", "False", "yes", "no", "yes", [False, True, False, True, True]),
+    ("copy_limit", "'2G'", "3G", "4G", "5G", [2048, 3072, 4096, 5120, 1024]),
     ("allow_crash", "False", "yes", "no", "yes", [False, True, False, True, False]),
     ("backend", "'auto'", "gvproxy", "usernet", "gvproxy",
      ["auto", "gvproxy", "usernet", "gvproxy", "auto"]),

@@ -14,7 +14,7 @@ import pytest
 from trees import lay, picture
 from vm_helpers import until
 
-from pytest_vmports.errors import CommandTimeoutError, GuestShellError
+from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestShellError
 from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
 from pytest_vmports.vm.inside.shell import RunnerShell
@@ -128,6 +128,13 @@ def test_files_go_both_ways(agent, tmp_path):
     assert picture(os.fsencode(tmp_path) + b"/in\xfe") == picture(tmp_path / "source")
     copying.get(way, str(tmp_path / "source"), tmp_path / "out", 30)
     assert picture(tmp_path / "out") == picture(tmp_path / "source")
+
+
+def test_an_archive_of_the_agents_is_held_to_the_limit_too(agent, tmp_path):
+    (tmp_path / "source").write_bytes(bytes(1000))
+    with pytest.raises(GuestFileError, match="the most that is copied is 999 bytes"):
+        copying.get(RunnerShell(agent()), str(tmp_path / "source"), tmp_path / "out", 30, 999)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_command_ended_by_a_signal_has_a_shells_status_for_it(agent):

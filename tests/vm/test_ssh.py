@@ -6,9 +6,15 @@ import subprocess
 
 import pytest
 from trees import nasty, picture
+from vm_helpers import alive, until
 
 from pytest_vmports import ExposedPort
-from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.errors import (
+    CommandTimeoutError,
+    GuestFileError,
+    GuestShellError,
+    HostError,
+)
 from pytest_vmports.vm.inside import copying, ssh
 from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import SshShell, public_half, session_key
@@ -25,6 +31,13 @@ while [ "$1" != -E ]; do shift; done
 echo 'root@127.0.0.1: Permission denied (publickey).' >"$2"
 exit 255
 """
+# Lets one command in, and none after it.
+ANSWERS_ONCE = (
+    """#!/bin/sh
+mkdir '{once}' 2>/dev/null && exec sleep 30
+"""
+    + FAILS
+)
 
 
 @pytest.fixture
@@ -71,6 +84,37 @@ def test_files_go_both_ways(shell, tmp_path):
     assert picture(tmp_path / "out" / "source") == picture(source, special_bits=False)
 
 
+class Taker:
+    """Takes what a command writes; after so many bytes it wants no more."""
+
+    def __init__(self, most=float("inf")):
+        self.most, self.output, self.errors = most, b"", b""
+
+    def out(self, data):
+        self.output += data
+        if len(self.output) > self.most:
+            raise GuestFileError("enough")
+
+    def err(self, data):
+        self.errors += data
+
+
+@pytest.mark.parametrize("written", [b"", b"x", b"x" * 60, b"x" * 65, b"\0\xff" * 100_000])
+def test_what_a_command_writes_goes_to_who_takes_it_without_its_end(shell, written):
+    taker = Taker()
+    done = shell.run("tee /dev/stderr; exit 7", timeout=60, input=written, sink=taker)
+    assert done == (7, b"", b"")
+    assert taker.output == taker.errors == written
+
+
+def test_a_command_whose_output_nobody_wants_any_more_is_ended(shell, tmp_path):
+    script = f"echo $$ >'{tmp_path}/pid'; exec cat /dev/zero"
+    with pytest.raises(GuestFileError, match="enough"):
+        shell.run(script, timeout=None, sink=Taker(100_000))
+    pid = int((tmp_path / "pid").read_text())
+    until(lambda: not alive(pid), 60, "the command runs on")
+
+
 def test_a_command_that_grows_too_long_on_its_way_is_refused(shell):
     with pytest.raises(ValueError, match="put a script"):
         shell.run("'" * (50 << 10), timeout=30)
@@ -97,6 +141,12 @@ def test_a_timeout_ends_the_command_with_its_children_in_the_guest(shell, tmp_pa
     assert os.read(reader, 1) == b""
     os.close(reader)
     assert caught.value.stdout == b"begun\n"
+
+
+def test_a_guest_that_cannot_be_asked_to_end_a_command_does_not_hide_why(shell, client, tmp_path):
+    client(ANSWERS_ONCE.replace("{once}", str(tmp_path / "once")))
+    with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s and was killed"):
+        shell.run("sleep 9875", timeout=0.5)
 
 
 @pytest.mark.parametrize("code", [0, 1, 9, 77, 126, 255])

@@ -9,23 +9,26 @@ import os
 import posixpath
 import re
 import warnings
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestFileWarning
 from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import printable
+from pytest_vmports.system.said import malformed
 from pytest_vmports.vm import arguments
 from pytest_vmports.vm.arguments import anchored, quoted
 from pytest_vmports.vm.inside.pack import Pack
 from pytest_vmports.vm.inside.shell import end_of
-from pytest_vmports.vm.inside.unpack import unpack
+from pytest_vmports.vm.inside.unpack import Unpacking, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_vmports.vm.inside.shell import Shell
 
+LIMIT = 1 << 30
 # The user's own settings must change nothing, nor the language of what tar says.
 _PLAIN = "unset TAR_OPTIONS CDPATH; export LC_ALL=C\n"
 # GNU tar takes `\n` in a name on its command line for a newline; others know no such thing.
@@ -56,6 +59,9 @@ _AND_SO = re.compile(r"tar: (Exiting with failure status|error exit delayed).*")
 # A guest's clock may be a second behind the host's.
 _IDLE = re.compile(r"tar: .* time stamp .*")
 _NAMED = 20
+# Of errors and of what is asked beside a copy.
+_MOST_SAID = 4 << 20
+_SHOWN = 100
 
 
 def put(
@@ -102,10 +108,16 @@ def put(
 
 
 def get(
-    shell: Shell, source: str | os.PathLike[str], target: str | os.PathLike[str],
+    shell: Shell,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     timeout: float | None,
-) -> Path:  # fmt: skip
-    """Copy a file or folder out of the guest; see `VM.get`."""
+    limit: int = LIMIT,
+) -> Path:
+    """Copy a file or folder out of the guest; see `VM.get`.
+
+    It is written as it comes. What the guest's tar says decides at its end whether it is whole.
+    """
     wanted = arguments.path_text(source, "the source")
     aim = arguments.path_text(target, "the target")
     path = PurePosixPath(wanted)
@@ -113,10 +125,6 @@ def get(
         raise GuestFileError(what=f"{wanted!r} names no file", remedy="name a file or folder")
     name = _native(path.name)
     what = f"{wanted} from the guest"
-    asking = _Asking(shell, f"vm.get of {what}", timeout)
-    data, said = asking.ask(_packing(anchored(str(path.parent)), path.name))
-    if data is None:
-        raise _failed(what, said)
     place = Path(aim)
     there = os.path.isdir(aim)  # noqa: PTH112 - Path's raises for a long name
     if _means_its_content(wanted):
@@ -124,34 +132,88 @@ def get(
             place = place.resolve()
     elif there or aim.endswith("/") or posixpath.basename(aim) in {".", ".."}:
         place /= name
-    left_out = unpack(data, name, place, wanted)
+    with closing(Unpacking(name, place, wanted, limit)) as unpacking:
+        asking = _Asking(shell, f"vm.get of {what}", timeout, lambda: unpacking.partial)
+        script = _packing(anchored(str(path.parent)), path.name)
+        done, said = asking.ask(script, take=unpacking.feed)
+        if done is None:
+            raise _failed(what, said, unpacking.partial)
+        unpacking.finish()
     told = [line for line in said.splitlines() if line.strip() and not _AND_SO.fullmatch(line)]
-    _warn(what, [*left_out, *told])
+    _warn(what, [*unpacking.left_out, *told], unpacking.more_left_out)
     return place
 
 
 class _Asking:
     """The commands of one copy, which have one timeout together."""
 
-    def __init__(self, shell: Shell, what: str, timeout: float | None) -> None:
+    def __init__(
+        self, shell: Shell, what: str, timeout: float | None, partial: Callable[[], str] = str
+    ) -> None:
         self._shell = shell
         self._what = what
+        self._partial = partial
         self._timeout = arguments.seconds_or_none(timeout)
         self._end = None if self._timeout is None else clock.now() + self._timeout
 
-    def ask(self, script: str, given: bytes = b"") -> tuple[bytes | None, str]:
+    def ask(
+        self, script: str, given: bytes = b"", take: Callable[[bytes], None] | None = None
+    ) -> tuple[bytes | None, str]:
         """Return what a script wrote, or None where it failed; and its complaints.
+
+        Args:
+            script: for the guest's shell.
+            given: its input.
+            take: is given what it writes, as it comes.
 
         Raises:
             CommandTimeoutError: it has not ended.
+            GuestSaidError: it says more than one can have to say.
         """
         arguments.short_enough(script)
         left = None if self._end is None else max(self._end - clock.now(), 0.001)
-        code, out, errors = self._shell.execute(script, timeout=left, input=given)
-        said = errors.decode("utf-8", "surrogateescape")
+        heard = _Heard(self._in_time, take)
+        code, _, _ = self._shell.execute(script, timeout=left, input=given, sink=heard)
+        said = heard.errors.decode("utf-8", "surrogateescape")
         if code is None:
-            raise CommandTimeoutError(cmd=self._what, timeout=self._timeout, output="", stderr=said)
-        return (out if code == 0 or _all_told(code, said) else None), said
+            raise self._too_late(said)
+        fine = code == 0 or _all_told(code, said)
+        return (bytes(heard.output) if fine else None), said
+
+    def _in_time(self) -> None:
+        """Raise when the time is over while we are busy with what has come."""
+        if self._end is not None and clock.now() > self._end:
+            raise self._too_late("")
+
+    def _too_late(self, said: str) -> CommandTimeoutError:
+        what = f"{self._what}{self._partial()}"
+        return CommandTimeoutError(cmd=what, timeout=self._timeout, output="", stderr=said)
+
+
+class _Heard:
+    """What a script writes: as much of it as it can have to say. See `shell.Sink`."""
+
+    def __init__(self, in_time: Callable[[], None], take: Callable[[bytes], None] | None) -> None:
+        self.output, self.errors = bytearray(), bytearray()
+        self._in_time, self._take = in_time, take
+
+    def out(self, data: bytes) -> None:
+        self._in_time()
+        if self._take is None:
+            _append(self.output, data)
+        else:
+            self._take(data)
+
+    def err(self, data: bytes) -> None:
+        self._in_time()
+        _append(self.errors, data)
+
+
+def _append(heard: bytearray, data: bytes) -> None:
+    heard += data
+    if len(heard) > _MOST_SAID:
+        problem = f"it says more than {_MOST_SAID >> 20} MiB of what should be a few lines"
+        raise malformed("the command that copies, in the guest,", problem, bytes(heard[-_SHOWN:]))
 
 
 def _unpack_in_guest(asking: _Asking, parent: str, packed: bytes, pack: Pack, what: str) -> str:
@@ -223,11 +285,12 @@ def _failed(what: str, said: str, partial: str = "") -> GuestFileError:
     return GuestFileError(what=f"{what} could not be copied: {text}{partial}", remedy=remedy)
 
 
-def _warn(what: str, left_out: Sequence[str]) -> None:
+def _warn(what: str, left_out: Sequence[str], others: int = 0) -> None:
     if not left_out:
         return
-    more = f"\n  and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
-    names = "".join(f"\n  {printable(name)}" for name in left_out[:_NAMED])
+    others += max(len(left_out) - _NAMED, 0)
+    more = f"\n  and {others} more" if others else ""
+    names = "".join(f"\n  {shown(name)}" for name in left_out[:_NAMED])
     warnings.warn(
         f"not all of {printable(what)} was copied as it is:{names}{more}",
         GuestFileWarning, stacklevel=4,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from pytest_vmports.vm.inside.shell import Sink
+
 _CALL_SECONDS = 30.0
 _SYNC_AGAIN_SECONDS = 5.0
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.02, 0.2
@@ -33,6 +35,7 @@ WHO = "the QEMU guest agent"
 # It keeps 16 MiB of a command's output and as many of its errors, and sends both in one line.
 _LONGEST_ANSWER = 48 << 20
 _LONGEST_COMPLAINT = 1000
+_PIECE = 1 << 16
 # A session of its own, so that a timeout can end the children too.
 # It may have been started without a home.
 _WRAPPER = """\
@@ -132,6 +135,7 @@ class GuestAgent:
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        sink: Sink | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text, run as root.
 
@@ -141,6 +145,7 @@ class GuestAgent:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
+            sink: is given what it wrote, once it has ended: the agent tells nothing before.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -172,7 +177,12 @@ class GuestAgent:
             raise self._refused(
                 "the output was longer than it keeps", "write it to a file, or use ssh"
             )
-        return status.code, status.output, status.errors
+        if sink is None:
+            return status.code, status.output, status.errors
+        for take, data in ((sink.err, status.errors), (sink.out, status.output)):
+            for at in range(0, len(data), _PIECE):
+                take(data[at : at + _PIECE])
+        return status.code, b"", b""
 
     def close(self) -> None:
         """Hang up. Safe to call again."""

@@ -37,6 +37,16 @@ _SILENT = "the guest's agent does not answer any more"
 _SHOWN = 2000
 
 
+class Sink(Protocol):
+    """Who takes what a command writes as it comes. What it raises ends the command."""
+
+    def out(self, data: bytes, /) -> None:
+        """Take some of its output."""
+
+    def err(self, data: bytes, /) -> None:
+        """Take some of its error output."""
+
+
 class Shell(Protocol):
     """A way into a guest."""
 
@@ -46,8 +56,11 @@ class Shell(Protocol):
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
+        sink: Sink | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return exit status, output and error output of a shell command.
+
+        With a ``sink`` these are empty: it was given them, and nothing is kept of them here.
 
         Status None: it had not ended after ``timeout`` seconds, and was killed in the guest.
         """
@@ -90,6 +103,7 @@ class AgentShell:
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
+        sink: Sink | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -102,7 +116,7 @@ class AgentShell:
         with self._one_at_a_time:
             if self._last is not None:
                 self._last.pass_over()
-            self._last = run = _Run(self._control, self._check, timeout)
+            self._last = run = _Run(self._control, self._check, timeout, sink)
             answer = run.go(text, input)
             self._last = None
             return answer
@@ -117,6 +131,7 @@ class CommandRunner(Protocol):
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        sink: Sink | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return exit status, output and error output; raise `CommandTimeoutError`."""
 
@@ -133,6 +148,7 @@ class RunnerShell:
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
+        sink: Sink | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -140,7 +156,7 @@ class RunnerShell:
             GuestShellError: it cannot be run.
         """
         try:
-            return self._runner.run(command, timeout=timeout, input=input)
+            return self._runner.run(command, timeout=timeout, input=input, sink=sink)
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
 
@@ -148,12 +164,23 @@ class RunnerShell:
 class _Run:
     """One command's frames, there and back."""
 
-    def __init__(self, control: Control, check: Callable[[], None], timeout: float | None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        check: Callable[[], None],
+        timeout: float | None,
+        sink: Sink | None,
+    ) -> None:
         self._control = control
         self._check = check
         limit = patience.left(math.inf if timeout is None else timeout)
         self._deadline = None if limit == math.inf else clock.now() + limit
         self._output: dict[str, list[bytes]] = {OUTPUT: [], ERRORS: []}
+        self._take: dict[str, Callable[[bytes], None]] = {
+            kind: written.append for kind, written in self._output.items()
+        }
+        if sink is not None:
+            self._take = {OUTPUT: sink.out, ERRORS: sink.err}
         self._status: int | None = None
         self._begun = self._killed = self._passed_over = False
         self._unconfirmed = 0
@@ -172,6 +199,7 @@ class _Run:
         Raises:
             MachineError: the VM ended, or the agent does not answer.
         """
+        self._take.clear()
         self._control.send("K")
         self._control.send_mark()
         self._passed_over = True
@@ -229,8 +257,8 @@ class _Run:
                 "the guest's agent ended and was started anew, as when the guest runs out of "
                 "memory; what became of the command is not known"
             )
-        elif kind in self._output:
-            self._output[kind].append(payload)
+        elif kind in self._take:
+            self._take[kind](payload)
         return kind
 
     def _may_say(self, kind: str) -> bool:

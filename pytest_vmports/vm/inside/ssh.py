@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shlex
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError, MachineError
 from pytest_vmports.system import surroundings, tools
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.vm.inside.shell import Sink
 
 HOST = "vm"
 CONFIG = "ssh_config"
@@ -103,6 +105,7 @@ class SshShell:
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        sink: Sink | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text.
 
@@ -110,6 +113,7 @@ class SshShell:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
+            sink: is given what it writes, as it comes.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -123,18 +127,28 @@ class SshShell:
         whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=halves)
         short_enough(whole)
         try:
-            done = self._ssh(whole, timeout, input, mark.encode())
+            done = self._ssh(whole, timeout, input, mark.encode(), sink)
         except subprocess.TimeoutExpired as error:
             self._kill(note)
             raise CommandTimeoutError(
                 cmd=command, timeout=timeout, output=error.stdout or b"",
                 stderr=error.stderr or b"",
             ) from None  # fmt: skip
+        except GuestShellError:
+            raise
+        except MachineError:  # of the sink, which wants no more
+            self._kill(note)
+            raise
         output, marked, _ = done.stdout.partition(mark.encode())
         errors = done.stderr.partition(mark.encode())[0]
-        if not marked:  # not even sh has come to its end
-            return done.returncode, output, errors
-        return status_at_the_end(output), output[:-_DIGITS], errors
+        code = done.returncode
+        if marked:  # else not even sh has come to its end
+            code, output = status_at_the_end(output), output[:-_DIGITS]
+        if sink is None:
+            return code, output, errors
+        sink.err(errors)
+        sink.out(output)
+        return code, b"", b""
 
     def write_config(self, path: Path) -> Path:
         """Write a configuration for ``ssh -F``, testinfra or Ansible; the host is called ``vm``.
@@ -163,7 +177,12 @@ class SshShell:
         ]
 
     def _ssh(
-        self, command: str, timeout: float | None, stdin: bytes | None, mark: bytes = b""
+        self,
+        command: str,
+        timeout: float | None,
+        stdin: bytes | None,
+        mark: bytes = b"",
+        sink: Sink | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         config = self._folder / CONFIG
         if not config.exists():
@@ -174,7 +193,7 @@ class SshShell:
         try:
             done = tools.run(
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
-                timeout=timeout, mark=mark,
+                timeout=timeout, mark=mark, takers=(sink.out, sink.err) if sink else (),
             )  # fmt: skip
             said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
         except OSError as error:
@@ -195,7 +214,9 @@ class SshShell:
         return done
 
     def _kill(self, note: str) -> None:
-        self._ssh(f"kill -KILL -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
+        # What is told is why: whether the guest lets itself be asked once more adds nothing.
+        with contextlib.suppress(GuestShellError, subprocess.TimeoutExpired):
+            self._ssh(f"kill -KILL -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
 
 
 def status_at_the_end(output: bytes) -> int:

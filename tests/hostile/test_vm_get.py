@@ -1,0 +1,67 @@
+"""A guest whose root has put a program of its own in tar's place."""
+
+from __future__ import annotations
+
+import lzma
+import os
+
+import pytest
+from tars import END, extended, file, folder, head, patched
+from trees import lay, picture
+from vm_helpers import GUEST
+
+from pytest_vmports.errors import CommandTimeoutError, GuestFileError
+
+# Answers with what is in /evil, and goes on and on where there is a file /more.
+TAR = """#!/bin/sh
+case $* in *--version*|*--help*) exit 0;; esac
+cat /evil
+while [ -e /more ]; do cat /more; done
+"""
+EVIL = {
+    "no archive of it: .*it is compressed": lzma.compress(bytes(20 << 20)),
+    "no archive of it: .*has holes": patched(
+        head(size=512, kind=b"S"), 386, b"%011o\0%011o\0" % (1 << 31, 0)
+    ),
+    "leads out of app": file("app/../../../precious/x"),
+    "is no folder here, but a link": folder()
+    + head("app/l", b"2", linkname="../../precious")
+    + file("app/l/x"),
+    "no archive of it: .*a header of": head("long", b"x", 1 << 31),
+    "no archive of it: .*a file of -": patched(file(), 124, b"\xff" * 11 + b"\0"),
+    "too large: the most that is copied is 1 MiB": head(size=1 << 50),
+    "no archive of it: .*relative_to|no archive of it: .*subpath": file("/etc/passwd"),
+    "File name too long": extended({"path": "app/" + "d/" * 9000}) + file(),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vm(boot):
+    with boot(8080, setup=GUEST, fresh_boot=False) as vm:
+        vm.run("mkdir -p /srv/app /usr/local/bin; cat >/usr/local/bin/tar", input=TAR)
+        vm.run("chmod +x /usr/local/bin/tar")
+        yield vm
+
+
+def test_a_tar_of_roots_own_making_reaches_nothing_and_the_guest_still_answers(vm, tmp_path):
+    lay(tmp_path / "precious", {b"x": b"mine"})
+    before = picture(tmp_path / "precious")
+    out = tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    for words, data in EVIL.items():
+        vm.run("cat >/evil", input=data + END)
+        with pytest.raises(GuestFileError, match=words):
+            vm.get("/srv/app", out, max_size="1 MiB")
+        assert vm.run("echo there").stdout == "there\n"
+    assert picture(tmp_path / "precious") == before
+    assert os.listdir(out.parent) == ["out"] and set(os.listdir(out)) <= {"app"}
+
+
+def test_a_tar_that_does_not_end_is_ended(vm, tmp_path):
+    vm.run("cat >/evil; head -c 100000 /dev/zero >/more", input=folder() + file("app/x"))
+    with pytest.raises(GuestFileError, match="goes on after its end; part of it is in"):
+        vm.get("/srv/app", tmp_path)
+    vm.run("cat >/evil", input=head(size=1 << 40))
+    with pytest.raises(CommandTimeoutError, match=r"vm\.get of /srv/app"):
+        vm.get("/srv/app", tmp_path / "file", timeout=2, max_size=1 << 41)
+    assert vm.run("rm /more; pidof cat", check=False).stdout == ""
