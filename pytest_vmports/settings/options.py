@@ -69,6 +69,7 @@ class Settings:
     pcap: bool
     keep: str
     console: bool
+    console_limit: int
     report: bool
     timeline: str | None
 
