@@ -48,6 +48,7 @@ def run(
     timeout: float | None,
     input: bytes = b"",  # noqa: A002 - as subprocess.run
     mark: bytes = b"",
+    most: int | None = None,
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
@@ -56,6 +57,7 @@ def run(
         timeout: seconds; None waits for ever.
         input: what it reads.
         mark: once its output and its errors have this in them, it has said all, and is ended.
+        most: bytes that it may write, its errors with them; beyond it is ended.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
@@ -70,8 +72,11 @@ def run(
                 stack.callback(_close, pipe)
         stack.callback(_end, child)
         parts = _Talk(child, input, mark)
-        while parts.open and not _over(deadline):
+        while parts.open and not _over(deadline) and not parts.beyond(most):
             parts.step(_left(deadline))
+        if parts.beyond(most):
+            _end(child)
+            return CompletedProcess(list(command), child.returncode, parts.output, parts.errors)
         if parts.marked:
             _end(child)
         if wait(child, _left(deadline)) is None or parts.open:
@@ -122,6 +127,10 @@ class _Talk:
     def marked(self) -> bool:
         """Whether all that was wanted has been said."""
         return bool(self._mark) and not self._without_mark
+
+    def beyond(self, most: int | None) -> bool:
+        """Whether more has been said than that."""
+        return most is not None and sum(map(len, self._said.values())) > most
 
     def step(self, seconds: float | None) -> None:
         """Write and read what can be now; waits for that."""

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import struct
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 from folded import folded
 from vm_helpers import until
 
+from pytest_vmports.cli import run
 from pytest_vmports.guests import cloud_init
 from pytest_vmports.network import handshake, udp_frames
-from pytest_vmports.system import growing
+from pytest_vmports.report.console_stream import _Followed
+from pytest_vmports.system import clock, growing
 from pytest_vmports.system.growing import Bounds, Follower, free_middle
 from pytest_vmports.vm import crashes, hints, last_words
 from pytest_vmports.vm.console import MIB, Console
+from pytest_vmports.vm.inside.shell import AgentShell
+from pytest_vmports.vm.milestones import State
+from pytest_vmports.vm.monitor import _FewEvents
 
 REPORT = f"vmports-cloud-init: {json.dumps({'v1': {'errors': []}})} :vmports"
 STAGE = "Failed to start cloud-config.service"
@@ -311,3 +318,76 @@ def test_each_packet_of_a_guest_is_read_once_while_it_is_asked(tmp_path, monkeyp
             more.write(packet[30:])
         answers.look(file)
     assert len(read) == 1100
+
+
+class Flood:
+    """An agent's side of the control channel that answers every command with output for ever."""
+
+    def __init__(self):
+        self.sent, self.killed, self.written = [], 0, 0
+
+    def send(self, kind, payload=b""):
+        self.sent.append(kind)
+        self.killed += kind == "K"
+
+    def receive(self, _deadline, _check):
+        last = self.sent[-1]
+        if last in "SI":
+            self.sent.append("answered")
+            return "A", b""
+        if self.killed and self.written > 100_000:  # what was under way comes all the same
+            return "X", b"9"
+        self.written += 4096
+        return "OE"[self.written // 4096 % 2], b"x" * 4096
+
+
+def test_output_by_the_control_channel_is_bounded_and_its_command_killed():
+    control = Flood()
+    agent = AgentShell(control, lambda: None)
+    code, *written = agent.execute("yes", timeout=None, input=b"", most=10_000)
+    assert code is None and control.killed == 1
+    assert 10_000 < sum(map(len, written)) <= 10_000 + 4096
+    assert control.written > 100_000
+
+
+def test_a_console_that_is_shown_as_it_comes_is_read_in_bounds(tmp_path):
+    console = Console(tmp_path / "console.log")
+    plan = SimpleNamespace(guest=SimpleNamespace(name="alpine"))
+    followed = _Followed(SimpleNamespace(console=console, state=State.READY, plan=plan))
+    console.path.write_bytes(b"first\n" + b"x" * 200_000)
+    assert followed.lines(last=False) == ["first", "x" * 200_000]  # no memory for its rest
+    with console.path.open("ab") as file:
+        file.write(b"y\n" * 3 * MIB + b"last\n")
+    lines = followed.lines(last=True)
+    assert lines[1].startswith("(5") and lines[1].endswith(" bytes are left out)")
+    assert sum(map(len, lines)) < MIB and lines[-1] == "last"
+
+
+def test_the_command_run_shows_what_is_new_and_reads_no_more(tmp_path, monkeypatch, capsys):
+    console = Console(tmp_path / "console.log")
+    console.begin_with("of the template\n")
+    console.path.write_bytes(b"x\n" * 2 * MIB)
+    vm = SimpleNamespace(pids={"QEMU": 1}, _machine=SimpleNamespace(console=console))
+    lives = [True, True, False]
+    monkeypatch.setattr(run, "runs", lambda _pid: lives.pop(0))
+
+    def slept(_seconds):
+        with console.path.open("ab") as file:
+            file.write(b"a new line\n")
+
+    monkeypatch.setattr(clock, "sleep", slept)
+    run._follow(vm)
+    shown = capsys.readouterr().out
+    assert shown.startswith("of the template\n\n(3145728 bytes are left out)\nx\n")
+    assert shown.endswith("x\na new line\na new line\n") and len(shown) < MIB + 200
+
+
+def test_events_that_a_guest_makes_without_end_are_remembered_by_the_first():
+    events = _FewEvents("GUEST_CRASHLOADED")
+
+    async def make():
+        for _ in range(10_000):
+            await events.put({"event": "GUEST_CRASHLOADED"})
+
+    asyncio.run(make())
+    assert 0 < len(events.history) < 20 and events._queue.qsize() < 20

@@ -6,11 +6,18 @@ import subprocess
 
 import pytest
 from trees import nasty, picture
+from vm_helpers import alive, until
 
 from pytest_vmports import ExposedPort
-from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
+from pytest_vmports.errors import (
+    CommandOutputError,
+    CommandTimeoutError,
+    GuestShellError,
+    HostError,
+)
 from pytest_vmports.vm.inside import copying, ssh
 from pytest_vmports.vm.inside.shell import RunnerShell
+from pytest_vmports.vm.inside.shell import run as run_in
 from pytest_vmports.vm.inside.ssh import SshShell, public_half, session_key
 
 PORT = ExposedPort(internal=22, external=20022)
@@ -97,6 +104,28 @@ def test_a_timeout_ends_the_command_with_its_children_in_the_guest(shell, tmp_pa
     assert os.read(reader, 1) == b""
     os.close(reader)
     assert caught.value.stdout == b"begun\n"
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_command_that_writes_without_end_is_killed_in_the_guest(shell, tmp_path, stream):
+    words = {"timeout": 60, "check": False, "input": None, "env": None, "cwd": None}
+    note = tmp_path / "pid"
+    with pytest.raises(CommandOutputError, match="more than 100000 bytes") as caught:
+        run_in(
+            RunnerShell(shell), f"echo $$ >'{note}'; yes >&{stream}", max_output=100_000, **words
+        )
+    texts = caught.value.output, caught.value.stderr
+    assert texts[int(stream) - 1] == "y\n" * 50_000 and texts[2 - int(stream)] == ""
+    pid = int(note.read_text())
+    until(lambda: not alive(pid), 60, "it runs on")
+
+
+@pytest.mark.parametrize("size", [0, 1, 99_999, 100_000])
+def test_a_command_may_write_as_much_as_it_may(shell, size):
+    words = {"timeout": 60, "check": True, "input": None, "env": None, "cwd": None}
+    command = f"head -c {size} /dev/zero"
+    done = run_in(RunnerShell(shell), command, max_output=100_000, **words)
+    assert done.stdout == "\0" * size
 
 
 @pytest.mark.parametrize("code", [0, 1, 9, 77, 126, 255])

@@ -79,6 +79,7 @@ class GuestAgent:
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        most: int | None = None,  # noqa: ARG002 - protocol
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text, run as root.
 
@@ -88,6 +89,7 @@ class GuestAgent:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
+            most: bytes that are wanted of what it writes; the agent keeps 16 MiB in any case.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.

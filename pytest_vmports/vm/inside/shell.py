@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.errors import (
     CommandFailedError,
+    CommandOutputError,
     CommandTimeoutError,
     MachineError,
 )
@@ -37,6 +38,10 @@ _SILENT = "the guest's agent does not answer any more"
 _SHOWN = 2000
 
 
+MAX_OUTPUT = 16 << 20
+"""Bytes that a command of `run` may write where nobody says otherwise."""
+
+
 class Shell(Protocol):
     """A way into a guest."""
 
@@ -46,10 +51,13 @@ class Shell(Protocol):
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return exit status, output and error output of a shell command.
 
-        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest.
+        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. So is
+        one that writes more than ``most`` bytes; of what it wrote somewhat more than that comes
+        back.
         """
 
 
@@ -90,6 +98,7 @@ class AgentShell:
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -102,7 +111,7 @@ class AgentShell:
         with self._one_at_a_time:
             if self._last is not None:
                 self._last.pass_over()
-            self._last = run = _Run(self._control, self._check, timeout)
+            self._last = run = _Run(self._control, self._check, timeout, most)
             answer = run.go(text, input)
             self._last = None
             return answer
@@ -117,6 +126,7 @@ class CommandRunner(Protocol):
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        most: int | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return exit status, output and error output; raise `CommandTimeoutError`."""
 
@@ -133,6 +143,7 @@ class RunnerShell:
         *,
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -140,7 +151,7 @@ class RunnerShell:
             GuestShellError: it cannot be run.
         """
         try:
-            return self._runner.run(command, timeout=timeout, input=input)
+            return self._runner.run(command, timeout=timeout, input=input, most=most)
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
 
@@ -148,7 +159,14 @@ class RunnerShell:
 class _Run:
     """One command's frames, there and back."""
 
-    def __init__(self, control: Control, check: Callable[[], None], timeout: float | None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        check: Callable[[], None],
+        timeout: float | None,
+        most: int | None,
+    ) -> None:
+        self._left = math.inf if most is None else most
         self._control = control
         self._check = check
         limit = patience.left(math.inf if timeout is None else timeout)
@@ -223,8 +241,18 @@ class _Run:
                 "memory; what became of the command is not known"
             )
         elif kind in self._output:
-            self._output[kind].append(payload)
+            self._take(kind, payload)
         return kind
+
+    def _take(self, kind: str, payload: bytes) -> None:
+        """Keep what a command wrote; kill one that writes too much, and keep no more of it."""
+        if self._left < 0:
+            return
+        self._output[kind].append(payload)
+        self._left -= len(payload)
+        if self._left < 0 and not self._killed:
+            self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
+            self._control.send("K")
 
 
 def run(
@@ -236,16 +264,21 @@ def run(
     input: str | Buffer | None,  # noqa: A002 - as subprocess
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str] | None,
+    max_output: int = MAX_OUTPUT,
 ) -> Completed:
     """Run a shell command; see `VM.run`."""
-    limit = arguments.seconds_or_none(timeout)
+    limit, most = arguments.seconds_or_none(timeout), arguments.most_bytes(max_output)
     given = arguments.given_input(input)
     whole = arguments.environment(env) + arguments.folder(cwd) + arguments.command_text(command)
     if whole.startswith(("-", "+")):
         whole = f" {whole}"  # which a shell would take for options
     arguments.short_enough(whole)
-    code, *written = shell.execute(whole, timeout=limit, input=given)
+    code, *written = shell.execute(whole, timeout=limit, input=given, most=most)
+    too_much = sum(map(len, written)) > most
+    written = [data[:most] for data in written]
     texts = [data.decode("utf-8", "surrogateescape") for data in written]
+    if too_much:
+        raise CommandOutputError(cmd=command, max_output=most, output=texts[0], stderr=texts[1])
     if code is None:
         raise CommandTimeoutError(cmd=command, timeout=limit, output=texts[0], stderr=texts[1])
     done = Completed(command, code, *texts)

@@ -28,6 +28,8 @@ _KEY_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 _CONNECT_SECONDS = 20
 _CLIENT_FAILED, _DIGITS = 255, 3
+_KILLED = 128 + 9
+"""What a shell says of a command that was."""
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
 # background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
 # a pipe without a reader would kill who writes to it. A shell's own word on a signal is not wanted.
@@ -100,6 +102,7 @@ class SshShell:
         *,
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
+        most: int | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text.
 
@@ -107,6 +110,7 @@ class SshShell:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
+            most: bytes that it may write before it is killed; of no more than some are kept.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -120,7 +124,7 @@ class SshShell:
         whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=halves)
         short_enough(whole)
         try:
-            done = self._ssh(whole, timeout, input, mark.encode())
+            done = self._ssh(whole, timeout, input, mark.encode(), most)
         except subprocess.TimeoutExpired as error:
             self._kill(note)
             raise CommandTimeoutError(
@@ -129,6 +133,10 @@ class SshShell:
             ) from None  # fmt: skip
         output, marked, _ = done.stdout.partition(mark.encode())
         errors = done.stderr.partition(mark.encode())[0]
+        if most is not None and len(output) + len(errors) > most + _DIGITS:
+            if not marked:
+                self._kill(note)
+            return _KILLED, output, errors
         if not marked:  # not even sh has come to its end
             return done.returncode, output, errors
         return int(output[-_DIGITS:]), output[:-_DIGITS], errors
@@ -160,7 +168,12 @@ class SshShell:
         ]
 
     def _ssh(
-        self, command: str, timeout: float | None, stdin: bytes | None, mark: bytes = b""
+        self,
+        command: str,
+        timeout: float | None,
+        stdin: bytes | None,
+        mark: bytes = b"",
+        most: int | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         config = self._folder / CONFIG
         if not config.exists():
@@ -171,7 +184,7 @@ class SshShell:
         try:
             done = tools.run(
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
-                timeout=timeout, mark=mark,
+                timeout=timeout, mark=mark, most=None if most is None else most + 2 * len(mark) + 8,
             )  # fmt: skip
             said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
         except OSError as error:
