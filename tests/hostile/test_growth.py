@@ -391,3 +391,13 @@ def test_events_that_a_guest_makes_without_end_are_remembered_by_the_first():
 
     asyncio.run(make())
     assert 0 < len(events.history) < 20 and events._queue.qsize() < 20
+
+
+def test_a_kernel_that_is_made_to_warn_without_end_is_remembered_by_the_first_words():
+    watch = crashes.Watch()
+    for number in range(300):
+        watch.feed(f"[ 1.0] WARNING: number {number}\n" * 30)
+    watch.feed("[ 1.0] Kernel panic - not syncing: at last\n")
+    said = [one.said for one in watch.found]
+    assert said[0] == "WARNING: number 0" and said[-1] == "at last"
+    assert len(said) < 100
