@@ -72,7 +72,7 @@ def run(
                 stack.callback(_close, pipe)
         stack.callback(_end, child)
         parts = _Talk(child, input, mark)
-        while parts.open and not _over(deadline) and not parts.beyond(most):
+        while parts.open and not parts.beyond(most) and not _over(deadline):
             parts.step(_left(deadline))
         if parts.beyond(most):
             _end(child)

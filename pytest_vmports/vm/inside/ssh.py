@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError
 from pytest_vmports.system import surroundings, tools
+from pytest_vmports.system.growing import read_text
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
@@ -27,6 +28,7 @@ CONFIG = "ssh_config"
 _KEY_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 _CONNECT_SECONDS = 20
+_LONGEST_LOG = 64 << 10
 _CLIENT_FAILED, _DIGITS = 255, 3
 _KILLED = 128 + 9
 """What a shell says of a command that was."""
@@ -186,7 +188,7 @@ class SshShell:
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
                 timeout=timeout, mark=mark, most=None if most is None else most + 2 * len(mark) + 8,
             )  # fmt: skip
-            said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
+            said = read_text(log, _LONGEST_LOG).strip() if log.exists() else ""
         except OSError as error:
             if is_of_the_host(error):
                 raise stopped(client[0], error) from error
