@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import struct
@@ -18,6 +19,7 @@ from vm_helpers import until
 from pytest_vmports.cli import run
 from pytest_vmports.guests import cloud_init
 from pytest_vmports.network import handshake, udp_frames
+from pytest_vmports.network.links import Pump
 from pytest_vmports.report.console_stream import _Followed
 from pytest_vmports.system import clock, growing
 from pytest_vmports.system.growing import Bounds, Follower, free_middle
@@ -401,3 +403,14 @@ def test_a_kernel_that_is_made_to_warn_without_end_is_remembered_by_the_first_wo
     said = [one.said for one in watch.found]
     assert said[0] == "WARNING: number 0" and said[-1] == "at last"
     assert len(said) < 100
+
+
+def test_frames_that_nobody_reads_take_little_memory_however_long_they_are():
+    pump = Pump("test")
+    with contextlib.closing(pump), pump.lock:
+        link = pump.link(lambda _frame: None)
+        for _ in range(1000):
+            link.send(bytes(60_000))
+        assert link.dropped > 500
+        assert sum(map(len, link._waiting)) <= 9 * MIB
+        assert link._waiting_bytes == sum(map(len, link._waiting))
