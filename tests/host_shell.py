@@ -36,6 +36,7 @@ class HostShell:
         timeout: float | None,
         input: bytes,  # noqa: A002
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Run it as a guest would; see `Shell`."""
         self.asked.append(command)

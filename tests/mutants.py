@@ -324,7 +324,10 @@ _RAW_IMAGE = _of(
 _HANDSHAKE = _of(
     "pytest_vmports/network/handshake.py",
     "tests/network/test_handshake.py",
-    silence_is_a_refusal=("for one in flags) if flags else None", "for one in flags)"),
+    silence_is_a_refusal=(
+        "self.accepted: bool | None = None",
+        "self.accepted: bool | None = False",
+    ),
 )
 _CONTROL = _of(
     "pytest_vmports/vm/inside/control.py",
@@ -379,7 +382,7 @@ _POWER = _of(
     a_restore_keeps_the_disk=("saved.bring_back_disks(machine.workdir)", "pass"),
     a_restore_keeps_what_was_said=(
         "begin_anew(saved.console)",
-        "begin_anew(machine.console.text())",
+        "begin_anew(machine.console.recent())",
     ),
     a_restart_forgets_a_failure=(
         "        raise died\n    if machine.running:",
@@ -567,7 +570,7 @@ _TOOLS = _of(
     "tests/system/test_tools.py",
     a_tool_is_not_ended=("        stack.callback(_end, child)\n", ""),
     a_tool_is_waited_for_to_its_end=(
-        "while parts.open and not _over(deadline):",
+        "while parts.open and not parts.beyond(most) and not _over(deadline):",
         "while parts.open:",
     ),
 )
@@ -644,9 +647,22 @@ _CONSOLE = _of(
     "tests/vm/test_console.py",
     a_look_takes_its_begin_for_a_lines=("self._watch.begin_within()", "pass"),
     an_old_panic_is_this_guests=(
-        "self._before, self._watch, self._read = text, Watch(), 0",
-        "self._before, self._read = text, 0",
+        "self._watch, self._new = Watch(), Follower(self.path)",
+        "self._new = Follower(self.path)",
     ),
+)
+_GROWING = _of(
+    "pytest_vmports/system/growing.py",
+    "tests/hostile/test_growth.py",
+    a_followed_file_is_read_whole=("size - self._read - self._most", "0 * size"),
+    a_file_grows_on_the_disk=("if end > begin:", "if end < begin:"),
+    a_files_end_is_dropped=("(told.st_size - limit // 2)", "told.st_size"),
+)
+_CLOUD_INIT_REPORTS = _of(
+    "pytest_vmports/guests/cloud_init.py",
+    "tests/hostile/test_growth.py",
+    a_torn_report_hides_the_next=("text.rfind(_BEGIN, low, at)", "text.find(_BEGIN, low, at)"),
+    a_report_is_remembered_without_end=("len(text) - begin > _LONGEST_REPORT", "not text"),
 )
 _LAST_WORDS = _of(
     "pytest_vmports/vm/last_words.py",
@@ -707,6 +723,7 @@ MUTANTS = [
     *_IMAGE_LINKS, *_QEMU_WALLS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
+    *_GROWING, *_CLOUD_INIT_REPORTS,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS, *_SURROUNDINGS,

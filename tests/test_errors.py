@@ -25,7 +25,7 @@ FACTS = {
     "problem": "it is cut", "architecture": "x86_64", "errors": "a module",
     "stdout": "so far", "owner": 7, "pid": 8, "means": "ssh", "panic": "no init",
     "ending": "is empty", "hint": "raise memory", "words": "grub>", "seconds": 5.5,
-    "exposed": "80/tcp", "who": "the guest's control channel", "used": "[80]",
+    "max_output": 1000, "exposed": "80/tcp", "who": "the guest's control channel", "used": "[80]",
     "missing": "no gate (EBUSY)",
 }  # fmt: skip
 

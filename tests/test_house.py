@@ -209,6 +209,7 @@ UNSEEN = {
     "template": "whether there is a key at all",
     "fresh_boot": "likewise",
     "allow_crash": "what the host makes of a panic",
+    "console_limit": "what the host keeps of a console",
     "cloud_init": "what the host makes of a complaint; a disk's own identity knows it",
     "copy_limit": "what the host takes of a guest's files",
     "prewarm": "when a clone is made",
@@ -279,7 +280,7 @@ UNSEEN_VALUES = {
     "cache_size": "1G",
     "cache_dir": "/c", "port_range": "20000-20100", "port_wait": "7", "bind_host": "127.0.0.2",
     "missing": "skip", "state_dir": "/s", "artifacts": "no", "pcap": "yes", "keep": "always",
-    "console": "yes", "report": "yes", "timeline": "t.svg",
+    "console": "yes", "console_limit": "128", "report": "yes", "timeline": "t.svg",
 }  # fmt: skip
 
 

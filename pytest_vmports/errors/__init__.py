@@ -33,6 +33,7 @@ from pytest_vmports.errors.host import StateDirError as StateDirError
 from pytest_vmports.errors.machine import BootTimeoutError as BootTimeoutError
 from pytest_vmports.errors.machine import CloudInitError as CloudInitError
 from pytest_vmports.errors.machine import CommandFailedError as CommandFailedError
+from pytest_vmports.errors.machine import CommandOutputError as CommandOutputError
 from pytest_vmports.errors.machine import CommandTimeoutError as CommandTimeoutError
 from pytest_vmports.errors.machine import DiskFullError as DiskFullError
 from pytest_vmports.errors.machine import ForkedProcessError as ForkedProcessError

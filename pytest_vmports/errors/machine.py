@@ -186,6 +186,20 @@ class CommandTimeoutError(MachineError, subprocess.TimeoutExpired):
     __str__ = Exception.__str__
 
 
+class CommandOutputError(MachineError):
+    """A command in the guest wrote more than it may, and was killed.
+
+    Fields: ``cmd``, ``max_output`` (bytes), ``output`` and ``stderr``: what it wrote first, as much
+    as it may.
+    """
+
+    template = (
+        "{cmd!r} wrote more than {max_output} bytes in the guest and was killed; what it wrote "
+        "first is this error's output and stderr: give vm.run a larger max_output, or have the "
+        "command write to a file and fetch that by vm.get"
+    )
+
+
 class ShutdownTimeoutError(MachineError):
     """The guest did not power off in time. Fields: ``timeout`` (seconds), ``console``."""
 

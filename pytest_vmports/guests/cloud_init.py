@@ -63,11 +63,10 @@ fi
 _MOST_ERRORS, _LONGEST_ERROR = 50, 2000
 _REPORTED = re.compile(r"vmports-cloud-init: (\{.*?\}) :vmports", re.DOTALL)
 # What systemd, or cloud-init's own last resort, writes to the console when a stage cannot run.
-_FAILED = re.compile(
-    r"^.*(?:Failed to start .*cloud[- ](?:init|config|user|final)|failed stage (?:init|modules)"
-    r"|No space left on device).*$",
-    re.MULTILINE | re.IGNORECASE,
-)
+_FAILED = "failed stage init", "failed stage modules", "no space left on device"
+_NOT_STARTED, _STAGE = "failed to start ", re.compile(r"cloud[- ](?:init|config|user|final)")
+_BEGIN, _END = "vmports-cloud-init: {", "} :vmports"
+_LONGEST_REPORT, _LONGEST_LINE, _SHOWN = 256 << 10, 4 << 10, 500
 
 
 @dataclass(frozen=True)
@@ -184,10 +183,72 @@ def result_in(text: str) -> Verdict | None:
     return Verdict((*shown, *more))
 
 
-def failure(console: str) -> str | None:
-    """Return the line of the console that says a stage of cloud-init could not run."""
-    match = _FAILED.search(console)
-    return match[0].strip() if match else None
+def failure(line: str) -> str | None:
+    """Return a line of the console when it says that a stage of cloud-init could not run."""
+    said = line.lower()
+    # In two steps: as one pattern it would try each begin with each end.
+    _, not_started, service = said.partition(_NOT_STARTED)
+    if any(words in said for words in _FAILED) or (not_started and _STAGE.search(service)):
+        return line.strip()[-_SHOWN:]
+    return None
+
+
+class Reports:
+    """Reads a console as it is written, and remembers what it says of cloud-init.
+
+    Each part of it is looked at once, however it comes.
+
+    Attributes:
+        verdict: what cloud-init reported first, or None.
+    """
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+        self._failed: str | None = None
+        self._line = self._report = ""
+
+    @property
+    def failure(self) -> str | None:
+        """The first line that says a stage could not run; one that is written may be cut."""
+        return self._failed or failure(self._line)
+
+    def feed(self, text: str) -> None:
+        """Read on.
+
+        Raises:
+            GuestSaidError: what is reported is whole, and no result of cloud-init's.
+        """
+        if self._failed is None:
+            self._read_lines(text)
+        if self.verdict is None:
+            self._read_reports(text)
+
+    def _read_lines(self, text: str) -> None:
+        text = (self._line + text).replace("\r", "\n")
+        whole, _, rest = text.rpartition("\n")
+        said = text.lower()
+        seen = any(words in said for words in (*_FAILED, _NOT_STARTED))
+        lines = [*whole.split("\n"), rest if len(rest) > _LONGEST_LINE else ""]
+        for line in lines if seen else ():
+            # What a line holds behind much else is a part of it too.
+            for at in range(0, len(line), _LONGEST_LINE // 2):
+                self._failed = self._failed or failure(line[at : at + _LONGEST_LINE])
+        self._line = rest[-_LONGEST_LINE:]
+
+    def _read_reports(self, text: str) -> None:
+        text = self._report + text
+        low, at = 0, max(0, len(self._report) - len(_END))
+        while self.verdict is None and (end := text.find(_END, at)) >= 0:
+            at = end + len(_END)
+            # The last begin before it: one that was torn has no end.
+            begin = text.rfind(_BEGIN, low, at)
+            if begin >= 0:
+                self.verdict = verdict(text[begin:at])
+            low = at
+        begin = text.rfind(_BEGIN, low)
+        if begin < 0 or len(text) - begin > _LONGEST_REPORT:
+            begin = max(low, len(text) - len(_BEGIN))
+        self._report = text[begin:]
 
 
 def _content(name: str, given: Any, head: str = "") -> bytes | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FILTER = "handshake"
 # Ethernet, the longest IP header and TCP's up to the flags: no data of the guest's is written.
 _BYTES_A_PACKET = 96
+_MOST_BYTES = 1 << 20
 _FILE_HEADER, _PACKET_HEADER, _ETHERNET_HEADER = 24, 16, 14
 _IPV4, _TCP = b"\x08\x00", 6
 _SYN_ACK = 0x12
@@ -56,7 +57,8 @@ def watch(
         **{"qom-type": "filter-dump"},
     )  # fmt: skip
     try:
-        yield lambda: accepted(file.read_bytes(), guest_port)
+        answers = _Answers(guest_port)
+        yield lambda: answers.look(file)
     finally:
         # When QEMU has died meanwhile, whoever waits for the guest finds out and says so.
         with contextlib.suppress(MonitorError):
@@ -70,17 +72,42 @@ def accepted(capture: bytes, guest_port: int) -> bool | None:
 
     None: it shows no packet from there.
     """
-    flags = [found for one in _packets(capture) if (found := _flags(one, guest_port)) is not None]
-    return any(one & _SYN_ACK == _SYN_ACK for one in flags) if flags else None
+    answers = _Answers(guest_port)
+    answers.read(capture[_FILE_HEADER:])
+    return answers.accepted
 
 
-def _packets(capture: bytes) -> Iterator[bytes]:
-    at = _FILE_HEADER
-    while at + _PACKET_HEADER <= len(capture):
+class _Answers:
+    """Reads a pcap file packet by packet, each once: a guest may send a lot while it is asked."""
+
+    def __init__(self, guest_port: int) -> None:
+        self.accepted: bool | None = None
+        self._port = guest_port
+        self._at = _FILE_HEADER
+
+    def look(self, file: Path) -> bool | None:
+        """Return what the file shows by now; see `accepted`."""
+        with file.open("rb") as opened:
+            opened.seek(self._at)
+            self.read(opened.read(_MOST_BYTES))
+        return self.accepted
+
+    def read(self, packets: bytes) -> None:
+        for begin, end in _packets(packets):
+            self._at += _PACKET_HEADER + end - begin
+            flags = _flags(packets[begin:end], self._port)
+            if flags is not None:
+                self.accepted = bool(self.accepted) or flags & _SYN_ACK == _SYN_ACK
+
+
+def _packets(capture: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each packet begins and ends that is there whole."""
+    at = 0
+    while (begin := at + _PACKET_HEADER) <= len(capture):
         (size,) = struct.unpack_from("=I", capture, at + 8)
-        at += _PACKET_HEADER
-        yield capture[at : at + size]
-        at += size
+        at = begin + size
+        if at <= len(capture):
+            yield begin, at
 
 
 def _flags(packet: bytes, guest_port: int) -> int | None:

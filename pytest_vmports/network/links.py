@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LONGEST_FRAME = 65536
 # Frames kept for a QEMU that does not read just now; TCP sends again what is lost beyond.
-_MOST_WAITING = 2048
+_MOST_WAITING, _MOST_WAITING_BYTES = 2048, 8 << 20
 # All fragments of UDP's longest datagram and some more, where the kernel allows.
 _LINK_BYTES = 1 << 20
 # Source: asm-generic/socket.h; the same on x86-64 and arm64. Python's socket module has no name
@@ -59,6 +59,7 @@ class Link:
         self._pump = pump
         self._handle = handle
         self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._ours, self._qemu_end = sockets.pair(socket.SOCK_DGRAM)
         self._ours.setblocking(False)
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BYTES)
@@ -83,10 +84,12 @@ class Link:
         Returns:
             whether there was room for it.
         """
-        if len(self._waiting) >= _MOST_WAITING:
+        full = self._waiting_bytes >= _MOST_WAITING_BYTES
+        if full or len(self._waiting) >= _MOST_WAITING:
             self.dropped += 1
             return False
         self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
         if len(self._waiting) == 1:
             self._flush()
             if self._waiting:
@@ -101,7 +104,7 @@ class Link:
                 return
             except OSError:  # QEMU has ended, or the frame is too long
                 self.dropped += 1
-            self._waiting.popleft()
+            self._waiting_bytes -= len(self._waiting.popleft())
 
     def on_event(self, events: int) -> None:
         """Read a frame, or send what waits; called by the pump."""

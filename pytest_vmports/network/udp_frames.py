@@ -34,6 +34,8 @@ _MORE, _OFFSET, _OFFSET_UNIT = 0x2000, 0x1FFF, 8
 _STEP = (MTU - _IP_HEADER) // _OFFSET_UNIT * _OFFSET_UNIT
 # Incomplete datagrams kept at a time; each is at most one IP packet long.
 _MOST_INCOMPLETE = 16
+# Of one datagram: as many as the smallest MTU of a link makes (RFC 791, 68 bytes) of the longest.
+_MOST_PARTS = 1366
 
 
 @dataclass(frozen=True)
@@ -131,19 +133,21 @@ class _Fragments:
     """The parts of one datagram that have come, by their place in it."""
 
     parts: dict[int, bytes] = field(default_factory=dict)
+    size: int = 0
     end: int | None = None
     broken: bool = False
 
     def add(self, at: int, part: bytes, more: bool) -> bytes | None:
         """Return the whole once it is there; `broken` when it can no longer be."""
+        # Reckoned, and not summed up anew for each of some thousand parts.
+        self.size += len(part) - len(self.parts.get(at, b""))
         self.parts[at] = part
         if not more:
             self.end = at + len(part)
-        size = sum(map(len, self.parts.values()))
         # So neither overlaps nor empty parts can make it grow: they leave no whole.
         longest = LONGEST_PAYLOAD + _UDP_HEADER if self.end is None else self.end
-        self.broken = not part or size > longest
-        if self.broken or size != self.end:
+        self.broken = not part or self.size > longest or len(self.parts) > _MOST_PARTS
+        if self.broken or self.size != self.end:
             return None
         place = 0
         for start, piece in sorted(self.parts.items()):

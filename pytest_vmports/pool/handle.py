@@ -109,6 +109,7 @@ class VM(Copies, WithNetworkLog):
         input: str | Buffer | None = None,  # noqa: A002 - as subprocess.run
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        max_output: int = shell.MAX_OUTPUT,
     ) -> Completed:
         """Run a shell command in the guest, as root, and return what it wrote.
 
@@ -122,17 +123,19 @@ class VM(Copies, WithNetworkLog):
             input: its standard input; nothing by default.
             env: variables to set beside the guest's own.
             cwd: folder to run it in.
+            max_output: bytes that it may write, errors with them; beyond it is killed.
 
         Raises:
             CommandFailedError: its status is not 0 (also a `subprocess.CalledProcessError`).
             CommandTimeoutError: it did not end (also a `subprocess.TimeoutExpired`).
-            NoShellError: nothing in this guest runs commands.
-            MachineError: the VM ended, or is paused.
+            CommandOutputError: it wrote more than it may.
+            MachineError: the VM ended, is paused, or nothing in it runs commands (`NoShellError`).
             TypeError, ValueError: an argument means nothing, or no program could be given it.
         """
         with self._living():
             return shell.run(
                 self._shell, command, timeout=timeout, check=check, input=input, env=env, cwd=cwd,
+                max_output=max_output,
             )  # fmt: skip
 
     def ssh_config(self, path: str | os.PathLike[str]) -> Path:
@@ -153,15 +156,12 @@ class VM(Copies, WithNetworkLog):
         return ssh.write_config(config)
 
     def expose(self, port: int | str | PortMapping) -> ExposedPort:
-        """Forward one more guest port, until `unexpose` or the VM's end.
+        """Forward one more guest port, until `unexpose` or the VM's end; return where it is.
 
         A UDP port of a guest without network is possible only where the test declared another.
 
         Args:
             port: as the marker takes it: ``8080``, ``"53/udp"``, ``"3000:80"``.
-
-        Returns:
-            where it can be reached.
 
         Raises:
             ValueError: it is no port.

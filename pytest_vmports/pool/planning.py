@@ -68,6 +68,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         capture=settings.pcap,
         reachable=reachable,
         may_crash=settings.allow_crash,
+        console_limit=settings.console_limit,
         said=tuple(_said(settings)),
     )  # fmt: skip
 

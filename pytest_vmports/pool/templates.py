@@ -91,7 +91,7 @@ class Templates:
         def fill(folder: Path) -> None:
             def save_it(booted: Machine) -> None:
                 _rest_and_save(booted, folder)
-                kept = booted.console.text()[-_CONSOLE_CHARACTERS:]
+                kept = booted.console.recent()[-_CONSOLE_CHARACTERS:]
                 try:
                     (folder / "console").write_text(kept, "utf-8")
                 except OSError as error:

@@ -88,7 +88,7 @@ def _makers(
     machine: Machine, test: str, root: Path
 ) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """Yield each artifact's name, and what writes it to a path, where there is anything for it."""
-    yield "console.log", lambda path: _put(path, machine.console.text())
+    yield "console.log", partial(_console, machine)
     for name in machine.files.names:
         yield name, partial(machine.files.copy, name, machine.workdir)
     yield "qemu.sh", partial(_by_hand, machine, test, root)  # it mentions the seed if that is there
@@ -96,6 +96,11 @@ def _makers(
     yield VMCORE, partial(_no_dump, machine)
     for process in machine.processes():
         yield f"{process.name}.log", partial(_log, process)
+
+
+def _console(machine: Machine, path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(machine.console.pieces())
 
 
 def _log(process: Process, path: Path) -> None:

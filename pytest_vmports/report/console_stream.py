@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, BinaryIO
 
+from pytest_vmports.system.growing import MOST
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.console import shown
 from pytest_vmports.vm.milestones import State
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 _LOOK_SECONDS = 0.1
+# One that goes on is shown in parts.
+_LONGEST_LINE = 64 << 10
 
 
 class ConsoleStream:
@@ -84,10 +87,17 @@ class _Followed:
         if self._file is not None:
             if self._file.tell() > self._size():  # a restarted QEMU begins it anew
                 self._file.seek(0)
-            self._rest += self._file.read()
+            size = self._size()
+            skipped = max(0, size - self._file.tell() - MOST)
+            if skipped:
+                self._rest += f"\n({skipped} bytes are left out)\n".encode()
+                self._file.seek(size - MOST)
+            self._rest += self._file.read(MOST)
         elif over:  # it was there too briefly
             self._rest = self.machine.console.own().encode()
         whole, end, self._rest = self._rest.rpartition(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            whole, end, self._rest = whole + end + self._rest, b"", b""
         if over:
             whole, self._rest = whole + end + self._rest, b""
             self._close()

@@ -71,6 +71,7 @@ class Settings:
     pcap: bool
     keep: str
     console: bool
+    console_limit: int
     report: bool
     timeline: str | None
 

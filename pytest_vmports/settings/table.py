@@ -188,6 +188,10 @@ OPTIONS = (
         marker=False, flag=True,
     ),
     Option(
+        "console_limit", "64", "memory",
+        "MiB on disk for what a guest writes to its console; of more its middle is dropped",
+    ),
+    Option(
         "report", "no", "boolean", "tell at the end what the VMs came to", marker=False,
         flag=True,
     ),

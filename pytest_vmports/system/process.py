@@ -18,6 +18,7 @@ from subprocess import DEVNULL, STDOUT, Popen
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system import patience, proc, surroundings, tools
+from pytest_vmports.system.growing import read_text
 from pytest_vmports.system.minder import Minder
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.poll import readable
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from pytest_vmports.system.confined import Confinement
 
+LONGEST_LOG = 1 << 20
+"""Bytes that are read of what a child said, its begin and end."""
 _STOP_SECONDS = 5.0
 _HELP_SECONDS = 20.0
 # If our parent is no longer the one that started us, it died before the signal was set.
@@ -123,7 +126,7 @@ class Process:
         if self._kept is not None:
             return self._kept
         try:
-            return self._log.read_text("utf-8", "replace")
+            return read_text(self._log, LONGEST_LOG)
         except FileNotFoundError:
             return ""
 

@@ -81,6 +81,7 @@ def run(
     confinement: Confines | None = None,
     memory: int | None = None,
     takers: Sequence[Callable[[bytes], None]] = (),
+    most: int | None = None,
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
@@ -93,6 +94,7 @@ def run(
         memory: bytes that it may fill, where the system can limit that; None for any number.
         takers: are given its output and its errors as they come, all but the last few bytes, which
             are returned. What one raises ends the program.
+        most: bytes that it may write, its errors with them; beyond it is ended.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
@@ -112,8 +114,11 @@ def run(
             with suppress(ProcessLookupError, ValueError):  # it has ended, or has a lower limit
                 resource.prlimit(child.pid, resource.RLIMIT_DATA, (memory, memory))
         parts = _Talk(child, input, mark, takers)
-        while parts.open and not _over(deadline):
+        while parts.open and not parts.beyond(most) and not _over(deadline):
             parts.step(_left(deadline))
+        if parts.beyond(most):
+            _end(child)
+            return CompletedProcess(list(command), child.returncode, parts.output, parts.errors)
         if parts.marked:
             _end(child)
         if wait(child, _left(deadline)) is None or parts.open:
@@ -171,6 +176,10 @@ class _Talk:
     def marked(self) -> bool:
         """Whether all that was wanted has been said."""
         return bool(self._mark) and not self._without_mark
+
+    def beyond(self, most: int | None) -> bool:
+        """Whether more has been said than that."""
+        return most is not None and sum(map(len, self._said.values())) > most
 
     def step(self, seconds: float | None) -> None:
         """Write and read what can be now; waits for that."""

@@ -70,6 +70,20 @@ def size(value: Any, what: str, otherwise: int) -> int:
     return number
 
 
+def most_bytes(value: Any) -> int:
+    """Return a limit of bytes.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        _refuse("max_output", value, "give bytes as a whole number")
+    if value < 0:
+        raise ValueError(f"max_output is {_short(value)}: give bytes, 0 at least")
+    return int(value)
+
+
 def text(value: Any, what: str) -> str:
     """Return a text that can be sent into a guest.
 

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Final
 
+from pytest_vmports.system.growing import Bounds, Follower, ends_of, texts
 from pytest_vmports.vm.crashes import Watch, Weight, clean, crashes_in, passage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from pytest_vmports.vm.crashes import Crash
 
+MIB: Final = 1 << 20
+LIMIT: Final = 64 * MIB
 _TAIL_LINES = 25
-# Of what was written since the last look, so much is looked at.
-_LOOK_BYTES = 1 << 20
+# Lines are looked for in the last of it: so much a line, at least and at the most.
+_LINE_BYTES, _LEAST_BYTES, _MOST_BYTES = 4 << 10, 64 << 10, 4 * MIB
+# Of a guest's life before its last restart, or before it was saved.
+_MOST_BEFORE = 4 * MIB
+_LOGS = "qemu.log", "gvproxy.log"
+_MOST_OF_A_LOG = 4 * MIB
+# A console that is larger is kept as an open file, and not in memory.
+_MOST_IN_MEMORY = MIB
 # What our scripts in a guest write for our own sake; see guests/boot.sh and guests/cloud_init.py.
 _MARKER = re.compile(
     r"^(?:vmports: setup ended with \d+|vmports-cloud-init: [^\n]*)(?:\n|$)", re.MULTILINE
@@ -26,26 +39,50 @@ _MARKER = re.compile(
 class Console:
     """The console of one VM, over all QEMUs that it has had.
 
+    A guest may write without end: what is read of it at a time is bounded, and so is what is kept.
+
     Args:
         path: the file that QEMU writes.
+        limit: bytes of it that are kept, begin and end; see `system.growing.Bounds`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: int = LIMIT) -> None:
         self.path = path
+        self.limit = limit
         self._before = ""
-        self._kept: str | None = None
+        self._kept: bytes | int | None = None
         self._watch = Watch()
-        self._read = 0
+        self._new = Follower(path)
+        self._bounds: Bounds | None = None
 
     def begin_with(self, text: str) -> None:
         """Put what was written before this QEMU started first."""
-        self._before, self._watch, self._read = text, Watch(), 0
+        self._before = text[-_MOST_BEFORE:]
+        self._watch, self._new = Watch(), Follower(self.path)
 
     def begin_anew(self, text: str) -> None:
         """Likewise for a QEMU that will be started in the place of one that has ended."""
         with contextlib.suppress(FileNotFoundError):
             os.truncate(self.path, 0)
         self.begin_with(text)
+
+    def keep_in_bounds(self) -> None:
+        """Keep the file below its limit on the disk from now on, until `let_grow`.
+
+        And with it what a guest may have QEMU and gvproxy say.
+        """
+        logs = (self.path.with_name(name) for name in _LOGS)
+        self._bounds = Bounds({self.path: self.limit, **dict.fromkeys(logs, _MOST_OF_A_LOG)})
+
+    def let_grow(self) -> None:
+        """End that. Safe to call again."""
+        if self._bounds is not None:
+            self._bounds.close()
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What could not be kept below its limit, a line each."""
+        return [] if self._bounds is None else self._bounds.problems
 
     @property
     def begun(self) -> bool:
@@ -55,7 +92,8 @@ class Console:
     @property
     def says(self) -> bool:
         """Whether there is something that `tail` shows."""
-        return bool(shown(self.text()).strip())
+        text = self._last(_LEAST_BYTES)
+        return len(text) >= _LEAST_BYTES or bool(shown(text).strip())
 
     @property
     def size(self) -> int:
@@ -66,24 +104,51 @@ class Console:
 
     def end(self, size: int) -> str:
         """Return the last of what was written since this QEMU started."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            file.seek(max(0, self.size - size))
-            return file.read().decode(errors="replace")
-        return ""
+        with self._open() as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read(size).decode(errors="replace")
 
     def keep(self) -> None:
-        """Keep the text in memory: the file is about to be removed."""
+        """Keep what can be read: the file is about to be removed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         self._look()
-        self._kept = self.text()
+        with self._open() as file:
+            if file.seek(0, os.SEEK_END) <= _MOST_IN_MEMORY:
+                file.seek(0)
+                self._kept = file.read()
+            else:
+                self._kept = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._kept)
 
     def text(self) -> str:
-        """Return all of it."""
-        if self._kept is not None:
-            return self._kept
-        try:
-            return self._before + self.path.read_text("utf-8", "replace")
-        except FileNotFoundError:
-            return self._before
+        """Return all of it; of one that is larger than its limit, begin and end."""
+        return self._before + self.own()
+
+    def own(self) -> str:
+        """Return what was written since this QEMU started, as `text` does."""
+        return "".join(self._own_pieces())
+
+    def pieces(self) -> Iterator[str]:
+        """Yield `text` in pieces, which take less memory."""
+        yield self._before
+        yield from self._own_pieces()
+
+    def recent(self) -> str:
+        """Return as much of the end of `text` as `begin_with` keeps."""
+        text = self._last(_MOST_BEFORE)
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    @property
+    def before(self) -> str:
+        """What was written before this QEMU started."""
+        return self._before
+
+    def follower(self) -> Follower:
+        """Return what reads on in this QEMU's console, from its begin."""
+        return Follower(self.path)
 
     def crashes(self) -> list[Crash]:
         """Return what the kernel said of its failing since this QEMU started, in order.
@@ -105,35 +170,57 @@ class Console:
 
     def passage(self) -> str:
         """Return the lines in which the kernel tells of its failing; empty when it does not."""
-        return passage(self.own()) if self.crashes() else ""
+        return passage(self.end(MIB)) if self.crashes() else ""
 
     def _look(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            size = self.path.stat().st_size
-            if size < self._read:  # begun anew
-                self._watch, self._read = Watch(), 0
-            if size - self._read > _LOOK_BYTES:
-                self._watch.begin_within()
-                self._read = size - _LOOK_BYTES
-            if size > self._read:
-                with self.path.open("rb") as file:
-                    file.seek(self._read)
-                    words = file.read(size - self._read)
-                self._read += len(words)
-                self._watch.feed(words.decode(errors="replace"))
-
-    def own(self) -> str:
-        """Return what was written since this QEMU started."""
-        return self.text()[len(self._before) :]
+        new = self._new.read()
+        if new.anew:
+            self._watch = Watch()
+        if new.left_out:
+            self._watch.begin_within()
+        if new.text:
+            self._watch.feed(new.text)
 
     def last_line(self) -> str:
         """Return the last line that says something; empty when there is none."""
-        lines = (line.strip() for line in reversed(shown(self.text()).splitlines()))
+        lines = (line.strip() for line in reversed(shown(self._last(_LEAST_BYTES)).splitlines()))
         return next(filter(None, lines), "")
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """Return the last lines, without control characters and lines that are our init's own."""
-        return "\n".join(shown(self.text()).splitlines()[-lines:]) or "(the console is empty)"
+        size = min(_MOST_BYTES, max(_LEAST_BYTES, lines * _LINE_BYTES))
+        text = "\n".join(shown(self._last(size)).splitlines()[-lines:])
+        with self._open() as file:
+            left_out = ends_of(file, self.limit).left_out
+        note = f"{self._note(left_out)}\n" if left_out else ""
+        return note + text or "(the console is empty)"
+
+    def _last(self, size: int) -> str:
+        """Return the last of what was written in all."""
+        own = self.end(size)
+        missing = size - len(own)
+        return self._before[-missing:] + own if missing > 0 else own
+
+    def _own_pieces(self) -> Iterator[str]:
+        with self._open() as file:
+            ends = ends_of(file, self.limit)
+            yield from texts(file, ends, f"\n{self._note(ends.left_out)}\n")
+
+    def _note(self, left_out: int) -> str:
+        return (
+            f"(vmports: {left_out} bytes in the middle of this console are left out: it has grown "
+            f"beyond console_limit = {self.limit // MIB})"
+        )
+
+    def _open(self) -> BinaryIO:
+        if isinstance(self._kept, int):
+            return os.fdopen(os.dup(self._kept), "rb")
+        if self._kept is not None:
+            return io.BytesIO(self._kept)
+        try:
+            return self.path.open("rb")
+        except FileNotFoundError:
+            return io.BytesIO()
 
 
 def shown(text: str) -> str:

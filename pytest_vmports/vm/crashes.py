@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 # What a kernel writes before each line of its own (source: its printk.c): the time, and the task or
 # processor where it is told to. Behind a program's half line, as a prompt, the time tells.
@@ -15,7 +20,14 @@ _END = r"(?:---\[ end )?"
 _WATCHDOG = r"(?:(?:NMI )?watchdog: )?(?:CPU\d+: )?"
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]?[0-~])")
 _LONGEST_REASON = 500
-_LONGEST_LINE = 1 << 16
+# Of a kernel's one line (source: LOG_LINE_MAX in its printk.c), and more.
+_LONGEST_TEXT = 1 << 10
+_STAMPS = re.compile(_STAMP)
+_LINE_END = re.compile(r"\r+\n?")
+# Of a line that has no end yet, which is read again at each look.
+_LONGEST_LINE = 1 << 13
+# Of each weight: a kernel that is made to warn without end says nothing new.
+_MOST_FOUND = 50
 _LONGEST_LOOK = 1 << 20
 # Of a report's passage: a trace is some forty lines, and an oops and its panic have one each.
 _FIRST_LINES, _LAST_LINES, _LINES_AFTER = 70, 50, 30
@@ -54,15 +66,28 @@ class Kind:
     stamped: str | None = None
     advice: str = ""
 
-    def search(self, line: str) -> re.Match[str] | None:
-        """Return where a line says this, with the text as its group ``said``."""
-        found = None
-        if self.sure is not None:
-            pattern = rf"(?:^(?:{_CALLER} )?|{_STAMP}){_END}(?P<said>{self.sure})"
-            found = re.search(pattern, line)
-        if found is None and self.stamped is not None:
-            found = re.search(rf"{_STAMP}(?P<said>{self.stamped})", line)
-        return found
+    def search(self, line: str, begins: Sequence[int]) -> re.Match[str] | None:
+        """Return where a line says this, with the text as its group ``said``.
+
+        Args:
+            line: the line.
+            begins: where a kernel's text may begin in it: at its own begin, 0, and behind times.
+        """
+        for pattern, at in ((self.sure, begins), (self.stamped, begins[1:])):
+            if pattern is None:
+                continue
+            compiled = _compiled(pattern)
+            for begin in at:
+                # Bounded, so that a line of nothing but begins costs what its length does.
+                found = compiled.match(line, begin, begin + _LONGEST_TEXT)
+                if found is not None:
+                    return found
+        return None
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:{_CALLER} )?{_END}(?P<said>{pattern})")
 
 
 _PANIC_WORDS = "Kernel panic - not syncing:"
@@ -167,18 +192,26 @@ class Watch:
     """Reads a console as it is written, and remembers what the kernel said of its failing."""
 
     _sure: list[Crash] = field(default_factory=list)
+    _counts: dict[Weight, int] = field(default_factory=dict)
     _partial: str = ""
     _found_in_partial: list[Crash] = field(default_factory=list)
 
     def feed(self, text: str) -> None:
         """Read on; a line that is being written is read as far as it goes."""
         whole, line_end, rest = (self._partial + text).rpartition("\n")
-        self._sure += crashes_in(whole + line_end)
+        self._remember(crashes_in(whole + line_end))
         if len(rest) > _LONGEST_LINE:
-            self._sure += crashes_in(rest)
+            self._remember(crashes_in(rest))
             rest = f".{rest[-_LONGEST_LINE:]}"  # a cut one's begin is none of a line
         self._partial = rest
         self._found_in_partial = crashes_in(rest)
+
+    def _remember(self, found: Iterable[Crash]) -> None:
+        for one in found:
+            count = self._counts.get(one.kind.weight, 0)
+            if count < _MOST_FOUND:
+                self._sure.append(one)
+                self._counts[one.kind.weight] = count + 1
 
     def begin_within(self) -> None:
         """What comes next does not begin a line, for something before it is left out."""
@@ -202,8 +235,13 @@ class Watch:
 
 def clean(text: str) -> str:
     """Return a text without what would move a terminal's cursor or colour it."""
-    text = re.sub(r"\r*\n|\r", "\n", _CONTROL.sub("", text))
+    text = _LINE_END.sub(_new_lines, _CONTROL.sub("", text))
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
+def _new_lines(ends: re.Match[str]) -> str:
+    """A line may end with several CRs before its LF; without one, each ends a line."""
+    return "\n" if ends[0].endswith("\n") else "\n" * len(ends[0])
 
 
 def crashes_in(text: str) -> list[Crash]:
@@ -232,8 +270,12 @@ def passage(text: str) -> str:
 
 
 def _crash_in(line: str) -> Crash | None:
-    for kind in KINDS:
-        if any(word in line for word in kind.words) and (found := kind.search(line)) is not None:
+    if _MAY_SAY.search(line) is None:
+        return None
+    kinds = [kind for kind in KINDS if any(word in line for word in kind.words)]
+    begins = [0, *(stamp.end() for stamp in _STAMPS.finditer(line))]
+    for kind in kinds:
+        if (found := kind.search(line, begins)) is not None:
             said = found["why"] if kind.weight is Weight.PANIC else found["said"]
             return Crash(kind, said.removesuffix(" ]---").strip()[:_LONGEST_REASON])
     return None

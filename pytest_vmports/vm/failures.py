@@ -56,6 +56,8 @@ _WALLED = (
     "(where that file is there: Landlock keeps QEMU to its own files and its VM's; to give it "
     "others, name as qemu a script of yours that runs it, which is kept from nothing)"
 )
+# Of a console's end.
+_LOOK_BYTES = 256 << 10
 _REBOOT, _POWER_OFF = "guest-reset", "guest-shutdown"
 _BY_THE_HOST = {"host-signal": "a signal told it to", "host-error": "an error of the host"}
 _WHY = {
@@ -115,17 +117,17 @@ class Vitals:
     @property
     def why_ended(self) -> str:
         """Why a QEMU that ended with 0 did, in its own word; empty where that is not known."""
-        console = self.console.own()
+        console = self.console.end(_LOOK_BYTES)
         told = (why for words, why in _LINUX_SAYS.items() if words in console)
         return self.monitor.why_ended() or next(told, "")
 
     @property
     def reset_unsaid(self) -> bool:
         """Whether the guest was reset and its kernel, which writes to the console, said nothing."""
-        if self.why_ended != _REBOOT or _SAYS_RESET.search(clean(self.console.own())):
+        if self.why_ended != _REBOOT or _SAYS_RESET.search(clean(self.console.end(_LOOK_BYTES))):
             return False
         # A clone's kernel may have written when its template booted alone.
-        return _LINUX.search(clean(self.console.text())) is not None
+        return _LINUX.search(clean(self.console.recent())) is not None
 
     def await_ending(self, *, sure: bool = False) -> None:
         """Wait for what is about to end; at most some seconds."""
@@ -182,11 +184,11 @@ def found(vitals: Vitals) -> MachineDiedError | None:
         "stderr": dead.output.strip() or "(nothing)",
     }  # fmt: skip
     if panic is not None:
-        before = vitals.failed
+        before, said = vitals.failed, console.end(_LOOK_BYTES)
         cause = "" if before is None else f"\nbefore that it said: {before.said}"
         return GuestPanicError(
             panic=panic, console=console.tail(_PANIC_LINES), cause=cause, kind="panic",
-            what="panicked", crash=panic, remedy="", hint=hints.of(console.own()), **facts,
+            what="panicked", crash=panic, remedy="", hint=hints.of(said), **facts,
         )  # fmt: skip
     if crash is not None:
         advice = f"{crash.kind.advice}; " if crash.kind.advice else ""

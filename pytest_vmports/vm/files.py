@@ -80,6 +80,7 @@ def keep_all(
     for what, step in steps.items():
         with noting(f"lost at a VM's end: {what}", lost.append):
             step()
+    lost.extend(console.problems)
 
 
 def _close(descriptors: Iterable[int]) -> None:

@@ -19,6 +19,8 @@ _ROOT: Final = (
     "it found no root: give append='root=/dev/vda' (or the partition's name, as /dev/vda1) and an "
     "initrd= where the kernel has no driver of its own for the disk"
 )
+# What a panic comes of stands just before it. Lines are cut, since patterns go over them in turns.
+_LINES, _LONGEST_LINE = 500, 300
 # The first that fits counts: a kernel that could not unpack its initrd finds no root for that.
 _HINTS: Final = (
     (
@@ -47,6 +49,7 @@ def of(console: str) -> str:
     Args:
         console: of a guest whose kernel has panicked.
     """
-    text = clean(console)
+    lines = clean(console).splitlines()[-_LINES:]
+    text = "\n".join(line[:_LONGEST_LINE] for line in lines)
     hint = next((hint for words, hint in _HINTS if re.search(words, text)), None)
     return "" if hint is None else f"{hint}\n"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LOOK_BYTES: Final = 64 << 10
 _END = 4000
+_LINE_BEGIN, _LINE_END = 200, 2000
 # What is written in one go may come in parts from a slow guest.
 _SECONDS = 5.0
 # A countdown's first number comes behind the menu; a server of keys (Clevis, Tang) needs a while.
@@ -99,7 +100,8 @@ TABLE: Final = (
         r"(?:Missing operating system|Operating system not found|No operating system found"
         r"|Error loading operating system|Invalid partition table|(?:BOOTMGR|NTLDR) is missing"
         r"|Non-System disk(?: or disk error)?|This is not a bootable disk)\b[^\n]*"
-        r"(?:\s+(?:Press|press|Replace|Remove) [^\n]*)*",
+        # Each begins a line: else one could be read in two ways, and a few dozen in 2**36.
+        r"(?:\n\s*(?:Press|press|Replace|Remove) [^\n]*)*",
         "the disk's boot sector found no system to boot", _OTHER_FIRMWARE,
     ),
     _firmware(r"boot:", "its boot loader (SYSLINUX) asks what to boot", _LOADER),
@@ -212,7 +214,7 @@ class Watch:
 
         It goes on from what was waited for, and begins with a semicolon.
         """
-        text = clean(self._console.text()).strip()
+        text = clean(self._console.recent()[-_LOOK_BYTES:]).strip()
         if not text:
             return f"; it wrote nothing to its console, {_ELSEWHERE}"
         if _LAST_OF_LOADER.search(text):
@@ -234,7 +236,12 @@ class Watch:
 
 def last_words(console: str, table: Sequence[LastWords] = TABLE) -> LastWords | None:
     """Return the row that a console ends with; None where it ends with no such words."""
-    text = clean(console)
+    lines = clean(console).split("\n")
+    # Cut, since patterns go over a line in turns; its begin is kept as one and no other made.
+    text = "\n".join(
+        line if len(line) <= _END else f"{line[:_LINE_BEGIN]} … {line[-_LINE_END:]}"
+        for line in lines
+    )
     if _UP.search(text):
         return None
     linux = _LINUX.search(text) is not None

@@ -14,7 +14,7 @@ from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.system.sockets import pair
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import CAPTURE, Channels
-from pytest_vmports.vm.console import Console
+from pytest_vmports.vm.console import MIB, Console
 from pytest_vmports.vm.crash_dump import VMCORE, CrashDump
 from pytest_vmports.vm.failures import Vitals
 from pytest_vmports.vm.files import Files, keep_all
@@ -91,7 +91,7 @@ class Machine:
         self.milestones = Milestones(leased=leased)
         self.command: list[str] = []
         self.place, self.failing = place, False
-        self.console = Console(place.workdir / "console.log")
+        self.console = Console(place.workdir / "console.log", plan.console_limit * MIB)
         self.files = Files((CONFIG, SEED, CAPTURE, VMCORE))
         self.crash_dump = CrashDump(None)
         self._qemu: Process | None = None
@@ -165,8 +165,8 @@ class Machine:
             LaunchError: QEMU or gvproxy ended.
         """
         self.milestones.start = clock.now()
-        vmcore = self.workdir / VMCORE if self.plan.hardware.crash_dump else None
-        self.crash_dump = CrashDump(vmcore)
+        wanted = self.plan.hardware.crash_dump
+        self.crash_dump = CrashDump(self.workdir / VMCORE if wanted else None)
         try:
             self._start_qemu(self.cards.start(lease_fds))
             if self._saved is not None:
@@ -366,6 +366,7 @@ class Machine:
     def _hang_up(self) -> None:
         with ExitStack() as ending:
             ending.callback(self.kind.close)
+            ending.callback(self.console.let_grow)
             if hasattr(self, "monitor"):
                 self.monitor.close()
 
@@ -383,7 +384,8 @@ class Machine:
                 workdir / CAPTURE if plan.capture else None, restored,
             )  # fmt: skip
             self.command = plan.argv(ends)
-            fds = [*network_fds, monitor.fileno(), control, *([] if agent is None else [agent])]
+            self.console.keep_in_bounds()
+            fds = [fd for fd in (monitor.fileno(), control, agent, *network_fds) if fd is not None]
             self._qemu = spawn(
                 "QEMU", self.command, log=workdir / "qemu.log", pass_fds=fds,
                 confinement=around_qemu(plan, ends, self.place),

@@ -12,7 +12,15 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate, protocol
+from qemu.qmp import (
+    EventListener,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    Runstate,
+    protocol,
+)
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from pytest_vmports.errors import GuestSaidError, MonitorError
@@ -49,6 +57,7 @@ _FIRST_WITH_FILE = (8, 2)
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
 _LONGEST_REASON = 100
+_MOST_EVENTS = 8
 # Of questions whose answers nobody needs.
 _LOOK_CALL_SECONDS = 2.0
 # The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
@@ -70,9 +79,9 @@ class Monitor:
         self._connection = connection
         self._client: QMPClient | None = None
         self._version = (0, 0)
-        self._ends = EventListener("SHUTDOWN")
-        self._panics = EventListener(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
-        self._refused = EventListener("BLOCK_IO_ERROR")
+        self._ends = _FewEvents("SHUTDOWN")
+        self._panics = _FewEvents(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
+        self._refused = _FewEvents("BLOCK_IO_ERROR")
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -355,6 +364,13 @@ class Monitor:
         assert client.greeting is not None
         told = shaped(WHO, client.greeting.QMP.version, Greeting).qemu
         self._version = (told.major, told.minor)
+
+
+class _FewEvents(EventListener):
+    """Remembers the first events alone: a guest can make some without end, as of its pvpanic."""
+
+    def accept(self, event: Message) -> bool:
+        return len(self.history) < _MOST_EVENTS and super().accept(event)
 
 
 class _RefusedError(Exception):

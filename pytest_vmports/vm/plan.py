@@ -71,6 +71,7 @@ class Plan:
         capture: its packets are written to a file.
         reachable: console and monitor are on sockets too, for people.
         may_crash: its test allows the guest's kernel to panic.
+        console_limit: MiB that are kept of what it writes to its console.
         said: name, value and source of what was set by anybody, for reports.
     """
 
@@ -87,6 +88,7 @@ class Plan:
     capture: bool = False
     reachable: bool = False
     may_crash: bool = False
+    console_limit: int = 64
     said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
 
     @property

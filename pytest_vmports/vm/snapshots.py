@@ -96,7 +96,7 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         if running:
             machine.monitor.execute("cont")
     copies = tuple(disks.iterdir()) if disks.exists() else ()
-    return Snapshot(path, machine.console.text(), machine.ram, copies)
+    return Snapshot(path, machine.console.recent(), machine.ram, copies)
 
 
 def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None) -> None:
@@ -126,7 +126,7 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
         machine.processes()[0].wait(_QUIT_SECONDS)
     machine.stop(keep_disks=True)
     if saved is None:
-        machine.console.begin_anew(machine.console.text())
+        machine.console.begin_anew(machine.console.recent())
     else:
         machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)

@@ -163,7 +163,9 @@ def test_a_report_torn_by_the_kernel_is_read_when_it_is_said_again():
     ],
 )
 def test_a_stage_that_cannot_run_is_found_on_the_console(line):
-    assert cloud_init.failure(f"[  OK  ] Started x.\r\n{line}\r\nmore\r\n") == line
+    reports = cloud_init.Reports()
+    reports.feed(f"[  OK  ] Started x.\r\n{line}\r\nmore\r\n")
+    assert reports.failure == line
 
 
 def test_a_console_of_a_boot_that_goes_well_shows_no_failure():

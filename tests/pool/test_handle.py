@@ -194,6 +194,7 @@ def test_a_machine_is_stopped_and_removed_by_its_own_process_alone(tmp_path):
     machine.milestones = Milestones()
     machine.cards = SimpleNamespace(stop=lambda: None)
     machine.kind = SimpleNamespace(close=lambda: None)
+    machine.console = SimpleNamespace(let_grow=lambda: None)
     machine._qemu = SimpleNamespace(kill=ended)
     found = in_a_forked_child(lambda: (machine.stop(), machine.discard(), machine.running))[1]
     assert found == (None, None, False)
@@ -214,7 +215,8 @@ def test_input_is_text_or_anything_that_has_bytes(vm, given, seen):
     got = []
 
     class Shell:
-        def execute(self, _command, *, timeout, input):  # noqa: A002
+        def execute(self, _command, *, timeout, input, most):  # noqa: A002
+            assert most == 16 << 20
             got.append((input, timeout))
             return 0, b"", b""
 

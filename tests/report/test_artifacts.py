@@ -155,7 +155,7 @@ def test_one_file_that_a_full_disk_does_not_take_costs_no_other(machine, tmp_pat
     assert write(machine, tmp_path, "a test", tmp_path, note=lines.append) == folder
     (line,) = lines
     assert line.startswith(f"artifact failed: {name}: OSError: [Errno 28] No space left on device")
-    assert f"from {artifacts.__file__}:" in line or f"from {files.__file__}:" in line
+    assert f"{artifacts.__file__}:" in line or f"{files.__file__}:" in line
     for other in {*ALWAYS, CAPTURE} - {name}:
         assert (folder / other).stat().st_size > 0
     if name != "vm.json":

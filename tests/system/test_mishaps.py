@@ -99,7 +99,7 @@ MORE = {
         "known", "evidence_of", "_add_sections", "_artifacts", "_add_facts", "forget", "_add_kept",
     ],
     summary: ["facts_of"],
-    Console: ["text", "tail"],
+    Console: ["pieces", "tail"],
     Files: ["copy"],
     Machine: ["command_line", "processes"],
 }  # fmt: skip
@@ -110,7 +110,7 @@ REACHED = {
     "artifacts._facts", "artifacts.script", "sections.known", "sections.evidence_of",
     "sections._add_sections", "sections._artifacts", "sections._add_facts", "sections.forget",
     "summary.facts_of",
-    "Console.text", "Console.tail", "Files.copy", "Machine.command_line", "Machine.processes",
+    "Console.pieces", "Console.tail", "Files.copy", "Machine.command_line", "Machine.processes",
 }  # fmt: skip
 
 LATE = {"sections.forget", "summary.facts_of"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from host_shell import HostShell
 
-from pytest_vmports.errors import CommandFailedError, CommandTimeoutError
+from pytest_vmports.errors import CommandFailedError, CommandOutputError, CommandTimeoutError
 from pytest_vmports.vm.inside import shell
 
 
@@ -47,6 +47,20 @@ def test_a_timeout_says_how_long_and_keeps_what_was_written():
         run("echo begun; exec sleep 100", timeout=0.5)
     assert isinstance(caught.value, subprocess.TimeoutExpired)
     assert caught.value.stdout == "begun\n"
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_command_that_writes_more_than_it_may_is_an_error_that_keeps_the_first(check):
+    with pytest.raises(CommandOutputError, match=r"wrote more than 4 bytes.*max_output") as caught:
+        run("echo errors >&2; echo output", max_output=4, check=check)
+    assert (caught.value.output, caught.value.stderr) == ("outp", "erro")
+    assert run("printf 12; printf 34 >&2", max_output=4).stdout == "12"
+
+
+@pytest.mark.parametrize("limit", [-1, True, 1.5, "1M", None])
+def test_a_limit_that_means_nothing_is_refused(limit):
+    with pytest.raises((TypeError, ValueError), match="max_output"):
+        run("true", max_output=limit)
 
 
 def test_input_environment_and_folder_reach_the_command(tmp_path):

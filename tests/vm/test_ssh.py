@@ -10,6 +10,7 @@ from vm_helpers import alive, until
 
 from pytest_vmports import ExposedPort
 from pytest_vmports.errors import (
+    CommandOutputError,
     CommandTimeoutError,
     GuestFileError,
     GuestShellError,
@@ -17,6 +18,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.vm.inside import copying, ssh
 from pytest_vmports.vm.inside.shell import RunnerShell
+from pytest_vmports.vm.inside.shell import run as run_in
 from pytest_vmports.vm.inside.ssh import SshShell, public_half, session_key
 
 PORT = ExposedPort(internal=22, external=20022)
@@ -147,6 +149,28 @@ def test_a_guest_that_cannot_be_asked_to_end_a_command_does_not_hide_why(shell, 
     client(ANSWERS_ONCE.replace("{once}", str(tmp_path / "once")))
     with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s and was killed"):
         shell.run("sleep 9875", timeout=0.5)
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_command_that_writes_without_end_is_killed_in_the_guest(shell, tmp_path, stream):
+    words = {"timeout": 60, "check": False, "input": None, "env": None, "cwd": None}
+    note = tmp_path / "pid"
+    with pytest.raises(CommandOutputError, match="more than 100000 bytes") as caught:
+        run_in(
+            RunnerShell(shell), f"echo $$ >'{note}'; yes >&{stream}", max_output=100_000, **words
+        )
+    texts = caught.value.output, caught.value.stderr
+    assert texts[int(stream) - 1] == "y\n" * 50_000 and texts[2 - int(stream)] == ""
+    pid = int(note.read_text())
+    until(lambda: not alive(pid), 60, "it runs on")
+
+
+@pytest.mark.parametrize("size", [0, 1, 99_999, 100_000])
+def test_a_command_may_write_as_much_as_it_may(shell, size):
+    words = {"timeout": 60, "check": True, "input": None, "env": None, "cwd": None}
+    command = f"head -c {size} /dev/zero"
+    done = run_in(RunnerShell(shell), command, max_output=100_000, **words)
+    assert done.stdout == "\0" * size
 
 
 @pytest.mark.parametrize("code", [0, 1, 9, 77, 126, 255])

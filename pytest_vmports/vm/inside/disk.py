@@ -144,14 +144,16 @@ class DiskGuest(OwnInit):
         if self._image.seed is None:
             return
         give_up: float | None = None
+        reports, new = cloud_init.Reports(), waiting.console.follower()
+        reports.feed(waiting.console.before)
         while True:
-            console = waiting.console.text()
-            found = cloud_init.verdict(console)
+            reports.feed(new.read().text)
+            found = reports.verdict
             if found is not None and (self._image.tolerant or not found.errors):
                 return
             if found is not None:
                 raise _failed(waiting, "\n".join(f"  {error}" for error in found.errors))
-            failed = cloud_init.failure(console)
+            failed = reports.failure
             if failed is not None and give_up is None:
                 # For one module's sake too: whoever tolerates that waits for the rest.
                 grace = _GRACE_SECONDS if not self._image.tolerant else float("inf")
@@ -298,7 +300,10 @@ def _key(place: Place) -> Path:
 
 def _warn_of_complaints(console: Console) -> None:
     """Warn of what was tolerated in this guest, or in the one that its template was made of."""
-    found = cloud_init.verdict(console.text())
+    reports, new = cloud_init.Reports(), console.follower()
+    reports.feed(console.before)
+    reports.feed(new.read().text)
+    found = reports.verdict
     if found is not None and found.errors:
         said = printable("; ".join(found.errors))[:_LONGEST_COMPLAINT]
         warnings.warn(

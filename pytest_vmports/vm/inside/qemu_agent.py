@@ -136,6 +136,7 @@ class GuestAgent:
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
         sink: Sink | None = None,
+        most: int | None = None,  # noqa: ARG002 - protocol
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text, run as root.
 
@@ -146,6 +147,7 @@ class GuestAgent:
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
             sink: is given what it wrote, once it has ended: the agent tells nothing before.
+            most: bytes that are wanted of what it writes; the agent keeps 16 MiB in any case.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.errors import (
     CommandFailedError,
+    CommandOutputError,
     CommandTimeoutError,
     MachineError,
 )
@@ -37,6 +38,10 @@ _SILENT = "the guest's agent does not answer any more"
 _SHOWN = 2000
 
 
+MAX_OUTPUT = 16 << 20
+"""Bytes that a command of `run` may write where nobody says otherwise."""
+
+
 class Sink(Protocol):
     """Who takes what a command writes as it comes. What it raises ends the command."""
 
@@ -57,12 +62,15 @@ class Shell(Protocol):
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return exit status, output and error output of a shell command.
 
         With a ``sink`` these are empty: it was given them, and nothing is kept of them here.
 
-        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest.
+        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. So is
+        one that writes more than ``most`` bytes; of what it wrote somewhat more than that comes
+        back.
         """
 
 
@@ -104,6 +112,7 @@ class AgentShell:
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -116,7 +125,7 @@ class AgentShell:
         with self._one_at_a_time:
             if self._last is not None:
                 self._last.pass_over()
-            self._last = run = _Run(self._control, self._check, timeout, sink)
+            self._last = run = _Run(self._control, self._check, timeout, sink, most)
             answer = run.go(text, input)
             self._last = None
             return answer
@@ -132,6 +141,7 @@ class CommandRunner(Protocol):
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return exit status, output and error output; raise `CommandTimeoutError`."""
 
@@ -149,6 +159,7 @@ class RunnerShell:
         timeout: float | None,
         input: bytes,  # noqa: A002 - as subprocess
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -156,7 +167,7 @@ class RunnerShell:
             GuestShellError: it cannot be run.
         """
         try:
-            return self._runner.run(command, timeout=timeout, input=input, sink=sink)
+            return self._runner.run(command, timeout=timeout, input=input, sink=sink, most=most)
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
 
@@ -170,7 +181,9 @@ class _Run:
         check: Callable[[], None],
         timeout: float | None,
         sink: Sink | None,
+        most: int | None,
     ) -> None:
+        self._left = math.inf if most is None else most
         self._control = control
         self._check = check
         limit = patience.left(math.inf if timeout is None else timeout)
@@ -258,8 +271,18 @@ class _Run:
                 "memory; what became of the command is not known"
             )
         elif kind in self._take:
-            self._take[kind](payload)
+            self._keep(kind, payload)
         return kind
+
+    def _keep(self, kind: str, payload: bytes) -> None:
+        """Keep what a command wrote; kill one that writes too much, and keep no more of it."""
+        if self._left < 0:
+            return
+        self._take[kind](payload)
+        self._left -= len(payload)
+        if self._left < 0 and not self._killed:
+            self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
+            self._control.send("K")
 
     def _may_say(self, kind: str) -> bool:
         """Whether a frame may come now."""
@@ -279,16 +302,21 @@ def run(
     input: str | Buffer | None,  # noqa: A002 - as subprocess
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str] | None,
+    max_output: int = MAX_OUTPUT,
 ) -> Completed:
     """Run a shell command; see `VM.run`."""
-    limit = arguments.seconds_or_none(timeout)
+    limit, most = arguments.seconds_or_none(timeout), arguments.most_bytes(max_output)
     given = arguments.given_input(input)
     whole = arguments.environment(env) + arguments.folder(cwd) + arguments.command_text(command)
     if whole.startswith(("-", "+")):
         whole = f" {whole}"  # which a shell would take for options
     arguments.short_enough(whole)
-    code, *written = shell.execute(whole, timeout=limit, input=given)
+    code, *written = shell.execute(whole, timeout=limit, input=given, most=most)
+    too_much = sum(map(len, written)) > most
+    written = [data[:most] for data in written]
     texts = [data.decode("utf-8", "surrogateescape") for data in written]
+    if too_much:
+        raise CommandOutputError(cmd=command, max_output=most, output=texts[0], stderr=texts[1])
     if code is None:
         raise CommandTimeoutError(cmd=command, timeout=limit, output=texts[0], stderr=texts[1])
     done = Completed(command, code, *texts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError, HostError, MachineError
 from pytest_vmports.system import surroundings, tools
+from pytest_vmports.system.growing import read_text
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import ask, is_of_the_host, stopped
@@ -31,8 +32,11 @@ CONFIG = "ssh_config"
 _KEY_SECONDS = 30.0
 _KILL_SECONDS = 30.0
 _CONNECT_SECONDS = 20
+_LONGEST_LOG = 64 << 10
 _CLIENT_FAILED, _DIGITS, _MOST = 255, 3, 255
 _STATUS = re.compile(rb"[0-9]{3}")
+_KILLED = 128 + 9
+"""What a shell says of a command that was."""
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
 # background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
 # a pipe without a reader would kill who writes to it. A shell's own word on a signal is not wanted.
@@ -106,6 +110,7 @@ class SshShell:
         timeout: float | None,
         input: bytes | None = None,  # noqa: A002
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text.
 
@@ -114,6 +119,7 @@ class SshShell:
             timeout: seconds; None waits without end.
             input: what the command reads; None for nothing.
             sink: is given what it writes, as it comes.
+            most: bytes that it may write before it is killed; of no more than some are kept.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -127,7 +133,7 @@ class SshShell:
         whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=halves)
         short_enough(whole)
         try:
-            done = self._ssh(whole, timeout, input, mark.encode(), sink)
+            done = self._ssh(whole, timeout, input, mark.encode(), sink, most)
         except subprocess.TimeoutExpired as error:
             self._kill(note)
             raise CommandTimeoutError(
@@ -141,6 +147,10 @@ class SshShell:
             raise
         output, marked, _ = done.stdout.partition(mark.encode())
         errors = done.stderr.partition(mark.encode())[0]
+        if most is not None and len(output) + len(errors) > most + _DIGITS:
+            if not marked:
+                self._kill(note)
+            return _KILLED, output, errors
         code = done.returncode
         if marked:  # else not even sh has come to its end
             code, output = status_at_the_end(output), output[:-_DIGITS]
@@ -183,6 +193,7 @@ class SshShell:
         stdin: bytes | None,
         mark: bytes = b"",
         sink: Sink | None = None,
+        most: int | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         config = self._folder / CONFIG
         if not config.exists():
@@ -194,8 +205,9 @@ class SshShell:
             done = tools.run(
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
                 timeout=timeout, mark=mark, takers=(sink.out, sink.err) if sink else (),
+                most=None if most is None else most + 2 * len(mark) + 8,
             )  # fmt: skip
-            said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
+            said = read_text(log, _LONGEST_LOG).strip() if log.exists() else ""
         except OSError as error:
             if is_of_the_host(error):
                 raise stopped(client[0], error) from error
