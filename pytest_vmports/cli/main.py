@@ -97,6 +97,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, action="store_const", const="yes", help=_help_of(name))
         else:
             parser.add_argument(flag, metavar="VALUE", help=_help_of(name))
+    parser.add_argument(
+        "--raw", action="store_true",
+        help="write the console as it is, control sequences and all: for guests that you trust",
+    )  # fmt: skip
     parser.set_defaults(run=_run)
 
 
