@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.cli import tables
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.reader import to_reader
 
 if TYPE_CHECKING:
@@ -124,18 +125,18 @@ def _kept(options: argparse.Namespace) -> int:
     there = {kept.name: kept for kept in all_kept()}
     if options.action == "list":
         blocks = ["\n".join(kept.lines()) for kept in there.values()]
-        sys.stdout.write("\n\n".join(blocks or ["no VM is kept"]) + "\n")
+        sys.stdout.write(printable("\n\n".join(blocks or ["no VM is kept"]) + "\n"))
         return 0
     names = list(there) if options.names == ["all"] else options.names
     unknown = [name for name in names if name not in there]
     if unknown or not options.names:
         known = ", ".join(there) or "none"
         what = f"no VM is kept as {unknown[0]}" if unknown else "name the VMs to stop, or all"
-        sys.stderr.write(f"pytest-vmports: {what}; kept are: {known}\n")
+        sys.stderr.write(printable(f"pytest-vmports: {what}; kept are: {known}\n"))
         return 2
     for name in names:
         there[name].stop()
-        sys.stdout.write(f"stopped {name} ({there[name].test})\n")
+        sys.stdout.write(printable(f"stopped {name} ({there[name].test})\n"))
     return 0
 
 

@@ -194,11 +194,13 @@ def test_a_list_of_kept_vms_and_of_ports_is_not_obeyed(monkeypatch, tmp_path, ca
             "ways": {EVERYTHING: EVERYTHING},
             "processes": [[EVERYTHING, sleeper.pid, process_start(sleeper.pid)]],
         }  # fmt: skip
-        (tmp_path / "kone").mkdir()
-        (tmp_path / "kone" / "kept.json").write_text(json.dumps(about))
+        folder = tmp_path / "k\x1b]0;one\x07 ##vso[a.b]"
+        folder.mkdir()
+        (folder / "kept.json").write_text(json.dumps(about))
         (tmp_path / "\x1b]0;owned\x07").write_text("a stray")
         assert main.main(["kept"]) == 0
-        sleeper.kill()
+        assert main.main(["kept", "stop", "other"]) == 2
+        assert main.main(["kept", "stop", folder.name]) == 0
     with open_allocator() as allocator, allocator.acquire(1, label="a\x1b]0;t\x07 ##vso[a.b]")[0]:
         assert main.main(["ports"]) == 0
     tables.write([(EVERYTHING, EVERYTHING)])
