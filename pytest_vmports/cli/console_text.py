@@ -63,9 +63,10 @@ class ConsoleText:
     def _text(self, text: str) -> str:
         if not text:
             return ""
-        shown = escaped(text)
+        shown = escaped(self._line + text)
         # No line begins with the guest's words; those that are obeyed within one begin so.
-        shown = re.sub(r"(?<=#)#", r"\\#", self._line + shown)[len(self._line) :]
+        shown = re.sub(r"(?<=#)#", r"\\#", shown)[len(self._line) :]
         begin = "" if self._line else "| "
-        self._line = shown[-1]
+        # One that only tells how the letter before it is drawn stands for none.
+        self._line = shown[-1] if escaped(shown[-1]) == shown[-1] else "_"
         return begin + shown

@@ -21,7 +21,7 @@ _UNSEEN = (
     "\U000e0100-\U000e01ef"
 )
 _ODD = re.compile(r"[^\n\t\x20-\x7e]")
-_HIDDEN = re.compile(rf"[{_UNSEEN}]")
+_HIDDEN = re.compile(rf"[{_UNSEEN}\ufe0e\ufe0f]")
 _SELECTORS = "\ufe0e\ufe0f"
 # Each match is followed by a backslash. Who obeys them: ##[...] GitHub's runner and ##vso[...]
 # Azure's agent, anywhere in a line (sources: their ActionCommand.cs and Command.cs);
@@ -30,7 +30,7 @@ _SELECTORS = "\ufe0e\ufe0f"
 # begins with ::word::, behind blanks too: GitHub's runner, Gitea's and act.
 _OBEYED = re.compile(
     r"#(?=#[^\s\[]{0,40}\[)|section(?=_(?:start|end):)|travis(?=_(?:fold|time):)"
-    r"|<(?=/?(?:CTest|Dart)[A-Z])|^[^\S\n]*:(?=:[A-Za-z][^\n]*::)",
+    r"|<(?=/?(?:CTest|Dart)[A-Z])|^[^\S\n]*:(?=:\w[^\n]*::)",
     re.MULTILINE,
 )
 _COLOUR = re.compile(r"(\x1b\[[0-9;:]{0,40}m)")
@@ -45,7 +45,7 @@ def printable(text: str) -> str:
     Line ends and tabs stay. A file's name may hold bytes that are no UTF-8, which Python keeps as
     lone surrogates: they are escaped too.
     """
-    return unheeded(escaped(text))
+    return _OBEYED.sub(r"\g<0>\\", escaped(text))
 
 
 def quoted(text: str) -> str:
@@ -59,21 +59,18 @@ def escaped(text: str) -> str:
     return text if _only_seen(text) else _ODD.sub(_escaped, text)
 
 
-def unheeded(text: str) -> str:
-    """Return a text whose words no collector of logs obeys."""
-    return _OBEYED.sub(r"\g<0>\\", text)
-
-
 def coloured(text: str) -> str:
     """Return a text as `printable` does, but in its own colours, which end with it."""
-    if "\x1b" not in text:
-        return printable(text)
     parts = _COLOUR.split(text)
-    shown = "".join(
-        part if is_colour(part) else RESET if _COLOUR.fullmatch(part) else printable(part)
-        for part in parts
+    bare = "".join(parts[::2])
+    # A log may be rid of colours before its words are obeyed.
+    if len(parts) == 1 or _OBEYED.search(escaped(bare)):
+        return printable(bare)
+    shown = (
+        escaped(part) if number % 2 == 0 else part if is_colour(part) else RESET
+        for number, part in enumerate(parts)
     )
-    return unheeded(f"{shown}{RESET}" if len(parts) > 1 else shown)
+    return f"{''.join(shown)}{RESET}"
 
 
 def is_colour(sequence: str) -> bool:
@@ -93,8 +90,9 @@ def _only_seen(text: str) -> bool:
 
 def _escaped(match: re.Match[str]) -> str:
     character, before = match[0], match.string[max(0, match.start() - 1) : match.start()]
-    if character in _SELECTORS:
-        seen = not before.isascii()
-    else:
-        seen = character.isprintable() and _HIDDEN.match(character) is None
+    seen = _seen(before) and not before.isascii() if character in _SELECTORS else _seen(character)
     return character if seen else character.encode("unicode_escape").decode()
+
+
+def _seen(character: str) -> bool:
+    return character.isprintable() and _HIDDEN.match(character) is None

@@ -66,7 +66,7 @@ def heeded(text: str, *, colours: bool = False, groups: bool = False) -> list[st
     lines = re.split(r"[\r\n]", text)
     found += [line for line in lines if re.match(r"\s*::\w[^\n]*::", line)]
     found += re.findall(r"##\w*\[.*|(?:section_(?:start|end)|travis_\w+):.*", text)
-    found += re.findall(r"<(?:CTest|Dart)\w+.*", text)
+    found += re.findall(r"<(?:CTest|Dart)Measurement.*", text)
     if groups:
         found += [line for line in lines if re.match(r"(?:---|\+\+\+|~~~|\^\^\^) ", line)]
     return found

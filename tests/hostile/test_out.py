@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import random
+import re
 import string
 import subprocess
 import sys
@@ -69,6 +71,35 @@ def test_words_are_broken_so_that_they_can_still_be_read_and_found(name):
 )  # fmt: skip
 def test_words_that_nobody_obeys_stay(text):
     assert shown.printable(text) == text
+
+
+# Parts of what is obeyed, of colours and of what is not to be seen.
+PARTS = [
+    *"#[]:a \t\n\r\x1bm80;\x07\x9bé<\u200b\u034f\ufe0f\udcff\u2028\x08Jn|",
+    "##", "vso", "task.x", "::", "\x1b[", "31", "38;5;", "\x1b]", "--- ", "+++",
+    "section_start:1:x", "\x1b[0K", "<CTest", "Measurement", "add-mask",
+    "\x1b[31m", "\x1b[0m", "\x1b[8m", "\x1b[?", "\x1b[>", "\x1b(",
+]  # fmt: skip
+
+
+def test_no_mixture_is_obeyed_and_no_look_at_it_changes_it_again():
+    draw = random.Random(14)  # the same each time
+    for _ in range(1500):
+        text = "".join(draw.choices(PARTS, k=draw.randrange(1, 25)))
+        once = shown.printable(text)
+        assert heeded(once) == [] and shown.printable(once) == once, text
+        assert heeded(shown.quoted(text), groups=True) == [], text
+        in_colours = re.sub(r"\x1b\[[0-9;:]*m", "", shown.coloured(text))
+        assert heeded(in_colours) == [], text
+        plain_text = re.sub("section_|<", "", text)  # see TestRun
+        fed = [in_pieces(plain_text, size, colours=False) for size in (1, 2, 99)]
+        assert heeded(fed[0], groups=True) == [] and fed == fed[:1] * 3, text
+
+
+def in_pieces(text, size, *, colours):
+    console = ConsoleText(colours=colours)
+    fed = [console.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    return "".join(fed) + console.end()
 
 
 def test_each_line_of_a_guests_begins_with_a_sign():
@@ -148,36 +179,31 @@ class TestSections:
 
 
 class TestRun:
-    def pieces(self, text, size, *, colours):
-        console = ConsoleText(colours=colours)
-        fed = [console.feed(text[at : at + size]) for at in range(0, len(text), size)]
-        return "".join(fed) + console.end()
-
     @pytest.mark.parametrize("colours", [True, False])
     def test_no_piece_of_a_console_is_obeyed_wherever_it_is_torn(self, colours):
         text = EVERYTHING.replace("<", "(")  # of ctest's, which runs no such command
         text = text.replace("section_", "").replace("travis_", "")  # nothing without its sequence
-        whole = self.pieces(text, len(text), colours=colours)
+        whole = in_pieces(text, len(text), colours=colours)
         assert heeded(whole, colours=colours, groups=True) == []
         assert all(line[:1] in {"|", "", "\x1b"} for line in whole.split("\n"))
         for size in (1, 2, 3, 5, 7):
-            assert self.pieces(text, size, colours=colours) == whole
+            assert in_pieces(text, size, colours=colours) == whole
 
     def test_colours_stay_on_a_terminal_and_end_with_the_console(self):
         text = "\x1b[0;1;31mred\x1b[38;5;8m\x1b[48;2;8;8;8mgrey"
-        assert self.pieces(text, 1, colours=True) == f"{text[:0]}\x1b[0;1;31m| {text[9:]}\n\x1b[0m"
-        assert self.pieces(text, 1, colours=False) == "| redgrey\n"
+        assert in_pieces(text, 1, colours=True) == f"\x1b[0;1;31m| {text[9:]}\n\x1b[0m"
+        assert in_pieces(text, 1, colours=False) == "| redgrey\n"
 
     @pytest.mark.parametrize("hidden", ["\x1b[8m", "\x1b[0;08m", "\x1b[1;8;31m", "\x1b[58;5;1;8m"])
     def test_what_hides_text_is_no_colour(self, hidden):
         for size in (1, 99):
-            assert hidden not in self.pieces(f"a{hidden}b", size, colours=True)
+            assert hidden not in in_pieces(f"a{hidden}b", size, colours=True)
         assert hidden not in shown.coloured(f"a{hidden}b")
 
     def test_a_boot_is_read_as_before(self):
         text = "\x1bc\x1b[?7l\x1b[2J\x1b[01;01H\x1b[=3hSeaBIOS\r\n\r\n"
         text += "[\x1b[32m OK \x1b[0m] it\r\r\nlogin: "
-        assert self.pieces(text, 4, colours=False) == "| SeaBIOS\n|\n| [ OK ] it\n| login: \n"
+        assert in_pieces(text, 4, colours=False) == "| SeaBIOS\n|\n| [ OK ] it\n| login: \n"
 
     def test_what_begins_a_sequence_and_never_ends_holds_nothing_back(self):
         console = ConsoleText(colours=True)
@@ -330,7 +356,7 @@ def test_teardown(broken):
 @pytest.mark.parametrize(
     "options",
     [
-        ["-rA", "-l", "-vv"], ["-rA", "--tb=native"], ["--tb=line"], ["-rA", "-n2", "--tb=short"],
+        ["-rA", "-l", "-vv"], ["-rA", "--tb=native"], ["-rA", "-n1", "--tb=short"],
     ],
     ids=" ".join,
 )  # fmt: skip
