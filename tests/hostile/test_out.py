@@ -124,6 +124,8 @@ def test_no_line_of_an_errors_begins_with_a_guests_word(kind):
         error = kind(**{**fields, heard: "first\n--- second\nlast"})
         lines = str(error).splitlines()
         assert "| --- second" in lines and "| last" in "\n".join(lines)
+        alone = re.search(rf"(?:^|\n){{{heard}}}", kind.template) is not None
+        assert ("| first" in lines) == alone
 
 
 def test_no_warning_is_obeyed():
@@ -193,6 +195,11 @@ class TestRun:
         text = "\x1b[0;1;31mred\x1b[38;5;8m\x1b[48;2;8;8;8mgrey"
         assert in_pieces(text, 1, colours=True) == f"\x1b[0;1;31m| {text[9:]}\n\x1b[0m"
         assert in_pieces(text, 1, colours=False) == "| redgrey\n"
+
+    @pytest.mark.parametrize("text", ["#\x1b[31m#vso[a.b]", "\x1b[1m::add\x1b[0m-mask::a"])
+    def test_colours_within_a_word_make_none_that_is_obeyed_without_them(self, text):
+        for shown_text in (shown.coloured(text), in_pieces(text, 1, colours=False)):
+            assert heeded(re.sub(r"\x1b\[\d+m", "", shown_text)) == []
 
     @pytest.mark.parametrize("hidden", ["\x1b[8m", "\x1b[0;08m", "\x1b[1;8;31m", "\x1b[58;5;1;8m"])
     def test_what_hides_text_is_no_colour(self, hidden):
