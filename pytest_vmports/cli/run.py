@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{port.url} -> {port.internal}/{port.protocol}\n")
         sys.stdout.write(f"{vm.origin} in {vm.wiring} mode; Ctrl-C stops it\n\n")
         if arguments.raw:
-            _follow(vm, lambda text: text)
+            _follow(vm)
             return 0
         text = ConsoleText(colours=sys.stdout.isatty())
         try:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(vm: VM, shown: Callable[[str], str]) -> None:
+def _follow(vm: VM, shown: Callable[[str], str] = str) -> None:
     """Print the guest's console, made what is shown of it, until the VM ends."""
     read = 0
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import random
@@ -19,6 +20,7 @@ from heeded import HOSTILE, heeded
 
 from pytest_vmports import errors
 from pytest_vmports.cli import doctor, main, tables
+from pytest_vmports.cli import run as cli_run
 from pytest_vmports.cli.console_text import ConsoleText
 from pytest_vmports.errors import base, shown
 from pytest_vmports.leases import open_allocator
@@ -219,6 +221,28 @@ class TestRun:
         console = ConsoleText(colours=True)
         assert console.feed("\x1b[" + "1" * 10_000) != ""
         assert console.feed("words") == "words"
+
+
+class Ended(list):
+    """A VM without ports that has ended."""
+
+    def __init__(self, console):
+        super().__init__()
+        self.console, self.pids, self.origin, self.wiring = console.text(), {}, "booted", "none"
+        self._machine = SimpleNamespace(console=console)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_console_is_shown_as_it_is_only_when_that_is_asked_for(
+    raw, tmp_path, monkeypatch, capsys
+):
+    console = Console(tmp_path / "console.log")
+    console.path.write_text("\x1b]0;owned\x07 ##vso[a.b]\n")
+    monkeypatch.setattr(cli_run, "started", lambda _: contextlib.nullcontext(Ended(console)))
+    assert main.main(["run", *["--raw"] * raw]) == 0
+    shown_text = capsys.readouterr().out
+    assert ("\x1b]0;owned\x07 ##vso[a.b]\n" in shown_text) == raw
+    assert ("| \\x1b]0;owned\\x07 #\\#vso[a.b]\n" in shown_text) == (not raw)
 
 
 def test_a_list_of_kept_vms_and_of_ports_is_not_obeyed(monkeypatch, tmp_path, capsys):
