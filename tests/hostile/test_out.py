@@ -228,7 +228,8 @@ class Ended(list):
 
     def __init__(self, console):
         super().__init__()
-        self.console, self.pids, self.origin, self.wiring = console.text(), {}, "booted", "none"
+        self.console, self.pids = console.text(), {"QEMU": 1}
+        self.origin, self.wiring = "booted", "none"
         self._machine = SimpleNamespace(console=console)
 
 
@@ -239,6 +240,7 @@ def test_a_console_is_shown_as_it_is_only_when_that_is_asked_for(
     console = Console(tmp_path / "console.log")
     console.path.write_text("\x1b]0;owned\x07 ##vso[a.b]\n")
     monkeypatch.setattr(cli_run, "started", lambda _: contextlib.nullcontext(Ended(console)))
+    monkeypatch.setattr(cli_run, "runs", lambda _pid: False)
     assert main.main(["run", *["--raw"] * raw]) == 0
     shown_text = capsys.readouterr().out
     assert ("\x1b]0;owned\x07 ##vso[a.b]\n" in shown_text) == raw
