@@ -299,6 +299,32 @@ _LISTENING = _of(
     another_address_reaches=("and _reached(one)]", "]"),
     a_dead_vm_is_only_silent=("    except MachineDiedError:\n        raise\n", ""),
 )
+_OUT = (
+    _of(
+        "pytest_vmports/errors/shown.py",
+        "tests/hostile/test_out.py",
+        older_commands_are_obeyed=(r'r"#(?=#[^\s\[]{0,40}\[)|section', 'r"section'),
+        a_hiding_colour_passes=('number.lstrip("0") == "8"', 'number.lstrip("0") == "9"'),
+        colours_join_words=("or _OBEYED.search(escaped(bare))", "or _OBEYED.search(text)"),
+    )
+    + _of(
+        "pytest_vmports/errors/base.py",
+        "tests/hostile/test_out.py",
+        errors_are_obeyed=("text = printable(self._told()", "text = str(self._told()"),
+        errors_do_not_quote=('if begins else re.sub(r"', 'if not begins else re.sub(r"'),
+    )
+    + _of(
+        "pytest_vmports/cli/console_text.py",
+        "tests/hostile/test_out.py",
+        torn_sequences_pass=('"" if begun is None else begun[0]', '""'),
+        torn_words_pass=("escaped(self._line + text)", 'escaped("_"[: len(self._line)] + text)'),
+    )
+    + _of(
+        "pytest_vmports/report/shielded.py",
+        "tests/hostile/test_out.py",
+        what_a_test_prints_is_obeyed=("coloured(text)) for", "text) for"),
+    )
+)
 _HOPELESS = _of(
     "pytest_vmports/guests/hopeless.py",
     "tests/guests/test_hopeless.py",
@@ -725,7 +751,7 @@ MUTANTS = [
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
     *_GROWING, *_CLOUD_INIT_REPORTS,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
-    *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME,
+    *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME, *_OUT,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS, *_SURROUNDINGS,
     *_LISTENING, *_HOPELESS, *_HOST_FILES, *_RAW_IMAGE, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS,
     *_FILES, *_TOLERANT,

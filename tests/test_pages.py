@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "pytest_vmports" / "errors.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [
+    ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "pytest_vmports" / "errors.md",
+    *(ROOT / "docs").glob("*.md"),
+]  # fmt: skip
 # What a reader may make, the reader's own, and others'.
 MADE_UP = {
     "network/passt.py",
@@ -62,3 +65,30 @@ def test_a_test_that_is_named_is_there(page):
     there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
     modules = {Path(file).stem for file in [*files, *MADE_UP]}
     assert named - there - modules == set()
+
+
+def tables(page: Path) -> dict[str, list[list[str]]]:
+    """Return the rows of each table of a page, without its head, by the titles of its columns."""
+    found: dict[str, list[list[str]]] = {}
+    for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in
+                          table.splitlines()]  # fmt: skip
+        found.setdefault(" | ".join(head), []).extend(rows)
+    return found
+
+
+def test_each_promise_names_a_test_that_is_there():
+    rows = tables(ROOT / "docs" / "security.md")["promise | shown by"]
+    assert len(rows) >= 20
+    wrong = []
+    for promise, shown_by in rows:
+        named = re.findall(r"`([\w/]+\.py)::((?:Test\w+::)?)(test_\w+)`", shown_by)
+        if not named or shown_by.count("`") != 2 * len(named):
+            wrong.append(promise)
+        for file, group, name in named:
+            path = ROOT / "tests" / file
+            code = path.read_text() if path.exists() else ""
+            held = re.search(rf"^{'    ' if group else ''}def {name}\(", code, re.MULTILINE)
+            if held is None or (group and f"class {group[:-2]}:" not in code):
+                wrong.append(f"{file}::{group}{name}")
+    assert wrong == []

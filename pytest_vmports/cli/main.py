@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.cli import tables
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.reader import to_reader
 
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, action="store_const", const="yes", help=_help_of(name))
         else:
             parser.add_argument(flag, metavar="VALUE", help=_help_of(name))
+    parser.add_argument(
+        "--raw", action="store_true",
+        help="write the console as it is, control sequences and all: for guests that you trust",
+    )  # fmt: skip
     parser.set_defaults(run=_run)
 
 
@@ -120,18 +125,18 @@ def _kept(options: argparse.Namespace) -> int:
     there = {kept.name: kept for kept in all_kept()}
     if options.action == "list":
         blocks = ["\n".join(kept.lines()) for kept in there.values()]
-        sys.stdout.write("\n\n".join(blocks or ["no VM is kept"]) + "\n")
+        sys.stdout.write(printable("\n\n".join(blocks or ["no VM is kept"]) + "\n"))
         return 0
     names = list(there) if options.names == ["all"] else options.names
     unknown = [name for name in names if name not in there]
     if unknown or not options.names:
         known = ", ".join(there) or "none"
         what = f"no VM is kept as {unknown[0]}" if unknown else "name the VMs to stop, or all"
-        sys.stderr.write(f"pytest-vmports: {what}; kept are: {known}\n")
+        sys.stderr.write(printable(f"pytest-vmports: {what}; kept are: {known}\n"))
         return 2
     for name in names:
         there[name].stop()
-        sys.stdout.write(f"stopped {name} ({there[name].test})\n")
+        sys.stdout.write(printable(f"stopped {name} ({there[name].test})\n"))
     return 0
 
 

@@ -9,17 +9,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pytest_vmports.cli.console_text import ConsoleText
 from pytest_vmports.leases import open_allocator
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
 from pytest_vmports.system import clock
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.proc import runs
 from pytest_vmports.system.signals import heeded
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_vmports.pool.handle import VM
 
@@ -62,19 +64,26 @@ def run(arguments: argparse.Namespace) -> int:
         for port in vm:
             sys.stdout.write(f"{port.url} -> {port.internal}/{port.protocol}\n")
         sys.stdout.write(f"{vm.origin} in {vm.wiring} mode; Ctrl-C stops it\n\n")
-        _follow(vm)
+        if arguments.raw:
+            _follow(vm)
+            return 0
+        text = ConsoleText(colours=sys.stdout.isatty())
+        try:
+            _follow(vm, text.feed)
+        finally:
+            sys.stdout.write(text.end())
     return 0
 
 
-def _follow(vm: VM) -> None:
-    """Print the guest's console until the VM ends; of much at once its end."""
+def _follow(vm: VM, shown: Callable[[str], str] = str) -> None:
+    """Print the guest's console, made what is shown of it, until the VM ends; of much its end."""
     console = vm._machine.console  # noqa: SLF001 - what a test has of it is text, read whole
     new = console.follower()
-    sys.stdout.write(console.before)
+    sys.stdout.write(shown(console.before))
     while True:
         piece = new.read()
         left_out = f"\n({piece.left_out} bytes are left out)\n" if piece.left_out else ""
-        sys.stdout.write(f"{left_out}{piece.text}")
+        sys.stdout.write(shown(f"{left_out}{piece.text}"))
         sys.stdout.flush()
         if not all(map(runs, vm.pids.values())):
             return
@@ -113,4 +122,4 @@ def _warned() -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")

@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
+from pytest_vmports.system.mishaps import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,7 +29,8 @@ def write(
         header: titles of the columns, or none.
         styles: how cells of exactly this text look, in rich's words.
     """
-    rows = list(rows)
+    # What is listed was noted by other runs, and may name what others chose.
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not rows:
         return
     if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:

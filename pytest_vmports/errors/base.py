@@ -6,14 +6,18 @@ import re
 import sys
 from typing import Any, ClassVar
 
+from pytest_vmports.errors.shown import printable, quoted
+
 _PUBLIC = "pytest_vmports.errors"
+# Fields that hold lines of a guest, or of a program that may repeat what it said.
+_HEARD = ("console", "stderr", "said", "errors", "detail", "reply", "panic", "crash")
 
 
 class VmPortsError(Exception):
     """Base of all errors of pytest-vmports.
 
     Subclasses name their fields in ``template``; the message is made from them, so an error can
-    be rebuilt from its fields alone.
+    be rebuilt from its fields alone. Fields are as they were, the message is fit to be shown.
     """
 
     __module__ = _PUBLIC
@@ -26,14 +30,23 @@ class VmPortsError(Exception):
 
     def __init__(self, message: str | None = None, **fields: Any) -> None:
         self.fields = fields if message is None else {"message": message, **fields}
-        text = self.template.format_map(self.fields) if message is None else message
-        # A path whose bytes are no UTF-8 has no encoding, and xdist sends errors between processes.
+        text = printable(self._told() if message is None else message)
         # Behind a console it would look like the guest's words.
         between = "\n" if "\n" in text else " "
-        text = f"{text}{between}[{self.address()}]".encode("utf-8", "backslashreplace").decode()
+        text = f"{text}{between}[{self.address()}]"
         _hide_frames()
         # Not super(): some are also errors of subprocess, which are made from other arguments.
         Exception.__init__(self, text)
+
+    def _told(self) -> str:
+        """Return the template with its fields, in which each line of a guest's tells that it is."""
+        shown = dict(self.fields)
+        for name in _HEARD:
+            if isinstance(said := shown.get(name), str):
+                lines = quoted(said)
+                begins = re.search(rf"(?:^|\n){{{name}}}", self.template)
+                shown[name] = lines if begins else re.sub(r"\A\| ?", "", lines)
+        return self.template.format_map(shown)
 
     @classmethod
     def address(cls) -> str:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from pytest_vmports.errors.shown import printable
 
-class GuestRebootWarning(UserWarning):
+
+class _VmWarning(UserWarning):
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
+
+
+class GuestRebootWarning(_VmWarning):
     """A guest rebooted by itself, which ends its VM."""
 
 
-class LostEvidenceWarning(UserWarning):
+class LostEvidenceWarning(_VmWarning):
     """A VM has ended, and what its report may want could not be kept, as without descriptors."""
 
 
-class CloudInitWarning(UserWarning):
+class CloudInitWarning(_VmWarning):
     """A module of cloud-init complained, where the settings tolerate that."""
 
 
-class GuestKernelWarning(UserWarning):
+class GuestKernelWarning(_VmWarning):
     """A guest's kernel said that something is wrong, and went on."""
 
 
-class NotEnteredWarning(UserWarning):
+class NotEnteredWarning(_VmWarning):
     """What `vm_factory` returned was thrown away, and no VM was made."""
 
 
-class GuestFileWarning(UserWarning):
+class GuestFileWarning(_VmWarning):
     """A copy left something out that has no place in an archive, as a socket."""

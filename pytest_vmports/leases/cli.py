@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.leases.free_ports import open_allocator
+from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.reader import to_reader
 from pytest_vmports.system.signals import heeded
 
@@ -55,7 +56,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 def list_leases() -> int:
     """Print who holds what."""
     for port, holder in held_ports():
-        print(f"{port}  {holder}")  # noqa: T201 - the answer
+        print(printable(f"{port}  {holder}"))  # noqa: T201 - the answer
     return 0
 
 

@@ -34,7 +34,7 @@ def folder_name(test: str, number: int = 1) -> str:
         test: pytest's node id.
         number: which of its VMs.
     """
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", test).strip("-.")[:_LONGEST_NAME]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", test).strip("-.")[:_LONGEST_NAME] or "test"
     if readable != test:  # two ids may have become one
         # An id may hold what has no encoding, as a file's name that is no UTF-8.
         digest = hashlib.sha256(test.encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_vmports.report import riders
-from pytest_vmports.system.mishaps import noting
+from pytest_vmports.system.mishaps import noting, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def write_closing(
     """
 
     def note(mishap: str) -> None:
-        reporter.line(f"vmports: {mishap}", red=True)
+        reporter.line(printable(f"vmports: {mishap}"), red=True)
 
     with noting("mishaps cannot be told", note):
         _write_mishaps(reporter)
@@ -50,7 +50,7 @@ def _write_mishaps(reporter: pytest.TerminalReporter) -> None:
     """Write what went wrong beside tests that did not fail."""
     for report in _reports(reporter):
         for mishap in riders.get(report, riders.MISHAPS) or ():
-            reporter.line(f"vmports: {report.nodeid}: {mishap}", red=True)
+            reporter.line(printable(f"vmports: {report.nodeid}: {mishap}"), red=True)
 
 
 def _write_kept(reporter: pytest.TerminalReporter, more: Sequence[Sequence[str]]) -> None:
@@ -62,7 +62,7 @@ def _write_kept(reporter: pytest.TerminalReporter, more: Sequence[Sequence[str]]
     if kept:
         reporter.section("VMs that were kept")
     for line in itertools.chain.from_iterable(kept):
-        reporter.line(line)
+        reporter.line(printable(line))
 
 
 def _write_summary(reporter: pytest.TerminalReporter) -> None:
@@ -96,7 +96,7 @@ def _write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
     drawn = timeline.svg() if path.suffix.lower() == ".svg" else timeline.page()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(drawn, encoding="utf-8")
-    reporter.line(f"vmports: the timeline is in {path}")
+    reporter.line(printable(f"vmports: the timeline is in {path}"))
 
 
 def _reports(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:

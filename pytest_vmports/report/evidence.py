@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import VmPortsError
+from pytest_vmports.errors.shown import quoted
 from pytest_vmports.system import clock, patience
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.crashes import Weight
@@ -102,11 +103,11 @@ def _crash(machine: Machine) -> tuple[str, str]:
     title = "panicked" if panic is not None else said[0].kind.says
     reason = said[0].said if panic is None else panic or "(it gave no reason)"
     text = "\n".join(filter(None, [reason, machine.console.passage()]))
-    return f"the guest's kernel {title}", text
+    return f"the guest's kernel {title}", quoted(text)
 
 
 def _console(machine: Machine, lines: int, empty: bool) -> str:
-    return machine.console.tail(lines) if empty or machine.console.says else ""
+    return quoted(machine.console.tail(lines)) if empty or machine.console.says else ""
 
 
 def _title(machine: Machine) -> str:
@@ -116,6 +117,7 @@ def _title(machine: Machine) -> str:
 def _output(machine: Machine, process: Process, lines: int, empty: bool) -> tuple[str, str]:
     ended = "" if process.running else f" (ended with {machine.how_ended(process)})"
     text = "\n".join(process.output.strip().splitlines()[-lines:])
+    text = quoted(text) if text else ""
     return f"output of {process.name}{ended}", text or ("(nothing)" if ended and empty else "")
 
 

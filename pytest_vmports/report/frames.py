@@ -94,13 +94,15 @@ class BesideReports:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
-        """Mend the text of a warning: of an error in a thread it holds the traceback."""
+        """Mend the text of a warning, which may quote a guest, or hold a thread's traceback."""
         warning = warning_message.message
-        if isinstance(warning, Warning) and _may_be_there() and not self._all():
+        if isinstance(warning, Warning) and _may_be_there():
+            from pytest_vmports.errors.shown import printable
             from pytest_vmports.report.traceback_text import pruned
 
+            mend = str if self._all() else pruned
             warning.args = tuple(
-                pruned(one) if isinstance(one, str) else one for one in warning.args
+                printable(mend(one)) if isinstance(one, str) else one for one in warning.args
             )
 
     def _all(self) -> bool:

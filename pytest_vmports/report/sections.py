@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.report import riders
 from pytest_vmports.report.recorder import evidence_of, forget, known
+from pytest_vmports.report.shielded import shield
 from pytest_vmports.settings import options
 from pytest_vmports.system import patience
 from pytest_vmports.system.mishaps import noting, printable
@@ -45,6 +46,9 @@ def complete(
         facts: the table or the picture of the whole run wants some.
     """
     note = recorder.note
+    with noting("evidence failed: the guest's words stay as they are", note):
+        if known(item) or _may_use_any(item):
+            shield(report)
     with noting("evidence failed: all of it", note), patience.at_most(_SECONDS):
         _add_sections(item, report, recorder)
     with noting("evidence failed: how to reach what was kept", note):
@@ -61,8 +65,7 @@ def complete(
 
 def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Recorder) -> None:
     """Give a failing report what is known of the test's VMs, and of others that it may use."""
-    # A fixture of a wider scope may have made them long before this test.
-    made = recorder.made if "vm_factory" in getattr(item, "fixturenames", ()) else []
+    made = recorder.made if _may_use_any(item) else []
     if not report.failed or not (made or known(item)):
         return
     note, evidence = recorder.note, evidence_of(item)
@@ -79,6 +82,11 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Record
     with noting("artifact failed: all of them", note):
         for text in _artifacts(item, evidence, note):
             _add(report, "VM: artifacts", text)
+
+
+def _may_use_any(item: pytest.Item) -> bool:
+    """Whether a fixture of a wider scope may have made VMs for a test long before it."""
+    return "vm_factory" in getattr(item, "fixturenames", ())
 
 
 def _add(report: pytest.TestReport, title: str, text: str) -> None:

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, TextIO
 
 from pytest_vmports.report import workers
-from pytest_vmports.system.mishaps import noting
+from pytest_vmports.system.mishaps import noting, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class Terminal:
             # What was saved is not the place any more, once the screen has scrolled.
             begin, end = (_ERASE, "\n") if self._drawn else self._around()
             self._drawn = False
-            sys.stderr.write(f"{begin}{line}{end}")
+            sys.stderr.write(f"{begin}{printable(line)}{end}")
             sys.stderr.flush()
 
     def redraw(self, line: str) -> bool:
@@ -80,7 +80,8 @@ class Terminal:
                 return True
             if line:
                 width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write(f"{_ERASE if self._drawn else _BELOW}{line[:width]}")
+                shown = printable(line.replace("\n", " "))[:width]
+                sys.stderr.write(f"{_ERASE if self._drawn else _BELOW}{shown}")
             elif self._drawn:
                 sys.stderr.write(f"{_ERASE}{_BACK}")
             sys.stderr.flush()

@@ -167,7 +167,7 @@ def _axis(seconds: float, scale: float, height: int) -> Iterator[str]:
 def _rect(bar: Bar, left: float, top: float, scale: float, high: float) -> str:
     wide = max((bar.end - bar.begin) * scale, 1)
     return (
-        f'<rect class="{bar.kind}" x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" '
+        f'<rect class="{_escaped(bar.kind)}" x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" '
         f'height="{high:.1f}"><title>{_escaped(bar.title)}</title></rect>'
     )
 

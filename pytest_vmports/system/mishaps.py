@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.errors import shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _PACKAGE = str(Path(__file__).parents[1])
 # An error of a VM may bring its whole console along.
 _LONGEST = 300
+printable = shown.printable
 
 
 @contextlib.contextmanager
@@ -57,16 +60,6 @@ def told(error: BaseException) -> str:
     if ours[-1:] != frames[-1:]:
         places += [f"from {file}:{line}" for file, line in ours[-1:]]
     return printable(f"{said} (at {', '.join(places) or 'an unknown place'})")
-
-
-def printable(text: str) -> str:
-    """Return a text that terminals, files and xdist take: what is not printable is escaped.
-
-    A file's name may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
-    """
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def plain(value: Any) -> Any:

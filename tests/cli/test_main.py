@@ -179,15 +179,18 @@ class TestRun:
         self, qemu_binary, tmp_path
     ):
         command = [sys.executable, "-m", "pytest_vmports.cli.main", "run", "--port", "8080"]
-        command += ["--setup", "echo said by the guest; nc -lk -p 8080 -e cat &", "--fresh-boot"]
+        hostile = r"printf 'said by the guest \033]0;owned\007 ##vso[task.x]\n::add-mask::a\nend\n'"
+        command += ["--setup", f"{hostile}; nc -lk -p 8080 -e cat &", "--fresh-boot"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             first = process.stdout.readline()
             host, port = re.match(r"http://([\d.]+):(\d+) -> 8080/tcp", first).groups()
             with socket.create_connection((host, int(port)), timeout=60) as connection:
                 connection.sendall(b"x")
                 assert connection.recv(1) == b"x"
-            while "said by the guest" not in process.stdout.readline():
-                pass
+            lines = iter(process.stdout.readline, "| end\n")
+            console = "".join(line for line in lines if not line.startswith("http"))
+            said = r"| said by the guest \x1b]0;owned\x07 #\#vso[task.x]"
+            assert f"{said}\n| ::add-mask::a\n" in console and "\x1b" not in console
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
         with pytest.raises(ConnectionRefusedError):

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import BootTimeoutError, GuestStuckError, MachineDiedError
+from pytest_vmports.errors.shown import quoted
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.system import clock
 from pytest_vmports.system.architecture import X86_64
@@ -253,7 +254,7 @@ def test_words_that_stay_the_last_end_the_wait(waiting, pass_time, console, _wor
     assert str(error).startswith(f"the guest will not come up: {last_words(console).means}\n")
     assert error.words == wait.console.last_line()
     assert error.remedy in str(error)
-    assert wait.console.tail() in str(error)
+    assert quoted(wait.console.tail()) in str(error)
 
 
 def test_words_that_something_follows_end_no_wait(waiting, pass_time):

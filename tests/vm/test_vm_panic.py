@@ -355,7 +355,7 @@ def test_the_panic_is_what_the_report_says_first(inner, gvproxy_081):
             f"ERROR *::test_panics_and_fails - *{said}",
             "FAILED *::test_panics_and_fails - *the answer*",
             "*VM: the guest's kernel panicked*",
-            HOW,
+            f"| {HOW}",
             f"* QEMU ended with 0 (kernel panic: {HOW})",
             "*GuestRebootWarning: the guest rebooted by itself*",
         ]
