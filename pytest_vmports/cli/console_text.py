@@ -12,6 +12,7 @@ _TOKEN = re.compile(
 )
 # What may be the begin of one that goes on in the next piece.
 _BEGUN = re.compile(r"(?:\x1b(?:\[[0-?]{0,40}|[ -/]?)|\r+)\Z")
+_LONGEST_BEGIN = 64
 # They place the cursor, erase, scroll or choose a set of letters, which is of no use in a line that
 # we begin: left out. All others, as those that have the terminal answer, are shown for what they
 # are.
@@ -34,7 +35,8 @@ class ConsoleText:
     def feed(self, piece: str) -> str:
         """Return what is to be written for one more piece."""
         text = self._rest + piece
-        begun = _BEGUN.search(text)
+        # Not in all of it: a search tries each of many line ends, each up to the last.
+        begun = _BEGUN.search(text, max(0, len(text) - _LONGEST_BEGIN))
         self._rest = "" if begun is None else begun[0]
         return self._shown(text[: len(text) - len(self._rest)])
 

@@ -133,7 +133,7 @@ class SshShell:
         whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=halves)
         short_enough(whole)
         try:
-            done = self._ssh(whole, timeout, input, mark.encode(), sink, most)
+            done = self._ssh(whole, timeout, input, mark.encode(), sink=sink, most=most)
         except subprocess.TimeoutExpired as error:
             self._kill(note)
             raise CommandTimeoutError(
@@ -192,6 +192,7 @@ class SshShell:
         timeout: float | None,
         stdin: bytes | None,
         mark: bytes = b"",
+        *,
         sink: Sink | None = None,
         most: int | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
