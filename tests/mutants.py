@@ -93,7 +93,7 @@ _WALLS = (
         landlock_lets_write_what_is_read=(
             "walls.read, files & (_EXECUTE | _READ | _LIST)", "walls.read, files",
         ),
-        landlock_lets_make_devices=("walls.write, files & ~_DEVICES", "walls.write, files"),
+        landlock_lets_make_devices=("walls.write, files & ~_NEVER", "walls.write, files"),
     )
     + _of(
         "pytest_vmports/network/walls.py",

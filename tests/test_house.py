@@ -460,9 +460,9 @@ TIMED = {
     "time.": {"system.clock"},
     "select.select": set(),
     "subprocess.": {"system.tools", "system.process", "system.minder"},
-    "asyncio.": {"vm.monitor"},
+    "asyncio.": {"vm.qmp_thread"},
     "acquire(timeout)": set(),
-    "wait_for()": {"vm.monitor"},
+    "wait_for()": {"vm.qmp_thread"},
     "communicate()": set(),
     "get(timeout)": set(),
 }

@@ -84,13 +84,11 @@ class Machine:
         ram: Ram | None = None,
         leased: float | None = None,
     ) -> None:
-        self.owner, self.plan = Owner(), plan
+        self.owner, self.plan, self.state = Owner(), plan, State.NEW
         self.cards, self.kind = cards, plan.kind
-        self.state = State.NEW
         self.origin = Origin.BOOTED if saved is None else Origin.CLONED
         self.milestones = Milestones(leased=leased)
-        self.command: list[str] = []
-        self.place, self.failing = place, False
+        self.command, self.place, self.failing = list[str](), place, False
         self.console = Console(place.workdir / "console.log", plan.console_limit * MIB)
         self.files = Files((CONFIG, SEED, CAPTURE, VMCORE))
         self.crash_dump = CrashDump(None)

@@ -6,16 +6,11 @@ one thread of this process. Source of the commands: QEMU's QMP reference manual.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import (
-    EventListener,
     ExecuteError,
-    Message,
     QMPClient,
     QMPError,
     Runstate,
@@ -27,7 +22,7 @@ from pytest_vmports.errors import GuestSaidError, MonitorError
 from pytest_vmports.system import clock, patience, sockets
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes
-from pytest_vmports.system.said import malformed, said_by, shaped
+from pytest_vmports.system.said import malformed, shaped
 from pytest_vmports.vm.qmp_answers import (
     WHO,
     DiskStats,
@@ -37,10 +32,11 @@ from pytest_vmports.vm.qmp_answers import (
     RunState,
     Set,
 )
+from pytest_vmports.vm.qmp_thread import FewEvents, run
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     _Way = Callable[[int], AbstractContextManager[str]]
@@ -48,7 +44,6 @@ if TYPE_CHECKING:
 # It asks whether what it is given is a `socket.socket`, in whose place tests put something else.
 protocol.socket = sockets.module()  # type: ignore[attr-defined]
 
-_T = TypeVar("_T")
 _CALL_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
 # The QEMU that brought ``file:`` as a migration's address.
@@ -57,15 +52,12 @@ _FIRST_WITH_FILE = (8, 2)
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
 _LONGEST_REASON = 100
-_MOST_EVENTS = 8
 # Of questions whose answers nobody needs.
 _LOOK_CALL_SECONDS = 2.0
 # The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
 _DUMP_FORMATS = ("kdump-raw-zlib", "kdump-zlib", "elf")
 # What the library's connect wraps of what QEMU said, and not of its hanging up.
 _NO_GREETING = GreetingError, NegotiationError, ValueError, RecursionError
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
-_loops_lock = threading.Lock()
 
 
 class Monitor:
@@ -79,9 +71,9 @@ class Monitor:
         self._connection = connection
         self._client: QMPClient | None = None
         self._version = (0, 0)
-        self._ends = _FewEvents("SHUTDOWN")
-        self._panics = _FewEvents(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
-        self._refused = _FewEvents("BLOCK_IO_ERROR")
+        self._ends = FewEvents("SHUTDOWN")
+        self._panics = FewEvents(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
+        self._refused = FewEvents("BLOCK_IO_ERROR")
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -94,7 +86,7 @@ class Monitor:
             TimeoutError: QEMU said nothing for ``timeout`` seconds.
         """
         try:
-            _run(self._connect(), timeout)
+            run(self._connect(), timeout)
         except (QMPError, EOFError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
@@ -117,7 +109,7 @@ class Monitor:
             raise MonitorError(command=command, reply="the monitor is not connected")
         try:
             told = {name: _utf8(value) for name, value in arguments.items()}
-            return _run(self._client.execute(command, told or None), patience.left(seconds))
+            return run(self._client.execute(command, told or None), patience.left(seconds))
         except UnicodeError as error:
             raise MonitorError(command=command, reply=f"a path is no UTF-8 ({error})") from error
         except ExecuteError as error:
@@ -188,7 +180,7 @@ class Monitor:
                     await client.runstate_changed()
 
             with contextlib.suppress(TimeoutError):
-                _run(hear_all(), patience.left(_LAST_WORDS_SECONDS))
+                run(hear_all(), patience.left(_LAST_WORDS_SECONDS))
         # An event without a reason tells none: its VM has ended in any case.
         told = [event.get("data") for event in self._ends.history]
         said = [one.get("reason") for one in told if isinstance(one, dict)]
@@ -305,7 +297,7 @@ class Monitor:
 
     def _migrate_by(self, command: str, uri: str) -> None:
         try:
-            status = _run(self._migration(command, uri), _CALL_SECONDS)
+            status = run(self._migration(command, uri), _CALL_SECONDS)
         except ExecuteError as error:
             raise _RefusedError(str(error)) from error
         except (QMPError, EOFError, OSError) as error:
@@ -329,7 +321,7 @@ class Monitor:
             return await self._client.execute(command, arguments or None)
 
         try:
-            return _run(send(), patience.left(_CALL_SECONDS))
+            return run(send(), patience.left(_CALL_SECONDS))
         except (QMPError, EOFError, OSError) as error:
             raise MonitorError(command=command, reply=str(error)) from error
 
@@ -349,7 +341,7 @@ class Monitor:
         if client is not None:
             # QEMU may have been killed with an answer under way, which is no news here.
             with contextlib.suppress(QMPError, EOFError, OSError, GuestSaidError):
-                _run(client.disconnect(), _CALL_SECONDS)
+                run(client.disconnect(), _CALL_SECONDS)
         self._connection.close()
 
     async def _connect(self) -> None:
@@ -366,45 +358,8 @@ class Monitor:
         self._version = (told.major, told.minor)
 
 
-class _FewEvents(EventListener):
-    """Remembers the first events alone: a guest can make some without end, as of its pvpanic."""
-
-    def accept(self, event: Message) -> bool:
-        return len(self.history) < _MOST_EVENTS and super().accept(event)
-
-
 class _RefusedError(Exception):
     """QEMU does not take a migration's address; nothing has happened yet."""
-
-
-def _run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:
-    async def bounded() -> _T:
-        return await asyncio.wait_for(coroutine, timeout)
-
-    try:
-        # The library lets through what its parsing of a line raises, as a number of 5,000 digits.
-        with said_by(WHO):
-            return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
-    except asyncio.TimeoutError as error:
-        raise TimeoutError(f"no answer from QEMU within {timeout:g} s") from error
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """Counts its timeouts by the one clock; a loop of asyncio's by a `time` that tests patch."""
-
-    def time(self) -> float:
-        return clock.now()
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    with _loops_lock:
-        pid = os.getpid()  # a forked child has none of its parent's threads
-        if pid not in _loops:
-            _loops.clear()
-            loop = _Loop()
-            threading.Thread(target=loop.run_forever, name="vmports-monitor", daemon=True).start()
-            _loops[pid] = loop
-        return _loops[pid]
 
 
 def _utf8(value: Any) -> Any:

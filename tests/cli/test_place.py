@@ -123,6 +123,6 @@ def test_an_odd_host_ends_one_check_and_not_all(error):
     def _broken():
         raise error("odd")
 
-    found = doctor._careful(_broken)
+    (found,) = doctor._careful(_broken)
     assert (found.name, found.state) == ("broken", doctor.LIMITED)
     assert "odd" in found.text

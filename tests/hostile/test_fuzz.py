@@ -337,7 +337,7 @@ OTHERS = {
     "vm.inside.listening._socket": "by vm.inside.listening.heard",
     "network.gvproxy_api._until_the_end": "looks at sizes alone: test_said.py",
     "vm.monitor.Monitor.connect": "the library's: test_said.py",
-    "vm.monitor._run": "the library's: test_said.py",
+    "vm.qmp_thread.run": "the library's: test_said.py",
 }
 BOUNDARY = {"said_by", "malformed", "shaped", "json_said", "number_said"}
 METHODS = {"loads", "unpack", "unpack_from", "iter_unpack", "b64decode", "fromhex"}

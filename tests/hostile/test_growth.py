@@ -27,7 +27,7 @@ from pytest_vmports.vm import crashes, hints, last_words
 from pytest_vmports.vm.console import MIB, Console
 from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.milestones import State
-from pytest_vmports.vm.monitor import _FewEvents
+from pytest_vmports.vm.qmp_thread import FewEvents
 
 REPORT = f"vmports-cloud-init: {json.dumps({'v1': {'errors': []}})} :vmports"
 STAGE = "Failed to start cloud-config.service"
@@ -385,7 +385,7 @@ def test_the_command_run_shows_what_is_new_and_reads_no_more(tmp_path, monkeypat
 
 
 def test_events_that_a_guest_makes_without_end_are_remembered_by_the_first():
-    events = _FewEvents("GUEST_CRASHLOADED")
+    events = FewEvents("GUEST_CRASHLOADED")
 
     async def make():
         for _ in range(10_000):

@@ -30,7 +30,8 @@ RAISING = {
     "VM.host_address": "vm.host_address", "VM.origin": "vm.origin", "VM.pids": "vm.pids",
     "VM.console": "vm.console", "VM.screenshot": "vm.screenshot('x.png')",
     "VM.command_line": "vm.command_line", "VM.run": "vm.run('true')", "VM.put": "vm.put('a', 'b')",
-    "VM.get": "vm.get('a', 'b')", "VM.ssh_config": "vm.ssh_config('x')",
+    "VM.get": "vm.get('a', 'b')", "VM.network_log": "vm.network_log",
+    "VM.ssh_config": "vm.ssh_config('x')",
     "VM.expose": "vm.expose(80)", "VM.unexpose": "vm.unexpose(80)", "VM.pause": "vm.pause()",
     "VM.resume": "vm.resume()", "VM.reset": "vm.reset()", "VM.snapshot": "vm.snapshot()",
     "VM.restore": "vm.restore(None)", "VM.shutdown": "vm.shutdown()", "VM.end": "vm.end()",
@@ -144,15 +145,21 @@ class VMs(VM):
 
 vm = VMs(broken, broken, broken)
 """
+PARTS = {"pytest_vmports.pool.copies", "pytest_vmports.pool.network_log"}
 FRAME = re.compile(
     r"pytest_vmports/|contextlib\.py|subprocess\.py|pydantic|selectors\.py|functools\.py|"
     r"During handling|direct cause"
 )
 
 
+def _parts(kind):
+    """Return a class and what it is put together from, if anything."""
+    return [kind, *(one for one in kind.__bases__ if one.__module__ in PARTS)]
+
+
 def members(kind):
     return [
-        name for name, one in vars(kind).items()
+        name for part in _parts(kind) for name, one in vars(part).items()
         if (name[0] != "_" or name in DUNDERS)
         and (callable(one) or isinstance(one, property | classmethod | staticmethod))
     ]  # fmt: skip

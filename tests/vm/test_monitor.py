@@ -6,7 +6,7 @@ import socket
 import pytest
 from freezegun import freeze_time
 
-from pytest_vmports.vm import monitor
+from pytest_vmports.vm import qmp_thread
 from pytest_vmports.vm.monitor import Monitor
 
 
@@ -21,4 +21,4 @@ def test_a_qemu_that_says_nothing_is_waited_for_no_longer_than_was_said():
 
 def test_what_is_in_time_on_a_frozen_clock_is_answered():
     with freeze_time():
-        assert monitor._run(asyncio.sleep(0.01, "answer"), 60) == "answer"
+        assert qmp_thread.run(asyncio.sleep(0.01, "answer"), 60) == "answer"
