@@ -663,7 +663,7 @@ _IMAGE_LINKS = _of(
 )
 _QEMU_WALLS = _of(
     "pytest_vmports/vm/walls.py",
-    "tests/vm/test_walls.py",
+    "tests/vm/test_qemu_walls.py",
     qemu_may_write_a_saved_memory=("(read if maps_read_only(", "(change if maps_read_only("),
     qemu_writes_its_whole_folder=("change=tuple(change)", "(place.workdir,), tuple(change)"),
     qemu_connects=('else ("connect",)', "else ()"),

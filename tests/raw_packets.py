@@ -35,6 +35,11 @@ def send(vm: VM, packets: Iterable[bytes], folder: Path) -> None:
     (folder / "packets").write_bytes(b"".join(whole))
     for name in ("send", "packets"):
         vm.put(folder / name, f"/{name}")
+    # Until its own address is known to be nobody else's there is none to send from.
+    vm.run(
+        "n=0; until ip -6 addr show dev eth0 | grep fe80 | grep -qv tentative"
+        " || [ $((n += 1)) -gt 100 ]; do sleep 0.1; done"
+    )
     vm.run(f"arp -s {EVERYBODY} ff:ff:ff:ff:ff:ff && exec /send < /packets 3>&- 4>&-")
 
 

@@ -337,6 +337,20 @@ OTHERS = {
     "vm.inside.listening._socket": "by vm.inside.listening.heard",
     "network.gvproxy_api._until_the_end": "looks at sizes alone: test_said.py",
     "vm.monitor.Monitor.connect": "the library's: test_said.py",
+    **dict.fromkeys(
+        (
+            "network.names.Names.answer",
+            "network.names._by_tcp",
+            "network.names._message",
+            "network.names._parsed",
+            "network.names._wire",
+        ),
+        "by network/test_names.py",
+    ),
+    **dict.fromkeys(
+        ("vm.inside.copying._append", "vm.inside.unpack.Unpacking._telling"),
+        "by test_fuzz_tar.py",
+    ),
     "vm.qmp_thread.run": "the library's: test_said.py",
 }
 BOUNDARY = {"said_by", "malformed", "shaped", "json_said", "number_said"}

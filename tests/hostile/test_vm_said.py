@@ -29,6 +29,7 @@ def saying(said):
     return f"printf '{said}' >{PORT}"
 
 
+@pytest.mark.slow
 def test_a_guest_that_breaks_its_channel_is_named_at_once_and_serves_on(vm_factory):
     with vm_factory(ports=[8080], **SETTINGS) as vm:
         moment = vm.snapshot()

@@ -210,6 +210,7 @@ OTHERS = {
     "gvproxy": lambda _: "gvproxy of another version",
     "capture": lambda _: True,
     "reachable": lambda _: True,
+    "console_limit": None,  # the start of a guest fits in any
     "may_crash": lambda _: True,
     "root": None,  # its files' contents are in the guest's digest
     "forwards": None,  # of the ports wanted; host ports are each VM's own

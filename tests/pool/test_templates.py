@@ -32,7 +32,7 @@ class FakeMachine:
     def __init__(self, notes, plan, ram, errors):
         self.notes, self.plan, self.ram, self.errors = notes, plan, ram, errors
         self.name = "VM" if ram is None else "builder"
-        self.console = SimpleNamespace(last_line=str, text=lambda: "said while booting")
+        self.console = SimpleNamespace(last_line=str, recent=lambda: "said while booting")
 
     def start(self, lease_fds=()):
         self.notes.append(f"{self.name} starts with {[p.external for p in self.plan.forwards]}")

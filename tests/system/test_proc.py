@@ -24,7 +24,7 @@ READERS = {
     "system/proc.py", "leases/candidates.py", "leases/guard.py", "leases/record.py",
     "leases/state_dir.py", "network/seal.py", "system/minder.py",
     "guests/hopeless.py",  # a folder of the guest
-    "network/walls.py",  # what gvproxy may read
+    "network/walls.py", "system/program_files.py",  # what gvproxy, and QEMU, may read
 }  # fmt: skip
 
 

@@ -187,7 +187,7 @@ class Asked:
 
 def waiting(last):
     console = SimpleNamespace(
-        tail=lambda: "the end", text=lambda: "the end", size=7, end=lambda _: ""
+        tail=lambda: "the end", recent=lambda: "the end", size=7, end=lambda _: ""
     )
     return Waiting(console, lambda: None, clock.now(), 7, asked=Asked(last))
 

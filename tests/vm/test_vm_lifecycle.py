@@ -176,7 +176,7 @@ def test_a_failing_test_shows_its_vm_and_a_lost_qemu_is_an_error(failed):
             "* s  ready, handed over",
             "port 8080: the guest refused: *",
             "*VM: end of the guest's console*",
-            "said by the guest",
+            "| said by the guest",
             "*VM: output of gvproxy*",
             "* QEMU ended with signal 9",
             "*waiting for clients*",

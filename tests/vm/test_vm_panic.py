@@ -172,6 +172,7 @@ def test_a_panic_while_a_template_is_saved_is_the_error(make, monkeypatch):
     assert_panic(failing(make(memory=250), lambda _: None))
 
 
+@pytest.mark.slow
 def test_a_kernel_that_stays_as_it_is_has_panicked_all_the_same(make, hangs):
     def use(vm):
         hung(vm)

@@ -222,6 +222,7 @@ def test_a_guest_that_cannot_be_saved_boots_from_cold_and_one_line_says_why(
     assert templates_in(tmp_path / "cache") == []
 
 
+@pytest.mark.slow
 def test_a_guest_that_cannot_be_restored_boots_from_cold_in_the_end(own, tmp_path, qemu_binary):
     own = own()
     qemu = fake_qemu(tmp_path, qemu_binary, arguments="-device virtio-rng-pci", when="*-kernel*")

@@ -303,7 +303,7 @@ def _times(entry: Entry) -> tuple[float, float]:
 
 def shown(name: str) -> str:
     """Return a guest's word as a piece of one line, so that no line begins with its words."""
-    text = printable(name[: _LONGEST_SHOWN + 1]).replace("\n", "\\n")
+    text = printable(name[: _LONGEST_SHOWN + 1].replace("\n", "\\n"))
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 

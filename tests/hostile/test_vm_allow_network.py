@@ -9,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 # Whom the guest may want to reach, in a network namespace of its own.
 ELSEWHERE = """
     import socket, socketserver, subprocess, sys, threading
@@ -148,6 +150,9 @@ SUITE = '''
 '''
 
 
+@pytest.mark.parametrize(
+    "any_gvproxy", [pytest.param("0.8.1", marks=pytest.mark.slow), "0.8.9"], indirect=True
+)
 def test_a_guest_reaches_what_it_was_given(pytester, any_gvproxy, missing):
     """In a network namespace, joined to another by a cable."""
     for program in ("unshare", "ip"):
