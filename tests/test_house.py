@@ -294,6 +294,17 @@ def test_either_generation_of_gvproxy_serves_the_same_template(plan_with, gvprox
     assert plan_with(**network, gvproxy=str(gvproxy_081)).key == plan_with(**network).key
 
 
+def test_what_a_guest_may_reach_is_in_the_key_entry_by_entry(plan_with):
+    told = ["yes", "example.org", "*.example.org", "example.org:443", "10.1.0.0/16", "10.1.0.0/17"]
+    keys = {plan_with(allow_network=one).key for one in told}
+    keys |= {plan_with(allow_network=one, strict_network="yes").key for one in told}
+    assert len(keys) == 2 * len(told)
+    assert (
+        plan_with(allow_network="example.org 10.1.0.0/16").key
+        == plan_with(allow_network="10.1.0.0/16 EXAMPLE.org. example.org").key
+    )
+
+
 def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
     # Other plugins of this environment load some of these themselves.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from pytest_vmports import PortAllocator, PortMapping
-from pytest_vmports.errors import PortsExhaustedError
+from pytest_vmports.errors import HostError, PortsExhaustedError
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.network import exposed
-from pytest_vmports.network.exposed import lease_exposed
+from pytest_vmports.network.destinations import read
+from pytest_vmports.network.exposed import ExposedPorts, lease_exposed
 
 
 @pytest.fixture
@@ -55,3 +56,9 @@ def test_they_are_not_waited_for_without_end(allocator, monkeypatch):
         lease_exposed(WANTED, allocator, print)
     for lease in leases:
         lease.release()
+
+
+@pytest.mark.parametrize("listed", [[], ["example.org"], ["0.0.0.0/0"]])
+def test_a_qemu_of_the_tests_own_is_held_to_no_list_and_says_so(listed):
+    with pytest.raises(HostError, match="allow_network is a list"):
+        ExposedPorts([], allow_network=read(listed)).qemu_args()

@@ -224,7 +224,8 @@ def test_the_api_answers_an_unsealed_guest(gvproxy, unsealed):
         assert accepted(answers(guest, STOPPED["the API"]))
 
 
-def test_a_sealed_gvproxy_never_hears_of_the_api(gvproxy):
+def test_a_sealed_gvproxy_never_hears_of_the_api(gvproxy, ungated, unwalled):
+    """By the filter alone."""
     _, guest = gvproxy()
     with guest:
         asks(guest)
@@ -253,7 +254,8 @@ def test_an_unsealed_guest_reaches_udp_services_of_the_host(gvproxy, unsealed, u
         assert service.recv(100) == b"let me in"
 
 
-def test_a_sealed_guest_reaches_no_udp_service_of_the_host(gvproxy, service):
+def test_a_sealed_guest_reaches_no_udp_service_of_the_host(gvproxy, ungated, unwalled, service):
+    """Likewise."""
     _, guest = gvproxy()
     with guest:
         asks(guest)

@@ -13,7 +13,7 @@ import pytest
 from folded import folded
 
 from pytest_vmports import ExposedPort
-from pytest_vmports.errors import ForkedProcessError
+from pytest_vmports.errors import ForkedProcessError, NetworkUnseenError
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.machine import Machine
@@ -242,3 +242,17 @@ def test_a_size_is_bytes_or_a_text_with_a_unit_and_else_the_settings(
     vm._machine.shell, vm._copy_limit = None, 5
     vm.get("/srv/x", "out", max_size=given)
     assert got == [bytes_]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("usernet", "QEMU's user network"), ("none", "none at all"), ("gvproxy", "--vmports-keep")],
+)
+def test_a_network_that_is_not_looked_at_is_no_network_without_refusals(vm, kind, why):
+    cards = SimpleNamespace(
+        first=SimpleNamespace(network_log=None), network=SimpleNamespace(kind=kind)
+    )
+    vm._machine.cards = cards
+    with pytest.raises(NetworkUnseenError) as caught:
+        _ = vm.network_log
+    assert why in str(caught.value)

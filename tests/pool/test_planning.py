@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_vmports import Guest
-from pytest_vmports.errors import SettingError
+from pytest_vmports.errors import NetworkListError, SettingError
 from pytest_vmports.guests import alpine
 from pytest_vmports.guests.cloud_init import Seed
 from pytest_vmports.guests.image import Disk
@@ -71,3 +71,10 @@ def test_what_is_tolerated_of_cloud_init_is_in_the_plans_guest(planned, tmp_path
     plan = planned(guest, cloud_init=word)
     assert plan.guest.image.tolerant is (word == "tolerant")
     assert plan.kind._image.tolerant is (word == "tolerant")
+
+
+@pytest.mark.parametrize("listed", [[], ["example.org"]])
+def test_where_no_guest_can_be_held_to_a_list_it_gets_no_network(planned, bundled, ungated, listed):
+    with pytest.raises(NetworkListError, match="the test switched it off"):
+        planned(bundled(), allow_network=listed)
+    assert planned(bundled(), allow_network=False).network.kind == "none"
