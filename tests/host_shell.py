@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from newc import read_newc
 
+from pytest_vmports.errors import GuestFileError
 from pytest_vmports.guests.alpine import find_images
 
 if TYPE_CHECKING:
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.shell import Sink
 
 _APPLETS = ["sh", "tar", "mkdir", "readlink", "mktemp", "cp", "rm", "chmod", "grep", "cat"]
+
+
+class Taker:
+    """Takes what a command writes; after so many bytes it wants no more."""
+
+    def __init__(self, most: float = float("inf")) -> None:
+        self.most, self.output, self.errors = most, b"", b""
+
+    def out(self, data: bytes) -> None:
+        """Take some of its output."""
+        self.output += data
+        if len(self.output) > self.most:
+            raise GuestFileError("enough")
+
+    def err(self, data: bytes) -> None:
+        """Take some of its error output."""
+        self.errors += data
 
 
 class HostShell:

@@ -11,35 +11,28 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_vmports.network import seal
-from pytest_vmports.system import gate, landlock, process
+from pytest_vmports.system import gate, landlock
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.gate import Gate
 from pytest_vmports.system.landlock import Walls
+from pytest_vmports.system.program_files import LOADER, PROGRAMS, launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_vmports.network.doorman import Doorman
 
-# Programs and libraries, which are nobody's secrets; not /usr, where projects lie too (/usr/src).
-_PROGRAMS = (
-    *(f"{root}/{kind}" for root in ("", "/usr", "/usr/local")
-      for kind in ("bin", "sbin", "lib", "lib32", "lib64", "libexec")),
-    "/nix/store", "/gnu/store", "/opt/homebrew", "/home/linuxbrew/.linuxbrew",
-)  # fmt: skip
 # What tells of names and addresses.
 _NAMES = (
     "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf",
     "/etc/services", "/etc/protocols", "/etc/localtime", "/usr/share/zoneinfo",
     "/run/systemd/resolve",
 )  # fmt: skip
-_LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
 _MACHINE = (
     "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu", "/proc/sys/net/core",
     "/proc/sys/vm/overcommit_memory",
@@ -132,16 +125,9 @@ def around_gvproxy(
     """
     walls = None
     if landlock.problem() is None:
-        given = [*_PROGRAMS, *_NAMES, *_LOADER, *_MACHINE, os.path.realpath(program)]
+        given = [*PROGRAMS, *_NAMES, *LOADER, *_MACHINE, os.path.realpath(program)]
         devices = tuple(map(Path, _DEVICES))
         own = () if gate.problem() is None else (sockets,)
-        walls = Walls((*map(Path, given), *_launcher(), *read), write=own, change=devices)
+        walls = Walls((*map(Path, given), *launcher(), *read), write=own, change=devices)
     held = ("bind", "listen") if connects else ("bind", "listen", "connect")
     return Confinement(walls, Gate(doorman, held) if gate.problem() is None else None)
-
-
-def _launcher() -> Iterable[Path]:
-    """Return where the program lies that starts it, where that is our Python."""
-    if process.starts_by_python():
-        return tuple(map(Path, {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)}))
-    return ()

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, BinaryIO
 
-from pytest_vmports.system.growing import MOST
+from pytest_vmports.system.growing import MOST, Looks
 from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.console import shown
 from pytest_vmports.vm.milestones import State
@@ -35,9 +35,7 @@ class ConsoleStream:
         self._prefix = prefix
         self._followed: list[_Followed] = []
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vmports-console", daemon=True)
-        self._thread.start()
+        self._looks = Looks("vmports-console", _LOOK_SECONDS, self._look)
 
     def follow(self, machine: Machine) -> None:
         """Show the console of a machine until its end, from its start or the template's on."""
@@ -46,15 +44,11 @@ class ConsoleStream:
 
     def close(self) -> None:
         """Show what has not been shown yet, and end. Safe to call again."""
-        self._over.set()
-        self._thread.join()
+        self._looks.close()
 
-    def _run(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(_LOOK_SECONDS)  # a file that grows raises no event
-            with self._lock:
-                self._followed = [one for one in self._followed if self._show(one, last=over)]
+    def _look(self, last: bool) -> None:
+        with self._lock:
+            self._followed = [one for one in self._followed if self._show(one, last=last)]
 
     def _show(self, one: _Followed, *, last: bool) -> bool:
         """Show what has come of a console; return whether there may be more."""

@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 # Of what was written since the last look, so much is looked at.
@@ -159,8 +159,35 @@ def free_middle(path: Path, limit: int) -> None:
             _punch(path, begin, end - begin)
 
 
+class Looks:
+    """A thread that looks again and again, as a file that grows raises no event; to be closed.
+
+    Args:
+        name: of the thread.
+        seconds: between two looks.
+        look: is told whether it is the last one.
+    """
+
+    def __init__(self, name: str, seconds: float, look: Callable[[bool], None]) -> None:
+        self._seconds, self._look = seconds, look
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it, after a last look. Safe to call again."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(self._seconds)
+            self._look(over)
+
+
 class Bounds:
-    """A thread that keeps files in bounds; close it, or it lives as long as the process.
+    """Keeps files in bounds, by a thread; close it, or it lives as long as the process.
 
     Args:
         limits: the files, each with its limit in bytes.
@@ -172,21 +199,15 @@ class Bounds:
     def __init__(self, limits: Mapping[Path, int]) -> None:
         self.problems: list[str] = []
         self._limits = dict(limits)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vmports-bounds", daemon=True)
-        self._thread.start()
+        self._looks = Looks("vmports-bounds", _LOOK_SECONDS, self._look_at_all)
 
     def close(self) -> None:
         """End it, after a last look. Safe to call again."""
-        self._over.set()
-        self._thread.join()
+        self._looks.close()
 
-    def _run(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(_LOOK_SECONDS)  # a file that grows raises no event
-            for path in list(self._limits):
-                self._look(path)
+    def _look_at_all(self, _last: bool) -> None:
+        for path in list(self._limits):
+            self._look(path)
 
     def _look(self, path: Path) -> None:
         try:

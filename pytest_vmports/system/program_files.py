@@ -11,15 +11,18 @@ from typing import Final
 
 from pytest_vmports.system import process, tools
 
-# Programs and libraries, which are nobody's secrets; not /usr, where projects lie too (/usr/src).
-_PLACES = (
+PROGRAMS: Final = (
     *(f"{root}/{kind}" for root in ("", "/usr", "/usr/local")
       for kind in ("bin", "sbin", "lib", "lib32", "lib64", "libexec")),
     "/nix/store", "/gnu/store", "/opt/homebrew", "/home/linuxbrew/.linuxbrew",
 )  # fmt: skip
-# What loaders, libraries and QEMU look at.
-_SYSTEM = (
+"""Programs and libraries, nobody's secrets; not /usr, where projects lie too (/usr/src)."""
+LOADER: Final = (
     "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
+)  # fmt: skip
+"""What the loader of programs looks at."""
+# What libraries and QEMU look at, and musl's loader.
+_SYSTEM = (
     *map(str, Path("/etc").glob("ld-musl-*.path")), "/etc/localtime",
     "/usr/share/zoneinfo", "/usr/share/locale", "/etc/gnutls", "/etc/crypto-policies",
     "/etc/ssl/openssl.cnf", "/sys/kernel/mm", "/sys/devices/system", "/sys/bus/nd",
@@ -44,9 +47,9 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
         asks: it is a QEMU, and says itself where its firmware is.
     """
     path = Path(os.path.realpath(program))
-    if not any(path.is_relative_to(place) for place in _PLACES) and _is_script(path):
+    if not any(path.is_relative_to(place) for place in PROGRAMS) and _is_script(path):
         return None
-    found = [*map(Path, (*_PLACES, *_SYSTEM)), path, Path(program), *_launcher()]
+    found = [*map(Path, (*PROGRAMS, *LOADER, *_SYSTEM)), path, Path(program), *launcher()]
     # Asked for its version, where the loader does not know this variable and runs it.
     for library in _said([program, "--version"], LD_TRACE_LOADED_OBJECTS="1"):
         # ``name => /path (0x…)``, or ``/path (0x…)``
@@ -72,7 +75,7 @@ def _is_script(path: Path) -> bool:
         return False
 
 
-def _launcher() -> tuple[Path, ...]:
+def launcher() -> tuple[Path, ...]:
     """Return where the program lies that starts it, where that is our Python."""
     if not process.starts_by_python():
         return ()

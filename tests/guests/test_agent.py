@@ -17,6 +17,7 @@ from importlib import resources
 
 import psutil
 import pytest
+from host_shell import Taker
 from vm_helpers import alive, until
 
 from pytest_vmports.errors import GuestFileError, MachineError
@@ -92,21 +93,6 @@ def test_megabytes_of_any_bytes_go_in_and_come_out_as_they_were(ready):
     data = os.urandom(3 << 20)
     assert ready.run("cat", data) == (0, data, b"")
     assert ready.run("cat >&2", data) == (0, b"", data)
-
-
-class Taker:
-    """Takes what a command writes; after so many bytes it wants no more."""
-
-    def __init__(self, most=float("inf")):
-        self.most, self.output, self.errors = most, b"", b""
-
-    def out(self, data):
-        self.output += data
-        if len(self.output) > self.most:
-            raise GuestFileError("enough")
-
-    def err(self, data):
-        self.errors += data
 
 
 def test_what_a_command_writes_goes_to_who_takes_it_and_is_not_kept(ready):

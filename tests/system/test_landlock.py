@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from confined import PYTHON, tries
 
-from pytest_vmports.network import walls
-from pytest_vmports.system import landlock
+from pytest_vmports.system import landlock, program_files
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.gate import Gate
 from pytest_vmports.system.landlock import Walls
 from pytest_vmports.system.run_dir import RunDir
 
-PROGRAMS = (*map(Path, (*walls._PROGRAMS, *walls._LOADER)), *PYTHON)
+PROGRAMS = (*map(Path, (*program_files.PROGRAMS, *program_files.LOADER)), *PYTHON)
 
 
 @pytest.fixture

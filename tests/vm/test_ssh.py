@@ -5,6 +5,7 @@ import stat
 import subprocess
 
 import pytest
+from host_shell import Taker
 from trees import nasty, picture
 from vm_helpers import alive, until
 
@@ -84,21 +85,6 @@ def test_files_go_both_ways(shell, tmp_path):
     assert picture(tmp_path / "it's in") == picture(source)
     copying.get(way, source, f"{tmp_path}/out/", 30)
     assert picture(tmp_path / "out" / "source") == picture(source, special_bits=False)
-
-
-class Taker:
-    """Takes what a command writes; after so many bytes it wants no more."""
-
-    def __init__(self, most=float("inf")):
-        self.most, self.output, self.errors = most, b"", b""
-
-    def out(self, data):
-        self.output += data
-        if len(self.output) > self.most:
-            raise GuestFileError("enough")
-
-    def err(self, data):
-        self.errors += data
 
 
 @pytest.mark.parametrize("written", [b"", b"x", b"x" * 60, b"x" * 65, b"\0\xff" * 100_000])
