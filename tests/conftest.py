@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     Boot = Callable[..., AbstractContextManager[VM]]
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for word in (word for mark in item.iter_markers("slow_as") for word in mark.args):
+            if word in item.callspec.id:
+                item.add_marker("slow")
+
+
 @pytest.fixture
 def shared_templates(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory

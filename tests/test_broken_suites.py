@@ -92,6 +92,7 @@ ERROR, PASSED_AND_ERROR = {"errors": 1}, {"passed": 1, "errors": 1}
     ],
     ids=["a setup that fails", "a panic", "a server that is forgotten"],
 )  # fmt: skip
+@pytest.mark.slow_as("forgotten")
 def test_fifty_tests_of_one_fault_cost_one_boot_and_each_tells_the_reason(
     pytester, qemu_binary, monkeypatch, marker, error, reason, told, starts, workers
 ):
@@ -205,6 +206,7 @@ def test_a_disk_that_is_full(report, small, full):
     ],
     ids=["it is waited for", "its test has ended"],
 )
+@pytest.mark.slow_as("has ended")
 def test_a_guest_that_writes_more_to_its_disk_than_the_host_has_room_for(
     report, small, wait_for, body, outcome
 ):

@@ -150,9 +150,7 @@ SUITE = '''
 '''
 
 
-@pytest.mark.parametrize(
-    "any_gvproxy", [pytest.param("0.8.1", marks=pytest.mark.slow), "0.8.9"], indirect=True
-)
+@pytest.mark.slow
 def test_a_guest_reaches_what_it_was_given(pytester, any_gvproxy, missing):
     """In a network namespace, joined to another by a cable."""
     for program in ("unshare", "ip"):

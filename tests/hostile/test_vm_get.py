@@ -57,6 +57,7 @@ def test_a_tar_of_roots_own_making_reaches_nothing_and_the_guest_still_answers(v
     assert os.listdir(out.parent) == ["out"] and set(os.listdir(out)) <= {"app"}
 
 
+@pytest.mark.slow
 def test_a_tar_that_does_not_end_is_ended(vm, tmp_path):
     vm.run("cat >/evil; head -c 100000 /dev/zero >/more", input=folder() + file("app/x"))
     with pytest.raises(GuestFileError, match="goes on after its end; part of it is in"):

@@ -115,14 +115,9 @@ def knocks(ears, addresses):
                     yield frame(address, port, source_port=next(numbers))[ETHERNET:]
 
 
-# Which differ little from one beside them.
-SLOW = {"usernet, tcp alone", "gvproxy 0.8.9, a list"}
-
-
-@pytest.mark.parametrize(
-    "wiring",
-    [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in WIRINGS],
-)
+# Those differ little from one beside them.
+@pytest.mark.slow_as("usernet, tcp alone", "gvproxy 0.8.9, a list")
+@pytest.mark.parametrize("wiring", WIRINGS)
 def test_no_service_of_the_hosts_loopback_hears_a_guest(boot, ears, tmp_path, request, wiring):
     if platform.machine() != "x86_64":
         pytest.fail("write the sender of raw_packets.py for this processor")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_vmports.report.summary import Summary
 
 
@@ -34,6 +36,7 @@ def test_a_run_without_vms_has_a_table_too():
     assert next(Summary().lines()).split() == ["VMs", "ready", "0"]
 
 
+@pytest.mark.slow
 def test_a_run_over_workers_ends_with_the_table_of_all(pytester, qemu_binary):
     pytester.makepyfile(
         """

@@ -131,6 +131,7 @@ def test_a_snapshot_brings_back_memory_files_and_processes(vm):
         vm.run("rm /root/file")
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_a_reset_boots_with_the_same_forwards(vm):
     vm.run("touch /root/file")
     moment, ports, pids = vm.snapshot(), vm.ports, vm.pids
@@ -161,6 +162,7 @@ def test_a_paused_guest_answers_when_it_runs_on(vm):
     vm.shutdown()
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_a_guest_that_powered_off_is_no_failure(vm_factory, settings):
     with vm_factory(ports=[8080], **settings) as vm:
         pids = vm.pids

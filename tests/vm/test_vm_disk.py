@@ -41,7 +41,8 @@ def bundled():
     return kernel.with_suffix(".qcow2"), kernel
 
 
-@pytest.mark.parametrize("wiring", ["usernet", pytest.param("gvproxy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("wiring", WIRINGS)
 def test_a_disk_with_an_init_of_its_own_boots_and_is_never_written(
     vm_factory, bundled, wiring, qemu_binary, gvproxy_089
 ):

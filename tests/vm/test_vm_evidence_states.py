@@ -241,6 +241,7 @@ def test_a_vm_that_cannot_be_kept_is_told_and_ended(machine_of, keeper):
     assert not machine.workdir.exists()
 
 
+@pytest.mark.slow
 def test_what_hangs_is_left_out_of_the_report(boot):
     machines = []
 

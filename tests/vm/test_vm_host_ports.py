@@ -181,6 +181,7 @@ def test_a_guest_without_forwards_reaches_a_service_too(boot):
         assert "it is me" in vm.console
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_clones_of_one_template_reach_services_at_other_ports_and_after_a_reset(boot, wiring):
     saved = []
     for word in (b"first\n", b"second\n"):

@@ -103,6 +103,7 @@ def assert_it_still_reaches_others(vm):
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.slow_as("gvproxy")
 def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
     run, pytester, capsys, wiring, gvproxy_089, tmp_path
 ):

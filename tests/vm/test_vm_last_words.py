@@ -48,6 +48,7 @@ def test_a_bios_that_finds_nothing_to_boot_ends_the_wait(boot, empty):
     assert "Boot failed: not a bootable disk" in error.console
 
 
+@pytest.mark.slow
 def test_a_uefi_that_finds_nothing_to_boot_ends_the_wait(boot, empty, missing):
     try:
         find_firmware(X86_64)
@@ -74,6 +75,7 @@ def test_a_boot_sector_that_does_nothing_ends_the_wait(boot, tmp_path, monkeypat
     assert error.words.startswith("Booting from Hard Disk")
 
 
+@pytest.mark.slow
 def test_the_shell_of_an_initrd_ends_the_wait(boot, tmp_path):
     """An init of one's own that gives up as Debian's does."""
     kernel, initrd = find_images()

@@ -25,6 +25,7 @@ def test_it(vm_with_ports):
 
 
 @pytest.mark.parametrize("more", ["", "allow_network=True"], ids=["usernet", "gvproxy"])
+@pytest.mark.slow_as("gvproxy")
 def test_a_vm_lives_below_folders_of_any_name_in_a_locale_without_characters(
     pytester, monkeypatch, gvproxy_089, more
 ):

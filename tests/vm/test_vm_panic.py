@@ -189,6 +189,7 @@ def test_a_guest_that_hangs_in_a_panic_is_waited_for_no_longer(boot, hangs):
     assert_panic(failing(booting, lambda _: None))
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_a_wanted_crash_fails_nothing_and_a_reset_or_restore_goes_on(make, either):
     with make(allow_crash=True, **either) as vm:
         moment = vm.snapshot()
@@ -283,6 +284,7 @@ def test_a_qemu_that_somebody_ended_fails_the_test(make, either, how):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow_as("0.8.1-15")
 def test_a_gvproxy_that_ended_while_qemu_did_not_fails_the_test(make, any_gvproxy, how):
     """At SIGTERM it ends with 0, as when QEMU has hung up."""
 

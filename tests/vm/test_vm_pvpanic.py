@@ -75,6 +75,7 @@ def tell(vm, command):
 UNSEEN = "echo N >/sys/class/tty/ttyS0/console; echo 0 >/proc/sys/kernel/panic"
 
 
+@pytest.mark.slow
 def test_a_panic_that_no_console_shows_is_told_by_qemu(make, drivers):
     told = (
         "the guest's kernel panicked: it told QEMU's device pvpanic, and its console says nothing"

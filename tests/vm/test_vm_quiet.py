@@ -56,6 +56,7 @@ def test_qemu_has_nothing_to_say_of_a_disk(vm_factory, wiring, qemu_binary, gvpr
 
 @pytest.mark.parametrize("saved", [False, True], ids=["to save first", "to load first"])
 @pytest.mark.parametrize("first_with_file", [(0, 0), (99, 0)], ids=["file first", "fd first"])
+@pytest.mark.slow_as("file first-to load")
 def test_a_way_to_a_file_that_this_qemu_refuses_is_followed_by_the_other(
     vmports_pool, vmports_allocator, request, monkeypatch, tmp_path, first_with_file, saved
 ):

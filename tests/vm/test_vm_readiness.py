@@ -41,6 +41,7 @@ def wiring(request):
     return {"allow_network": True, "gvproxy": str(request.getfixturevalue("gvproxy_089"))}
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_servers_that_start_long_after_the_setup_answer_at_hand_over(boot, wiring):
     with boot(8080, 9090, setup=serve(9090) + LATE, wait_for="all", **wiring) as vm:
         # Nothing is tried twice: the first connection to each is served.
