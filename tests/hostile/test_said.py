@@ -427,7 +427,7 @@ def test_a_gvproxy_that_answers_without_end_is_given_up(tmp_path, monkeypatch):
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             time.sleep(0.001)
 
-    with gvproxy_that_says(tmp_path, talk) as api, pytest.raises(TimeoutError, match="not ended"):
+    with gvproxy_that_says(tmp_path, talk) as api, pytest.raises(TimeoutError):
         api.expose(PORT)
 
 
