@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,13 +78,7 @@ class Confinement:
             OSError: we may open no descriptor more.
             RuntimeError: we may start no thread more.
         """
-        with contextlib.suppress(ProcessLookupError):  # it has ended: whoever waits sees that
-            limits = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
-            soft, hard = (
-                _DESCRIPTORS if one == resource.RLIM_INFINITY else min(one, _DESCRIPTORS)
-                for one in limits
-            )
-            resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        _limit(child.pid)
         if self.gate is not None:
             assert child.death is not None, "see `gate.problem`"
             self.gate.mind(child.death)
@@ -92,3 +87,15 @@ class Confinement:
         """Let nobody wait for our word where no child was started."""
         if self.gate is not None:
             self.gate.close()
+
+
+def _limit(pid: int) -> None:
+    if not sys.platform.startswith("linux"):  # no other lets us
+        return
+    with contextlib.suppress(ProcessLookupError):  # it has ended: whoever waits sees that
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        soft, hard = (
+            _DESCRIPTORS if one == resource.RLIM_INFINITY else min(one, _DESCRIPTORS)
+            for one in limits
+        )
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
