@@ -733,11 +733,6 @@ _FILES = [
         ),
     ),
     *_of(
-        "pytest_vmports/guests/qemu_img.py",
-        "tests/hostile/test_floods.py",
-        qemu_img_says_what_it_likes=("most=_MOST_SAID,", "most=None,"),
-    ),
-    *_of(
         "pytest_vmports/system/confined.py",
         "tests/hostile/test_floods.py",
         any_number_of_descriptors=("min(one, _DESCRIPTORS)", "one"),
