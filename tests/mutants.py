@@ -717,6 +717,26 @@ _FILES = [
         "tests/guests/test_file_kinds.py",
         busybox_is_not_found_behind_a_link=("links.get(folder, folder)", "folder"),
     ),
+    *_of(
+        "pytest_vmports/guests/initrd.py",
+        "tests/hostile/test_floods.py",
+        an_initrd_has_no_end=("self._bytes -= len(chunk)", "self._bytes -= 0"),
+        parts_of_an_initrd_have_no_end=("self._parts -= 1", "self._parts -= 0"),
+    ),
+    *_of(
+        "pytest_vmports/vm/qmp_thread.py",
+        "tests/hostile/test_floods.py",
+        events_have_no_end=("self._count += 1", "self._count += 0"),
+        events_are_kept=(
+            "            return False\n        if clock",
+            "            return True\n        if clock",
+        ),
+    ),
+    *_of(
+        "pytest_vmports/system/confined.py",
+        "tests/hostile/test_floods.py",
+        any_number_of_descriptors=("min(one, _DESCRIPTORS)", "one"),
+    ),
 ]
 _TOLERANT = [
     *_of(

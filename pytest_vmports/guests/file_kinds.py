@@ -29,6 +29,7 @@ _ANYTHING = (DISK, DATA, KERNEL, INITRD)
 
 _HEAD = 36 << 10  # the volume descriptor of a CD's image begins at 32 KiB
 _SECTOR = 512
+_MOST_MEMORY = 256 << 20  # as unpacking by xz needs at its highest level, and some more
 _FOOTER = b"conectix"
 _FOOTER_OF_DMG = b"koly"
 _PARTITIONS = range(446, 510, 16)
@@ -282,7 +283,7 @@ def _inside(kind: Kind, head: bytes) -> Kind | None:
         if kind.name == "gzip":
             start = zlib.decompressobj(31).decompress(head, _HEAD)
         elif kind.name in {"xz", "lzma"}:
-            start = lzma.LZMADecompressor().decompress(head, _HEAD)
+            start = lzma.LZMADecompressor(memlimit=_MOST_MEMORY).decompress(head, _HEAD)
         elif kind.name == "bzip2":
             start = bz2.BZ2Decompressor().decompress(head, _HEAD)
         else:

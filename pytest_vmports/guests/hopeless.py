@@ -44,6 +44,7 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         SettingError: a setup that names no file or is none that a shell reads, no setup at all
             where one is needed, a file for a folder, or more files than memory.
     """
+    _refuse_larger_than_memory(guest, memory)
     if guest.image is not None:
         return
     brought = dict(_brought(guest, root))
@@ -164,6 +165,21 @@ def _refuse_file_for_folder(guest: Guest, brought: dict[PurePosixPath, int]) -> 
             allowed=f"it is to be a file, and is a folder{why}: to put a file into it write "
             f"'{str(path).rstrip('/')}/'",
         )  # fmt: skip
+
+
+def _refuse_larger_than_memory(guest: Guest, memory: int) -> None:
+    """Refuse what QEMU would take into the host's memory first, or we copy, and in vain.
+
+    A file of holes costs whoever made it nothing.
+    """
+    for what, path in (("kernel", guest.kernel_path), ("initrd", guest.initrd_path)):
+        size = 0 if path is None else _size(path)
+        if size > memory * _MIB:
+            raise SettingError(
+                source=f"guest {guest.name}", name=what, value=str(path),
+                allowed=f"it has {size / _MIB:.0f} MiB, and is loaded into the guest's memory, "
+                f"which is {memory} MiB: name another file, or set memory",
+            )  # fmt: skip
 
 
 def _refuse_too_large(guest: Guest, files: int, memory: int) -> None:

@@ -34,6 +34,8 @@ _EXTENSION = struct.Struct(">II")
 _END, _BACKING_FORMAT, _DATA_FILE = 0, 0xE2792ACA, 0x44415441
 _LONGEST_NAME, _LARGEST_CLUSTER_BITS = 1023, 21
 _MOST_LINKS = 200
+# Of a header, which has room for a quarter of a million; there are five kinds.
+_MOST_EXTENSIONS = 64
 # What comes before a colon is a protocol to QEMU, unless a slash comes first.
 _PROTOCOL = re.compile(rb"[^/]*:")
 
@@ -189,6 +191,8 @@ def _extensions(file: BinaryIO, at: int, end: int) -> list[tuple[int, bytes]]:
         if length > len(data) - at:
             raise ValueError("one of its extensions is longer than the header")
         found.append((magic, data[at : at + length]))
+        if len(found) > _MOST_EXTENSIONS:
+            raise ValueError("it has more extensions than any image")
         at += -(-length // 8) * 8
     return found
 

@@ -6,6 +6,7 @@ earlier ones (source: the kernel's ``Documentation/driver-api/early-userspace/bu
 
 from __future__ import annotations
 
+import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from pytest_vmports.system.paths import absolute, as_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_BLOCK = 512
+_BLOCK, _COPIED = 512, 1 << 20
 # Links into /usr in most distributions. A folder's entry would replace the link, and with it all
 # programs; one of them is the init.
 _OFTEN_LINKS = frozenset({"bin", "sbin", "lib", "lib32", "lib64"})
@@ -62,10 +63,9 @@ def append(initrd: Path | None, content: bytes, target: Path) -> None:
     with target.open("wb") as out:
         if initrd is not None:
             with host_files.open_file(initrd) as file:
-                base = file.read()
-            out.write(base)
+                shutil.copyfileobj(file, out, _COPIED)
             # Without the padding the kernel silently ignores what follows.
-            out.write(b"\0" * (-len(base) % _BLOCK))
+            out.write(b"\0" * (-out.tell() % _BLOCK))
         out.write(content)
 
 

@@ -1,7 +1,9 @@
 """What is in an initrd that is given: whether our init finds its busybox there.
 
 An initrd is one or more archives in cpio's newc format, each compressed or not, with zeros between
-them (source: the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``).
+them (source: the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``). Whoever
+made it may mean harm: some hundred bytes can unpack to gigabytes, so it is read in small pieces,
+and no further than honest ones go.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import posixpath
+import re
 import stat
 import zlib
 from functools import lru_cache
@@ -22,8 +25,14 @@ if TYPE_CHECKING:
 
 BUSYBOX: Final = "bin/busybox"
 _NEWC = (b"070701", b"070702")
-_HEAD, _CHUNK = 110, 1 << 18
+_HEAD, _CHUNK, _PIECE = 110, 1 << 18, 1 << 14
 _LONGEST_NAME = 4096
+# What an initrd has unpacked that is looked at, and how many entries and compressed parts: honest
+# ones have less, and these take some seconds.
+_MOST_BYTES, _MOST_PARTS = 512 << 20, 1 << 18
+# As unpacking by xz needs at its highest level, and some more.
+_MOST_MEMORY: Final = 256 << 20
+_NO_ZERO = re.compile(rb"[^\0]")
 _LAST = "TRAILER!!!"
 
 
@@ -36,20 +45,20 @@ class _Decompressor(Protocol):
     def unused_data(self) -> bytes:
         """What came behind that."""
 
-    def decompress(self, data: bytes, /) -> bytes:
-        """Return what these bytes bring."""
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Return what these bytes bring, so much at the most: the rest by further calls."""
 
 
 _OPENERS: dict[bytes, Callable[[], _Decompressor]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(31),
-    b"\xfd7": lzma.LZMADecompressor,
-    b"\x5d\0": lzma.LZMADecompressor,
+    b"\xfd7": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
+    b"\x5d\0": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
     b"BZ": bz2.BZ2Decompressor,
 }
 
 
 class _UnreadableError(Exception):
-    """From here on it is compressed in a way that we do not know, or damaged."""
+    """From here on it is compressed in a way that we do not know, damaged, or without end."""
 
 
 def has_busybox(initrd: Path) -> bool | None:
@@ -68,8 +77,10 @@ def _has_busybox(initrd: Path, size: int, mtime_ns: int) -> bool | None:  # noqa
     links: dict[str, str] = {}
     try:
         for name, target in _entries(initrd):
-            names.add(name)
-            if target is not None:
+            # Of the others there may be any number.
+            if posixpath.basename(name) == posixpath.basename(BUSYBOX):
+                names.add(name)
+            if target is not None and name == posixpath.dirname(BUSYBOX):
                 links[name] = target
             if _leads_to(BUSYBOX, names, links):
                 return True
@@ -87,26 +98,49 @@ def _leads_to(path: str, names: set[str], links: dict[str, str]) -> bool:
 
 def _entries(initrd: Path) -> Iterator[tuple[str, str | None]]:
     """Yield the path of each entry, and of a link what it leads to."""
+    bounds = _Bounds()
     with host_files.open_file(initrd) as file:
-        source = _Source(iter(lambda: file.read(_CHUNK), b""))
+        source = _Source(bounds.of(iter(lambda: file.read(_CHUNK), b"")))
         while source.skip_zeros():
             start = source.peek(len(_NEWC[0]))
             if start in _NEWC:
-                yield from _archive(source)
+                yield from _archive(source, bounds)
                 continue
             opener = _OPENERS.get(start[:2])
             if opener is None:
                 raise _UnreadableError
-            stream = _decompressed(opener(), source)
-            inner = _Source(stream)
+            bounds.count()
+            inner = _Source(bounds.of(_decompressed(opener(), source)))
             while inner.skip_zeros():
                 if inner.peek(len(_NEWC[0])) not in _NEWC:
                     raise _UnreadableError
-                yield from _archive(inner)
+                yield from _archive(inner, bounds)
 
 
-def _archive(source: _Source) -> Iterator[tuple[str, str | None]]:
+class _Bounds:
+    """How far one initrd is read, in all its parts."""
+
+    def __init__(self) -> None:
+        self._bytes, self._parts = _MOST_BYTES, _MOST_PARTS
+
+    def of(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the chunks, until there were too many."""
+        for chunk in chunks:
+            self._bytes -= len(chunk)
+            if self._bytes < 0:
+                raise _UnreadableError
+            yield chunk
+
+    def count(self) -> None:
+        """Begin another entry or compressed part."""
+        self._parts -= 1
+        if self._parts < 0:
+            raise _UnreadableError
+
+
+def _archive(source: _Source, bounds: _Bounds) -> Iterator[tuple[str, str | None]]:
     while True:
+        bounds.count()
         head = source.take(_HEAD)
         if head[: len(_NEWC[0])] not in _NEWC:
             raise _UnreadableError
@@ -128,11 +162,16 @@ def _archive(source: _Source) -> Iterator[tuple[str, str | None]]:
 
 def _decompressed(decompressor: _Decompressor, source: _Source) -> Iterator[bytes]:
     while not decompressor.eof:
-        data = source.chunk()
-        if not data:
+        # What it has been given and not taken in yet is zlib's to return, and the others' to keep.
+        data = getattr(decompressor, "unconsumed_tail", b"")
+        hungry = not data and getattr(decompressor, "needs_input", True)
+        data = source.piece() if hungry else data
+        found = decompressor.decompress(data, _CHUNK)
+        if hungry and not data and not found:
             raise EOFError
-        yield decompressor.decompress(data)
-    source.put_back(decompressor.unused_data)
+        if found:
+            yield found
+    source.give_back(len(decompressor.unused_data))
 
 
 class _Source:
@@ -140,47 +179,52 @@ class _Source:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._ready = b""
+        # What is at hand, and what of it was read: to cut that off each time would take long.
+        self._ready, self._at = b"", 0
 
-    def chunk(self) -> bytes:
-        """Return what is at hand, or what comes next; nothing at the end."""
-        ready, self._ready = self._ready, b""
-        return ready or next(self._chunks, b"")
+    def piece(self) -> bytes:
+        """Return what comes next, not much of it; nothing at the end."""
+        self.peek(1)
+        data = self._ready[self._at : self._at + _PIECE]
+        self._at += len(data)
+        return data
 
-    def put_back(self, data: bytes) -> None:
-        """Let these bytes come next."""
-        self._ready = data + self._ready
+    def give_back(self, size: int) -> None:
+        """Let the last bytes of a piece come once more."""
+        self._at -= size
 
     def peek(self, size: int) -> bytes:
         """Return what comes next; less at the end."""
-        while len(self._ready) < size:
+        while len(self._ready) - self._at < size:
             more = next(self._chunks, None)
             if more is None:
                 break
-            self._ready += more
-        return self._ready[:size]
+            self._ready, self._at = self._ready[self._at :] + more, 0
+        return self._ready[self._at : self._at + size]
 
     def take(self, size: int) -> bytes:
         """Return the next bytes, all of them."""
         data = self.peek(size)
         if len(data) < size:
             raise EOFError
-        self._ready = self._ready[size:]
+        self._at += size
         return data
 
     def skip(self, size: int) -> None:
         """Pass over some bytes, whose number may be large."""
-        while size > len(self._ready):
-            size -= len(self._ready)
-            self._ready = b""
+        while size > (there := len(self._ready) - self._at):
+            size -= there
+            self._ready, self._at = b"", 0
             if not self.peek(1):
                 raise EOFError
-        self._ready = self._ready[size:]
+        self._at += size
 
     def skip_zeros(self) -> bool:
         """Pass over zeros; return whether anything comes behind them."""
         while self.peek(1):
-            self._ready = self._ready.lstrip(b"\0")
-            if self._ready:
+            found = _NO_ZERO.search(self._ready, self._at)
+            if found is not None:
+                self._at = found.start()
                 return True
+            self._at = len(self._ready)
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from pytest_vmports.system.landlock import Walls
 
 
-# A call that is held keeps a thread of the child waiting, and one of Go's ends at 10,000 threads.
-# Each such call is one on an open socket.
+# A guest has as many connections as its child has sockets, and each takes memory of the host's: of
+# gvproxy's 170 KB. Each that is held by a gate keeps a thread waiting too, and a child of Go's ends
+# at 10,000 threads.
 _DESCRIPTORS = 4096
 
 
@@ -70,17 +72,14 @@ class Confinement:
             self.gate.put_up()
 
     def mind(self, child: Child) -> None:
-        """Answer a child that was started behind this gate, until it ends.
+        """Limit a child that was started so, and answer it until it ends, if there is a gate.
 
         Raises:
             OSError: we may open no descriptor more.
             RuntimeError: we may start no thread more.
         """
+        _limit(child.pid)
         if self.gate is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended: whoever waits sees that
-                _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
-                most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-                resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (most, most))
             assert child.death is not None, "see `gate.problem`"
             self.gate.mind(child.death)
 
@@ -88,3 +87,15 @@ class Confinement:
         """Let nobody wait for our word where no child was started."""
         if self.gate is not None:
             self.gate.close()
+
+
+def _limit(pid: int) -> None:
+    if not sys.platform.startswith("linux"):  # no other lets us
+        return
+    with contextlib.suppress(ProcessLookupError):  # it has ended: whoever waits sees that
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        soft, hard = (
+            _DESCRIPTORS if one == resource.RLIM_INFINITY else min(one, _DESCRIPTORS)
+            for one in limits
+        )
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))

@@ -66,8 +66,11 @@ def ask(
     stdin: str = "",
     confinement: Confines | None = None,
     memory: int | None = None,
+    most: int | None = None,
 ) -> Answer:
     """Run a program to its end; one that cannot be run for what it is has the code -1.
+
+    So has one that is ended because it says too much.
 
     Args:
         command: its argv.
@@ -75,6 +78,7 @@ def ask(
         stdin: what it reads.
         confinement: what it may do; None for whatever we may.
         memory: bytes that it may fill, where the system can limit that; None for any number.
+        most: bytes that it may say; None for any number.
 
     Raises:
         ProgramStoppedError: the host stopped it: a limit, a signal, or no end in time.
@@ -82,7 +86,7 @@ def ask(
     try:
         done = tools.run(
             [*map(as_bytes, command)], input=stdin.encode(), timeout=timeout,
-            confinement=confinement, memory=memory,
+            confinement=confinement, memory=memory, most=most,
         )  # fmt: skip
     except OSError as error:
         if error.errno in _REMEDIES:
@@ -98,6 +102,8 @@ def ask(
     output, errors = (
         stream.decode("utf-8", "surrogateescape") for stream in (done.stdout, done.stderr)
     )
+    if most is not None and len(done.stdout) + len(done.stderr) > most:
+        return Answer(-1, output, errors or f"it says more than {most} bytes")
     _check(command[0], done.returncode, output + errors)
     return Answer(done.returncode, output, errors)
 

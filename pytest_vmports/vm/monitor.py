@@ -32,7 +32,7 @@ from pytest_vmports.vm.qmp_answers import (
     RunState,
     Set,
 )
-from pytest_vmports.vm.qmp_thread import FewEvents, run
+from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, run
 
 if TYPE_CHECKING:
     import socket
@@ -71,6 +71,7 @@ class Monitor:
         self._connection = connection
         self._client: QMPClient | None = None
         self._version = (0, 0)
+        self._guard = FloodGuard()
         self._ends = FewEvents("SHUTDOWN")
         self._panics = FewEvents(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
         self._refused = FewEvents("BLOCK_IO_ERROR")
@@ -115,8 +116,13 @@ class Monitor:
         except ExecuteError as error:
             raise MonitorError(command=command, reply=str(error)) from error
         except (QMPError, EOFError, OSError) as error:
-            reply = f"QEMU is gone or does not answer ({type(error).__name__})"
-            raise MonitorError(command=command, reply=reply) from error
+            raise self._unanswered(command, error) from error
+
+    def _unanswered(self, command: str, error: Exception) -> MonitorError:
+        """Return what to raise for a command that has no answer."""
+        gone = f"QEMU is gone or does not answer ({type(error).__name__})"
+        heard_no_more = f"it is not listened to any more: {self._guard.tripped}"
+        return MonitorError(command=command, reply=heard_no_more if self._guard.tripped else gone)
 
     def hmp(self, line: str) -> str:
         """Return the human monitor's reply to ``line``; a refusal is text too.
@@ -301,8 +307,7 @@ class Monitor:
         except ExecuteError as error:
             raise _RefusedError(str(error)) from error
         except (QMPError, EOFError, OSError) as error:
-            reply = f"QEMU is gone or does not answer ({type(error).__name__})"
-            raise MonitorError(command=command, reply=reply) from error
+            raise self._unanswered(command, error) from error
         if status != "completed":
             raise MonitorError(command=command, reply=f"it ended as {printable(status)!r}")
 
@@ -322,8 +327,10 @@ class Monitor:
 
         try:
             return run(send(), patience.left(_CALL_SECONDS))
-        except (QMPError, EOFError, OSError) as error:
+        except ExecuteError as error:
             raise MonitorError(command=command, reply=str(error)) from error
+        except (QMPError, EOFError, OSError) as error:
+            raise self._unanswered(command, error) from error
 
     async def _migration(self, command: str, uri: str) -> str:
         assert self._client is not None
@@ -348,6 +355,7 @@ class Monitor:
         client = QMPClient("vmports")
         # Death is found out and told in full by the machine; the library would log it as critical.
         client.logger.setLevel("CRITICAL")
+        client.events.event_filter = self._guard
         client.register_listener(self._ends)
         client.register_listener(self._panics)
         client.register_listener(self._refused)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qemu.qmp import EventListener, Message
 
 from pytest_vmports.system import clock
-from pytest_vmports.system.said import said_by
+from pytest_vmports.system.mishaps import printable
+from pytest_vmports.system.said import malformed, said_by
 from pytest_vmports.vm.qmp_answers import WHO
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MOST_EVENTS = 8
+# QEMU tells of most events once a second at the most, and of some as often as a guest likes.
+_MOST_IN_A_SPELL, _SPELL_SECONDS = 1000, 10.0
+# Those that we cause, as often as a test likes.
+_OURS = {"STOP", "RESUME", "MIGRATION", "JOB_STATUS_CHANGE"}
+_SHOWN = 100
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -28,6 +34,41 @@ class FewEvents(EventListener):
     def accept(self, event: Message) -> bool:
         """Whether one is remembered."""
         return len(self.history) < _MOST_EVENTS and super().accept(event)
+
+
+class FloodGuard:
+    """Lets no event in, and ends a connection by which they come without end.
+
+    For the listener to which the library gives every event, and who keeps what it lets in. Each
+    costs this process more time than QEMU, and the answers to our questions wait behind them, as do
+    those of other VMs: one thread reads them all. What nobody reads QEMU would keep, without bound.
+
+    Attributes:
+        tripped: why the connection was ended; empty where it was not.
+    """
+
+    def __init__(self) -> None:
+        self.tripped = ""
+        self._begun, self._count = clock.now(), 0
+
+    def __call__(self, event: Message) -> bool:
+        """Return False.
+
+        Raises:
+            GuestSaidError: there were too many. The library then ends the connection.
+        """
+        if event["event"] in _OURS:
+            return False
+        if clock.now() - self._begun > _SPELL_SECONDS:
+            self._begun, self._count = clock.now(), 0
+        self._count += 1
+        if self._count > _MOST_IN_A_SPELL:
+            self.tripped = (
+                f"its guest had it tell of more than {_MOST_IN_A_SPELL} events within "
+                f"{_SPELL_SECONDS:g} s, the last of them {printable(str(event['event'])[:_SHOWN])}"
+            )
+            raise malformed(WHO, self.tripped)
+        return False
 
 
 def run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:

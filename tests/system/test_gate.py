@@ -342,6 +342,6 @@ def test_a_child_that_waits_for_answers_has_no_more_threads_than_go_bears(folder
     child = spawn("it", ["sleep", "60"], log=folder / "log", confinement=asking(lambda _: 0))
     try:
         soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
-        assert soft == hard <= 4096
+        assert soft <= hard <= 4096
     finally:
         child.kill()
