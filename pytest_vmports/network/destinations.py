@@ -65,8 +65,14 @@ class Destinations:
     entries: tuple[Destination, ...] = ()
 
     def named(self, name: str) -> list[Destination]:
-        """Return the entries of a name, as a name server is asked for it."""
+        """Return the entries of a name, as a name server is asked for it.
+
+        Of one that is written with a backslash there are none: a dot may stand within a label, and
+        then it is a name below another.
+        """
         plain = plain_name(name)
+        if "\\" in plain:
+            return []
         return [one for one in self.entries if one.is_called(plain)]
 
     def holding(self, address: Address, port: int) -> Destination | None:
@@ -96,12 +102,7 @@ def _read_one(word: str) -> Destination:
     network = _network(host, word)
     if network is not None:
         return Destination(network=str(network), port=port)
-    try:
-        # Python's own, which is of 2003 and does for names that exist.
-        name = host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError:
-        name = ""
-    name = name.lower()
+    name = _in_ascii(host, word).lower()
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(f"{word!r} is none of these; {_slip(host)}{ALLOWED}")
     labels = name.removesuffix(".").split(".")
@@ -112,6 +113,21 @@ def _read_one(word: str) -> Destination:
     if len(labels) == 1 and port is None and not name.endswith("."):
         raise ValueError(f"{word!r} has no dot: write '{word}.' if that is a name; {ALLOWED}")
     return Destination(name=plain_name(name), port=port)
+
+
+def _in_ascii(host: str, word: str) -> str:
+    """Return a name as name servers know it; empty for none."""
+    if host.isascii():
+        return host
+    try:
+        # Python's own, which is of 2003: since then some letters stand for themselves.
+        name = host.encode("idna").decode("ascii")
+        same = name.encode().decode("idna") == host.lower()
+    except UnicodeError:
+        return ""
+    if not same:
+        raise ValueError(f"{word!r} may be another name than {name}: write it in ASCII")
+    return name
 
 
 def _split(word: str) -> tuple[str, int | None]:
@@ -156,6 +172,8 @@ def _slip(host: str) -> str:
         return "if everything is meant, write yes; "
     if "//" in host:
         return "leave out https:// and what comes behind the name; "
+    if re.search(r"[\[\]'\"]", host):
+        return "leave out brackets and quotes; "
     if host.startswith("."):
         return f"did you mean *{host}? "
     return ""

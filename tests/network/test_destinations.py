@@ -22,6 +22,8 @@ WRITTEN = {
     "registry:5000": "registry:5000",
     "_dns.example.org": "_dns.example.org",
     "bücher.example": "xn--bcher-kva.example",
+    "*.BÜCHER.example:443": "*.xn--bcher-kva.example:443",
+    "xn--strae-oqa.example": "xn--strae-oqa.example",
     "1e100.net": "1e100.net",
     "192.0.2.7": "192.0.2.7",
     "192.0.2.7:443": "192.0.2.7:443",
@@ -69,6 +71,12 @@ REFUSED = {
     "localhost": "host_ports",
     "db.localhost:5432": "host_ports",
     "": "none of these",
+    '["a.example"]': "leave out brackets and quotes",
+    "'a.example'": "leave out brackets and quotes",
+    "straße.example": "another name than strasse.example",
+    "ςα.example": "another name than xn--mxa9a.example",
+    "ⓔxample.org": "another name than example.org",
+    "example。org:80": "another name than example.org",
     "exa\nmple.org": "none of these",
     "exa\0mple.org": "none of these",
 }
@@ -138,6 +146,10 @@ def test_yes_and_no_stay_what_they_are(word, meant):
         ("example.org", "example.org.evil.example", False), ("*.example.org", "example.org", False),
         ("*.example.org", "a.example.org", True), ("*.example.org", "a.b.example.org.", True),
         ("*.example.org", "badexample.org", False), ("192.0.2.7", "192.0.2.7", False),
+        # As DNS writes a dot that is part of a label: these are names below org.
+        ("*.example.org", r"evil\.example.org.", False), ("example.org", r"example\.org.", False),
+        ("*.example.org", r"a\.b.example.org.", False), ("*.example.org", r"a.example\.org", False),
+        ("*.example.org", r"example.org\.", False), ("*.example.org", r"\000.example.org", False),
     ],
 )  # fmt: skip
 def test_a_name_is_listed_by_itself_or_by_what_it_is_below(entry, name, listed):
