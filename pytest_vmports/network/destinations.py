@@ -23,6 +23,7 @@ ALLOWED = (
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(\*\.)?{_LABEL}(?:\.{_LABEL})*\.?")
 _LONGEST_NAME = 253
+_LINK_LOCAL = ("169.254.0.0/16", "fe80::/10")
 _LOOPBACK = ("0.0.0.0/8", "127.0.0.0/8", "::1/128", "::/128", "224.0.0.0/4", "ff00::/8")
 
 
@@ -150,13 +151,26 @@ def _network(host: str, word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Netw
     if mapped is not None:
         raise ValueError(f"{word!r}: write the IPv4 address alone, {mapped}; {ALLOWED}")
     # One that holds more is fine: of it the host's loopback stays closed.
-    never = map(ipaddress.ip_network, _LOOPBACK)
-    if any(found.version == one.version and found.subnet_of(one) for one in never):  # type: ignore[arg-type]
+    if _is_within(found, _LOOPBACK):
         raise ValueError(_of_loopback(word))
+    if _is_within(found, _LINK_LOCAL):
+        raise ValueError(
+            f"{word!r} is link-local, and closed to every guest: clouds keep their machines' "
+            f"secrets there; {ALLOWED}"
+        )
     address = host.partition("/")[0]
     if "/" in host and ipaddress.ip_address(address) != found.network_address:
         raise ValueError(f"{word!r} is an address in a network: write {found}, or {address} alone")
     return found
+
+
+def _is_within(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network, others: Iterable[str]
+) -> bool:
+    return any(
+        network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
+        for other in map(ipaddress.ip_network, others)
+    )
 
 
 def _of_loopback(word: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import select
 import socket
 import struct
 import threading
@@ -12,16 +14,23 @@ import dns.flags
 import dns.message
 import dns.rcode
 import pytest
+from frames import ACK, EVERYBODY, GATEWAY_MAC, GUEST, SYN, arp, ip, ping, tcp
 from name_server import saying, serving
 
+from pytest_vmports import ExposedPort, PortAllocator
+from pytest_vmports.constants import GATEWAY_IP, GUEST_IP, HOST_ALIAS_IP
 from pytest_vmports.errors import GuestSaidError
 from pytest_vmports.network import names
-from pytest_vmports.network.destinations import read
+from pytest_vmports.network.destinations import Destinations, read
+from pytest_vmports.network.gvproxy import GvproxyWiring
 from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.network.names import MOST_AT_ONCE, MOST_WAITING, Names
 from pytest_vmports.network.outgoing import Outgoing
+from pytest_vmports.network.udp_frames import checksum
 from pytest_vmports.system import clock, resolving
 from pytest_vmports.system.gate import Asked
+from pytest_vmports.system.programs import find_gvproxy
+from pytest_vmports.system.run_dir import RunDir
 
 A, AAAA, IN, CHAOS, HESIOD = 1, 28, 1, 3, 4
 NAME = b"\1a\7example\0"
@@ -257,3 +266,106 @@ def test_where_no_thread_can_be_had_a_question_is_lost_and_the_next_one_is_answe
             assert clock.now() < deadline
         assert told(asker, one) == []
     assert errors == [] and one._names._answering <= 1
+
+
+# --- frames, before the real gvproxies ----------------------------------------------------------
+
+TARGETS = [GATEWAY_IP] * 6 + [
+    HOST_ALIAS_IP, "192.168.127.0", "192.168.127.255", "0.0.0.0", "127.0.0.1", "255.255.255.255",
+    "224.0.0.1", GUEST_IP,
+]  # fmt: skip
+SOURCES = [GUEST_IP] * 6 + ["192.168.127.3", GATEWAY_IP, HOST_ALIAS_IP, "127.0.0.1", "0.0.0.0"]
+ROUTES = [
+    b"", b"", b"\x01" * 40, b"\x83\x07\x04" + socket.inet_aton(GATEWAY_IP) + b"\0",
+    b"\x89\x07\x04" + socket.inet_aton(GATEWAY_IP) + b"\0", b"\x07\x07\x04" + bytes(5),
+    b"\x44\x04\x05\0", b"\x94\x04\0\0", b"\xff" * 8,
+]  # fmt: skip
+
+
+def summed(frame):
+    """Return a frame whose IP header's checksum is right, if there is such a header."""
+    end = 14 + (frame[14] & 0xF) * 4
+    bare = frame[:24] + b"\0\0" + frame[26:]
+    return bare[:24] + checksum(bare[14:end]).to_bytes(2, "big") + bare[26:]
+
+
+def odd_frames(seeded, port):
+    """Return frames that may lead to gvproxy's API if they are read otherwise than we read them."""
+    target, whole = seeded.choice(TARGETS), {
+        "options": seeded.choice(ROUTES), "source": seeded.choice(SOURCES),
+        "mac": seeded.choice([GATEWAY_MAC] * 6 + [EVERYBODY, GUEST, b"\1\0\x5e\0\0\1", bytes(6)]),
+    }  # fmt: skip
+    frame = tcp(
+        target, 80, source_port=port, version=seeded.choice([4] * 8 + [0, 5, 6]),
+        fragment=seeded.choice([0] * 6 + [0x2000, 0x4000, 0x8000, 1, 0x1FFF, 0x2001]),
+        kind=seeded.choice([0x0800] * 8 + [0x8100, 0x88A8, 0x86DD, 0x0806, 46, 0x8847]), **whole,
+    )  # fmt: skip
+    how, body = seeded.randrange(9), frame[34 + len(whole["options"]) :]
+    frames = [frame]
+    if how == 0:  # within one VLAN or two
+        tag = seeded.choice([b"\x81\0\0\1", b"\x88\xa8\0\1\x81\0\0\1"])
+        frames = [frame[:12] + tag + frame[12:]]
+    elif how == 1:  # a byte or two are others, and the sum is right again
+        changed = bytearray(frame)
+        for _ in range(seeded.randint(1, 2)):
+            changed[seeded.randrange(12, len(frame))] = seeded.randrange(256)
+        frames = [summed(bytes(changed))]
+    elif how == 2:  # a header that says that it is shorter, or longer
+        frames = [summed(frame[:14] + bytes([0x40 | seeded.randrange(16)]) + frame[15:])]
+    elif how == 3:  # cut, or with more behind it than it says
+        frames = [frame[: seeded.randrange(len(frame))], frame + seeded.randbytes(60_000)]
+    elif how == 4:  # in fragments that overlap, or leave the port to a later one
+        other = struct.pack("!HH", port, 53) + body[4:]
+        cuts = [(other, 0x2000), (body, 0), (body[:16], 0x2000), (body[16:], 2), (body[8:], 1)]
+        parts = [ip(target, 6, part, fragment=fragment, **whole) for part, fragment in cuts]
+        frames = seeded.sample(parts, len(parts))
+    elif how == 5:  # a packet within a packet
+        frames = [ip(target, seeded.choice([4, 41, 47]), frame[14:], **whole)]
+    return frames
+
+
+@pytest.fixture
+def before_gvproxy(any_gvproxy):
+    """Yield a guest's end before a gvproxy that may connect to nothing, and gvproxy."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(RunDir()).path
+        allocator = stack.enter_context(PortAllocator())
+        (lease,) = allocator.acquire()
+        port = ExposedPort(internal=8080, external=lease.port)
+        wiring = GvproxyWiring(
+            (port,), find_gvproxy(str(any_gvproxy)), folder, allocator, allowed=Destinations()
+        )
+        stack.callback(wiring.stop)
+        wiring.start([lease.fileno()])
+        guest = stack.enter_context(socket.socket(fileno=os.dup(wiring._qemu_fd)))
+        guest.setblocking(False)
+        yield guest, wiring
+
+
+def speak(guest, frames):
+    """Send frames; return who accepted a connection until the gateway answers a last ping."""
+    came, waiting, deadline = set(), [*frames, ping(GATEWAY_IP)], clock.now() + 120
+    waiting.reverse()
+    while clock.now() < deadline:
+        readable, writable, _ = select.select([guest], [guest] if waiting else [], [], 10)
+        if writable:
+            guest.send(waiting.pop())
+        if readable:
+            frame = guest.recv(65536)
+            if frame[6:14] != GATEWAY_MAC + b"\x08\0":
+                continue
+            if frame[23] == socket.IPPROTO_ICMP and frame[34] == 0 and not waiting:
+                return came
+            if frame[23] == socket.IPPROTO_TCP and frame[47] & 0x3F == SYN | ACK:
+                came.add((socket.inet_ntoa(frame[26:30]), int.from_bytes(frame[34:36], "big")))
+    raise TimeoutError("the gateway is silent")
+
+
+def test_no_odd_frame_is_one_for_the_api(before_gvproxy):
+    """As gvproxy reads them, not as we do: it lives, and serves names by TCP and nothing else."""
+    guest, wiring = before_gvproxy
+    seeded = random.Random(3)
+    odd = [one for number in range(4000) for one in odd_frames(seeded, 20_000 + number)]
+    accepted = speak(guest, [arp(GATEWAY_IP), tcp(GATEWAY_IP, 53, source_port=999), *odd])
+    assert accepted == {(GATEWAY_IP, 53)}
+    assert wiring._process.wait(0) is None
