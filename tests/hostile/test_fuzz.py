@@ -340,12 +340,9 @@ OTHERS = {
     **dict.fromkeys(
         (
             "network.names.Names._answer",
-            "network.names.Names.answer",
             "network.names._by_tcp",
             "network.names._message",
-            "network.names._parsed",
             "network.names._read",
-            "network.names._wire",
         ),
         "by network/test_names.py and hostile/test_net.py",
     ),
