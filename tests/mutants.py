@@ -108,6 +108,25 @@ _WALLS = (
         gvproxy_has_forwards_again=("        self._doorman.forbid(port)\n        self._api", "        self._api"),
     )
     + _of(
+        "pytest_vmports/network/outgoing.py",
+        "tests/network/test_outgoing.py",
+        guest_reaches_a_clouds_secrets=("if address.is_link_local:", "if False:"),
+        guest_is_led_to_the_host_by_a_name=("if of_the_host:", "if False:"),
+    )
+    + _of(
+        "pytest_vmports/network/names.py",
+        "tests/hostile/test_net.py",
+        name_learns_of_any_class=("(question.rdclass, question.rdtype)", "(1, question.rdtype)"),
+        name_begins_without_room=("if self._answering >= MOST_AT_ONCE:", "if False:"),
+        name_breaks_by_an_answer_as_question=("with _read(_GUEST, asked):", "if True:"),
+    )
+    + _of(
+        "pytest_vmports/network/destinations.py",
+        "tests/network/test_destinations.py",
+        list_has_names_within_labels=('if "\\\\" in plain:', "if False:"),
+        list_has_another_name=("if not same:", "if False:"),
+    )
+    + _of(
         "pytest_vmports/system/listeners.py",
         "tests/system/test_listeners.py",
         listeners_are_all_that_are_bound=("if int(row[1], 16) & _LISTENING:", "if row[1]:"),

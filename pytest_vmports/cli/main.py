@@ -24,7 +24,9 @@ _RUN_SETTINGS = (
     "guest", "allow_network", "setup", "files", "kernel", "initrd", "append", "memory", "cpus",
     "accel", "wait_for", "boot_timeout", "fresh_boot",
 )  # fmt: skip
-_SWITCHES = {"allow_network", "fresh_boot"}
+_SWITCHES = {"fresh_boot"}
+# The same, and with a value another one.
+_SWITCHES_OR_MORE = {"allow_network"}
 _COLUMNS = ("KEY", "GUEST", "WIRING", "MEMORY", "ON DISK", "LAST USED", "BUILT WITH")
 
 
@@ -96,6 +98,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         flag = f"--{name.replace('_', '-')}"
         if name in _SWITCHES:
             parser.add_argument(flag, action="store_const", const="yes", help=_help_of(name))
+        elif name in _SWITCHES_OR_MORE:
+            parser.add_argument(flag, nargs="?", const="yes", metavar="LIST", help=_help_of(name))
         else:
             parser.add_argument(flag, metavar="VALUE", help=_help_of(name))
     parser.add_argument(

@@ -23,6 +23,7 @@ ALLOWED = (
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(\*\.)?{_LABEL}(?:\.{_LABEL})*\.?")
 _LONGEST_NAME = 253
+_LINK_LOCAL = ("169.254.0.0/16", "fe80::/10")
 _LOOPBACK = ("0.0.0.0/8", "127.0.0.0/8", "::1/128", "::/128", "224.0.0.0/4", "ff00::/8")
 
 
@@ -65,8 +66,14 @@ class Destinations:
     entries: tuple[Destination, ...] = ()
 
     def named(self, name: str) -> list[Destination]:
-        """Return the entries of a name, as a name server is asked for it."""
+        """Return the entries of a name, as a name server is asked for it.
+
+        Of one that is written with a backslash there are none: a dot may stand within a label, and
+        then it is a name below another.
+        """
         plain = plain_name(name)
+        if "\\" in plain:
+            return []
         return [one for one in self.entries if one.is_called(plain)]
 
     def holding(self, address: Address, port: int) -> Destination | None:
@@ -96,12 +103,7 @@ def _read_one(word: str) -> Destination:
     network = _network(host, word)
     if network is not None:
         return Destination(network=str(network), port=port)
-    try:
-        # Python's own, which is of 2003 and does for names that exist.
-        name = host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError:
-        name = ""
-    name = name.lower()
+    name = _in_ascii(host, word).lower()
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(f"{word!r} is none of these; {_slip(host)}{ALLOWED}")
     labels = name.removesuffix(".").split(".")
@@ -112,6 +114,21 @@ def _read_one(word: str) -> Destination:
     if len(labels) == 1 and port is None and not name.endswith("."):
         raise ValueError(f"{word!r} has no dot: write '{word}.' if that is a name; {ALLOWED}")
     return Destination(name=plain_name(name), port=port)
+
+
+def _in_ascii(host: str, word: str) -> str:
+    """Return a name as name servers know it; empty for none."""
+    if host.isascii():
+        return host
+    try:
+        # Python's own, which is of 2003: since then some letters stand for themselves.
+        name = host.encode("idna").decode("ascii")
+        same = name.encode().decode("idna") == host.lower()
+    except UnicodeError:
+        return ""
+    if not same:
+        raise ValueError(f"{word!r} may be another name than {name}: write it in ASCII")
+    return name
 
 
 def _split(word: str) -> tuple[str, int | None]:
@@ -134,13 +151,26 @@ def _network(host: str, word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Netw
     if mapped is not None:
         raise ValueError(f"{word!r}: write the IPv4 address alone, {mapped}; {ALLOWED}")
     # One that holds more is fine: of it the host's loopback stays closed.
-    never = map(ipaddress.ip_network, _LOOPBACK)
-    if any(found.version == one.version and found.subnet_of(one) for one in never):  # type: ignore[arg-type]
+    if _is_within(found, _LOOPBACK):
         raise ValueError(_of_loopback(word))
+    if _is_within(found, _LINK_LOCAL):
+        raise ValueError(
+            f"{word!r} is link-local, and closed to every guest: clouds keep their machines' "
+            f"secrets there; {ALLOWED}"
+        )
     address = host.partition("/")[0]
     if "/" in host and ipaddress.ip_address(address) != found.network_address:
         raise ValueError(f"{word!r} is an address in a network: write {found}, or {address} alone")
     return found
+
+
+def _is_within(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network, others: Iterable[str]
+) -> bool:
+    return any(
+        network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
+        for other in map(ipaddress.ip_network, others)
+    )
 
 
 def _of_loopback(word: str) -> str:
@@ -156,6 +186,8 @@ def _slip(host: str) -> str:
         return "if everything is meant, write yes; "
     if "//" in host:
         return "leave out https:// and what comes behind the name; "
+    if re.search(r"[\[\]'\"]", host):
+        return "leave out brackets and quotes; "
     if host.startswith("."):
         return f"did you mean *{host}? "
     return ""

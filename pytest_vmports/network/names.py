@@ -11,6 +11,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import dns.exception
@@ -30,20 +31,21 @@ from pytest_vmports.system.poll import readable
 from pytest_vmports.system.said import malformed, said_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytest_vmports.network.destinations import Destinations
     from pytest_vmports.network.log import NetworkLog
 
 NOT_LISTED = "not in allow_network"
 """Why something is refused that nothing allows."""
-MOST_AT_ONCE = 16
-"""Questions that are being answered; who asks more meanwhile gets no answer."""
+MOST_AT_ONCE, MOST_WAITING = 16, 256
+"""Questions that are being answered, and that wait for that; who asks more gets no answer."""
 _LONGEST, _LEAST_ANSWER, _OURS = 65535, 512, 1232
 # gvproxy asks again after five seconds.
 _SERVER_SECONDS, _CLIENT_SECONDS = 2.0, 5.0
 _LENGTH = struct.Struct("!H")
-_ADDRESSES = {dns.rdatatype.A, dns.rdatatype.AAAA}
+_GUEST = "the guest's question for a name"
+_ADDRESSES = {(dns.rdataclass.IN, kind) for kind in (dns.rdatatype.A, dns.rdatatype.AAAA)}
 # dnspython loads what reads a type when the first comes, when a test may have replaced the imports.
 for _type in ("A", "AAAA", "CNAME", "SOA", "NS", "MX", "SRV", "TXT", "PTR", "OPT"):
     dns.rdata.get_rdata_class(  # type: ignore[no-untyped-call]
@@ -67,7 +69,9 @@ class Names:
         learn: Callable[[str, list[str]], None],
     ) -> None:
         self._allowed, self._log, self._learn = allowed, log, learn
-        self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._lock = threading.Lock()
+        self._answering = 0
+        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
         self._pump: Pump | None = None
         self._addresses: dict[str, tuple[str, int]] = {}
         self._closed = False
@@ -109,7 +113,7 @@ class Names:
     def _from_udp(self, udp: socket.socket) -> None:
         with contextlib.suppress(OSError):  # nothing there after all
             question, client = udp.recvfrom(_LONGEST)
-            self._begin(lambda: self._answer_udp(udp, question, client))
+            self._begin(lambda: self._answer_udp(udp, question, client), MOST_WAITING)
 
     def _from_tcp(self, tcp: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -117,24 +121,52 @@ class Names:
             if not self._begin(lambda: self._answer_tcp(connection)):
                 connection.close()
 
-    def _begin(self, answer: Callable[[], None]) -> bool:
-        """Answer in a thread of its own, since servers let us wait, unless there are too many."""
-        if not self._room.acquire(blocking=False):
-            return False
+    def _begin(self, answer: Callable[[], None], most_waiting: int = 0) -> bool:
+        """Answer in a thread of its own, since servers let us wait, now or when one is free.
 
-        def run() -> None:
-            try:
+        Return whether there was room.
+        """
+        with self._lock:
+            if self._answering >= MOST_AT_ONCE:
+                if len(self._waiting) < most_waiting:
+                    self._waiting.append((clock.now() + _CLIENT_SECONDS, answer))
+                    return True
+                return False
+            self._answering += 1
+        try:
+            threading.Thread(
+                target=self._answer_all, args=(answer,), name="vmports-name", daemon=True
+            ).start()
+        except RuntimeError:  # we may start no thread more
+            with self._lock:
+                self._answering -= 1
+            return False
+        return True
+
+    def _answer_all(self, answer: Callable[[], None] | None) -> None:
+        try:
+            while answer is not None:
                 # A question that means nothing, or somebody who has gone.
                 with contextlib.suppress(OSError, GuestSaidError):
                     answer()
-            finally:
-                self._room.release()
+                answer = self._next()
+        except BaseException:
+            with self._lock:
+                self._answering -= 1
+            raise
 
-        threading.Thread(target=run, name="vmports-name", daemon=True).start()
-        return True
+    def _next(self) -> Callable[[], None] | None:
+        """Return what has waited longest and is still waited for; None gives the room back."""
+        with self._lock:
+            while self._waiting:
+                until, answer = self._waiting.popleft()
+                if clock.now() < until and not self._closed:
+                    return answer
+            self._answering -= 1
+            return None
 
     def _answer_udp(self, udp: socket.socket, question: bytes, client: tuple[str, int]) -> None:
-        asked = _parsed(question, "the guest's question for a name")
+        asked = _parsed(question, _GUEST)
         answer = self.answer(asked)
         room = (
             max(_LEAST_ANSWER, min(asked.payload, _LONGEST)) if asked.edns >= 0 else _LEAST_ANSWER
@@ -150,7 +182,7 @@ class Names:
         with connection:
             connection.settimeout(_CLIENT_SECONDS)
             while question := _message(connection):
-                answer = self.answer(_parsed(question, "the guest's question for a name"))
+                answer = self.answer(_parsed(question, _GUEST))
                 wire = _wire(answer)
                 connection.sendall(_LENGTH.pack(len(wire)) + wire)
 
@@ -160,8 +192,12 @@ class Names:
         Raises:
             GuestSaidError: it is no question.
         """
+        with _read(_GUEST, asked):
+            return self._answer(asked)
+
+    def _answer(self, asked: dns.message.Message) -> dns.message.Message:
         if asked.opcode() != dns.opcode.QUERY or len(asked.question) != 1:
-            raise malformed("the guest's question for a name", "it asks for no name", asked)
+            raise malformed(_GUEST, "it asks for no name", asked)
         (question,) = asked.question
         name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
         listed = [] if self._allowed is None else self._allowed.named(name)
@@ -174,7 +210,7 @@ class Names:
         if found is None:
             answer.set_rcode(dns.rcode.SERVFAIL if allowed else dns.rcode.NXDOMAIN)
             return answer
-        if question.rdtype in _ADDRESSES:
+        if (question.rdclass, question.rdtype) in _ADDRESSES:
             self._learn(plain_name(name), _addresses(found))
         answer.answer, answer.authority = found.answer, found.authority
         answer.set_rcode(found.rcode())
@@ -246,11 +282,8 @@ def _parsed(wire: bytes, who: str) -> dns.message.Message:
     Raises:
         GuestSaidError: it is malformed.
     """
-    with said_by(who, wire):
-        try:
-            return dns.message.from_wire(wire)
-        except dns.exception.DNSException as error:
-            raise malformed(who, f"{type(error).__name__}: {error}", wire) from error
+    with _read(who, wire):
+        return dns.message.from_wire(wire)
 
 
 def _wire(message: dns.message.Message) -> bytes:
@@ -259,11 +292,18 @@ def _wire(message: dns.message.Message) -> bytes:
     Raises:
         GuestSaidError: it cannot be: a name server said more than a message holds.
     """
-    with said_by("a name server"):
+    with _read("a name server"):
+        return message.to_wire(max_size=_LONGEST)
+
+
+@contextlib.contextmanager
+def _read(who: str, said: object = "") -> Iterator[None]:
+    """Read what was said, as `said_by`; the library has an error of its own for malformed words."""
+    with said_by(who, said):
         try:
-            return message.to_wire(max_size=_LONGEST)
+            yield
         except dns.exception.DNSException as error:
-            raise malformed("a name server", f"{type(error).__name__}: {error}") from error
+            raise malformed(who, f"{type(error).__name__}: {error}", said) from error
 
 
 def _addresses(answer: dns.message.Message) -> list[str]:

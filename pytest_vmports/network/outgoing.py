@@ -1,8 +1,9 @@
 """Where gvproxy may connect to on a guest's behalf: what its `doorman` says to each ``connect``.
 
-Never to the host's loopback and to no broadcast; with ``strict_network`` to no address of the
-host's own; with a list only to what is listed, or what a listed name led to. gvproxy's own
-questions for names are connects too, to the host's name servers: they are led to `names`.
+Never to the host's loopback, to a link-local address or a broadcast; with ``strict_network`` to no
+address of the host's own; with a list only to what is listed, or what a listed name led to.
+gvproxy's own questions for names are connects too, to the host's name servers: they are led to
+`names`.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class Outgoing:
             return "the host's loopback", True
         if address.is_unspecified:
             return "the host's loopback", True
+        if address.is_link_local:  # gvproxy should not even ask
+            return "a link-local address, where clouds keep their machines' secrets", False
         try:
             kind = routes.kind_of(str(address))
         except OSError as error:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST = 8
 """VMs of one user that are kept at a time: each holds a guest's memory."""
+# Where connections are noted they are held, until we answer.
+_CUT_OFF = "it connects to nothing any more: what decides on its connections ends with the run"
 
 
 class Keeper:
@@ -121,6 +123,7 @@ def _ways(machine: Machine, folder: Path) -> dict[str, str]:
         "console": f"socat -,rawer,escape=0x1d {_connection(folder / CONSOLE_SOCKET)}",
         "monitor": f"socat - {_connection(folder / MONITOR_SOCKET)}",
         "log": str(folder / machine.console.path.name),
+        **({} if machine.cards.first.network_log is None else {"network": _CUT_OFF}),
     }
 
 

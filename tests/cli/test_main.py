@@ -219,6 +219,33 @@ class TestRun:
         assert len(lines) == bool(said), errors
         assert "warn" not in errors.lower()
 
+    @pytest.mark.parametrize(
+        ("words", "wanted"),
+        [
+            ([], False), (["--allow-network"], True), (["--allow-network", "--cpus", "1"], True),
+            (["--allow-network=yes"], True), (["--allow-network", "no"], False),
+            (["--allow-network=*.example.org, 10.1.0.0/16"], "*.example.org, 10.1.0.0/16"),
+            (["--allow-network", "b.example:443 a.example"], "a.example, b.example:443"),
+        ],
+    )  # fmt: skip
+    def test_a_network_is_allowed_or_some_of_it(self, run, monkeypatch, words, wanted):
+        """Faked: the VM; what it would be given is looked at."""
+        seen = []
+
+        def refuse(_pool, settings):
+            seen.append(settings.allow_network)
+            raise QemuNotFoundError(tried="  qemu: not there", remedy="install it")
+
+        monkeypatch.setattr("pytest_vmports.pool.pool.Pool.vm", refuse)
+        assert run("run", *words)[0] == 1
+        assert [one if isinstance(one, bool) else str(one) for one in seen] == [wanted]
+
+    @pytest.mark.parametrize("words", ["", "https://example.org/", "10.1.0.0/33", "everything"])
+    def test_a_mistyped_network_is_named_before_anything_starts(self, run, words):
+        status, _, errors = run("run", f"--allow-network={words}")
+        assert status == 1
+        assert "allow_network" in errors[0] and "write yes, no, or a list" in " ".join(errors)
+
     def test_a_wrong_port_is_named_before_anything_starts(self, run):
         status, _, errors = run("run", "--port", "99999")
         assert status == 1

@@ -339,13 +339,12 @@ OTHERS = {
     "vm.monitor.Monitor.connect": "the library's: test_said.py",
     **dict.fromkeys(
         (
-            "network.names.Names.answer",
+            "network.names.Names._answer",
             "network.names._by_tcp",
             "network.names._message",
-            "network.names._parsed",
-            "network.names._wire",
+            "network.names._read",
         ),
-        "by network/test_names.py",
+        "by network/test_names.py and hostile/test_net.py",
     ),
     **dict.fromkeys(
         ("vm.inside.copying._append", "vm.inside.unpack.Unpacking._telling"),

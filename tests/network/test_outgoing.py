@@ -24,7 +24,16 @@ LOOPBACK = [
     "127.0.0.1", "127.0.0.2", "127.255.255.255", "0.0.0.0", "0.0.0.1", "0.255.1.1", "::1", "::",
     "::ffff:127.0.0.1", "::ffff:0.0.0.0", "::ffff:127.9.9.9",
 ]  # fmt: skip
-CLOSED = [*LOOPBACK, "255.255.255.255", "224.0.0.1", "ff02::1", "::ffff:224.0.0.251", BROADCAST]
+LINK_LOCAL = ["169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254", "fe80::1"]
+CLOSED = [
+    *LOOPBACK,
+    *LINK_LOCAL,
+    "255.255.255.255",
+    "224.0.0.1",
+    "ff02::1",
+    "::ffff:224.0.0.251",
+    BROADCAST,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +88,7 @@ def test_no_number_of_the_loopback_is_reached_by_any_spelling_of_ipv6(number):
     one = Outgoing(None, strict=False, log=NetworkLog())
     address = ipaddress.ip_address(number)
     closed = address.is_loopback or number < 2**24 or address.is_multicast or str(address) in CLOSED
+    closed |= address.is_link_local
     assert may(one, str(address)) is not closed
     assert may(one, f"::ffff:{address}") is not closed
 
@@ -149,7 +159,9 @@ def question(name):
     return names.dns.message.make_query(name, "A")
 
 
-@pytest.mark.parametrize("address", [*LOOPBACK[:6], LAN, BROADCAST, "255.255.255.255"])
+@pytest.mark.parametrize(
+    "address", [*LOOPBACK[:6], *LINK_LOCAL[:2], LAN, BROADCAST, "255.255.255.255"]
+)
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_name_server_that_lies_leads_to_nothing_of_the_hosts(made, monkeypatch, address, strict):
     with serving(saying(f"a.example. 60 IN A {address}")) as upstream:

@@ -20,6 +20,7 @@ from nasty import EVERYTHING, NASTY
 
 from pytest_vmports.cli.main import main
 from pytest_vmports.errors import GuestCrashError
+from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.pool import keeper as keeper_module
 from pytest_vmports.pool import kept as kept_module
 from pytest_vmports.pool.kept import Kept, all_kept, base
@@ -195,7 +196,8 @@ def test_a_vm_whose_kernel_failed_is_kept_and_fails_its_test_all_the_same(monkey
 def test_the_commands_that_reach_a_kept_vm_are_what_a_shell_and_socat_take(name):
     folder = Path("/tmp") / name
     console = SimpleNamespace(path=Path("console.log"))
-    machine = SimpleNamespace(kind=SimpleNamespace(ssh=object()), console=console)
+    cards = SimpleNamespace(first=SimpleNamespace(network_log=None))
+    machine = SimpleNamespace(kind=SimpleNamespace(ssh=object()), console=console, cards=cards)
     ways = keeper_module._ways(machine, folder)
     assert shlex.split(ways["ssh"])[:3] == ["ssh", "-F", str(folder / keeper_module.CONFIG)]
     for way in ("console", "monitor"):
@@ -204,3 +206,12 @@ def test_the_commands_that_reach_a_kept_vm_are_what_a_shell_and_socat_take(name)
         assert kind == "UNIX-CONNECT"
         assert re.search(r"(?<!\\)(?:\\\\)*[,:!\"'()\[\]{}]", escaped) is None
         assert re.sub(r"\\(.)", r"\1", escaped, flags=re.DOTALL).startswith(f"{folder}/")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_vm_whose_connections_are_held_is_said_to_lose_them(held):
+    cards = SimpleNamespace(first=SimpleNamespace(network_log=NetworkLog() if held else None))
+    machine = SimpleNamespace(kind=SimpleNamespace(ssh=None), cards=cards,
+                              console=SimpleNamespace(path=Path("console.log")))  # fmt: skip
+    said = keeper_module._ways(machine, Path("/tmp/k")).get("network", "")
+    assert said.startswith("it connects to nothing any more") is held

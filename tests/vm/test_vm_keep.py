@@ -145,6 +145,21 @@ def test_the_vm_of_a_failed_test_lives_on_until_it_is_stopped(
     assert not vm.folder.exists()
 
 
+@pytest.mark.slow
+def test_a_kept_vm_whose_connections_are_held_is_said_to_have_lost_them(run, pytester, gvproxy_089):
+    pytester.makepyfile(test_it=SUITE.format(settings="allow_network=['0.0.0.0/0']"))
+    words = ("-n0", "-k", "fails", "--vmports-keep=failed", f"--vmports-gvproxy={gvproxy_089}")
+    result, (vm,) = run(*words)
+    result.stdout.fnmatch_lines(["  network  it connects to nothing any more: *"])
+    with socket.socket(type=socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # which sends nothing
+        here = probe.getsockname()[0]
+        with socket.create_server((here, 0)) as server:
+            there = f"{here} {server.getsockname()[1]}"
+            ask = f"nc -w 20 {there} </dev/null || echo lost $((6*7))\r"
+            assert "lost 42" in talk(vm.folder / "console.sock", "\r", ask, until="lost 42")
+
+
 def test_a_vm_that_did_not_get_ready_and_one_of_a_factory_are_kept_too(run, pytester):
     pytester.makepyfile(
         test_it="""
