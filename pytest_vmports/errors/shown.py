@@ -88,6 +88,11 @@ def following(line: str, text: str) -> str:
     return _WHOLE.sub(r"\\", escaped(before + text))[len(before) :]
 
 
+def within(text: str) -> str:
+    """Return what `quoted` does for the rest of a line of ours, and lines that follow it."""
+    return quoted(text).removeprefix(_QUOTE).removeprefix(" ")
+
+
 def escaped(text: str) -> str:
     """Return a text in which all can be seen, and nothing moves a terminal's cursor."""
     return text if _only_seen(text) else _ODD.sub(_Escape(), text)

@@ -24,6 +24,8 @@ from pytest_vmports.cli import run as cli_run
 from pytest_vmports.cli.console_text import ConsoleText
 from pytest_vmports.errors import base, shown
 from pytest_vmports.leases import open_allocator
+from pytest_vmports.models import ExposedPort
+from pytest_vmports.network import gvproxy_api, usernet
 from pytest_vmports.pool import kept
 from pytest_vmports.report import evidence
 from pytest_vmports.report.artifacts import folder_name
@@ -32,6 +34,7 @@ from pytest_vmports.report.timeline import Timeline
 from pytest_vmports.system.mishaps import noting, plain
 from pytest_vmports.system.proc import process_start
 from pytest_vmports.vm.console import Console
+from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.milestones import State
 
 ALL = [words for words, _ in HOSTILE.values()]
@@ -139,6 +142,39 @@ def test_no_line_of_an_errors_begins_with_a_guests_word(kind):
         assert "| --- second" in lines and "| last" in "\n".join(lines)
         alone = re.search(rf"(?:^|\n){{{heard}}}", kind.template) is not None
         assert ("| first" in lines) == alone
+
+
+class Lying:
+    """A monitor, or gvproxy, whose answer has lines of its own."""
+
+    def hmp(self, _command):
+        return LINES
+
+    def _call(self, *_):
+        return 500, LINES
+
+
+PORT = ExposedPort(internal=80, external=20080, protocol="tcp", host="127.0.0.1")
+LINES = "no\n--- a group\n[pytest-vmports explain nothing]"
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda: copying._failed("/a from the guest", LINES),
+        lambda: usernet.UsernetWiring.remove_forward(SimpleNamespace(), PORT, None, Lying()),
+        lambda: gvproxy_api.Api.forwards(Lying()),
+        lambda: gvproxy_api.Api.unexpose(Lying(), "127.0.0.1:1", "tcp"),
+    ],
+)
+def test_no_line_of_a_message_of_ours_begins_with_what_it_repeats(tell):
+    try:
+        error = tell()
+    except errors.MachineError as raised:
+        error = raised
+    first, *more, last = str(error).splitlines()
+    assert first.endswith(" no") and "explain" in last
+    assert more[:1] == ["| --- a group"] and more[1].startswith("| [pytest-vmports")
 
 
 def test_no_warning_is_obeyed():
