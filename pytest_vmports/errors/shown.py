@@ -39,8 +39,10 @@ _OBEYED = re.compile(
     r"|^[^\S\n]*:(?=:\w[^\n]*::)",
     re.MULTILINE,
 )
-# Where somebody wraps it, it begins a line wherever it stands.
-_ONCE_WRAPPED = re.compile(r":(?=:\w[^\n]*::)")
+# Where somebody wraps it, it begins a line wherever it stands. That another sign follows is not asked
+# of each, which would go over a line as often as a guest likes.
+_ONCE_WRAPPED = re.compile(r":(?=:\w)")
+_SIGNS = 2
 # The same where a line is made piece by piece and begins with a sign of ours: the places before
 # what makes such a word whole, whatever comes then.
 _WHOLE = re.compile(
@@ -68,7 +70,8 @@ def printable(text: str) -> str:
 
 def wrappable(text: str) -> str:
     """Return a text as `printable` does, whose lines may be broken anywhere: pytest's reasons."""
-    return _ONCE_WRAPPED.sub(r"\g<0>\\", printable(text))
+    text = printable(text)
+    return text if text.count("::") < _SIGNS else _ONCE_WRAPPED.sub(r"\g<0>\\", text)
 
 
 def quoted(text: str) -> str:

@@ -120,6 +120,15 @@ def test_a_reason_is_not_obeyed_wherever_pytest_wraps_it(width):
         assert heeded("\n".join(wrapped)) == [] and shown.wrappable(once) == once
 
 
+@pytest.mark.parametrize("part", ["::a", " :", "##", "#[", "<CTest", "[[", "section_", "a::\n"])
+def test_no_pattern_goes_over_a_guests_line_again_and_again(part):
+    """One that does needs longer than a test may take."""
+    text = part * (900_000 // len(part))
+    for show in (shown.printable, shown.coloured, shown.quoted, shown.wrappable):
+        assert len(show(text)) >= len(text)
+    assert len(in_pieces(text, 50_000, colours=True)) > len(text)
+
+
 def test_each_line_of_a_guests_begins_with_a_sign():
     assert shown.quoted("a\n\n  b") == "| a\n|\n|   b"
 
