@@ -39,8 +39,8 @@ _OBEYED = re.compile(
     r"|^[^\S\n]*:(?=:\w[^\n]*::)",
     re.MULTILINE,
 )
-# Where somebody wraps it, it begins a line wherever it stands. That another sign follows is not asked
-# of each, which would go over a line as often as a guest likes.
+# Where somebody wraps it, it begins a line wherever it stands. That another sign follows is not
+# asked of each, which would go over a line as often as a guest likes.
 _ONCE_WRAPPED = re.compile(r":(?=:\w)")
 _SIGNS = 2
 # The same where a line is made piece by piece and begins with a sign of ours: the places before
