@@ -324,24 +324,31 @@ _OUT = (
         "tests/hostile/test_out.py",
         older_commands_are_obeyed=(r'r"#(?=#[^\s\[]{0,40}\[)|section', 'r"section'),
         a_hiding_colour_passes=('number.lstrip("0") == "8"', 'number.lstrip("0") == "9"'),
+        a_colour_takes_orders_along=(r"2(?:;\d*){3}|", r"2(?:;\d*){3,5}|"),
+        marks_flood=("self._marks <= _MOST_MARKS", "self._marks <= 10**9"),
+        wrapped_words_are_obeyed=('_ONCE_WRAPPED.sub(r"', '_OBEYED.sub(r"'),
         colours_join_words=("or _OBEYED.search(escaped(bare))", "or _OBEYED.search(text)"),
     )
     + _of(
         "pytest_vmports/errors/base.py",
         "tests/hostile/test_out.py",
         errors_are_obeyed=("text = printable(self._told()", "text = str(self._told()"),
-        errors_do_not_quote=('if begins else re.sub(r"', 'if not begins else re.sub(r"'),
+        errors_do_not_quote=("if begins else within(", "if not begins else within("),
     )
     + _of(
         "pytest_vmports/cli/console_text.py",
         "tests/hostile/test_out.py",
         torn_sequences_pass=('"" if begun is None else begun[0]', '""'),
-        torn_words_pass=("escaped(self._line + text)", 'escaped("_"[: len(self._line)] + text)'),
+        torn_words_pass=("line = self._line or begin", "line = '| '"),
     )
     + _of(
         "pytest_vmports/report/shielded.py",
         "tests/hostile/test_out.py",
         what_a_test_prints_is_obeyed=("coloured(text)) for", "text) for"),
+        what_a_subtest_prints_is_obeyed=(
+            "= _fit(report.sections[so_far:])",
+            "= report.sections[so_far:]",
+        ),
     )
 )
 _HOPELESS = _of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pytest_vmports.errors.shown import RESET, escaped, is_colour
+from pytest_vmports.errors.shown import LOOK_BACK, RESET, following, is_colour
 
 # ECMA-48's control sequences and escape sequences; an odd line end.
 _TOKEN = re.compile(
@@ -30,7 +30,7 @@ class ConsoleText:
         self._colours = colours
         self._rest = ""
         self._line = ""
-        """The last letter of the line that is being written; "" at its begin."""
+        """The end of the line that is being written; "" at its begin."""
 
     def feed(self, piece: str) -> str:
         """Return what is to be written for one more piece."""
@@ -65,10 +65,8 @@ class ConsoleText:
     def _text(self, text: str) -> str:
         if not text:
             return ""
-        shown = escaped(self._line + text)
-        # No line begins with the guest's words; those that are obeyed within one begin so.
-        shown = re.sub(r"(?<=#)#", r"\\#", shown)[len(self._line) :]
         begin = "" if self._line else "| "
-        # One that only tells how the letter before it is drawn stands for none.
-        self._line = shown[-1] if escaped(shown[-1]) == shown[-1] else "_"
+        line = self._line or begin
+        shown = following(line, text)
+        self._line = f"{line}{shown}"[-LOOK_BACK:]
         return begin + shown

@@ -6,7 +6,7 @@ import re
 import sys
 from typing import Any, ClassVar
 
-from pytest_vmports.errors.shown import printable, quoted
+from pytest_vmports.errors.shown import printable, quoted, within
 
 _PUBLIC = "pytest_vmports.errors"
 # Fields that hold lines of a guest, or of a program that may repeat what it said.
@@ -43,9 +43,8 @@ class VmPortsError(Exception):
         shown = dict(self.fields)
         for name in _HEARD:
             if isinstance(said := shown.get(name), str):
-                lines = quoted(said)
                 begins = re.search(rf"(?:^|\n){{{name}}}", self.template)
-                shown[name] = lines if begins else re.sub(r"\A\| ?", "", lines)
+                shown[name] = quoted(said) if begins else within(said)
         return self.template.format_map(shown)
 
     @classmethod

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.errors import ForwardError, MachineError
+from pytest_vmports.errors.shown import within
 from pytest_vmports.system import clock, sockets
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import Answer, json_said, malformed, said_by
@@ -48,7 +49,7 @@ class Api:
         """
         status, text = self._call("GET", "/services/forwarder/all")
         if status != http.client.OK:
-            raise MachineError(f"gvproxy does not say what it forwards: {status} {text}")
+            raise MachineError(f"gvproxy does not say what it forwards: {status} {within(text)}")
         return forwards_in(text)
 
     def expose(self, port: ExposedPort) -> None:
@@ -77,7 +78,7 @@ class Api:
         body = {"local": local, "protocol": protocol}
         status, text = self._call("POST", "/services/forwarder/unexpose", body)
         if status != http.client.OK:
-            raise MachineError(f"gvproxy kept its forward of {local}: {status} {text}")
+            raise MachineError(f"gvproxy kept its forward of {local}: {status} {within(text)}")
 
     def _call(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
         """Return the status and text of an answer, a refusal's shortened.

@@ -18,6 +18,7 @@ from pytest_vmports.constants import (
     USERNET_DNS_IP,
 )
 from pytest_vmports.errors import ForwardError, MachineError, MonitorError
+from pytest_vmports.errors.shown import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -133,7 +134,7 @@ class UsernetWiring(NoProcesses):
         rule = f"{port.protocol}:{port.host}:{port.external}"
         reply = monitor.hmp(f"hostfwd_remove {NETDEV_ID} {rule}").strip()
         if not reply.endswith("removed"):
-            raise MachineError(f"QEMU did not remove the forward {rule}: {reply}")
+            raise MachineError(f"QEMU did not remove the forward {rule}: {within(reply)}")
         self.ports = tuple(p for p in self.ports if p != port)
         if lease_fd is not None:
             # A QEMU that was restarted since has inherited it, and keeps the lease while it lives.

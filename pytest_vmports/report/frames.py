@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_vmports.settings.table import MARKER
+
 if TYPE_CHECKING:
     import warnings
     from collections.abc import Iterator
@@ -74,7 +76,7 @@ def shorten(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 class BesideReports:
-    """Hooks that take them out of what pytest shows in no report.
+    """Hooks that mend what pytest shows in no report, or puts on one that is made.
 
     Args:
         config: pytest's.
@@ -91,6 +93,15 @@ class BesideReports:
         if errors and isinstance(excinfo.value, errors.VmPortsError) and not self._all():
             prune(self._config, None, excinfo)
             vars(excrepr).update(vars(excinfo.getrepr(style="native")))
+
+    # First: before it is shown, written, or sent to xdist's controller.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Make fit to be shown what was put on a report since it was made, as subtests do."""
+        if hasattr(report, MARKER):
+            from pytest_vmports.report.shielded import shield_rest
+
+            shield_rest(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:

@@ -10,7 +10,7 @@ from pytest_vmports.system.mishaps import plain
 if TYPE_CHECKING:
     import pytest
 
-FACTS, KEPT, MISHAPS = "facts", "kept", "mishaps"
+FACTS, KEPT, MISHAPS, SHIELDED = "facts", "kept", "mishaps", "shielded"
 
 
 def put(report: pytest.TestReport, name: str, value: Any) -> None:

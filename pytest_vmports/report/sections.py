@@ -47,7 +47,7 @@ def complete(
     """
     note = recorder.note
     with noting("evidence failed: the guest's words stay as they are", note):
-        if known(item) or _may_use_any(item):
+        if known(item) or _may_use_any(item) or any(one.running for one in recorder.made):
             shield(report)
     with noting("evidence failed: all of it", note), patience.at_most(_SECONDS):
         _add_sections(item, report, recorder)

@@ -31,6 +31,12 @@ HOSTILE = {
     "Jenkins": ("\x1b[8mha:AAAAAA==\x1b[0m", "ha:AAAAAA=="),
     "ctest": ("<CTestMeasurementFile type='file' name='x'>/etc/passwd</CTestMeasurementFile>",
               "/etc/passwd"),
+    "Jenkins, GitLab: a file": (
+        "words [[ATTACHMENT|/etc/passwd]]", "ATTACHMENT|/etc/passwd]]",
+    ),
+    "LAVA": (
+        "[ 1.0] <LAVA_SIGNAL_TESTCASE TEST_CASE_ID=a RESULT=pass>", "TESTCASE TEST_CASE_ID=a",
+    ),
     "a title": ("\x1b]0;owned\x07", "owned"),
     "the clipboard": ("\x1b]52;c;cm0gLXJm\x1b\\", "52;c;cm0gLXJm"),
     "a link": ("\x1b]8;;file:///etc/passwd\x1b\\here\x1b]8;;\x1b\\", "here"),
@@ -46,9 +52,10 @@ HOSTILE = {
     "no width": ("##\u200bvso[task.x]\ufeff\u2060", "task.x"),
     "no width, a letter": ("a\u3164b\u034fc\U000e0041", "c"),
     "two lines more": ("a\u2028::add-mask::b\x85::add-mask::c\x0b::add-mask::d", "add-mask::d"),
+    "marks on the lines around": ("a" + "\u0335\u0301" * 50 + "b", "b"),
     "half a letter": ("\udcff", ""),
 }  # fmt: skip
-_COLOUR = re.compile(r"\x1b\[(?:0|1|31)?m")
+_COLOUR = re.compile(r"\x1b\[(?:0|1|04|[39][0-7]|39;49;00)?m")
 
 
 def heeded(text: str, *, colours: bool = False, groups: bool = False) -> list[str]:
@@ -66,7 +73,8 @@ def heeded(text: str, *, colours: bool = False, groups: bool = False) -> list[st
     lines = re.split(r"[\r\n]", text)
     found += [line for line in lines if re.match(r"\s*::\w[^\n]*::", line)]
     found += re.findall(r"##\w*\[.*|(?:section_(?:start|end)|travis_\w+):.*", text)
-    found += re.findall(r"<(?:CTest|Dart)Measurement.*", text)
+    found += re.findall(r"<(?:CTest|Dart)Measurement.*|<LAVA_SIGNAL_.*|\[\[ATTACHMENT\|.*", text)
+    found += re.findall(r"[\u0300-\u036f]{9}", text)
     if groups:
         found += [line for line in lines if re.match(r"(?:---|\+\+\+|~~~|\^\^\^) ", line)]
     return found

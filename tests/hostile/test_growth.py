@@ -84,6 +84,21 @@ def test_each_part_of_a_console_is_looked_at_once(monkeypatch):
     assert len(text) * 0.9 < sum(looked) < 3 * len(text)
 
 
+def test_a_console_is_searched_for_a_crash_once(tmp_path, monkeypatch):
+    fed = []
+    real = crashes.Watch.feed
+    monkeypatch.setattr(
+        crashes.Watch, "feed", lambda self, text: fed.append(len(text)) or real(self, text)
+    )
+    console = Console(tmp_path / "console.log")
+    with console.path.open("a") as file:
+        for number in range(20):
+            file.write(f"line {number} of the guest's\n" * 50)
+            file.flush()
+            assert not console.crashes() and console.panic() is None
+    assert sum(fed) == console.size
+
+
 @folded("text", ["vmports-cloud-init: {", "Failed to start ", "} :vmports", "x", "x\n"])
 def test_what_is_remembered_of_a_console_is_bounded(text):
     found = cloud_init.Reports()

@@ -23,7 +23,7 @@ from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.guests.initramfs import entries_from_host
 from pytest_vmports.guests.qemu_img import qemu_img as confined_qemu_img
-from pytest_vmports.system import firmware, landlock
+from pytest_vmports.system import firmware, landlock, surroundings
 from pytest_vmports.system.architecture import X86_64
 from pytest_vmports.system.programs import find_qemu
 
@@ -397,6 +397,16 @@ def test_a_fifo_is_not_waited_for_by_qemu_img_either(folder, odd, missing):
         missing("Landlock", problem)
     path = image(folder, backing=odd("fifo"))
     assert confined_qemu_img(["info", "-U", "--backing-chain", str(path)], read=[path])[0] == 1
+
+
+def test_qemu_img_runs_with_a_limit_of_memory(tmp_path, monkeypatch):
+    program = tmp_path / "qemu-img"
+    # It is limited as soon as it runs, and not before.
+    program.write_text('#!/bin/sh\nwhile [ "$(ulimit -d)" = unlimited ]; do :; done\nulimit -d\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(surroundings, "which", lambda _: str(program))
+    _, said, _ = confined_qemu_img([], read=())
+    assert int(said) << 10 <= 4 << 30
 
 
 def test_qemu_img_is_not_given_all_memory(folder):

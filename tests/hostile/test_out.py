@@ -24,6 +24,8 @@ from pytest_vmports.cli import run as cli_run
 from pytest_vmports.cli.console_text import ConsoleText
 from pytest_vmports.errors import base, shown
 from pytest_vmports.leases import open_allocator
+from pytest_vmports.models import ExposedPort
+from pytest_vmports.network import gvproxy_api, usernet
 from pytest_vmports.pool import kept
 from pytest_vmports.report import evidence
 from pytest_vmports.report.artifacts import folder_name
@@ -32,6 +34,7 @@ from pytest_vmports.report.timeline import Timeline
 from pytest_vmports.system.mishaps import noting, plain
 from pytest_vmports.system.proc import process_start
 from pytest_vmports.vm.console import Console
+from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.milestones import State
 
 ALL = [words for words, _ in HOSTILE.values()]
@@ -73,7 +76,7 @@ def test_words_are_broken_so_that_they_can_still_be_read_and_found(name):
     [
         "::1 localhost", "[::1]:8080 -> 80/tcp", "std::vector<int>::begin", "## Heading [1]",
         "a\tb\n", "café – 日本 ❤\ufe0f", "tests/test_a.py::test_b[1::2]", "--- a/file",
-        "<Dartmoor>", "my_section_starts",
+        "<Dartmoor>", "my_section_starts", "[[ATTACHMENTS]]", "<LAVA>", "e\u0301\u0323",
     ],
 )  # fmt: skip
 def test_words_that_nobody_obeys_stay(text):
@@ -84,7 +87,8 @@ def test_words_that_nobody_obeys_stay(text):
 PARTS = [
     *"#[]:a \t\n\r\x1bm80;\x07\x9bé<\u200b\u034f\ufe0f\udcff\u2028\x08Jn|",
     "##", "vso", "task.x", "::", "\x1b[", "31", "38;5;", "\x1b]", "--- ", "+++",
-    "section_start:1:x", "\x1b[0K", "<CTest", "Measurement", "add-mask",
+    "section_start:1:x", "\x1b[0K", "<CTest", "Measurement", "add-mask", "[[ATTACHMENT", "|a]]",
+    "<LAVA_SIGNAL", "_TESTCASE", "\u0301\u0301\u0335",
     "\x1b[31m", "\x1b[0m", "\x1b[8m", "\x1b[?", "\x1b[>", "\x1b(",
 ]  # fmt: skip
 
@@ -98,8 +102,7 @@ def test_no_mixture_is_obeyed_and_no_look_at_it_changes_it_again():
         assert heeded(shown.quoted(text), groups=True) == [], text
         in_colours = re.sub(r"\x1b\[[0-9;:]*m", "", shown.coloured(text))
         assert heeded(in_colours) == [], text
-        plain_text = re.sub("section_|<", "", text)  # see TestRun
-        fed = [in_pieces(plain_text, size, colours=False) for size in (1, 2, 99)]
+        fed = [in_pieces(text, size, colours=False) for size in (1, 2, 99)]
         assert heeded(fed[0], groups=True) == [] and fed == fed[:1] * 3, text
 
 
@@ -107,6 +110,23 @@ def in_pieces(text, size, *, colours):
     console = ConsoleText(colours=colours)
     fed = [console.feed(text[at : at + size]) for at in range(0, len(text), size)]
     return "".join(fed) + console.end()
+
+
+@pytest.mark.parametrize("width", range(20, 80, 7))
+def test_a_reason_is_not_obeyed_wherever_pytest_wraps_it(width):
+    for words in ALL:
+        once = shown.wrappable(f"{'x' * 9} and {words}" * 3)
+        wrapped = textwrap.wrap(once, width, replace_whitespace=False)  # as pytest's terminal.py
+        assert heeded("\n".join(wrapped)) == [] and shown.wrappable(once) == once
+
+
+@pytest.mark.parametrize("part", ["::a", " :", "##", "#[", "<CTest", "[[", "section_", "a::\n"])
+def test_no_pattern_goes_over_a_guests_line_again_and_again(part):
+    """One that does needs longer than a test may take."""
+    text = part * (900_000 // len(part))
+    for show in (shown.printable, shown.coloured, shown.quoted, shown.wrappable):
+        assert len(show(text)) >= len(text)
+    assert len(in_pieces(text, 50_000, colours=True)) > len(text)
 
 
 def test_each_line_of_a_guests_begins_with_a_sign():
@@ -131,6 +151,39 @@ def test_no_line_of_an_errors_begins_with_a_guests_word(kind):
         assert "| --- second" in lines and "| last" in "\n".join(lines)
         alone = re.search(rf"(?:^|\n){{{heard}}}", kind.template) is not None
         assert ("| first" in lines) == alone
+
+
+class Lying:
+    """A monitor, or gvproxy, whose answer has lines of its own."""
+
+    def hmp(self, _command):
+        return LINES
+
+    def _call(self, *_):
+        return 500, LINES
+
+
+PORT = ExposedPort(internal=80, external=20080, protocol="tcp", host="127.0.0.1")
+LINES = "no\n--- a group\n[pytest-vmports explain nothing]"
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda: copying._failed("/a from the guest", LINES),
+        lambda: usernet.UsernetWiring.remove_forward(SimpleNamespace(), PORT, None, Lying()),
+        lambda: gvproxy_api.Api.forwards(Lying()),
+        lambda: gvproxy_api.Api.unexpose(Lying(), "127.0.0.1:1", "tcp"),
+    ],
+)
+def test_no_line_of_a_message_of_ours_begins_with_what_it_repeats(tell):
+    try:
+        error = tell()
+    except errors.MachineError as raised:
+        error = raised
+    first, *more, last = str(error).splitlines()
+    assert first.endswith(" no") and "explain" in last
+    assert more[:1] == ["| --- a group"] and more[1].startswith("| [pytest-vmports")
 
 
 def test_no_warning_is_obeyed():
@@ -188,8 +241,7 @@ class TestSections:
 class TestRun:
     @pytest.mark.parametrize("colours", [True, False])
     def test_no_piece_of_a_console_is_obeyed_wherever_it_is_torn(self, colours):
-        text = EVERYTHING.replace("<", "(")  # of ctest's, which runs no such command
-        text = text.replace("section_", "").replace("travis_", "")  # nothing without its sequence
+        text = EVERYTHING
         whole = in_pieces(text, len(text), colours=colours)
         assert heeded(whole, colours=colours, groups=True) == []
         assert all(line[:1] in {"|", "", "\x1b"} for line in whole.split("\n"))
@@ -197,7 +249,7 @@ class TestRun:
             assert in_pieces(text, size, colours=colours) == whole
 
     def test_colours_stay_on_a_terminal_and_end_with_the_console(self):
-        text = "\x1b[0;1;31mred\x1b[38;5;8m\x1b[48;2;8;8;8mgrey"
+        text = "\x1b[0;1;31mred\x1b[38;5;8m\x1b[48;2;8;8;8m\x1b[38:2::8:8:8;1mgrey"
         assert in_pieces(text, 1, colours=True) == f"\x1b[0;1;31m| {text[9:]}\n\x1b[0m"
         assert in_pieces(text, 1, colours=False) == "| redgrey\n"
 
@@ -206,7 +258,11 @@ class TestRun:
         for shown_text in (shown.coloured(text), in_pieces(text, 1, colours=False)):
             assert heeded(re.sub(r"\x1b\[\d+m", "", shown_text)) == []
 
-    @pytest.mark.parametrize("hidden", ["\x1b[8m", "\x1b[0;08m", "\x1b[1;8;31m", "\x1b[58;5;1;8m"])
+    @pytest.mark.parametrize("hidden", [
+        "\x1b[8m", "\x1b[0;08m", "\x1b[1;8;31m", "\x1b[58;5;1;8m", "\x1b[38;2;1;2;3;8m",
+        "\x1b[48;2;1;2;3;4;8m", "\x1b[38:5;8m", "\x1b[38;5:8m", "\x1b[58;5;8m", "\x1b[138;5;8m",
+        "\x1b[4:38;5;8m", "\x1b[38;2:1:2:3;8m", "\x1b[38;2;1;2;3;;8m",
+    ])  # fmt: skip
     def test_what_hides_text_is_no_colour(self, hidden):
         for size in (1, 99):
             assert hidden not in in_pieces(f"a{hidden}b", size, colours=True)
@@ -393,7 +449,8 @@ def test_teardown(broken):
 @pytest.mark.parametrize(
     "options",
     [
-        ["-rA", "-l", "-vv"], ["-rA", "--tb=native"], ["-rA", "-n1", "--tb=short"],
+        ["-rA", "-l", "-vv"], ["-rA", "-vv", "--color=yes"], ["-rA", "--tb=native"],
+        ["-rA", "-n1", "--tb=short"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -409,8 +466,102 @@ def test_a_report_of_a_test_that_had_a_vm_is_not_obeyed(pytester, options):
     assert not found, ascii(found[:5])
     if "-rA" in options:
         assert text.count("variable=PATH]/tmp") > 10
-    told = ET.parse(pytester.path / "j.xml").getroot().itertext()
-    assert heeded("\n".join(told)) == []
+    assert told_by_junit(pytester) == []
+
+
+def told_by_junit(pytester):
+    """Return what is heeded in JUnit's XML, which is well-formed."""
+    page = list(ET.parse(pytester.path / "j.xml").getroot().iter())
+    told = [text for one in page for text in (one.text or "", *one.attrib.values())]
+    # As pytest writes what XML cannot hold; of a colour it is no harm.
+    return heeded("\n".join(told))
+
+
+PARTS_OF_TESTS = """
+import contextlib
+import json
+import unittest
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_vmports.plugin import session_of
+from pytest_vmports.report.recorder import evidence_of
+
+with open("words.json") as file:
+    WORDS = json.load(file)
+
+if pytest.version_tuple < (9,):
+    @pytest.fixture
+    def subtests():
+        return SimpleNamespace(test=lambda *_, **__: contextlib.nullcontext())
+
+@pytest.fixture(autouse=True)
+def had_a_vm(request):
+    session_of(request.config)
+    evidence_of(request.node)
+
+def test_parts(subtests):
+    with subtests.test(msg=WORDS, name=WORDS):
+        print(WORDS)
+        assert False
+
+class TestOldParts(unittest.TestCase):
+    def test_it(self):
+        with self.subTest(WORDS, name=WORDS):
+            self.fail(WORDS)
+"""
+
+
+@pytest.mark.parametrize("options", [["-v"], ["-n1"]], ids=" ".join)
+def test_a_part_of_a_test_its_name_and_what_it_prints_are_not_obeyed(pytester, options):
+    pytester.makepyfile(PARTS_OF_TESTS)
+    (pytester.path / "words.json").write_text(json.dumps(EVERYTHING.replace("\udcff", "")))
+    command = [sys.executable, "-m", "pytest", "--color=no", "--junitxml=j.xml", *options]
+    result = pytester.run(*command)
+    text = result.stdout.str() + result.stderr.str()
+    assert result.parseoutcomes()["failed"] >= 2
+    found = heeded(text, colours=True)
+    assert not found, ascii(found[:5])
+    assert text.count("variable=PATH]/tmp") >= 4 and told_by_junit(pytester) == []
+
+
+SHARED = """
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_vmports.plugin import session_of
+
+@pytest.fixture(scope="session")
+def shared(request):
+    session_of(request.config).recorder.made.append(SimpleNamespace(running=True))
+
+def test_it(request):
+    request.getfixturevalue("shared")  # which no list of a test's fixtures names
+    print("#" + "#vso[task.x]")
+    assert False
+
+def test_a_later_one(request):
+    request.getfixturevalue("shared")
+    print("#" + "#vso[task.x]")
+    assert False
+"""
+
+
+def test_a_test_that_asks_late_for_a_vm_of_several_is_not_obeyed(pytester):
+    pytester.makepyfile(SHARED)
+    result = pytester.run(sys.executable, "-m", "pytest", "-p", "no:randomly")
+    text = result.stdout.str()
+    assert heeded(text) == [] and text.count("#\\#vso[task.x]") == 2
+
+
+def test_differences_keep_their_colours_where_pytest_draws_some(pytester):
+    pytester.makepyfile(SUITE.partition("def test_object")[0])
+    (pytester.path / "words.json").write_text(json.dumps("loud\nand clear"))
+    result = pytester.run(sys.executable, "-m", "pytest", "-vv", "--color=yes")
+    text = result.stdout.str()
+    assert r"\x1b" not in text and re.search(r"\x1b\[91m- ?quiet", text)
 
 
 def test_a_test_that_had_no_vm_is_reported_as_ever(pytester):

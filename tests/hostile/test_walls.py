@@ -25,6 +25,8 @@ from pytest_vmports.errors import ForwardError, GuestForwardError
 from pytest_vmports.network import walls
 from pytest_vmports.network.doorman import Doorman
 from pytest_vmports.network.gvproxy import GvproxyWiring
+from pytest_vmports.network.log import NetworkLog
+from pytest_vmports.network.outgoing import Outgoing
 from pytest_vmports.system import foreign, listeners
 from pytest_vmports.system.programs import find_gvproxy
 from pytest_vmports.system.run_dir import RunDir
@@ -204,8 +206,11 @@ def test_it_connects_to_nothing_of_the_hosts_loopback(folder):
         tcp.listen()
         unix.bind(path)
         unix.listen()
-        around = walls.around_gvproxy(sys.executable, PYTHON, Doorman((), ()), folder)
+        outgoing = Outgoing(None, strict=False, log=NetworkLog())  # all but the host's loopback
+        doorman = Doorman((), (), outgoing)
+        around = walls.around_gvproxy(sys.executable, PYTHON, doorman, folder)
         said = tries(around, folder, CONNECTS, hosts=hosts, port=tcp.getsockname()[1], path=path)
+        outgoing.close()
         assert {name: what for name, what in said.items() if what != "EACCES"} == {}
 
 

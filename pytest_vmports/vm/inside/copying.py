@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestFileWarning
+from pytest_vmports.errors.shown import within
 from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import malformed
@@ -280,7 +281,7 @@ def _all_told(code: int, said: str) -> bool:
 
 
 def _failed(what: str, said: str, partial: str = "") -> GuestFileError:
-    text = printable(end_of(said))
+    text = within(end_of(said))
     remedy = "see what it says; the guest needs tar"
     return GuestFileError(what=f"{what} could not be copied: {text}{partial}", remedy=remedy)
 
