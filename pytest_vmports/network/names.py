@@ -43,6 +43,7 @@ _LONGEST, _LEAST_ANSWER, _OURS = 65535, 512, 1232
 # gvproxy asks again after five seconds.
 _SERVER_SECONDS, _CLIENT_SECONDS = 2.0, 5.0
 _LENGTH = struct.Struct("!H")
+_VERDICTS = {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}
 _ADDRESSES = {dns.rdatatype.A, dns.rdatatype.AAAA}
 # dnspython loads what reads a type when the first comes, when a test may have replaced the imports.
 for _type in ("A", "AAAA", "CNAME", "SOA", "NS", "MX", "SRV", "TXT", "PTR", "OPT"):
@@ -181,20 +182,28 @@ class Names:
         return answer
 
     def _ask(self, question: dns.rrset.RRset) -> dns.message.Message | None:
-        """Return what the first of the host's name servers says that answers; None for nothing."""
+        """Return what the first of the host's name servers says that knows; None for nothing.
+
+        One may refuse what is not its own, as a VPN's does: the next one is asked, as libraries do.
+        """
         query = dns.message.make_query(
             question.name, question.rdtype, question.rdclass, use_edns=0, payload=_OURS
         )
+        refusal = None
         for server in upstream():
             with contextlib.suppress(OSError, GuestSaidError):
                 answer = _by_udp(query, server)
-                return _by_tcp(query, server) if answer.flags & dns.flags.TC else answer
-        return None
+                if answer.flags & dns.flags.TC:
+                    answer = _by_tcp(query, server)
+                if answer.rcode() in _VERDICTS:
+                    return answer
+                refusal = refusal or answer
+        return refusal
 
 
 def upstream() -> list[tuple[str, int]]:
     """Return where the host's name servers answer, the first to be asked first."""
-    return [(address, resolving.PORT) for address in resolving.name_servers()]
+    return [(address, resolving.PORT) for address in resolving.name_servers(zones=True)]
 
 
 def _by_udp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.Message:

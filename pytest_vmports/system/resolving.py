@@ -21,11 +21,16 @@ _MOST = 3
 _texts: dict[str, list[list[str]]] = {}
 
 
-def name_servers() -> list[str]:
-    """Return the addresses of the host's name servers, in figures, the first to be asked first."""
+def name_servers(*, zones: bool = False) -> list[str]:
+    """Return the addresses of the host's name servers, in figures, the first to be asked first.
+
+    Args:
+        zones: with the interface behind which a link-local one is reached, as ``fe80::1%eth0``.
+    """
     rows = [row for row in _rows(RESOLV_CONF, "#;") if row[0] == "nameserver"]
-    found = [address for row in rows for word in row[1:2] if (address := _address(word))]
-    return found[:_MOST] or [*_NOBODY_SAYS]
+    words = [word for row in rows for word in row[1:2] if _address(word)][:_MOST]
+    found = [_address(word) + "".join(word.partition("%")[1:] if zones else ()) for word in words]
+    return found or [*_NOBODY_SAYS]
 
 
 def known_names() -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from pytest_vmports.network import names
 from pytest_vmports.network.destinations import read
 from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.network.names import MOST_AT_ONCE, Names
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, resolving
 
 LISTED = read(["a.example", "*.b.example:443"])
 
@@ -143,6 +143,36 @@ def test_a_server_that_is_not_there_is_passed_over(relay, monkeypatch):
     there, gone = names.upstream(), ("127.0.0.1", 1)
     monkeypatch.setattr(names, "upstream", lambda: [gone, *there])
     assert one.ask("a.example").answer
+
+
+def refusing(code):
+    def answer(question):
+        refusal = dns.message.make_response(question)
+        refusal.set_rcode(code)
+        return refusal
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.NOTIMP])
+def test_a_server_that_does_not_know_is_passed_over(relay, code):
+    one = relay(refusing(code), saying("a.example. 60 IN A 192.0.2.7"))
+    assert [record.address for record in one.ask("a.example").answer[0]] == ["192.0.2.7"]
+
+
+def test_of_servers_that_all_do_not_know_the_first_ones_word_is_passed_on(relay):
+    one = relay(refusing(dns.rcode.REFUSED), refusing(dns.rcode.SERVFAIL))
+    assert one.ask("a.example").rcode() == dns.rcode.REFUSED
+
+
+def test_that_a_name_does_not_exist_is_a_verdict(relay):
+    one = relay(refusing(dns.rcode.NXDOMAIN), saying("a.example. 60 IN A 192.0.2.7"))
+    assert one.ask("a.example").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_a_link_local_server_is_asked_behind_its_interface(monkeypatch):
+    monkeypatch.setattr(resolving, "name_servers", lambda zones=False: [f"fe80::1{'%eth0' * zones}"])
+    assert names.upstream() == [("fe80::1%eth0", 53)]
 
 
 def test_a_long_answer_comes_by_tcp(relay):

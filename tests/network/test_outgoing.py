@@ -32,7 +32,7 @@ def of_this_host(monkeypatch):
     """Faked: which addresses are the host's own, its name server and its file of names."""
     kinds = {LAN: Kind.LOCAL, BROADCAST: Kind.BROADCAST, "255.255.255.255": Kind.BROADCAST}
     monkeypatch.setattr(routes, "kind_of", lambda one: kinds.get(one, Kind.ELSEWHERE))
-    monkeypatch.setattr(resolving, "name_servers", lambda: [SERVER, "fd00::53"])
+    monkeypatch.setattr(resolving, "name_servers", lambda **_: [SERVER, "fd00::53"])
     known = [("db.internal", "203.0.113.20"), ("loop.internal", "127.0.0.1"), ("own.internal", LAN)]
     monkeypatch.setattr(resolving, "known_names", lambda: known)
 
