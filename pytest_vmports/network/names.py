@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.network.destinations import Destinations
     from pytest_vmports.network.log import NetworkLog
+    from pytest_vmports.system.sockets import Address
 
 NOT_LISTED = "not in allow_network"
 """Why something is refused that nothing allows."""
@@ -201,12 +202,21 @@ class Names:
         return refusal
 
 
-def upstream() -> list[tuple[str, int]]:
+def upstream() -> list[Address]:
     """Return where the host's name servers answer, the first to be asked first."""
-    return [(address, resolving.PORT) for address in resolving.name_servers(zones=True)]
+    found: list[Address] = []
+    for server in resolving.name_servers(zones=True):
+        address, _, zone = server.partition("%")
+        if not zone:
+            found.append((address, resolving.PORT))
+            continue
+        with contextlib.suppress(OSError):  # there is no such interface
+            index = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+            found.append((address, resolving.PORT, 0, index))
+    return found
 
 
-def _by_udp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.Message:
+def _by_udp(query: dns.message.Message, server: Address) -> dns.message.Message:
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     deadline = clock.now() + _SERVER_SECONDS
     with sockets.Socket(family, socket.SOCK_DGRAM) as udp:
@@ -221,7 +231,7 @@ def _by_udp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.
     raise TimeoutError(f"no answer of {server[0]}")
 
 
-def _by_tcp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.Message:
+def _by_tcp(query: dns.message.Message, server: Address) -> dns.message.Message:
     wire = query.to_wire()
     with sockets.connected(server, _SERVER_SECONDS) as tcp:
         tcp.sendall(_LENGTH.pack(len(wire)) + wire)

@@ -97,7 +97,7 @@ def open_host_line(settings: Settings, plan: Plan) -> str | None:
 
 def unwalled_line(plan: Plan) -> str | None:
     """Return what is to be said of a QEMU that is not walled in, on a host that could do so."""
-    problem = qemu_walls.problem(plan.hardware)
+    problem = qemu_walls.problem(plan.hardware.qemu, plan.hardware.accelerator)
     if problem is None or landlock.problem() is not None:  # `doctor` tells of the host
         return None
     return (

@@ -82,8 +82,10 @@ def needed_by(
     if of_the_system and not script:
         return needed
     walls = Walls(needed, change=(*DEVICES, *change))
+    if _runs(program, trial, Confinement(walls)):
+        return needed
     # One that does not run at all tells more where it is wanted.
-    return needed if _runs(program, trial, Confinement(walls)) or not _runs(program, trial) else None
+    return None if _runs(program, trial) else needed
 
 
 def _of_a_qemu(program: str, path: Path) -> Iterator[Path]:

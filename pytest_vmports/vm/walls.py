@@ -28,7 +28,7 @@ from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET, PICTURE, maps
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_vmports.vm.argv import Hardware
+    from pytest_vmports.system.programs import Accelerator, Qemu
     from pytest_vmports.vm.inside.waiting import Place
     from pytest_vmports.vm.plan import Ends, Plan
 
@@ -47,13 +47,14 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
         ends: of this start.
         place: of its files.
     """
-    needed = None if landlock.problem() is not None else _needed(plan.hardware)
+    qemu, accelerator = plan.hardware.qemu, plan.hardware.accelerator
+    needed = None if landlock.problem() is not None else _needed(qemu, accelerator)
     if needed is None:
         return None
-    change = [*program_files.DEVICES, *_devices(plan.hardware), *_written(ends, place)]
+    change = [*program_files.DEVICES, *_devices(accelerator), *_written(ends, place)]
     read = [*needed, *plan.kind.image_files(), *place.below, *_boots(ends)]
     if ends.ram is not None:
-        (read if maps_read_only(plan.hardware.qemu, ends.ram) else change).append(ends.ram.path)
+        (read if maps_read_only(qemu, ends.ram) else change).append(ends.ram.path)
     by_qemu = plan.network.kind == "usernet"
     outwards = by_qemu and not plan.network.restrict
     # Services of the host that were asked for are QEMU's own user network's to reach.
@@ -72,25 +73,22 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
 
 
-def problem(hardware: Hardware) -> str | None:
+def problem(qemu: Qemu, accelerator: Accelerator) -> str | None:
     """Return why there are no walls around a QEMU; None where there are."""
     why = landlock.problem()
-    if why is None and _needed(hardware) is None:
+    if why is None and _needed(qemu, accelerator) is None:
         return "it is a script, or needs more of the host's files than can be found out"
     return why
 
 
-def _needed(hardware: Hardware) -> tuple[Path, ...] | None:
-    qemu = hardware.qemu
-    trial = ("-machine", qemu.architecture.board, "-accel", hardware.accelerator.name,
+def _needed(qemu: Qemu, accelerator: Accelerator) -> tuple[Path, ...] | None:
+    trial = ("-machine", qemu.architecture.board, "-accel", accelerator.name,
              "-nodefaults", "-display", "none", "-S", "-monitor", "stdio")  # fmt: skip
-    return program_files.needed_by(
-        qemu.path, asks=True, trial=trial, change=_devices(hardware)
-    )
+    return program_files.needed_by(qemu.path, asks=True, trial=trial, change=_devices(accelerator))
 
 
-def _devices(hardware: Hardware) -> tuple[Path, ...]:
-    return (_KVM,) if hardware.accelerator.name == "kvm" else ()
+def _devices(accelerator: Accelerator) -> tuple[Path, ...]:
+    return (_KVM,) if accelerator.name == "kvm" else ()
 
 
 def _boots(ends: Ends) -> Iterator[Path]:

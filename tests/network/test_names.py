@@ -171,8 +171,11 @@ def test_that_a_name_does_not_exist_is_a_verdict(relay):
 
 
 def test_a_link_local_server_is_asked_behind_its_interface(monkeypatch):
-    monkeypatch.setattr(resolving, "name_servers", lambda zones=False: [f"fe80::1{'%eth0' * zones}"])
-    assert names.upstream() == [("fe80::1%eth0", 53)]
+    servers = ["fe80::1%lo", "fe80::2%7", "fe80::3%never0", "10.0.0.1"]
+    monkeypatch.setattr(resolving, "name_servers", lambda zones: servers if zones else [])
+    lo = socket.if_nametoindex("lo")
+    # The index has to stand there: of a zone in the host's name `connect` makes nothing.
+    assert names.upstream() == [("fe80::1", 53, 0, lo), ("fe80::2", 53, 0, 7), ("10.0.0.1", 53)]
 
 
 def test_a_long_answer_comes_by_tcp(relay):

@@ -70,7 +70,12 @@ def noted(one):
 @pytest.mark.parametrize("allowed", ["everything", "0.0.0.0/0"])
 def test_neither_loopback_nor_everybody_is_ever_reached(made, host, allowed, protocol):
     one = made(everything=True) if allowed == "everything" else made(allowed, "::/0")
-    assert not may(one, host, 80, protocol) and not may(one, host, 53, protocol)
+    assert not may(one, host, 80, protocol)
+    if host.removeprefix("::ffff:") in resolving.NOBODY_SAYS:
+        # Whom gvproxy asks for names when it cannot read whose they are.
+        assert asks(one, host, 53, protocol) == one._names.address(protocol)
+        return
+    assert not may(one, host, 53, protocol)
     assert {allowed for allowed, _ in noted(one)} == {False} and len(noted(one)) == 2
 
 
