@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 NOT_LISTED = "not in allow_network"
 """Why something is refused that nothing allows."""
-MOST_AT_ONCE = 16
-"""Questions that are being answered; who asks more meanwhile gets no answer."""
+MOST_AT_ONCE = 64
+"""Questions that are being answered; who asks more meanwhile gets no answer, and asks again after
+seconds. A browser, or a package manager, asks for some fifty at a time."""
 _LONGEST, _LEAST_ANSWER, _OURS = 65535, 512, 1232
 # gvproxy asks again after five seconds.
 _SERVER_SECONDS, _CLIENT_SECONDS = 2.0, 5.0
@@ -132,7 +133,11 @@ class Names:
             finally:
                 self._room.release()
 
-        threading.Thread(target=run, name="vmports-name", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="vmports-name", daemon=True).start()
+        except RuntimeError:  # there are too many on this host
+            self._room.release()
+            return False
         return True
 
     def _answer_udp(self, udp: socket.socket, question: bytes, client: tuple[str, int]) -> None:

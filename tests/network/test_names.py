@@ -261,6 +261,38 @@ def test_a_guest_that_asks_for_more_than_can_be_answered_stops_nothing_else(rela
     assert one.ask("a.example").answer
 
 
+def test_as_many_questions_as_a_browser_has_are_answered_at_once(relay):
+    together = threading.Barrier(50)
+
+    def slow(question):
+        together.wait(60)
+        return saying("a.example. 60 IN A 192.0.2.7")(question)
+
+    one = relay(slow)
+    query = dns.message.make_query("a.example", "A").to_wire()
+    with socket.socket(type=socket.SOCK_DGRAM) as asker:
+        asker.settimeout(60)
+        asker.connect(one.names.address("udp"))
+        for _ in range(50):
+            asker.send(query)
+        for _ in range(50):
+            assert dns.message.from_wire(asker.recv(1000)).answer
+
+
+def test_a_host_without_threads_leaves_a_question_and_goes_on(relay, monkeypatch):
+    one = relay(saying("a.example. 60 IN A 192.0.2.7"))
+    assert one.ask("a.example").answer
+
+    def none_left(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        for _ in range(2 * MOST_AT_ONCE):
+            assert not one.names._begin(pytest.fail)
+    assert one.ask("a.example").answer
+
+
 def test_it_can_be_closed_before_and_after_it_was_used(relay):
     one, other = relay(saying()), relay(saying())
     one.names.close()
