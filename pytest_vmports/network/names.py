@@ -11,6 +11,7 @@ import contextlib
 import socket
 import struct
 import threading
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import dns.exception
@@ -134,7 +135,7 @@ class Names:
                 self._room.release()
 
         try:
-            threading.Thread(target=run, name="vmports-name", daemon=True).start()
+            Thread(target=run, name="vmports-name", daemon=True).start()
         except RuntimeError:  # there are too many on this host
             self._room.release()
             return False

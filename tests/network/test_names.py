@@ -293,6 +293,12 @@ def test_a_host_without_threads_leaves_a_question_and_goes_on(relay, monkeypatch
     assert one.ask("a.example").answer
 
 
+def test_a_test_that_replaces_threads_leaves_names_to_the_guest(relay, monkeypatch):
+    one = relay()
+    monkeypatch.setattr(threading, "Thread", None)  # as a mock of a test's own
+    assert one.ask("c.example").rcode() == dns.rcode.NXDOMAIN
+
+
 def test_it_can_be_closed_before_and_after_it_was_used(relay):
     one, other = relay(saying()), relay(saying())
     one.names.close()
