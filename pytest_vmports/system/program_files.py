@@ -41,6 +41,8 @@ DEVICES: Final = tuple(
 )
 """Those that every program may use."""
 _SECONDS = 20.0
+# Where it is everywhere, as scripts rely on; PATH may be a folder of few programs.
+_ENV = "/usr/bin/env"
 
 
 @lru_cache(maxsize=16)
@@ -126,7 +128,7 @@ def launcher() -> tuple[Path, ...]:
 def _said(command: list[str], **variables: str) -> list[str]:
     given = [f"{name}={value}" for name, value in variables.items()]
     try:
-        child = tools.run(["env", *given, *command], timeout=_SECONDS)
+        child = tools.run([_ENV, *given, *command], timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return child.stdout.decode("utf-8", "surrogateescape").splitlines()

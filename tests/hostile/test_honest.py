@@ -94,6 +94,18 @@ def test_a_program_that_does_not_run_at_all_keeps_its_walls(system, elsewhere):
     assert needed_by(str(elsewhere), trial=("false",)) is not None
 
 
+def test_a_path_of_few_programs_hides_no_library_and_no_firmware(monkeypatch, qemu_binary):
+    monkeypatch.setattr(program_files.surroundings, "_variables", {"PATH": "/nowhere"})
+    monkeypatch.setenv("PATH", "/nowhere")
+    needed_by.cache_clear()
+    try:
+        needed = needed_by(str(qemu_binary), asks=True)
+    finally:
+        needed_by.cache_clear()
+    firmware = [one for folder in needed for one in folder.glob("*bios*.bin")]
+    assert firmware
+
+
 @pytest.mark.parametrize(
     "modules", ["lib/qemu", "lib64/qemu", "libexec/qemu", "lib/x86_64-linux-gnu/qemu", "named"]
 )
