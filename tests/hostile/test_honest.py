@@ -9,13 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_vmports.errors import LaunchError
+from pytest_vmports.network.gvproxy import GvproxyWiring
 from pytest_vmports.pool import planning
 from pytest_vmports.system import landlock, program_files
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.landlock import Walls
 from pytest_vmports.system.probing import ask
 from pytest_vmports.system.program_files import needed_by
-from pytest_vmports.system.programs import Accelerator, Qemu
+from pytest_vmports.system.programs import Accelerator, Gvproxy, Qemu
+from pytest_vmports.system.run_dir import RunDir
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +129,15 @@ def test_a_qemu_without_walls_is_told_of_and_one_with_them_is_not(tmp_path, qemu
     odd = script(tmp_path / "qemu-system-x86_64", qemu_binary)
     assert line(qemu_binary) is None
     assert odd in line(odd) and "it is a script" in line(odd) and "\n" not in line(odd)
+
+
+def test_a_gvproxy_that_is_a_script_says_what_to_do(tmp_path, elsewhere):
+    odd = script(tmp_path / "gvproxy", elsewhere)
+    with RunDir() as run_dir:
+        wiring = GvproxyWiring((), Gvproxy(odd, "0", has_config=True), run_dir.path, None)
+        with pytest.raises(LaunchError, match="name as gvproxy the program, and no script"):
+            wiring.start(())
+        wiring.stop()
 
 
 def test_of_a_host_without_landlock_each_run_is_not_told(tmp_path, unwalled):
