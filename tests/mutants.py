@@ -96,6 +96,20 @@ _WALLS = (
         landlock_lets_make_devices=("walls.write, files & ~_NEVER", "walls.write, files"),
     )
     + _of(
+        "pytest_vmports/system/program_files.py",
+        "tests/hostile/test_honest.py",
+        places_nobody_may_look_at_raise=("if os.path.exists(one)}", "if one.exists()}"),
+        a_script_of_the_systems_is_not_tried=(
+            "if of_the_system and not script:", "if of_the_system:",
+        ),
+    )
+    + _of(
+        "pytest_vmports/network/names.py",
+        "tests/network/test_names.py",
+        a_server_that_refuses_is_believed=("if answer.rcode() in _VERDICTS:", "if True:"),
+        a_link_local_server_loses_its_zone=("resolving.PORT, 0, index))", "resolving.PORT))"),
+    )
+    + _of(
         "pytest_vmports/network/walls.py",
         "tests/hostile/test_walls.py",
         gvproxy_makes_files=(

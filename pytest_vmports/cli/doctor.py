@@ -21,9 +21,10 @@ from pytest_vmports.pool.kept import all_kept
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
-from pytest_vmports.system import clock, programs, surroundings
+from pytest_vmports.system import clock, landlock, programs, surroundings
 from pytest_vmports.system.mishaps import told
 from pytest_vmports.system.run_dir import dead_folders
+from pytest_vmports.vm import walls as qemu_walls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,14 +150,23 @@ def _gvproxy_is_used() -> tuple[str | None, bool]:
 
 
 def _walls() -> list[Finding]:
-    """Return what stands around gvproxy, a finding each."""
+    """Return what stands around gvproxy, a finding each, and around QEMU."""
     state = LIMITED if _gvproxy_is_used()[1] else FINE
     return [
         Finding(f"wall: {wall.name}", FINE, wall.holds)
         if wall.problem is None
         else Finding(f"wall: {wall.name}", state, f"{wall.without}: {wall.problem}", wall.remedy)
         for wall in walls.of_this_host()
-    ]
+    ] + _careful(_wall_of_qemu)
+
+
+def _wall_of_qemu() -> Finding:
+    qemu, name = _found_qemu(), "wall: QEMU"
+    problem = qemu_walls.problem(qemu, programs.choose_accel(*_values("accel"), qemu.path))
+    if problem is None:
+        return Finding(name, FINE, "QEMU reads its VM's files alone, and writes its own")
+    remedy = "" if landlock.problem() else "name a QEMU that is a program (--vmports-qemu)"
+    return Finding(name, FINE, f"a guest that took QEMU over has your files: {problem}", remedy)
 
 
 def _ports() -> Finding:

@@ -29,7 +29,7 @@ from pytest_vmports.network.doorman import Doorman, places
 from pytest_vmports.network.gvproxy_api import Api, forward_error
 from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.network.usernet import NETDEV_ID, network_card
-from pytest_vmports.system import clock, gate, listeners
+from pytest_vmports.system import clock, gate, landlock, listeners
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes, unix_url
 from pytest_vmports.system.proc import raw
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 CONFIG = "gvproxy.yaml"
 """Name of its configuration in a VM's private folder."""
 _START_SECONDS = 20.0
+# What a shell, or the loader of programs, says of one that cannot be run.
+_NOT_RUN = {126, 127}
 _ENDS_SECONDS = 1.0
 # Where the guest's name for the host leads. gvproxy's default is the host's own loopback; an empty
 # map means that default too, so it leads to an address that no connection can be made to.
@@ -290,6 +292,11 @@ class GvproxyWiring:
         port = port_of(output, self.ports) if "address already in use" in output else None
         if port is not None:
             raise forward_error(port, _last_line(output))
+        if code in _NOT_RUN and landlock.problem() is None:
+            output += (
+                "\n(Landlock keeps gvproxy to its own files: name as gvproxy the program, and no "
+                "script that runs one elsewhere)"
+            )
         raise LaunchError(
             program="gvproxy", returncode=code, stderr=output, command=" ".join(process.command)
         )

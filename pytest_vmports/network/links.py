@@ -14,6 +14,7 @@ import struct
 import threading
 from collections import deque
 from contextlib import ExitStack
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system import sockets
@@ -151,7 +152,7 @@ class Pump:
             self._selector = stack.enter_context(selectors.DefaultSelector())
             self._selector.register(wake, selectors.EVENT_READ, None)
             stack.callback(self._close_files)
-            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            thread = Thread(target=self._run, name=name, daemon=True)
             thread.start()
             # Run in the opposite order: the thread is woken, and has ended before all else goes.
             stack.callback(thread.join)

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import dns.exception
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.network.destinations import Destinations
     from pytest_vmports.network.log import NetworkLog
+    from pytest_vmports.system.sockets import Address
 
 NOT_LISTED = "not in allow_network"
 """Why something is refused that nothing allows."""
@@ -45,6 +47,7 @@ _LONGEST, _LEAST_ANSWER, _OURS = 65535, 512, 1232
 _SERVER_SECONDS, _CLIENT_SECONDS = 2.0, 5.0
 _LENGTH = struct.Struct("!H")
 _GUEST = "the guest's question for a name"
+_VERDICTS = {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}
 _ADDRESSES = {(dns.rdataclass.IN, kind) for kind in (dns.rdatatype.A, dns.rdatatype.AAAA)}
 # dnspython loads what reads a type when the first comes, when a test may have replaced the imports.
 for _type in ("A", "AAAA", "CNAME", "SOA", "NS", "MX", "SRV", "TXT", "PTR", "OPT"):
@@ -134,7 +137,7 @@ class Names:
                 return False
             self._answering += 1
         try:
-            threading.Thread(
+            Thread(
                 target=self._answer_all, args=(answer,), name="vmports-name", daemon=True
             ).start()
         except RuntimeError:  # we may start no thread more
@@ -217,23 +220,40 @@ class Names:
         return answer
 
     def _ask(self, question: dns.rrset.RRset) -> dns.message.Message | None:
-        """Return what the first of the host's name servers says that answers; None for nothing."""
+        """Return what the first of the host's name servers says that knows; None for nothing.
+
+        One may refuse what is not its own, as a VPN's does: the next one is asked, as libraries do.
+        """
         query = dns.message.make_query(
             question.name, question.rdtype, question.rdclass, use_edns=0, payload=_OURS
         )
+        refusal = None
         for server in upstream():
             with contextlib.suppress(OSError, GuestSaidError):
                 answer = _by_udp(query, server)
-                return _by_tcp(query, server) if answer.flags & dns.flags.TC else answer
-        return None
+                if answer.flags & dns.flags.TC:
+                    answer = _by_tcp(query, server)
+                if answer.rcode() in _VERDICTS:
+                    return answer
+                refusal = refusal or answer
+        return refusal
 
 
-def upstream() -> list[tuple[str, int]]:
+def upstream() -> list[Address]:
     """Return where the host's name servers answer, the first to be asked first."""
-    return [(address, resolving.PORT) for address in resolving.name_servers()]
+    found: list[Address] = []
+    for server in resolving.name_servers(zones=True):
+        address, _, zone = server.partition("%")
+        if not zone:
+            found.append((address, resolving.PORT))
+            continue
+        with contextlib.suppress(OSError):  # there is no such interface
+            index = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+            found.append((address, resolving.PORT, 0, index))
+    return found
 
 
-def _by_udp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.Message:
+def _by_udp(query: dns.message.Message, server: Address) -> dns.message.Message:
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     deadline = clock.now() + _SERVER_SECONDS
     with sockets.Socket(family, socket.SOCK_DGRAM) as udp:
@@ -248,7 +268,7 @@ def _by_udp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.
     raise TimeoutError(f"no answer of {server[0]}")
 
 
-def _by_tcp(query: dns.message.Message, server: tuple[str, int]) -> dns.message.Message:
+def _by_tcp(query: dns.message.Message, server: Address) -> dns.message.Message:
     wire = query.to_wire()
     with sockets.connected(server, _SERVER_SECONDS) as tcp:
         tcp.sendall(_LENGTH.pack(len(wire)) + wire)

@@ -60,7 +60,7 @@ class Outgoing:
         host, port = asked.address
         address = ipaddress.ip_address(host)
         address = getattr(address, "ipv4_mapped", None) or address
-        if port == resolving.PORT and str(address) in resolving.name_servers():
+        if port == resolving.PORT and str(address) in _asked_for_names():
             return self._to_names(asked.protocol)
         if (asked.protocol, port) == _ORDERING and self._puts_in_order(str(address)):
             return errno.EACCES
@@ -148,3 +148,12 @@ class Outgoing:
         except OSError:
             # Names alone are no reason to close a network that is open.
             return 0 if self._allowed is None else errno.EACCES
+
+
+def _asked_for_names() -> tuple[str, ...]:
+    """Return whom gvproxy may take for a name server.
+
+    Once another file has come in the place of the host's, as DHCP or a VPN puts it there, gvproxy's
+    walls keep it from that, and Go asks those of a host without one.
+    """
+    return (*resolving.name_servers(), *resolving.NOBODY_SAYS)

@@ -13,8 +13,9 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.network import walls
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
-from pytest_vmports.system import gate
+from pytest_vmports.system import gate, landlock
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.vm import walls as qemu_walls
 from pytest_vmports.vm.argv import Hardware
 from pytest_vmports.vm.inside.kind import kind_of
 from pytest_vmports.vm.plan import Plan
@@ -92,6 +93,17 @@ def open_host_line(settings: Settings, plan: Plan) -> str | None:
     else:
         return None
     return f"vmports: {said}; {found['remedy']}; strict_network = yes refuses such VMs"
+
+
+def unwalled_line(plan: Plan) -> str | None:
+    """Return what is to be said of a QEMU that is not walled in, on a host that could do so."""
+    problem = qemu_walls.problem(plan.hardware.qemu, plan.hardware.accelerator)
+    if problem is None or landlock.problem() is not None:  # `doctor` tells of the host
+        return None
+    return (
+        f"vmports: no wall stands around {plan.hardware.qemu.path}: {problem}; a guest that took "
+        "it over has your files; for a wall name a QEMU that is a program (--vmports-qemu)"
+    )
 
 
 def _enough_memory(settings: Settings, guest: Guest) -> int:

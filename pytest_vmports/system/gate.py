@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from select import POLLIN, poll
 from subprocess import DEVNULL
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_vmports.system import foreign, seccomp, sockets, tools
@@ -97,9 +98,7 @@ class Gate:
             RuntimeError: we may start no thread more.
         """
         listener, copy = self._listener, os.dup(pidfd)
-        thread = threading.Thread(
-            target=self._serve, args=(listener, copy), name="vmports-gate", daemon=True
-        )
+        thread = Thread(target=self._serve, args=(listener, copy), name="vmports-gate", daemon=True)
         try:
             thread.start()
         except BaseException:
@@ -159,7 +158,7 @@ class Gate:
                 _close(own)
 
         try:
-            threading.Thread(target=answer, name="vmports-connect", daemon=True).start()
+            Thread(target=answer, name="vmports-connect", daemon=True).start()
         except RuntimeError:  # too many threads, likewise
             _close(own)
             return False

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.system import proc
 from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.probing import is_of_the_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -125,7 +126,9 @@ def _allow(rules: int, paths: Iterable[Path], rights: int) -> None:
     for path in paths:
         try:
             place = os.open(as_bytes(path), os.O_PATH | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except OSError as error:
+            if is_of_the_host(error):  # too many are open: it is there all the same
+                raise
             continue  # what we cannot reach, the child cannot either
         try:
             is_folder = stat.S_ISDIR(os.fstat(place).st_mode)

@@ -7,9 +7,16 @@ import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pytest_vmports.system import process, tools
+from pytest_vmports.errors import ProgramStoppedError
+from pytest_vmports.system import process, surroundings, tools
+from pytest_vmports.system.confined import Confinement
+from pytest_vmports.system.landlock import Walls
+from pytest_vmports.system.probing import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROGRAMS: Final = (
     *(f"{root}/{kind}" for root in ("", "/usr", "/usr/local")
@@ -34,20 +41,32 @@ DEVICES: Final = tuple(
 )
 """Those that every program may use."""
 _SECONDS = 20.0
+# Where it is everywhere, as scripts rely on; PATH may be a folder of few programs.
+_ENV = "/usr/bin/env"
 
 
 @lru_cache(maxsize=16)
-def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
+def needed_by(
+    program: str,
+    *,
+    asks: bool = False,
+    trial: tuple[str, ...] = ("--version",),
+    change: tuple[Path, ...] = (),
+) -> tuple[Path, ...] | None:
     """Return files and folders that a program reads to run; None where nobody can tell.
 
-    That is a script outside the system's own folders, which may run anything.
+    That is a script outside the system's own folders, which may run anything, and what runs, but
+    not with these files alone: found by trying, of all that is not the system's own program.
 
     Args:
         program: its path.
         asks: it is a QEMU, and says itself where its firmware is.
+        trial: arguments with which it ends at once, or as soon as it reads ``quit``.
+        change: what it needs beside its own, to read and to write.
     """
     path = Path(os.path.realpath(program))
-    if not any(path.is_relative_to(place) for place in PROGRAMS) and _is_script(path):
+    of_the_system, script = any(path.is_relative_to(place) for place in PROGRAMS), _is_script(path)
+    if script and not of_the_system:
         return None
     found = [*map(Path, (*PROGRAMS, *LOADER, *_SYSTEM)), path, Path(program), *launcher()]
     # Asked for its version, where the loader does not know this variable and runs it.
@@ -57,14 +76,38 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
         if name.startswith("/"):
             found.append(Path(name.partition(" (0x")[0]))
     if asks:
-        data = [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]
-        # Firmware is often a link into another package's folder.
-        found += [*data, *(one for folder in data for one in folder.glob("*") if one.is_symlink())]
-        found += [path.parents[1] / kind / "qemu" for kind in ("lib", "libexec")]  # its modules
-    # Each costs a rule of each VM's walls.
+        found += _of_a_qemu(program, path)
+    # Each costs a rule of each VM's walls. Of a folder of another user's nothing is told.
     real = dict.fromkeys(Path(os.path.realpath(one)) for one in found)
-    there = {one: None for one in real if one.exists()}
-    return tuple(one for one in there if not any(above in there for above in one.parents))
+    there = {one: None for one in real if os.path.exists(one)}  # noqa: PTH110 - Path's raises then
+    needed = tuple(one for one in there if not any(above in there for above in one.parents))
+    if of_the_system and not script:
+        return needed
+    walls = Walls(needed, change=(*DEVICES, *change))
+    if _runs(program, trial, Confinement(walls)):
+        return needed
+    # One that does not run at all tells more where it is wanted.
+    return None if _runs(program, trial) else needed
+
+
+def _of_a_qemu(program: str, path: Path) -> Iterator[Path]:
+    """Yield where a QEMU has its firmware and its modules."""
+    for folder in [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]:
+        yield folder
+        # Firmware is often a link into another package's folder.
+        yield from (one for one in folder.glob("*") if os.path.islink(one))  # noqa: PTH114 - as above
+    named = surroundings.variables().get("QEMU_MODULE_DIR")
+    yield from () if named is None else (Path(named),)
+    for pattern in ("lib/qemu", "lib64/qemu", "libexec/qemu", "lib/*/qemu"):
+        yield from path.parent.parent.glob(pattern)
+
+
+def _runs(program: str, trial: tuple[str, ...], confinement: Confinement | None = None) -> bool:
+    try:
+        answer = ask([program, *trial], timeout=_SECONDS, stdin="quit\n", confinement=confinement)
+    except ProgramStoppedError:
+        return False
+    return answer.code == 0
 
 
 def _is_script(path: Path) -> bool:
@@ -85,7 +128,7 @@ def launcher() -> tuple[Path, ...]:
 def _said(command: list[str], **variables: str) -> list[str]:
     given = [f"{name}={value}" for name, value in variables.items()]
     try:
-        child = tools.run(["env", *given, *command], timeout=_SECONDS)
+        child = tools.run([_ENV, *given, *command], timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return child.stdout.decode("utf-8", "surrogateescape").splitlines()

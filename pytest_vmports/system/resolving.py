@@ -15,17 +15,23 @@ from pytest_vmports.system.small_file import read_small
 RESOLV_CONF: Final = "/etc/resolv.conf"
 HOSTS: Final = "/etc/hosts"
 PORT: Final = 53
-_NOBODY_SAYS = ("127.0.0.1", "::1")
+NOBODY_SAYS: Final = ("127.0.0.1", "::1")
+"""Those that are asked where the file is not to be read."""
 _MOST = 3
 # What was read last: while a test has replaced the file system, that holds.
 _texts: dict[str, list[list[str]]] = {}
 
 
-def name_servers() -> list[str]:
-    """Return the addresses of the host's name servers, in figures, the first to be asked first."""
+def name_servers(*, zones: bool = False) -> list[str]:
+    """Return the addresses of the host's name servers, in figures, the first to be asked first.
+
+    Args:
+        zones: with the interface behind which a link-local one is reached, as ``fe80::1%eth0``.
+    """
     rows = [row for row in _rows(RESOLV_CONF, "#;") if row[0] == "nameserver"]
-    found = [address for row in rows for word in row[1:2] if (address := _address(word))]
-    return found[:_MOST] or [*_NOBODY_SAYS]
+    words = [word for row in rows for word in row[1:2] if _address(word)][:_MOST]
+    found = [_address(word) + "".join(word.partition("%")[1:] if zones else ()) for word in words]
+    return found or [*NOBODY_SAYS]
 
 
 def known_names() -> list[tuple[str, str]]:

@@ -13,7 +13,9 @@ from socket import AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM
 from socket import socket as Socket  # noqa: N812 - it is a class
 from types import ModuleType
 
-__all__ = ["Socket", "connected", "module", "pair"]
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""Host in figures and port, and of IPv6 the flow and the index of an interface too."""
+__all__ = ["Address", "Socket", "connected", "module", "pair"]
 
 
 def module() -> ModuleType:
@@ -29,7 +31,7 @@ def pair(kind: int = SOCK_STREAM) -> tuple[Socket, Socket]:
     return Socket(fileno=ours.detach()), Socket(fileno=theirs.detach())
 
 
-def connected(address: tuple[str, int], seconds: float) -> Socket:
+def connected(address: Address, seconds: float) -> Socket:
     """Return a TCP connection to an address in figures.
 
     Args:

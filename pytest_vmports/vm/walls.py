@@ -28,6 +28,7 @@ from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET, PICTURE, maps
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_vmports.system.programs import Accelerator, Qemu
     from pytest_vmports.vm.inside.waiting import Place
     from pytest_vmports.vm.plan import Ends, Plan
 
@@ -39,24 +40,21 @@ _KVM = Path("/dev/kvm")
 def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     """Return how the QEMU of a VM is confined; None where it cannot be.
 
-    That is where this host has no Landlock, or its QEMU is a script, which may run anything.
+    See `problem`.
 
     Args:
         plan: what the VM is.
         ends: of this start.
         place: of its files.
     """
-    needed = None
-    if landlock.problem() is None:
-        needed = program_files.needed_by(plan.hardware.qemu.path, asks=True)
+    qemu, accelerator = plan.hardware.qemu, plan.hardware.accelerator
+    needed = None if landlock.problem() is not None else _needed(qemu, accelerator)
     if needed is None:
         return None
-    change = [*program_files.DEVICES, *_written(ends, place)]
-    if plan.hardware.accelerator.name == "kvm":
-        change.append(_KVM)
+    change = [*program_files.DEVICES, *_devices(accelerator), *_written(ends, place)]
     read = [*needed, *plan.kind.image_files(), *place.below, *_boots(ends)]
     if ends.ram is not None:
-        (read if maps_read_only(plan.hardware.qemu, ends.ram) else change).append(ends.ram.path)
+        (read if maps_read_only(qemu, ends.ram) else change).append(ends.ram.path)
     by_qemu = plan.network.kind == "usernet"
     outwards = by_qemu and not plan.network.restrict
     # Services of the host that were asked for are QEMU's own user network's to reach.
@@ -73,6 +71,24 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
         refused += () if connects else ("connect",)
         refused += () if by_qemu or plan.reachable else ("bind", "listen")
     return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
+
+
+def problem(qemu: Qemu, accelerator: Accelerator) -> str | None:
+    """Return why there are no walls around a QEMU; None where there are."""
+    why = landlock.problem()
+    if why is None and _needed(qemu, accelerator) is None:
+        return "it is a script, or needs more of the host's files than can be found out"
+    return why
+
+
+def _needed(qemu: Qemu, accelerator: Accelerator) -> tuple[Path, ...] | None:
+    trial = ("-machine", qemu.architecture.board, "-accel", accelerator.name,
+             "-nodefaults", "-display", "none", "-S", "-monitor", "stdio")  # fmt: skip
+    return program_files.needed_by(qemu.path, asks=True, trial=trial, change=_devices(accelerator))
+
+
+def _devices(accelerator: Accelerator) -> tuple[Path, ...]:
+    return (_KVM,) if accelerator.name == "kvm" else ()
 
 
 def _boots(ends: Ends) -> Iterator[Path]:

@@ -91,7 +91,7 @@ class TestDoctor:
         assert status == 0
         assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [
             "ok settings", "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok wall:",
-            "ok wall:", "ok wall:", "ok ports", "ok state", "ok cache", "ok leftovers",
+            "ok wall:", "ok wall:", "ok wall:", "ok ports", "ok state", "ok cache", "ok leftovers",
         ]  # fmt: skip
 
     def test_what_only_some_tests_need_is_a_limit_and_exits_1(self, run, monkeypatch, qemu_binary):
@@ -118,9 +118,20 @@ class TestDoctor:
         assert status == 1
         assert [line.split()[:3] for line in walls] == [
             ["ok", "wall:", "filter"], ["limited", "wall:", "gate"], ["ok", "wall:", "Landlock"],
+            ["ok", "wall:", "QEMU"],
         ]  # fmt: skip
         assert "127.0.0.1: the test switched it off" in walls[1]
         assert "SYS_PTRACE" in lines[lines.index(walls[1]) + 1]
+
+    def test_a_qemu_without_walls_is_told(self, run, monkeypatch, tmp_path, qemu_binary):
+        script = tmp_path / "qemu-system-x86_64"
+        script.write_text(f'#!/bin/sh\nexec {qemu_binary} "$@"\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("VMPORTS_QEMU", str(script))
+        _, lines, _ = run("doctor")
+        (at,) = [n for n, line in enumerate(lines) if "wall: QEMU" in line]
+        assert "has your files: it is a script" in lines[at]
+        assert "name a QEMU that is a program" in lines[at + 1]
 
     def test_without_qemu_no_vm_can_be_started_and_it_exits_2(self, run, monkeypatch):
         def missing(_wanted=None):

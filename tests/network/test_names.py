@@ -22,7 +22,7 @@ from pytest_vmports.network import names
 from pytest_vmports.network.destinations import read
 from pytest_vmports.network.log import NetworkLog
 from pytest_vmports.network.names import MOST_AT_ONCE, Names
-from pytest_vmports.system import clock
+from pytest_vmports.system import clock, resolving
 
 LISTED = read(["a.example", "*.b.example:443"])
 
@@ -145,6 +145,39 @@ def test_a_server_that_is_not_there_is_passed_over(relay, monkeypatch):
     assert one.ask("a.example").answer
 
 
+def refusing(code):
+    def answer(question):
+        refusal = dns.message.make_response(question)
+        refusal.set_rcode(code)
+        return refusal
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.NOTIMP])
+def test_a_server_that_does_not_know_is_passed_over(relay, code):
+    one = relay(refusing(code), saying("a.example. 60 IN A 192.0.2.7"))
+    assert [record.address for record in one.ask("a.example").answer[0]] == ["192.0.2.7"]
+
+
+def test_of_servers_that_all_do_not_know_the_first_ones_word_is_passed_on(relay):
+    one = relay(refusing(dns.rcode.REFUSED), refusing(dns.rcode.SERVFAIL))
+    assert one.ask("a.example").rcode() == dns.rcode.REFUSED
+
+
+def test_that_a_name_does_not_exist_is_a_verdict(relay):
+    one = relay(refusing(dns.rcode.NXDOMAIN), saying("a.example. 60 IN A 192.0.2.7"))
+    assert one.ask("a.example").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_a_link_local_server_is_asked_behind_its_interface(monkeypatch):
+    servers = ["fe80::1%lo", "fe80::2%7", "fe80::3%never0", "10.0.0.1"]
+    monkeypatch.setattr(resolving, "name_servers", lambda zones: servers if zones else [])
+    lo = socket.if_nametoindex("lo")
+    # The index has to stand there: of a zone in the host's name `connect` makes nothing.
+    assert names.upstream() == [("fe80::1", 53, 0, lo), ("fe80::2", 53, 0, 7), ("10.0.0.1", 53)]
+
+
 def test_a_long_answer_comes_by_tcp(relay):
     records = [f"a.example. 60 IN TXT {'x' * 200}{number}" for number in range(40)]
     one = relay(saying(*records))
@@ -226,6 +259,44 @@ def test_a_guest_that_asks_for_more_than_can_be_answered_stops_nothing_else(rela
         for _ in range(MOST_AT_ONCE):
             assert asker.recv(1000)
     assert one.ask("a.example").answer
+
+
+def test_as_many_questions_as_a_browser_has_are_answered_at_once(relay):
+    together = threading.Barrier(50)
+
+    def slow(question):
+        together.wait(60)
+        return saying("a.example. 60 IN A 192.0.2.7")(question)
+
+    one = relay(slow)
+    query = dns.message.make_query("a.example", "A").to_wire()
+    with socket.socket(type=socket.SOCK_DGRAM) as asker:
+        asker.settimeout(60)
+        asker.connect(one.names.address("udp"))
+        for _ in range(50):
+            asker.send(query)
+        for _ in range(50):
+            assert dns.message.from_wire(asker.recv(1000)).answer
+
+
+def test_a_host_without_threads_leaves_a_question_and_goes_on(relay, monkeypatch):
+    one = relay(saying("a.example. 60 IN A 192.0.2.7"))
+    assert one.ask("a.example").answer
+
+    def none_left(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        for _ in range(2 * MOST_AT_ONCE):
+            assert not one.names._begin(pytest.fail)
+    assert one.ask("a.example").answer
+
+
+def test_a_test_that_replaces_threads_leaves_names_to_the_guest(relay, monkeypatch):
+    one = relay()
+    monkeypatch.setattr(threading, "Thread", None)  # as a mock of a test's own
+    assert one.ask("c.example").rcode() == dns.rcode.NXDOMAIN
 
 
 def test_it_can_be_closed_before_and_after_it_was_used(relay):

@@ -156,6 +156,20 @@ def test_a_policy_that_fails_refuses_that_call_and_no_other(folder, decide):
     assert tries(asking(fails_once), folder, code) == {"1": "EACCES", "2": "done", "3": "done"}
 
 
+def test_a_test_that_replaces_threads_closes_no_gate(folder, monkeypatch):
+    def decide(_asked):
+        monkeypatch.setattr(threading, "Thread", None)  # as a mock of a test's own
+        return 0
+
+    code = """
+        attempt("bind", lambda: udp().bind(("127.0.0.1", 0)))
+        for name in "12":
+            attempt(name, lambda: udp().connect(("127.0.0.1", 9)))
+    """
+    said = tries(asking(decide), folder, code)
+    assert said == {"bind": "done", "1": "done", "2": "done"}
+
+
 def test_a_connect_that_waits_keeps_nobody_else_waiting(folder):
     """As by a resolver of the C library's; the server's queue is full, so nobody answers."""
     code = """

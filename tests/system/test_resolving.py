@@ -35,6 +35,11 @@ def test_name_servers_are_those_that_gvproxy_asks(files, text, servers):
     assert resolving.name_servers() == servers
 
 
+def test_a_link_local_one_is_asked_behind_its_interface(files):
+    (files / "resolv.conf").write_text("nameserver FE80::1%eth0\nnameserver 10.0.0.1\n")
+    assert resolving.name_servers(zones=True) == ["fe80::1%eth0", "10.0.0.1"]
+
+
 def test_without_the_file_they_are_on_the_loopback(files):
     assert resolving.name_servers() == ["127.0.0.1", "::1"]
 

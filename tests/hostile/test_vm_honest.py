@@ -1,0 +1,67 @@
+"""Real guests on hosts that are odd, and honest: what they were given works behind all walls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+SUITE = """
+    import os, subprocess
+    import pytest
+    from name_server import saying, serving
+
+    def answer(question):
+        name, is_a = question.question[0].name.to_text(), question.question[0].rdtype == 1
+        return saying(*[f"{name} 60 IN A 203.0.113.9"] if is_a else [])(question)
+
+    @pytest.fixture(scope="module", autouse=True)
+    def stub():
+        with serving(answer, ("127.0.0.53", 53)):
+            yield
+
+    @pytest.mark.vmports(wait_for="none", allow_network=True)
+    def test_names(vm_with_ports):
+        ask = "nslookup {}.example"
+        assert "203.0.113.9" in vm_with_ports.run(ask.format("one")).stdout
+        # As DHCP and VPNs do.
+        with open("/etc/another", "w") as file:
+            file.write("nameserver 127.0.0.53\\n")
+        os.replace("/etc/another", "/etc/resolv.conf")
+        # Go looks at the file's time every five seconds.
+        vm_with_ports.run("sleep 6")
+        vm_with_ports.run(ask.format("two"), check=False)
+        assert "203.0.113.9" in vm_with_ports.run(ask.format("three")).stdout
+        assert not vm_with_ports.network_log.refused
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("any_gvproxy", ["0.8.1", "0.8.9"], indirect=True)
+def test_a_name_server_on_the_hosts_loopback_serves_also_when_its_file_is_another(
+    pytester, any_gvproxy, missing
+):
+    """In a network namespace, with a folder /etc of its own."""
+    for program in ("unshare", "ip", "mount"):
+        if shutil.which(program) is None:
+            missing(program, "install util-linux and iproute2")
+    pytester.makepyfile(textwrap.dedent(SUITE))
+    shutil.copytree("/etc", pytester.path / "etc", symlinks=True)
+    (pytester.path / "etc/resolv.conf").unlink(missing_ok=True)
+    (pytester.path / "etc/resolv.conf").symlink_to(pytester.path / "stub-resolv.conf")
+    (pytester.path / "stub-resolv.conf").write_text("nameserver 127.0.0.53\noptions edns0\n")
+    namespace = ["unshare", "--net", "--mount"]
+    namespace += [] if os.geteuid() == 0 else ["--map-root-user"]
+    script = 'ip link set lo up && mount --bind etc /etc && exec "$@"'
+    command = [*namespace, "sh", "-c", script, "sh", sys.executable, "-m", "pytest"]
+    done = subprocess.run(
+        [*command, "-p", "no:randomly", "-p", "no:xdist", f"--vmports-gvproxy={any_gvproxy}"],
+        cwd=pytester.path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
