@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 NOT_LISTED = "not in allow_network"
 """Why something is refused that nothing allows."""
-MOST_AT_ONCE, MOST_WAITING = 16, 256
-"""Questions that are being answered, and that wait for that; who asks more gets no answer."""
+MOST_AT_ONCE, MOST_WAITING = 64, 256
+"""Questions that are being answered, and that wait for that; who asks more gets no answer, and asks
+again after seconds. A browser, or a package manager, asks for some fifty at a time."""
 _LONGEST, _LEAST_ANSWER, _OURS = 65535, 512, 1232
 # gvproxy asks again after five seconds.
 _SERVER_SECONDS, _CLIENT_SECONDS = 2.0, 5.0
