@@ -25,8 +25,12 @@ def mark(path: str | os.PathLike[str], seconds: float) -> None:
     Raises:
         OSError: it is not ours.
     """
-    when = int(seconds) * _SECOND + _FRACTION
-    os.utime(path, ns=(when, when), follow_symlinks=False)
+    # A time out of a file system's range loses its fraction.
+    for whole in (int(seconds), 0):
+        when = whole * _SECOND + _FRACTION
+        os.utime(path, ns=(when, when), follow_symlinks=False)
+        if _is_a_guests(os.lstat(path)):
+            return
 
 
 def refuse(path: str) -> None:
@@ -60,9 +64,13 @@ def _on_the_way(path: str) -> str | None:
             continue
         ways = target.split("/")[::-1]
         leaves = target.startswith("/") or ".." in ways
-        if leaves and seen.st_mtime_ns % _SECOND == _FRACTION:
+        if leaves and _is_a_guests(seen):
             return one
         links += 1
         left += ways
         here = "/" if target.startswith("/") else here
     return None
+
+
+def _is_a_guests(link: os.stat_result) -> bool:
+    return link.st_mtime_ns % _SECOND == _FRACTION
