@@ -1,4 +1,4 @@
-"""Links that a guest sent with an earlier copy: no later copy goes through one to somewhere else."""
+"""Links that a guest sent with an earlier copy: no later one goes through them elsewhere."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_links_of_ones_own_and_those_that_stay_in_their_folder_are_followed(out,
     assert guest.asked > 0
     for loop in ("a", "b"):
         (tmp_path / loop).symlink_to("b" if loop == "a" else "a")
-    with pytest.raises(GuestFileError, match="could not be written|no folder|link"):
+    with pytest.raises(GuestFileError, match="could not be written"):
         copying.get(Guest(file("x"), END), "/x", tmp_path / "a" / "x", 60)
 
 

@@ -118,7 +118,7 @@ def test_an_agent_however_slow_holds_no_command_beyond_its_time_and_its_end(
 
 @pytest.fixture
 def real_agent(tmp_path):
-    """Return the channel of a guest's agent that runs here. Set no clock by it: it is the host's."""
+    """Return the channel of an agent that runs here. Set no clock by it: it is the host's."""
     program = tmp_path / "agent"
     shutil.copy(AGENT, program)
     program.chmod(0o755)
