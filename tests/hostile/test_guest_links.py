@@ -138,3 +138,11 @@ def test_a_folder_that_was_there_is_opened_to_nobody_and_stays_its_owners(
     modes = [stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("a", "a/in")]
     assert modes == [becomes, becomes]
     assert (tmp_path / "a" / "in" / "x").read_bytes() == b"content"
+
+
+def test_a_folder_that_the_guest_names_twice_is_as_it_said_last(tmp_path):
+    archive = [folder(mode=0o700), folder("app/in", mode=0o500), file("app/in/x")]
+    again = [folder("app/in", mode=0o755), folder(mode=0o755)]
+    place = copying.get(Guest(*archive, *again, END), "/app", tmp_path, 60)
+    modes = [stat.S_IMODE(one.stat().st_mode) for one in (place, place / "in")]
+    assert modes == [0o755, 0o755]

@@ -228,15 +228,15 @@ class Unpacking:
         mode = _mode(path)
         if mode is None:
             path.mkdir()
-        elif stat.S_ISDIR(mode):
-            self._found.setdefault(str(path), stat.S_IMODE(mode))
-        else:
+        elif not stat.S_ISDIR(mode):
             kind = ", but a link" if stat.S_ISLNK(mode) else ""
             raise GuestFileError(
                 what=f"{shown(str(path))} is no folder here{kind}, and the guest has one of "
                 f"that name{self.partial}",
                 remedy="remove it, or name another target",
             )
+        elif str(path) not in self._folders:
+            self._found[str(path)] = stat.S_IMODE(mode)
         self._folders.setdefault(str(path), None)
 
     def _folder(self, entry: Entry, path: Path) -> None:
