@@ -52,6 +52,7 @@ _FIRST_WITH_FILE = (8, 2)
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
 _LONGEST_REASON = 100
+_LONGEST_REFUSAL = 2000
 # Of questions whose answers nobody needs.
 _LOOK_CALL_SECONDS = 2.0
 # The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
@@ -113,7 +114,7 @@ class Monitor:
         except UnicodeError as error:
             raise MonitorError(command=command, reply=f"a path is no UTF-8 ({error})") from error
         except ExecuteError as error:
-            raise MonitorError(command=command, reply=str(error)) from error
+            raise MonitorError(command=command, reply=_brief(error)) from error
         except (QMPError, EOFError, OSError) as error:
             reply = f"QEMU is gone or does not answer ({type(error).__name__})"
             raise MonitorError(command=command, reply=reply) from error
@@ -299,7 +300,7 @@ class Monitor:
         try:
             status = run(self._migration(command, uri), _CALL_SECONDS)
         except ExecuteError as error:
-            raise _RefusedError(str(error)) from error
+            raise _RefusedError(_brief(error)) from error
         except (QMPError, EOFError, OSError) as error:
             reply = f"QEMU is gone or does not answer ({type(error).__name__})"
             raise MonitorError(command=command, reply=reply) from error
@@ -323,7 +324,7 @@ class Monitor:
         try:
             return run(send(), patience.left(_CALL_SECONDS))
         except (QMPError, EOFError, OSError) as error:
-            raise MonitorError(command=command, reply=str(error)) from error
+            raise MonitorError(command=command, reply=_brief(error)) from error
 
     async def _migration(self, command: str, uri: str) -> str:
         assert self._client is not None
@@ -360,6 +361,11 @@ class Monitor:
 
 class _RefusedError(Exception):
     """QEMU does not take a migration's address; nothing has happened yet."""
+
+
+def _brief(error: Exception) -> str:
+    """Return what QEMU's refusal says; a guest that owns it may have it say millions of letters."""
+    return str(error)[:_LONGEST_REFUSAL]
 
 
 def _utf8(value: Any) -> Any:
