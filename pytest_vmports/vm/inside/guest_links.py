@@ -57,7 +57,7 @@ def _on_the_way(path: str) -> str | None:
         try:
             seen = os.lstat(one)
             target = os.readlink(one) if stat.S_ISLNK(seen.st_mode) else None  # noqa: PTH115
-        except OSError:  # it is for others to tell that it is not there
+        except (OSError, ValueError):  # it is for others to tell that it is not there
             return None
         if target is None:
             here = one
