@@ -182,6 +182,45 @@ _SHELL = (
         get_takes_a_part_for_the_whole=("self._archive.finish()", "pass"),
     )
     + _of(
+        "pytest_vmports/vm/inside/unpack.py",
+        "tests/hostile/test_guest_links.py",
+        get_opens_folders_that_were_there=("found & (mode | 0o7700)", "mode & 0o1777"),
+        get_takes_its_own_folders_for_found=("elif str(path) not in self._folders:", "else:"),
+        get_forgets_whose_a_link_is=(
+            "guest_links.mark(path, _times(entry)[0])",
+            "os.utime(path, _times(entry), follow_symlinks=False)",
+        ),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/guest_links.py",
+        "tests/hostile/test_guest_links.py",
+        links_of_odd_times_are_forgotten=(
+            "for whole in (int(seconds), 0):",
+            "for whole in (int(seconds),):",
+        ),
+        links_that_climb_stay=('or ".." in ways', ""),
+        links_in_links_are_not_looked_at=("        left += ways\n", ""),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/qemu_agent.py",
+        "tests/hostile/test_late.py",
+        a_late_answer_is_taken_for_the_next=("if answered == asked[-1]:", "if answered in asked:"),
+        an_agent_takes_its_time=(
+            "self._one_at_a_time, patience.at_most(most_seconds):",
+            "self._one_at_a_time:",
+        ),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/shell.py",
+        "tests/hostile/test_late.py",
+        a_command_begins_after_its_time=("if self._killed:  # its", "if False:  # its"),
+        a_kill_that_missed_is_all=("if clock.now() >= self._again:", "if False:"),
+        our_own_questions_have_no_limit=(
+            "return MAX_OUTPUT if sink is None and",
+            "return most if sink is None and",
+        ),
+    )
+    + _of(
         "pytest_vmports/vm/inside/archive.py",
         "tests/hostile/test_get.py",
         get_believes_in_holes=("if head.type == tarfile.GNUTYPE_SPARSE or", "if"),

@@ -158,7 +158,10 @@ def _until_the_end(connection: socket.socket, deadline: float) -> bytes:
         if left <= 0:
             raise TimeoutError(f"gvproxy has not ended its answer within {_CALL_SECONDS:g} s")
         connection.settimeout(left)
-        part = connection.recv(1 << 16)
+        try:
+            part = connection.recv(1 << 16)
+        except TimeoutError:
+            continue
         if not part:
             return bytes(said)
         said += part

@@ -52,6 +52,7 @@ _FIRST_WITH_FILE = (8, 2)
 _learned: dict[tuple[int, int], str] = {}
 _LAST_WORDS_SECONDS = 5.0
 _LONGEST_REASON = 100
+_LONGEST_REFUSAL = 2000
 # Of questions whose answers nobody needs.
 _LOOK_CALL_SECONDS = 2.0
 # The better first: raw (from 8.2 on) is what readers open as it is, and all can write elf.
@@ -114,7 +115,7 @@ class Monitor:
         except UnicodeError as error:
             raise MonitorError(command=command, reply=f"a path is no UTF-8 ({error})") from error
         except ExecuteError as error:
-            raise MonitorError(command=command, reply=str(error)) from error
+            raise MonitorError(command=command, reply=_brief(error)) from error
         except (QMPError, EOFError, OSError) as error:
             raise self._unanswered(command, error) from error
 
@@ -305,7 +306,7 @@ class Monitor:
         try:
             status = run(self._migration(command, uri), _CALL_SECONDS)
         except ExecuteError as error:
-            raise _RefusedError(str(error)) from error
+            raise _RefusedError(_brief(error)) from error
         except (QMPError, EOFError, OSError) as error:
             raise self._unanswered(command, error) from error
         if status != "completed":
@@ -328,7 +329,7 @@ class Monitor:
         try:
             return run(send(), patience.left(_CALL_SECONDS))
         except ExecuteError as error:
-            raise MonitorError(command=command, reply=str(error)) from error
+            raise MonitorError(command=command, reply=_brief(error)) from error
         except (QMPError, EOFError, OSError) as error:
             raise self._unanswered(command, error) from error
 
@@ -368,6 +369,11 @@ class Monitor:
 
 class _RefusedError(Exception):
     """QEMU does not take a migration's address; nothing has happened yet."""
+
+
+def _brief(error: Exception) -> str:
+    """Return what QEMU's refusal says; a guest that owns it may have it say millions of letters."""
+    return str(error)[:_LONGEST_REFUSAL]
 
 
 def _utf8(value: Any) -> Any:

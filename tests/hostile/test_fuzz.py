@@ -340,20 +340,40 @@ OTHERS = {
     **dict.fromkeys(
         (
             "network.names.Names._answer",
+            "network.names.Names._from_udp",
             "network.names._by_tcp",
+            "network.names._by_udp",
+            "network.names._exactly",
             "network.names._message",
             "network.names._read",
         ),
         "by network/test_names.py and hostile/test_net.py",
     ),
     **dict.fromkeys(
-        ("vm.inside.copying._append", "vm.inside.unpack.Unpacking._telling"),
+        (
+            "vm.inside.archive.Archive._head",
+            "vm.inside.copying._append",
+            "vm.inside.unpack.Unpacking._telling",
+        ),
         "by test_fuzz_tar.py",
     ),
+    **dict.fromkeys(
+        ("network.handshake._flags", "network.host_frames._port", "network.udp_frames.checksum"),
+        "by the rows of their modules",
+    ),
+    "network.guest_frames._number": "addresses of ours",
+    "network.links.Link.on_event": "hands frames on: network.host_frames and its row",
+    "network.udp_relay.UdpRelay._from_client": "what the test sends to the guest",
+    "vm.inside.channel.Channel.receive": "hands bytes on, to rows of their own",
+    "vm.readiness.Probe._http": "by vm.readiness.http_status",
+    "vm.readiness._first_byte": "whether there is one",
     "vm.qmp_thread.run": "the library's: test_said.py",
 }
 BOUNDARY = {"said_by", "malformed", "shaped", "json_said", "number_said"}
-METHODS = {"loads", "unpack", "unpack_from", "iter_unpack", "b64decode", "fromhex"}
+METHODS = {
+    "loads", "unpack", "unpack_from", "iter_unpack", "b64decode", "fromhex", "recv", "recvfrom",
+    "from_bytes", "frombuf",
+}  # fmt: skip
 GUESTS = ("vm.", "network.", "guests.cloud_init")
 
 

@@ -16,7 +16,7 @@ import tracemalloc
 
 import pytest
 from folded import folded
-from tars import END, Guest, extended, file, folder, head, patched
+from tars import END, Guest, extended, file, folder, head, patched, record
 from trees import lay, picture
 
 from pytest_vmports.errors import (
@@ -71,9 +71,25 @@ HOLES = {
 
 @pytest.mark.parametrize("kind", HOLES)
 def test_a_file_with_holes_is_refused_whoever_thought_of_them(out, kind):
-    with pytest.raises(GuestFileError, match=r"no archive of it: .*'app' has holes"):
+    with pytest.raises(GuestFileError, match=r"no archive of it: .*'app' has holes.*bsdtar.*cp -"):
         get(Guest(HOLES[kind], END), out)
     assert below(out) == []
+
+
+@pytest.mark.parametrize("key", ["GNU.sparse.{}", "SCHILY.xattr.{}"])
+def test_headers_without_an_entry_fill_no_memory(out, key):
+    guest = Guest()
+    lines = (record(key.format(number), "x" * 99) for number in itertools.count())
+    header = (extended(b"".join(itertools.islice(lines, 400))) for _ in range(40))
+    guest.pieces = itertools.chain(header, [file(), END])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(GuestFileError):  # as that it has holes
+            get(guest, out)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * MIB
 
 
 @pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"X", b"g"])

@@ -418,14 +418,16 @@ def test_a_gvproxy_that_answers_otherwise_is_named(tmp_path, said):
         api.forwards()
 
 
-def test_a_gvproxy_that_answers_without_end_is_given_up(tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", [b"HTTP/1.1 100 Continue\r\n\r\n", b""])
+def test_a_gvproxy_that_answers_without_end_is_given_up(tmp_path, monkeypatch, said):
     monkeypatch.setattr(gvproxy_api, "_CALL_SECONDS", 0.3)
 
     def talk(connection):
         connection.recv(4096)
-        while True:  # until the other side hangs up
-            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while said:  # until the other side hangs up
+            connection.sendall(said)
             time.sleep(0.001)
+        connection.recv(4096)
 
     with gvproxy_that_says(tmp_path, talk) as api, pytest.raises(TimeoutError):
         api.expose(PORT)

@@ -66,3 +66,28 @@ def test_a_tar_that_does_not_end_is_ended(vm, tmp_path):
     with pytest.raises(CommandTimeoutError, match=r"vm\.get of /srv/app"):
         vm.get("/srv/app", tmp_path / "file", timeout=2, max_size=1 << 41)
     assert vm.run("rm /more; pidof cat", check=False).stdout == ""
+
+
+def test_a_link_of_the_guests_takes_no_later_copy_elsewhere(vm, tmp_path):
+    lay(tmp_path / "precious", {b"x": b"mine"})
+    before = picture(tmp_path / "precious")
+    (tmp_path / "out").mkdir(mode=0o700)
+    links = head("app/log", b"2", linkname="../precious") + head("app/new", b"2", linkname="/etc")
+    vm.run("cat >/evil", input=folder(mode=0o777) + links + END)
+    vm.get("/srv/app/.", tmp_path / "out")
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+    vm.run("cat >/evil", input=folder("log") + file("log/x", b"evil") + END)
+    vm.run("mkdir -p /var/log")
+    for target in ("log", "log/deep", "new/x"):
+        with pytest.raises(GuestFileError, match="a link that came out of a guest"):
+            vm.get("/var/log/.", tmp_path / "out" / target)
+    with pytest.raises(GuestFileError, match="a link that came out of a guest"):
+        vm.put(tmp_path / "out" / "log" / "x", "/srv/")
+    assert picture(tmp_path / "precious") == before
+
+
+def test_a_command_whose_time_is_over_before_it_begins_leaves_the_next_its_answer(vm):
+    for command in ("yes", "sleep 1000"):
+        with pytest.raises(CommandTimeoutError):
+            vm.run(command, timeout=0.0001)
+        assert vm.run("echo next").stdout == "next\n"

@@ -18,7 +18,7 @@ from pytest_vmports.errors import (
     HostError,
 )
 from pytest_vmports.vm.inside import copying, ssh
-from pytest_vmports.vm.inside.shell import RunnerShell
+from pytest_vmports.vm.inside.shell import MAX_OUTPUT, RunnerShell
 from pytest_vmports.vm.inside.shell import run as run_in
 from pytest_vmports.vm.inside.ssh import SshShell, public_half, session_key
 
@@ -149,6 +149,13 @@ def test_a_command_that_writes_without_end_is_killed_in_the_guest(shell, tmp_pat
     assert texts[int(stream) - 1] == "y\n" * 50_000 and texts[2 - int(stream)] == ""
     pid = int(note.read_text())
     until(lambda: not alive(pid), 60, "it runs on")
+
+
+@pytest.mark.parametrize("command", ["yes", "yes >&2"])
+def test_what_nobody_named_a_limit_for_is_kept_up_to_the_usual_one(shell, command):
+    code, *written = shell.run(command, timeout=60)
+    assert code == 128 + 9
+    assert MAX_OUTPUT <= sum(map(len, written)) < MAX_OUTPUT + (1 << 20)
 
 
 @pytest.mark.parametrize("size", [0, 1, 99_999, 100_000])

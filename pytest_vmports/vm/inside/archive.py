@@ -51,6 +51,10 @@ class Entry(NamedTuple):
     target: str
 
 
+class Holes(ValueError):  # noqa: N818 - no error of ours
+    """A file has holes: nobody asked for them, and a few bytes would become any number."""
+
+
 class Taker(Protocol):
     """Who makes something of the entries."""
 
@@ -178,9 +182,8 @@ def _entry(head: tarfile.TarInfo, extended: dict[str, str]) -> Entry:
     if kind != FILE and head.type in tarfile.SUPPORTED_TYPES:
         size = 0
     name, target = extended.get("path", head.name), extended.get("linkpath", head.linkname)
-    if head.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(_HOLES) for key in extended):
-        # Nobody asked for it, and a few bytes would become any number.
-        raise ValueError(f"{name!r} has holes")
+    if head.type == tarfile.GNUTYPE_SPARSE or _HOLES in extended:
+        raise Holes(f"{name!r} has holes")
     if "\0" in name + target or (kind == LINK and not target):
         raise ValueError(f"{name!r} has a name or a target that no file can have")
     if max(len(name), len(target)) > _LONGEST_NAME:
@@ -210,7 +213,9 @@ def _records(data: bytes) -> dict[str, str]:
         key, equals, value = data[blank + 1 : end].partition(b"=")
         if not equals or value[-1:] != b"\n" or end > len(data):
             raise ValueError("a header's line is no key and value")
-        if key in {b"path", b"linkpath", b"size", b"mtime"} or key.startswith(_HOLES.encode()):
+        if key.startswith(_HOLES.encode()):
+            found[_HOLES] = ""  # one for all, as nobody needs them and there may be any number
+        elif key in {b"path", b"linkpath", b"size", b"mtime"}:
             found[os.fsdecode(key)] = os.fsdecode(value[:-1])
         at = end
     return found

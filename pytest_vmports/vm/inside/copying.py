@@ -20,6 +20,7 @@ from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import malformed
 from pytest_vmports.vm import arguments
 from pytest_vmports.vm.arguments import anchored, quoted
+from pytest_vmports.vm.inside import guest_links
 from pytest_vmports.vm.inside.pack import Pack
 from pytest_vmports.vm.inside.shell import end_of
 from pytest_vmports.vm.inside.unpack import Unpacking, shown
@@ -73,6 +74,7 @@ def put(
 ) -> None:
     """Copy a file or folder into the guest; see `VM.put`."""
     named = arguments.path_text(source, "the source")
+    guest_links.refuse(named)
     pack = Pack(Path(named))
     inner = _means_its_content(named)
     if inner and not pack.is_folder:
@@ -126,6 +128,7 @@ def get(
         raise GuestFileError(what=f"{wanted!r} names no file", remedy="name a file or folder")
     name = _native(path.name)
     what = f"{wanted} from the guest"
+    guest_links.refuse(aim)
     place = Path(aim)
     there = os.path.isdir(aim)  # noqa: PTH112 - Path's raises for a long name
     if _means_its_content(wanted):

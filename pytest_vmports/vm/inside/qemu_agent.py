@@ -9,6 +9,7 @@ import base64
 import contextlib
 import itertools
 import json
+import math
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -113,20 +114,26 @@ class GuestAgent:
         Raises:
             OSError: QEMU hung up.
         """
-        sent = set()
+        asked: list[object] = []
+        again = _SYNC_AGAIN_SECONDS
         deadline = clock.now() + patience.left(deadline - clock.now())
         while (now := clock.now()) < deadline:
             # What was sent before the agent ran may be lost: the guest drops it.
             number = next(self._numbers)
-            sent.add(number)
             # The byte makes the agent forget half a message of before.
-            until = min(deadline, now + _SYNC_AGAIN_SECONDS)
-            self._send(b"\xff" + _message("guest-sync-delimited", id=number), until, check)
+            until = min(deadline, now + again)
+            if self._send(b"\xff" + _message("guest-sync-delimited", id=number), until, check):
+                asked.append(number)
             while (line := self._line(until, check)) is not None:
-                # Its answer begins with the same byte, after which the stream is ours again.
                 _, found, rest = line.rpartition(b"\xff")
-                if found and answer_in(rest, StrictInt) in sent:
+                if not found or (answered := answer_in(rest, StrictInt)) not in asked:
+                    continue
+                # Its answer begins with the same byte, after which the stream is ours again.
+                if answered == asked[-1]:
                     return True
+                # A slow one: it will answer what it was asked since too, which must not be taken
+                # for the answer to what is asked next.
+                again *= 2
         return False
 
     def run(
@@ -156,8 +163,9 @@ class GuestAgent:
         """
         text = _in_unicode(command)
         short_enough(text)
-        with self._one_at_a_time:
-            if not self.answers(clock.now() + _CALL_SECONDS):
+        most_seconds = math.inf if timeout is None else timeout + _CALL_SECONDS
+        with self._one_at_a_time, patience.at_most(most_seconds):
+            if not self.answers(_soon()):
                 raise self._refused("it does not answer")
             deadline = None if timeout is None else clock.now() + timeout
             pid = self._start(_WRAPPER, text, input or b"", deadline)
@@ -170,7 +178,7 @@ class GuestAgent:
                     self._send(_execution(_KILL, str(pid), b""), clock.now())
                 raise
             if status is None:
-                self._start(_KILL, str(pid), b"", clock.now() + _CALL_SECONDS)
+                self._start(_KILL, str(pid), b"", _soon())
                 status = self._ended(pid)
                 raise CommandTimeoutError(
                     cmd=command, timeout=timeout, output=status.output, stderr=status.errors,
@@ -207,7 +215,7 @@ class GuestAgent:
         return status
 
     def _ended(self, pid: int) -> Status:
-        deadline = clock.now() + _CALL_SECONDS
+        deadline = _soon()
         while True:
             status = self._look(pid)
             if status.exited:
@@ -218,7 +226,7 @@ class GuestAgent:
 
     def _look(self, pid: int) -> Status:
         name = "guest-exec-status"
-        self._send(_message(name, pid=pid), clock.now() + _CALL_SECONDS)
+        self._send(_message(name, pid=pid), _soon())
         return self._answer(name, Status)
 
     def _answer(self, name: str, shape: type[_A]) -> _A:
@@ -228,9 +236,10 @@ class GuestAgent:
             GuestSaidError: it is malformed.
             GuestShellError: there is none, or it is a refusal.
         """
-        line = self._line(clock.now() + patience.left(_CALL_SECONDS), lambda: None)
+        asked = clock.now()
+        line = self._line(_soon(), lambda: None)
         if line is None:
-            raise self._refused(f"no answer to {name} within {_CALL_SECONDS:g} s")
+            raise self._refused(f"no answer to {name} within {clock.now() - asked:.3g} s")
         answer = answer_in(line, shape)
         if isinstance(answer, Complaint):
             raise self._refused(
@@ -273,6 +282,11 @@ class GuestAgent:
         detail: str, remedy: str = "the image needs qemu-guest-agent, and it has to run"
     ) -> GuestShellError:
         return GuestShellError(means="the QEMU guest agent", detail=detail, remedy=remedy)
+
+
+def _soon() -> float:
+    """Return when to give up what has to be answered soon, within what is left of all."""
+    return clock.now() + patience.left(_CALL_SECONDS)
 
 
 def _message(name: str, **arguments: Any) -> bytes:

@@ -52,6 +52,14 @@ class Sink(Protocol):
         """Take some of its error output."""
 
 
+def kept_at_most(sink: Sink | None, most: int | None) -> int | None:
+    """Return how much a command may write; None for no limit, which only a ``sink`` can have.
+
+    What a guest is asked for our own sake names none, and is kept all the same.
+    """
+    return MAX_OUTPUT if sink is None and most is None else most
+
+
 class Shell(Protocol):
     """A way into a guest."""
 
@@ -66,7 +74,8 @@ class Shell(Protocol):
     ) -> tuple[int | None, bytes, bytes]:
         """Return exit status, output and error output of a shell command.
 
-        With a ``sink`` these are empty: it was given them, and nothing is kept of them here.
+        With a ``sink`` these are empty: it was given them, and nothing is kept of them here. No
+        ``most`` means `kept_at_most`.
 
         Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. So is
         one that writes more than ``most`` bytes; of what it wrote somewhat more than that comes
@@ -122,10 +131,12 @@ class AgentShell:
         variables = (f"{name}={value}" for name, value in _ENVIRONMENT.items())
         words = ["/", *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
-        with self._one_at_a_time:
+        most_seconds = math.inf if timeout is None else timeout + _AFTER_KILL
+        with self._one_at_a_time, patience.at_most(most_seconds):
             if self._last is not None:
                 self._last.pass_over()
-            self._last = run = _Run(self._control, self._check, timeout, sink, most)
+            limit = kept_at_most(sink, most)
+            self._last = run = _Run(self._control, self._check, timeout, sink, limit)
             answer = run.go(text, input)
             self._last = None
             return answer
@@ -197,6 +208,7 @@ class _Run:
         self._status: int | None = None
         self._begun = self._killed = self._passed_over = False
         self._unconfirmed = 0
+        self._again = 0.0
 
     def go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
         try:
@@ -213,10 +225,9 @@ class _Run:
             MachineError: the VM ended, or the agent does not answer.
         """
         self._take.clear()
-        self._control.send("K")
+        self._kill()
         self._control.send_mark()
         self._passed_over = True
-        self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
         marked = False
         while not marked or (self._begun and self._status is None):
             marked = self._receive() == CLOCK or marked
@@ -224,6 +235,8 @@ class _Run:
     def _go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
         for at in range(0, len(text), LARGEST):
             self._send("s" if at else "S", text[at : at + LARGEST])
+        if self._killed:  # its time was over before it began
+            return None, b"", b""
         self._begun = True
         self._control.send("X")
         for at in range(0, len(given), LARGEST):
@@ -246,16 +259,14 @@ class _Run:
 
     def _receive(self) -> str:
         until = self._deadline
-        if self._killed and until is not None:
-            until = min(until, clock.now() + _KILL_AGAIN)
+        if self._killed:
+            until = self._until_killed()
         frame = self._control.receive(until, self._check)
         if frame is None:
             if not self._killed:
-                self._killed = True
-                self._deadline = clock.now() + patience.left(_AFTER_KILL)
+                self._kill()
             elif until == self._deadline:
                 raise MachineError(_SILENT)
-            self._control.send("K")
             return ""
         kind, payload = frame
         if not self._may_say(kind):
@@ -281,8 +292,21 @@ class _Run:
         self._take[kind](payload)
         self._left -= len(payload)
         if self._left < 0 and not self._killed:
-            self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
-            self._control.send("K")
+            self._kill()
+
+    def _kill(self) -> None:
+        self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
+        self._kill_again()
+
+    def _until_killed(self) -> float:
+        if clock.now() >= self._again:
+            self._kill_again()
+        return min(self._again, self._deadline or math.inf)
+
+    def _kill_again(self) -> None:
+        # By time, and not in its silence: one that was not hit may write without end.
+        self._again = clock.now() + _KILL_AGAIN
+        self._control.send("K")
 
     def _may_say(self, kind: str) -> bool:
         """Whether a frame may come now."""

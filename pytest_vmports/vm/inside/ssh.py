@@ -19,6 +19,7 @@ from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
 from pytest_vmports.system.said import malformed
 from pytest_vmports.vm.arguments import short_enough
+from pytest_vmports.vm.inside.shell import kept_at_most
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +127,7 @@ class SshShell:
             GuestShellError: the guest does not answer, or refuses the key.
             HostError: there is no ``ssh``.
         """
+        most = kept_at_most(sink, most)
         # sshd gives each command a session of its own, whose id is that of its first process.
         note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
         mark = secrets.token_hex(16)
@@ -229,7 +231,8 @@ class SshShell:
     def _kill(self, note: str) -> None:
         # What is told is why: whether the guest lets itself be asked once more adds nothing.
         with contextlib.suppress(GuestShellError, subprocess.TimeoutExpired):
-            self._ssh(f"kill -KILL -$(cat {note}); rm -f {note}", _KILL_SECONDS, None)
+            kill = f"kill -KILL -$(cat {note}); rm -f {note}"
+            self._ssh(kill, _KILL_SECONDS, None, most=_LONGEST_LOG)
 
 
 def status_at_the_end(output: bytes) -> int:

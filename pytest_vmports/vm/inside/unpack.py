@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import GuestFileError, GuestSaidError
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import said_by
-from pytest_vmports.vm.inside.archive import FILE, FOLDER, LINK, OTHER, SECOND_NAME, Archive
+from pytest_vmports.vm.inside import guest_links
+from pytest_vmports.vm.inside.archive import FILE, FOLDER, LINK, OTHER, SECOND_NAME, Archive, Holes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,10 @@ _LATEST = float(1 << 40)
 _BYTES_EACH = 4096
 _LEAST_COUNT = 1000
 _LONG_NAME = 128
+_WITHOUT_HOLES = (
+    "a tar that looks for holes by itself, as bsdtar, is not read: fill them in the guest before "
+    "(cp --sparse=never), or have GNU's or busybox's tar first on its PATH"
+)
 # As many as are told of.
 _NAMED = 20
 _LONGEST_SHOWN = 1000
@@ -63,6 +68,8 @@ class Unpacking:
         self._begun = False
         # Folders that are no links, with the mode and time they are to have where that is known.
         self._folders: dict[str, tuple[int, float] | None] = {}
+        # The modes of those that were there.
+        self._found: dict[str, int] = {}
         # What may have second names: whether it was made or left out.
         self._made: dict[str, bool] = {}
         self._file: _File | None = None
@@ -96,7 +103,7 @@ class Unpacking:
             for path in sorted(self._folders, reverse=True):
                 if (facts := self._folders[path]) is not None:
                     mode, when = facts
-                    os.chmod(path, mode & 0o1777)  # noqa: PTH101
+                    os.chmod(path, self._safe(path, mode))  # noqa: PTH101
                     os.utime(path, (when, when))
 
     def close(self) -> None:
@@ -139,7 +146,7 @@ class Unpacking:
             self._second_name(self._place / first, path)
         else:
             path.symlink_to(entry.target)
-            os.utime(path, _times(entry), follow_symlinks=False)
+            guest_links.mark(path, _times(entry)[0])
         self._begun = True
 
     def write(self, data: bytes) -> None:
@@ -165,8 +172,9 @@ class Unpacking:
             raise GuestFileError(
                 what=f"what the guest's tar sent of {self._source} is no archive of it: "
                 f"{error.problem}{self.partial}",
-                remedy="see what tar is in the guest",
-            ) from error
+                remedy=_WITHOUT_HOLES if isinstance(error.__cause__, Holes)
+                else "see what tar is in the guest",
+            ) from error  # fmt: skip
         except OSError as error:
             self.close()
             full = error.errno in _NO_ROOM
@@ -227,6 +235,8 @@ class Unpacking:
                 f"that name{self.partial}",
                 remedy="remove it, or name another target",
             )
+        elif str(path) not in self._folders:
+            self._found[str(path)] = stat.S_IMODE(mode)
         self._folders.setdefault(str(path), None)
 
     def _folder(self, entry: Entry, path: Path) -> None:
@@ -235,8 +245,15 @@ class Unpacking:
         if self._folders[str(path)] is None:
             # Whatever mode it will have: until then things are put into it.
             with contextlib.suppress(PermissionError):  # not ours: perhaps it can be written to
-                path.chmod(0o700 | entry.mode & 0o777)
+                path.chmod(0o700 | self._safe(str(path), entry.mode) & 0o777)
         self._folders[str(path)] = (entry.mode, _times(entry)[0])
+
+    def _safe(self, path: str, mode: int) -> int:
+        """Return the mode of a folder. One that was there, with files of the host in it, is the
+        owner's as it was, and no more anybody else's than before.
+        """  # noqa: D205
+        found = self._found.get(path)
+        return mode & 0o1777 if found is None else found & (mode | 0o7700)
 
     def _clear(self, path: Path) -> None:
         """Make room for a file or a link, as tar does: by a new file, never through a link."""
