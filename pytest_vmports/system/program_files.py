@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
-from pytest_vmports.system import process, tools
+from pytest_vmports.system import process, surroundings, tools
+from pytest_vmports.system.remembered import remembered
 
 PROGRAMS: Final = (
     *(f"{root}/{kind}" for root in ("", "/usr", "/usr/local")
@@ -21,9 +22,10 @@ LOADER: Final = (
     "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
 )  # fmt: skip
 """What the loader of programs looks at."""
+_MUSLS_LOADER = tuple(map(str, Path("/etc").glob("ld-musl-*.path")))
 # What libraries and QEMU look at, and musl's loader.
 _SYSTEM = (
-    *map(str, Path("/etc").glob("ld-musl-*.path")), "/etc/localtime",
+    *_MUSLS_LOADER, "/etc/localtime",
     "/usr/share/zoneinfo", "/usr/share/locale", "/etc/gnutls", "/etc/crypto-policies",
     "/etc/ssl/openssl.cnf", "/sys/kernel/mm", "/sys/devices/system", "/sys/bus/nd",
     "/proc/meminfo", "/proc/cpuinfo", "/proc/filesystems", "/proc/sys/vm", "/proc/sys/kernel",
@@ -34,6 +36,8 @@ DEVICES: Final = tuple(
 )
 """Those that every program may use."""
 _SECONDS = 20.0
+# Variables that lead the loader elsewhere, where a library may come to lie that was not there.
+_LEADING = ("LD_", "GLIBC_")
 
 
 @lru_cache(maxsize=16)
@@ -50,21 +54,44 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
     if not any(path.is_relative_to(place) for place in PROGRAMS) and _is_script(path):
         return None
     found = [*map(Path, (*PROGRAMS, *LOADER, *_SYSTEM)), path, Path(program), *launcher()]
-    # Asked for its version, where the loader does not know this variable and runs it.
-    for library in _said([program, "--version"], LD_TRACE_LOADED_OBJECTS="1"):
-        # ``name => /path (0x…)``, or ``/path (0x…)``
-        name = library.partition("=>")[2].strip() or library.strip()
-        if name.startswith("/"):
-            found.append(Path(name.partition(" (0x")[0]))
+    found += map(Path, _named(program, str(path), asks=asks))
     if asks:
-        data = [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]
-        # Firmware is often a link into another package's folder.
-        found += [*data, *(one for folder in data for one in folder.glob("*") if one.is_symlink())]
         found += [path.parents[1] / kind / "qemu" for kind in ("lib", "libexec")]  # its modules
     # Each costs a rule of each VM's walls.
     real = dict.fromkeys(Path(os.path.realpath(one)) for one in found)
     there = {one: None for one in real if one.exists()}
     return tuple(one for one in there if not any(above in there for above in one.parents))
+
+
+def _named(program: str, real: str, *, asks: bool) -> list[str]:
+    """Return files outside the system's folders that a program, and its loader, name."""
+    ask = partial(_asked, program, asks=asks)
+    if any(name.startswith(_LEADING) for name in surroundings.variables()):
+        found = [os.path.realpath(name) for name in ask()[0]]
+    else:
+        files = [program, real, *LOADER, *_MUSLS_LOADER]
+        found = remembered([program, real, asks], files, ask)
+    system = tuple(f"{os.path.realpath(place)}/" for place in PROGRAMS)
+    return [one for one in found if not one.startswith(system)]
+
+
+def _asked(program: str, *, asks: bool) -> tuple[list[str], bool]:
+    """Return the names of a program's libraries and data, and whether these are all."""
+    # Asked for its version, where the loader does not know this variable and runs it.
+    libraries, all_of_them = _said([program, "--version"], LD_TRACE_LOADED_OBJECTS="1")
+    data, all_data = _said([program, "-L", "help"]) if asks else ([], True)
+    found = []
+    for library in libraries:
+        # ``name => /path (0x…)``, or ``/path (0x…)``
+        name = library.partition("=>")[2].strip() or library.strip()
+        if name.startswith("/"):
+            found.append(name.partition(" (0x")[0])
+    for folder in data:
+        if folder.startswith("/"):
+            # Firmware is often a link into another package's folder.
+            links = (str(one) for one in Path(folder).glob("*") if one.is_symlink())
+            found += [folder, *links]
+    return found, all_of_them and all_data
 
 
 def _is_script(path: Path) -> bool:
@@ -82,10 +109,12 @@ def launcher() -> tuple[Path, ...]:
     return tuple(map(Path, {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)}))
 
 
-def _said(command: list[str], **variables: str) -> list[str]:
+def _said(command: list[str], **variables: str) -> tuple[list[str], bool]:
+    """Return the lines that a program writes, and whether it ended well."""
     given = [f"{name}={value}" for name, value in variables.items()]
     try:
         child = tools.run(["env", *given, *command], timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return child.stdout.decode("utf-8", "surrogateescape").splitlines()
+        return [], False
+    lines = child.stdout.decode("utf-8", "surrogateescape").splitlines()
+    return lines, child.returncode == 0
