@@ -31,6 +31,9 @@ USERNET_DNS_IP: Final = "192.168.127.3"
 UDP_RELAY_IP: Final = "192.168.127.253"
 HOST_ALIAS_IP: Final = "192.168.127.254"
 
+GVPROXY_CONFIG: Final = "gvproxy.yaml"
+"""Name of its configuration in a VM's private folder."""
+
 # gvproxy's DHCP server leases GUEST_IP to this address only.
 GUEST_MAC: Final = "5a:94:ef:e4:0c:ee"
 # Fixed, because a restored guest remembers it.

@@ -693,12 +693,27 @@ _SURROUNDINGS = _of(
     a_failure_long_ago_counts=("                    self._failures = 0\n", ""),
     what_is_made_ready_disturbs_the_test=("with beside_a_test():", "if True:"),
 )
-_PRIVATE = _of(
-    "pytest_vmports/system/private_folder.py",
-    "tests/system/test_private_folder.py",
-    others_may_own_the_folder=("if facts.st_uid != user_id():", "if False:"),
-    others_may_write_there=("if facts.st_mode & forbidden:", "if False:"),
-    a_link_may_lead_anywhere=("if stat.S_ISLNK(facts.st_mode):", "if False:"),
+_PRIVATE = (
+    _of(
+        "pytest_vmports/system/private_folder.py",
+        "tests/system/test_private_folder.py",
+        others_may_own_the_folder=("if facts.st_uid != user_id():", "if False:"),
+        others_may_write_there=("if facts.st_mode & forbidden:", "if False:"),
+        a_link_may_lead_anywhere=("if stat.S_ISLNK(facts.st_mode):", "if False:"),
+    )
+    + _of(
+        "pytest_vmports/system/remembered.py",
+        "tests/system/test_program_files.py",
+        anybodys_answer_is_believed=("facts.st_mode & WRITE_ACCESS", "False"),
+        an_answer_outlives_its_program=('kept["seen"] == seen and', "True and"),
+        an_answer_outlives_its_libraries=("_state(name) == state for", "True for"),
+        half_an_answer_is_kept=("is not None and all_of_them", "is not None"),
+    )
+    + _of(
+        "pytest_vmports/system/program_files.py",
+        "tests/system/test_program_files.py",
+        answers_ignore_the_loaders_variables=("if any(name.startswith(_LEADING)", "if any(False"),
+    )
 )
 _WAIT_FOR = _of(
     "pytest_vmports/settings/wait_for.py",

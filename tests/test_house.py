@@ -201,6 +201,28 @@ def test_ports_alone_need_no_cache_and_load_nothing_of_vms(pytester, monkeypatch
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+def test_the_room_of_vms_loads_nothing_that_few_of_them_need():
+    """Nor does what connects it: each process that starts a VM would pay for it."""
+    program = """
+import sys
+from pathlib import Path
+from pytest_vmports.pool import pool
+from pytest_vmports.network.choose import Network, make_wiring
+network = Network("usernet")
+network.first_card_args((), ())
+make_wiring(network, (), gvproxy=None, workdir=Path(), allocator=None)
+print(*sys.modules)
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"pytest_vmports.vm.machine", "pytest_vmports.network.usernet"} <= {*loaded}
+    of_few = {"network.gvproxy", "network.walls", "network.seal", "network.doorman",
+              "network.names", "system.gate", "vm.inside.qemu_agent"}  # fmt: skip
+    assert {f"pytest_vmports.{name}" for name in of_few} & {*loaded} == set()
+    assert not any(name.partition(".")[0] in {"dns", "http"} for name in loaded)
+
+
 # What a guest does not see, so that none is booted anew for it: the plan's key knows nothing of it.
 UNSEEN = {
     "expose": "a forward is between the host and QEMU; what is waited for is in the key",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_IP, USERNET_DNS_IP
 from pytest_vmports.errors import HostError, SettingError
-from pytest_vmports.network import gvproxy as by_gvproxy
 from pytest_vmports.network import lan, relayed, usernet
 from pytest_vmports.network.destinations import Destinations
 
@@ -105,6 +104,8 @@ class Network:
         if self.kind == "none":
             return list(usernet.NO_CARD)
         if self.kind == "gvproxy":
+            from pytest_vmports.network import gvproxy as by_gvproxy  # noqa: PLC0415 - few need it
+
             return by_gvproxy.card_args(fds[0])
         if self.relayed:
             return relayed.card_args(forwards, fds[0])
@@ -201,6 +202,8 @@ def make_wiring(
         raise SettingError(
             source="make_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
         )
+    from pytest_vmports.network import gvproxy as by_gvproxy  # noqa: PLC0415 - likewise
+
     return by_gvproxy.GvproxyWiring(
         ports, gvproxy, workdir, allocator, allowed=network.allowed, strict=network.strict,
         outlives=outlives,

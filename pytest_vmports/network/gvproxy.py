@@ -20,6 +20,7 @@ from pytest_vmports.constants import (
     GUEST_IP,
     GUEST_MAC,
     GUEST_SUBNET,
+    GVPROXY_CONFIG,
     HOST_ALIAS_IP,
 )
 from pytest_vmports.errors import GuestForwardError, LaunchError, MachineError
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from pytest_vmports.system.process import Process
     from pytest_vmports.system.programs import Gvproxy
 
-CONFIG = "gvproxy.yaml"
-"""Name of its configuration in a VM's private folder."""
 _START_SECONDS = 20.0
 # What a shell, or the loader of programs, says of one that cannot be run.
 _NOT_RUN = {126, 127}
@@ -92,7 +91,7 @@ class GvproxyWiring:
         self.gvproxy = gvproxy
         self.log = workdir / "gvproxy.log"
         self._workdir = workdir
-        self._config = workdir / CONFIG
+        self._config = workdir / GVPROXY_CONFIG
         self._lay_sockets(workdir)
         self._capture = workdir / handshake.FILE
         self._doorman = Doorman((), ports)
@@ -373,8 +372,10 @@ def _last_line(text: str) -> str:
 
 def _listens(path: Path) -> bool:
     """Whether somebody listens there; of the table's other lines nothing is believed."""
+    if not path.exists():  # bound by nobody: the whole machine's table need not be read
+        return False
     table = raw("net/unix")
     if not table:  # no /proc tells: what has its name listens a moment later
-        return path.exists()
+        return True
     rows = re.finditer(_ROW % re.escape(as_bytes(path)), table, re.MULTILINE)
     return any(int(row[1], 16) & _LISTENING for row in rows)

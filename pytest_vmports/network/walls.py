@@ -37,7 +37,8 @@ _MACHINE = (
     "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu", "/proc/sys/net/core",
     "/proc/sys/vm/overcommit_memory",
 )  # fmt: skip
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_OF_THE_HOST = tuple(map(Path, (*PROGRAMS, *_NAMES, *LOADER, *_MACHINE)))
+_DEVICES = tuple(map(Path, ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")))
 _FETCH_REMEDY = (
     "use a Linux host that allows pidfd_getfd(2) and filters of its own (SO_ATTACH_FILTER, "
     "seccomp); in a container that takes --cap-add SYS_PTRACE"
@@ -125,9 +126,8 @@ def around_gvproxy(
     """
     walls = None
     if landlock.problem() is None:
-        given = [*PROGRAMS, *_NAMES, *LOADER, *_MACHINE, os.path.realpath(program)]
-        devices = tuple(map(Path, _DEVICES))
         own = () if gate.problem() is None else (sockets,)
-        walls = Walls((*map(Path, given), *launcher(), *read), write=own, change=devices)
+        given = *_OF_THE_HOST, Path(os.path.realpath(program)), *launcher(), *read
+        walls = Walls(given, write=own, change=_DEVICES)
     held = ("bind", "listen") if connects else ("bind", "listen", "connect")
     return Confinement(walls, Gate(doorman, held) if gate.problem() is None else None)

@@ -11,9 +11,8 @@ from pytest_vmports.errors import (
     OpenHostError,
     SettingError,
 )
-from pytest_vmports.network import walls
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
-from pytest_vmports.system import gate, landlock
+from pytest_vmports.system import landlock
 from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
 from pytest_vmports.vm import walls as qemu_walls
 from pytest_vmports.vm.argv import Hardware
@@ -47,8 +46,11 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
     qemu = find_qemu(settings.qemu)
     network, backend = settings.allow_network, settings.backend
     by_gvproxy = wants_gvproxy(allow_network=network, backend=backend)
-    if not isinstance(network, bool) and (problem := gate.problem()):
-        raise NetworkListError(why=problem)
+    if not isinstance(network, bool):
+        from pytest_vmports.system import gate  # noqa: PLC0415 - few need it
+
+        if problem := gate.problem():
+            raise NetworkListError(why=problem)
     own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
     return Plan(
         hardware=Hardware(
@@ -86,7 +88,7 @@ def open_host_line(settings: Settings, plan: Plan) -> str | None:
         if settings.strict_network:
             raise OpenHostError(**found)
         said = f"guests with network reach {found['reached']}: {found['why']}"
-    elif plan.gvproxy is not None and (found := walls.missing()) is not None:
+    elif (found := _missing_walls(plan)) is not None:
         if settings.strict_network:
             raise MissingWallError(**found)
         said = f"not all walls stand around gvproxy: {found['missing']}"
@@ -104,6 +106,14 @@ def unwalled_line(plan: Plan) -> str | None:
         f"vmports: no wall stands around {plan.hardware.qemu.path}: {problem}; a guest that took "
         "it over has your files; for a wall name a QEMU that is a program (--vmports-qemu)"
     )
+
+
+def _missing_walls(plan: Plan) -> dict[str, str] | None:
+    if plan.gvproxy is None:
+        return None
+    from pytest_vmports.network import walls  # noqa: PLC0415 - likewise
+
+    return walls.missing()
 
 
 def _enough_memory(settings: Settings, guest: Guest) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ from pytest_vmports.system import process, surroundings, tools
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.landlock import Walls
 from pytest_vmports.system.probing import ask
+from pytest_vmports.system.remembered import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,10 @@ LOADER: Final = (
     "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
 )  # fmt: skip
 """What the loader of programs looks at."""
+_MUSLS_LOADER = tuple(map(str, Path("/etc").glob("ld-musl-*.path")))
 # What libraries and QEMU look at, and musl's loader.
 _SYSTEM = (
-    *map(str, Path("/etc").glob("ld-musl-*.path")), "/etc/localtime",
+    *_MUSLS_LOADER, "/etc/localtime",
     "/usr/share/zoneinfo", "/usr/share/locale", "/etc/gnutls", "/etc/crypto-policies",
     "/etc/ssl/openssl.cnf", "/sys/kernel/mm", "/sys/devices/system", "/sys/bus/nd",
     "/proc/meminfo", "/proc/cpuinfo", "/proc/filesystems", "/proc/sys/vm", "/proc/sys/kernel",
@@ -43,6 +45,8 @@ DEVICES: Final = tuple(
 _SECONDS = 20.0
 # Where it is everywhere, as scripts rely on; PATH may be a folder of few programs.
 _ENV = "/usr/bin/env"
+# Variables that lead the loader elsewhere, where a library may come to lie that was not there.
+_LEADING = ("LD_", "GLIBC_")
 
 
 @lru_cache(maxsize=16)
@@ -69,14 +73,9 @@ def needed_by(
     if script and not of_the_system:
         return None
     found = [*map(Path, (*PROGRAMS, *LOADER, *_SYSTEM)), path, Path(program), *launcher()]
-    # Asked for its version, where the loader does not know this variable and runs it.
-    for library in _said([program, "--version"], LD_TRACE_LOADED_OBJECTS="1"):
-        # ``name => /path (0x…)``, or ``/path (0x…)``
-        name = library.partition("=>")[2].strip() or library.strip()
-        if name.startswith("/"):
-            found.append(Path(name.partition(" (0x")[0]))
+    found += map(Path, _named(program, str(path), asks=asks))
     if asks:
-        found += _of_a_qemu(program, path)
+        found += _modules(path)
     # Each costs a rule of each VM's walls. Of a folder of another user's nothing is told.
     real = dict.fromkeys(Path(os.path.realpath(one)) for one in found)
     there = {one: None for one in real if os.path.exists(one)}  # noqa: PTH110 - Path's raises then
@@ -90,12 +89,8 @@ def needed_by(
     return None if _runs(program, trial) else needed
 
 
-def _of_a_qemu(program: str, path: Path) -> Iterator[Path]:
-    """Yield where a QEMU has its firmware and its modules."""
-    for folder in [Path(line) for line in _said([program, "-L", "help"]) if line.startswith("/")]:
-        yield folder
-        # Firmware is often a link into another package's folder.
-        yield from (one for one in folder.glob("*") if os.path.islink(one))  # noqa: PTH114 - as above
+def _modules(path: Path) -> Iterator[Path]:
+    """Yield where a QEMU may have its modules."""
     named = surroundings.variables().get("QEMU_MODULE_DIR")
     yield from () if named is None else (Path(named),)
     for pattern in ("lib/qemu", "lib64/qemu", "libexec/qemu", "lib/*/qemu"):
@@ -108,6 +103,37 @@ def _runs(program: str, trial: tuple[str, ...], confinement: Confinement | None 
     except ProgramStoppedError:
         return False
     return answer.code == 0
+
+
+def _named(program: str, real: str, *, asks: bool) -> list[str]:
+    """Return files outside the system's folders that a program, and its loader, name."""
+    ask = partial(_asked, program, asks=asks)
+    if any(name.startswith(_LEADING) for name in surroundings.variables()):
+        found = [os.path.realpath(name) for name in ask()[0]]
+    else:
+        files = [program, real, *LOADER, *_MUSLS_LOADER]
+        found = remembered([program, real, asks], files, ask)
+    system = tuple(f"{os.path.realpath(place)}/" for place in PROGRAMS)
+    return [one for one in found if not one.startswith(system)]
+
+
+def _asked(program: str, *, asks: bool) -> tuple[list[str], bool]:
+    """Return the names of a program's libraries and data, and whether these are all."""
+    # Asked for its version, where the loader does not know this variable and runs it.
+    libraries, all_of_them = _said([program, "--version"], LD_TRACE_LOADED_OBJECTS="1")
+    data, all_data = _said([program, "-L", "help"]) if asks else ([], True)
+    found = []
+    for library in libraries:
+        # ``name => /path (0x…)``, or ``/path (0x…)``
+        name = library.partition("=>")[2].strip() or library.strip()
+        if name.startswith("/"):
+            found.append(name.partition(" (0x")[0])
+    for folder in data:
+        if folder.startswith("/"):
+            # Firmware is often a link into another package's folder.
+            links = (str(one) for one in Path(folder).glob("*") if os.path.islink(one))  # noqa: PTH114 - Path's raises
+            found += [folder, *links]
+    return found, all_of_them and all_data
 
 
 def _is_script(path: Path) -> bool:
@@ -125,10 +151,12 @@ def launcher() -> tuple[Path, ...]:
     return tuple(map(Path, {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)}))
 
 
-def _said(command: list[str], **variables: str) -> list[str]:
+def _said(command: list[str], **variables: str) -> tuple[list[str], bool]:
+    """Return the lines that a program writes, and whether it ended well."""
     given = [f"{name}={value}" for name, value in variables.items()]
     try:
         child = tools.run([_ENV, *given, *command], timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return child.stdout.decode("utf-8", "surrogateescape").splitlines()
+        return [], False
+    lines = child.stdout.decode("utf-8", "surrogateescape").splitlines()
+    return lines, child.returncode == 0

@@ -164,13 +164,18 @@ def refuse(names: tuple[str, ...]) -> None:
 
 
 def _put_on(program: bytes, flags: int) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     # Without it only who may administer the system may restrict himself.
     _checked("PR_SET_NO_NEW_PRIVS", libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
     code = ctypes.create_string_buffer(program, len(program))
     given = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     words = map(ctypes.c_long, (numbers().seccomp, _SET_MODE_FILTER, flags))
     return _checked("seccomp", libc.syscall(*words, given))
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _of(number: int, then: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:

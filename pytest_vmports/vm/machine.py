@@ -7,8 +7,8 @@ import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from pytest_vmports.constants import GVPROXY_CONFIG
 from pytest_vmports.errors import NoShellError
-from pytest_vmports.network.gvproxy import CONFIG
 from pytest_vmports.system import clock, surroundings
 from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.system.sockets import pair
@@ -90,7 +90,7 @@ class Machine:
         self.milestones = Milestones(leased=leased)
         self.command, self.place, self.failing = list[str](), place, False
         self.console = Console(place.workdir / "console.log", plan.console_limit * MIB)
-        self.files = Files((CONFIG, SEED, CAPTURE, VMCORE))
+        self.files = Files((GVPROXY_CONFIG, SEED, CAPTURE, VMCORE))
         self.crash_dump = CrashDump(None)
         self._qemu: Process | None = None
         self._saved = saved

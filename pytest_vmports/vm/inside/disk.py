@@ -18,7 +18,6 @@ from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.own_init import OwnInit
-from pytest_vmports.vm.inside.qemu_agent import GuestAgent
 from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
 from pytest_vmports.vm.inside.waiting import BootFiles
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.system.firmware import Firmware
     from pytest_vmports.vm.console import Console
+    from pytest_vmports.vm.inside.qemu_agent import GuestAgent
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
 
@@ -129,6 +129,8 @@ class DiskGuest(OwnInit):
             self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
         if not self._image.agent:
             return control, None
+        from pytest_vmports.vm.inside.qemu_agent import GuestAgent  # noqa: PLC0415 - few need it
+
         ours, of_qemu = sockets.pair()
         self._agent = GuestAgent(ours)
         return control, until_spawned.enter_context(of_qemu).fileno()
