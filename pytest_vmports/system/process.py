@@ -199,7 +199,8 @@ def spawn(
         log: file that takes its standard output and error.
         pass_fds: descriptors that the child inherits under the same numbers.
         cwd: its working directory; None means ours.
-        env: variables that it gets beside those that were there before any test.
+        env: variables that it gets beside those that were there before any test; of those, one that
+            is kept from files of ours gets none that may be a secret.
         confinement: what it may do; None for whatever we may.
 
     Raises:
@@ -210,8 +211,9 @@ def spawn(
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
     start = partial(
-        _start, program=program, command=command, log=log, pass_fds=pass_fds, cwd=cwd, env=env
-    )
+        _start, program=program, command=command, log=log, pass_fds=pass_fds, cwd=cwd,
+        env={**surroundings.variables(public=confinement is not None), **(env or {})},
+    )  # fmt: skip
     try:
         if confinement is None:
             return Process(name, command, start(_starter()), log)
@@ -249,7 +251,7 @@ def _start(
     log: Path,
     pass_fds: Collection[int],
     cwd: Path | None,
-    env: Mapping[str, str] | None,
+    env: Mapping[str, str],
 ) -> Popen[bytes]:
     minder = _minders.get(os.getpid())
     words: list[str | bytes] = [program, *map(as_bytes, command[1:])]
@@ -266,7 +268,7 @@ def _start(
             stderr=STDOUT,
             pass_fds=tuple(pass_fds),
             cwd=cwd or surroundings.directory(),
-            env={**surroundings.variables(), **(env or {})},
+            env=env,
             umask=surroundings.umask(),
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,

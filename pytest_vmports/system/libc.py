@@ -1,0 +1,63 @@
+"""The C library, for what Python has no name for.
+
+Source: prctl(2), syscall(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import lru_cache
+
+_NO_NEW_PRIVILEGES = 38
+
+
+def call(function: str, *arguments: object) -> int:
+    """Return what a function answers; a whole number is an int to it.
+
+    Raises:
+        OSError: it answers with an error.
+    """
+    answer = int(getattr(_library(), function)(*arguments))
+    if answer < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{function}: {os.strerror(code)}")
+    return answer
+
+
+def syscall(number: int, *arguments: bytes | int | None) -> int:
+    """Return what a system call answers.
+
+    Raises:
+        OSError: it answers with an error.
+    """
+    given = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    return call("syscall", ctypes.c_long(number), *given)
+
+
+def restrict_myself() -> None:
+    """Renounce, for this thread, to have more rights by a program that is run.
+
+    Without it only who may administer the system may restrict himself.
+
+    Raises:
+        OSError: that cannot be done.
+    """
+    call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+def room(content: bytes | int) -> ctypes.Array[ctypes.c_char]:
+    """Return memory that holds these bytes, or so many."""
+    if isinstance(content, int):
+        return ctypes.create_string_buffer(content)
+    return ctypes.create_string_buffer(content, len(content))
+
+
+def address(of: ctypes.Array[ctypes.c_char]) -> int:
+    """Return where it lies."""
+    return ctypes.addressof(of)
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
