@@ -100,7 +100,12 @@ class Process:
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal; None while the child runs, or was let go."""
-        return None if self._let_go else self._popen.poll()
+        if self._let_go:
+            return None
+        code = self._popen.poll()
+        if code is not None:
+            self._release()  # from now on its number may be another's
+        return code
 
     @property
     def running(self) -> bool:
@@ -146,8 +151,7 @@ class Process:
         """End the child at once and reap it."""
         if self.running:
             self._popen.send_signal(signal.SIGKILL)
-        if self._minder is not None:
-            self._minder.release(self.pid)  # while its number cannot be another's
+        self._release()  # while its number cannot be another's
         self._popen.wait()
         self._close()
 
@@ -157,8 +161,7 @@ class Process:
         It has to have been started after `let_outlive`.
         """
         self.keep_output()
-        if self._minder is not None:
-            self._minder.release(self.pid)
+        self._release()
         self._let_go = True
         self._popen.returncode = 0  # or Popen would warn of a child that still runs
         self._close()
@@ -169,6 +172,11 @@ class Process:
             self._popen.terminate()
             self.wait(timeout)
         self.kill()
+
+    def _release(self) -> None:
+        minder, self._minder = self._minder, None
+        if minder is not None:
+            minder.release(self.pid)
 
     def _close(self) -> None:
         if self._starter is not None:
