@@ -20,7 +20,7 @@ from pytest_vmports.system import gate, landlock, seccomp
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.gate import Gate
 from pytest_vmports.system.landlock import Walls
-from pytest_vmports.system.program_files import LOADER, PROGRAMS, launcher
+from pytest_vmports.system.program_files import LOADER, PROGRAMS, is_script, launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,6 +140,8 @@ def around_gvproxy(
     held = ["bind", "listen"]
     if not connects:
         held += ["connect"] if answers else ["connect", "sendto"]
-    refused = (seccomp.ATTRIBUTES,) if seccomp.problem() is None else ()
+    refused: tuple[str, ...] = (seccomp.ATTRIBUTES,) if seccomp.problem() is None else ()
+    if not is_script(Path(program)) and seccomp.forks_problem() is None:
+        refused += (seccomp.FORKS,)  # or one would be left when it has ended
     ours = Gate(doorman, tuple(held)) if gate.problem() is None else None
     return Confinement(walls, ours, refused=refused)

@@ -14,6 +14,7 @@ NUMBERS: Final[dict[str, tuple[int, int | None]]] = {
     "bind": (49, 200), "listen": (50, 201), "connect": (42, 203), "socket": (41, 198),
     "socketpair": (53, 199), "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "io_uring_setup": (425, 425), "prctl": (157, 167), "prlimit64": (302, 261),
+    "clone": (56, 220), "fork": (57, None), "vfork": (58, None), "clone3": (435, 435),
     # Into another process, or at its cost.
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "pidfd_getfd": (438, 438), "setpriority": (141, 140), "sched_setparam": (142, 118),

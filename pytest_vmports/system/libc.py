@@ -9,6 +9,8 @@ import ctypes
 import os
 from functools import lru_cache
 
+from pytest_vmports.system import proc
+
 _NO_NEW_PRIVILEGES = 38
 
 
@@ -56,6 +58,20 @@ def room(content: bytes | int) -> ctypes.Array[ctypes.c_char]:
 def address(of: ctypes.Array[ctypes.c_char]) -> int:
     """Return where it lies."""
     return ctypes.addressof(of)
+
+
+@lru_cache(maxsize=1)
+def code() -> tuple[int, int] | None:
+    """Return from where to where its code lies in our memory; None where that cannot be told."""
+    try:
+        there = ctypes.cast(_library().vfork, ctypes.c_void_p).value or 0
+    except AttributeError:
+        return None
+    for line in proc.said("self/maps").splitlines():
+        first, last = (int(end, 16) for end in line.partition(" ")[0].split("-"))
+        if first <= there < last:
+            return first, last
+    return None
 
 
 @lru_cache(maxsize=1)

@@ -47,7 +47,7 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
         asks: it is a QEMU, and says itself where its firmware is.
     """
     path = Path(os.path.realpath(program))
-    if not any(path.is_relative_to(place) for place in PROGRAMS) and _is_script(path):
+    if not any(path.is_relative_to(place) for place in PROGRAMS) and is_script(path):
         return None
     found = [*map(Path, (*PROGRAMS, *LOADER, *_SYSTEM)), path, Path(program), *launcher()]
     # Asked for its version, where the loader does not know this variable and runs it.
@@ -67,7 +67,8 @@ def needed_by(program: str, *, asks: bool = False) -> tuple[Path, ...] | None:
     return tuple(one for one in there if not any(above in there for above in one.parents))
 
 
-def _is_script(path: Path) -> bool:
+def is_script(path: Path) -> bool:
+    """Whether a program is one that another program reads and runs."""
     try:
         with path.open("rb") as file:
             return file.read(2) == b"#!"

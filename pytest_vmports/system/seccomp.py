@@ -10,15 +10,18 @@ import platform
 import signal
 import socket
 import struct
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Final
 
-from pytest_vmports.system import calls, libc
+from pytest_vmports.system import calls, libc, tools
 
 ATTRIBUTES: Final = "attributes"
 """Stands for what changes a file's mode, owner, times and attributes."""
+FORKS: Final = "forks"
+"""Stands for making processes, which kills; threads it may make."""
 TCP, UDP, UNIX = "tcp", "udp", "unix"
 """Stand for making such sockets."""
 _X32 = 0x40000000
@@ -29,7 +32,10 @@ _KILL, _ERRNO, _NOTIFY, _ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 _LOAD, _AND, _IF_EQUAL, _IF_LEAST, _IF_ANY, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 # Where struct seccomp_data has what; both architectures have an argument's low half first.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24, 32, 40, 48)
+_POINTER = 8  # of the instruction
 _DENIED = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
+_LOAD_NUMBER = (_LOAD, 0, 0, _NUMBER)
+_SECONDS = 20.0
 # A pointer has two halves.
 _ADDRESSED = (
     (_LOAD, 0, 0, _ARGUMENTS[4]),
@@ -46,7 +52,7 @@ _SOCKETS: Final = {
     UNIX: ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_SEQPACKET)),
 }
 _TYPE = 0xF
-_SET_DEATH_SIGNAL = 1
+_SET_DEATH_SIGNAL, _THREAD = 1, 0x10000
 # Connects a TCP socket, and no connect is seen.
 _FAST_OPEN = 0x20000000
 
@@ -61,14 +67,14 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
 
     Args:
         held: the names of the calls that wait for our word; of ``sendto`` those with an address.
-        refused: the names of those that never pass; `ATTRIBUTES`, `TCP`, `UDP` and `UNIX` stand for
-            several.
+        refused: the names of those that never pass; `ATTRIBUTES`, `FORKS`, `TCP`, `UDP` and `UNIX`
+            stand for several.
     """
     steps = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_IF_EQUAL, 1, 0, calls.architecture()),
         (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NUMBER),
+        _LOAD_NUMBER,
         (_IF_LEAST, 0, 1, _X32),
         (_RETURN, 0, 0, _KILL),
     ]
@@ -88,6 +94,8 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
             *(_ADDRESSED if name == "sendto" and name in held else ()),
             (_RETURN, 0, 0, _ALLOW),
         ])  # fmt: skip
+    if FORKS in refused:
+        steps += _forks(_KILL)
     # Of itself it may say what it likes, but not that it outlives us.
     steps += _of("prctl", [
         (_LOAD, 0, 0, _ARGUMENTS[0]),
@@ -106,6 +114,31 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     ])  # fmt: skip
     steps.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(_STEP.pack(*step) for step in steps)
+
+
+def _forks(verdict: int) -> list[tuple[int, int, int, int]]:
+    """Return steps that let us start the child, and the child none.
+
+    The call by which we do comes from where our C library lies. Where that is nobody knows who was
+    not told, so the child cannot put a call of its own there; a guess is its last.
+    """
+    code = libc.code()
+    if code is None or code[0] >> 32 != code[1] >> 32:
+        return []
+    first, last = code
+    ours = [
+        (_LOAD, 0, 0, _POINTER + 4),
+        (_IF_EQUAL, 0, 3, first >> 32),
+        (_LOAD, 0, 0, _POINTER),
+        (_IF_LEAST, 0, 1, first & 0xFFFFFFFF),
+        (_IF_LEAST, 0, 1, last & 0xFFFFFFFF),
+        (_RETURN, 0, 0, verdict),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    thread = [(_LOAD, 0, 0, _ARGUMENTS[0]), (_IF_ANY, 0, 1, _THREAD), (_RETURN, 0, 0, _ALLOW)]
+    steps = [*_of("fork", ours), *_of("vfork", ours), *_of("clone", [*thread, *ours])]
+    # Its flags lie in memory; who hears that there is no such call makes the older one.
+    return [*steps, *_of("clone3", [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])]
 
 
 def install(program: bytes) -> int:
@@ -133,6 +166,27 @@ def problem() -> str | None:
             thread.submit(refuse, ("connect",)).result()
         except OSError as error:
             return f"this host does not let us: {error}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def forks_problem() -> str | None:
+    """Return why no child can be kept from making others; None where it can. Tried, not guessed.
+
+    Were our own call taken for a child's, it would be we who are killed. So here it is refused.
+    """
+    if (why := problem()) is not None:
+        return why
+    steps = _forks(_DENIED[-1])
+    if not steps:
+        return "where our own C library lies is not known"
+    tried = b"".join(_STEP.pack(*step) for step in [_LOAD_NUMBER, *steps, (_RETURN, 0, 0, _ALLOW)])
+    with ThreadPoolExecutor(1, "vmports-trial") as thread:
+        try:
+            thread.submit(_put_on, tried, 0).result()
+            thread.submit(tools.run, ["true"], timeout=_SECONDS).result()
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"our own call is taken for a child's: {error}"
     return None
 
 

@@ -198,6 +198,48 @@ def test_what_other_processes_have_and_share_is_not_its_to_change(folder, who):
     assert len(said) > 30
 
 
+@pytest.mark.parametrize("call", [
+    "os.fork()", "call('vfork')", "call('syscall', clone, signal.SIGCHLD, 0, 0, 0, 0)",
+    "os.posix_spawn('/bin/true', ['true'], {})",
+])  # fmt: skip
+def test_it_leaves_no_process_behind_for_it_can_make_none(folder, call):
+    """A child of its own would die neither with it nor with us."""
+    code = f"""
+        thread = threading.Thread(target=lambda: said.update(thread="made"))
+        thread.start(); thread.join()
+        print(said, flush=True)
+        {call}
+        print("AND MORE", flush=True)
+        os._exit(0)
+    """
+    around = walls.around_gvproxy(sys.executable, PYTHON, Doorman((), ()), folder)
+    with pytest.raises(AssertionError):  # it was killed
+        tries(around, folder, code, clone=calls.number("clone"))
+    log = (folder / "tries.log").read_text()
+    assert "{'thread': 'made'}" in log and "AND MORE" not in log
+
+
+@pytest.mark.parametrize("library", [None, (0, 1), (0x7FFF_FFFF_0000, 0x8000_0000_0000)])
+def test_where_our_own_start_cannot_be_told_from_a_childs_it_is_left_out(
+    folder, library, monkeypatch
+):
+    """Faked: where our C library lies. Else we would be killed in the child's place."""
+    monkeypatch.setattr(libc, "code", lambda: library)
+    asked = seccomp.forks_problem.__wrapped__
+    assert asked() is not None
+    monkeypatch.setattr(seccomp, "forks_problem", asked)
+    around = walls.around_gvproxy(sys.executable, PYTHON, Doorman((), ()), folder)
+    assert seccomp.FORKS not in around.refused
+    assert tries(around, folder, "") == {}
+
+
+def test_a_script_in_its_place_may_start_what_it_stands_for(folder):
+    script = folder / "gvproxy"
+    script.write_text("#!/bin/sh\n")
+    around = walls.around_gvproxy(str(script), PYTHON, Doorman((), ()), folder)
+    assert seccomp.FORKS not in around.refused
+
+
 def test_no_datagram_leaves_by_an_address_that_is_sent_to(folder):
     """Nobody would see a connect; of the test's own services none hears."""
     code = """
