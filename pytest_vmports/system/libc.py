@@ -1,17 +1,20 @@
 """The C library, for what Python has no name for.
 
-Source: prctl(2), syscall(2).
+Sources: prctl(2), syscall(2), capabilities(7).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from functools import lru_cache
 
 from pytest_vmports.system import proc
 
-_NO_NEW_PRIVILEGES = 38
+_NO_NEW_PRIVILEGES, _RENOUNCE = 38, 24
+# CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE; there are 41 of 64.
+_OF_FILES_AND_PORTS, _RIGHTS = {1, 2, 10}, 64
 
 
 def call(function: str, *arguments: object) -> int:
@@ -38,14 +41,19 @@ def syscall(number: int, *arguments: bytes | int | None) -> int:
 
 
 def restrict_myself() -> None:
-    """Renounce, for this thread, to have more rights by a program that is run.
+    """Renounce, for this thread and what it starts, to have more rights by a program that is run.
 
-    Without it only who may administer the system may restrict himself.
+    Without it only who may administer the system may restrict himself. Where we are root, what is
+    run from now on has of root's rights those to files, for which it has other walls, and to ports.
 
     Raises:
         OSError: that cannot be done.
     """
     call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    if os.geteuid() == 0:
+        for right in set(range(_RIGHTS)) - _OF_FILES_AND_PORTS:
+            with contextlib.suppress(OSError):  # no such right, or one that we have not ourselves
+                call("prctl", _RENOUNCE, right, 0, 0, 0)
 
 
 def room(content: bytes | int) -> ctypes.Array[ctypes.c_char]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from confined import PYTHON, tries
 from frames import arp, udp
-from vm_helpers import addresses, fixed_port
+from vm_helpers import addresses, fixed_port, until
 
 import pytest_vmports
 from pytest_vmports import ExposedPort, PortAllocator
@@ -27,6 +27,7 @@ from pytest_vmports.network.doorman import Doorman
 from pytest_vmports.network.gvproxy import GvproxyWiring
 from pytest_vmports.system import calls, foreign, libc, listeners, seccomp, surroundings
 from pytest_vmports.system.confined import Confinement
+from pytest_vmports.system.process import spawn
 from pytest_vmports.system.programs import find_gvproxy
 from pytest_vmports.system.run_dir import RunDir
 
@@ -310,6 +311,22 @@ def test_no_variable_of_ours_that_may_be_a_secret_is_inherited(folder, kept, mon
     for name in ("PWD", "SHLVL", "_", "OLDPWD"):  # a shell's own
         said.pop(name, None)
     assert said == (needed if kept else {**secrets, **needed})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has none of root's rights")
+@pytest.mark.parametrize("wall", ["landlock", "seccomp"])
+def test_of_roots_rights_it_has_those_to_files_and_ports(folder, wall):
+    """Root may set up the host's network by any socket, and more."""
+    around = walls.around_gvproxy("/bin/sleep", [], Doorman((), ()), folder)
+    alone = {"landlock": Confinement(around.walls), "seccomp": Confinement(refused=around.refused)}
+    child = spawn("it", ["sleep", "600"], log=folder / "log", confinement=alone[wall])
+    try:
+        program = Path(f"/proc/{child.pid}/exe")
+        until(lambda: program.resolve().name in {"sleep", "coreutils"}, 30, "it is that program")
+        status = Path(f"/proc/{child.pid}/status").read_text()
+    finally:
+        child.kill()
+    assert int(status.partition("CapEff:")[2].split()[0], 16) & ~(1 << 1 | 1 << 2 | 1 << 10) == 0
 
 
 # --- its sockets --------------------------------------------------------------------------------

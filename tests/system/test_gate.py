@@ -159,8 +159,20 @@ def test_a_policy_that_fails_refuses_that_call_and_no_other(folder, decide):
     assert tries(asking(fails_once), folder, code) == {"1": "EACCES", "2": "done", "3": "done"}
 
 
-def test_a_connect_that_waits_keeps_nobody_else_waiting(folder):
-    """As by a resolver of the C library's; the server's queue is full, so nobody answers."""
+@pytest.fixture
+def full():
+    """Return the address of a server that lets a connect wait: its queue is full."""
+    with socket.socket() as server, socket.socket() as one, socket.socket() as two:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for client in (one, two):
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()
+
+
+def test_a_connect_that_waits_keeps_nobody_else_waiting(folder, full):
+    """As by a resolver of the C library's."""
     code = """
         waiting = tcp()
         thread = threading.Thread(target=waiting.connect_ex, args=(("127.0.0.1", port),),
@@ -173,14 +185,27 @@ def test_a_connect_that_waits_keeps_nobody_else_waiting(folder):
         print("SAID", json.dumps(said), flush=True)
         os._exit(0)
     """
-    with socket.socket() as server, socket.socket() as one, socket.socket() as two:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        for client in (one, two):
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        said = tries(asking(lambda _: 0), folder, code, port=server.getsockname()[1])
+    said = tries(asking(lambda _: 0), folder, code, port=full[1])
     assert said == {"meanwhile": "done", "still": True}
+
+
+def test_no_more_connects_wait_than_we_have_threads_to_spare(folder, full):
+    """Each is one of ours; who lets many wait is refused, and the others of its calls are not."""
+    code = """
+        from time import sleep
+        heard = []
+        def one():
+            heard.append(tcp().connect_ex(there))
+        threads = [threading.Thread(target=one, daemon=True) for _ in range(most + 20)]
+        for thread in threads: thread.start()
+        while len(heard) < 20: sleep(0.01)
+        attempt("meanwhile", lambda: udp().bind(("127.0.0.1", 0)))
+        said["heard"] = heard
+        print("SAID", json.dumps(said), flush=True)
+        os._exit(0)
+    """
+    said = tries(asking(lambda _: 0), folder, code, there=full, most=gate._MOST_WAITING)
+    assert said == {"meanwhile": "done", "heard": [errno.EAGAIN] * 20}
 
 
 def test_many_ask_at_once(folder):
