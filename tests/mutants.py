@@ -93,7 +93,7 @@ _WALLS = (
     )
     + _of(
         "pytest_vmports/system/seccomp.py",
-        "tests/hostile/test_walls.py",
+        "tests/hostile/test_taken_over.py",
         children_outlive_us=("(_IF_EQUAL, 1, 0, signal.SIGKILL),", "(_IF_EQUAL, 1, 1, 0),"),
         children_change_our_limits=("(_IF_EQUAL, 1, 0, 0),\n        _DENIED", "(_IF_EQUAL, 1, 1, 0),\n        _DENIED"),
         children_make_processes=("steps += _forks(_KILL)", "steps += _forks(_ALLOW)"),
@@ -106,7 +106,7 @@ _WALLS = (
     )
     + _of(
         "pytest_vmports/system/process.py",
-        "tests/hostile/test_walls.py",
+        "tests/hostile/test_taken_over.py",
         children_inherit_secrets=("variables(public=confinement is not None)", "variables()"),
     )
     + _of(

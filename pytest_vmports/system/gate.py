@@ -212,7 +212,8 @@ class Gate:
             if held.name == "listen":
                 return libc.call("listen", number, arguments[1] & 0x7FFFFFFF)
             if held.name == "sendto":
-                flags = arguments[3] & 0xFFFFFFFF | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                # Of its flags none: one would have the kernel read our memory when it is another's.
+                flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
                 return libc.call("sendto", number, given, len(given), flags, to, len(to))
             return libc.call(held.name, number, to, len(to))
         except OSError as error:
