@@ -222,7 +222,11 @@ def test_of_roots_rights_it_has_those_to_files_and_ports(folder, wall):
     child = spawn("it", ["sleep", "600"], log=folder / "log", confinement=alone[wall])
     try:
         program = Path(f"/proc/{child.pid}/exe")
-        until(lambda: program.resolve().name in {"sleep", "coreutils", "busybox"}, 30, "it is that program")
+        until(
+            lambda: program.resolve().name in {"sleep", "coreutils", "busybox"},
+            30,
+            "it is that program",
+        )
         status = Path(f"/proc/{child.pid}/status").read_text()
     finally:
         child.kill()
