@@ -75,7 +75,11 @@ _WALLS = (
             'may_wait = name == "connect" and os.get_blocking(copy.fileno())',
             "may_wait = False",
         ),
-        gate_tells_of_no_fault=("refused = errno.EACCES\n        try:", "refused = 0\n        try:"),
+        gate_tells_of_no_fault=("answer = -errno.EACCES\n        try:", "answer = 0\n        try:"),
+        gate_lets_as_many_wait_as_ask=(
+            "not self._waiting.acquire(blocking=False)",
+            "not self._waiting",
+        ),
         gate_is_kept_open_by_forks=("for listener in _listeners:", "for listener in ():"),
     )
     + _of(
@@ -83,9 +87,27 @@ _WALLS = (
         "tests/system/test_gate.py",
         gate_knows_no_fast_open=("(_IF_ANY, 0, 1, _FAST_OPEN)", "(_IF_ANY, 0, 1, 0)"),
         gate_lets_datagrams_out_by_path=(
-            "socket.AF_UNIX: (socket.SOCK_STREAM, ",
-            "socket.AF_UNIX: (socket.SOCK_STREAM, socket.SOCK_DGRAM, ",
+            "(socket.AF_UNIX, socket.SOCK_SEQPACKET)",
+            "(socket.AF_UNIX, socket.SOCK_DGRAM)",
         ),
+    )
+    + _of(
+        "pytest_vmports/system/seccomp.py",
+        "tests/hostile/test_taken_over.py",
+        children_outlive_us=("(_IF_EQUAL, 1, 0, signal.SIGKILL),", "(_IF_EQUAL, 1, 1, 0),"),
+        children_change_our_limits=("(_IF_EQUAL, 1, 0, 0),\n        _DENIED", "(_IF_EQUAL, 1, 1, 0),\n        _DENIED"),
+        children_make_processes=("steps += _forks(_KILL)", "steps += _forks(_ALLOW)"),
+    )
+    + _of(
+        "pytest_vmports/system/minder.py",
+        "tests/system/test_minder.py",
+        minder_is_kept_waiting_by_forks=("os.dup2(nowhere, self.pipe, inheritable=False)", "pass"),
+        minder_forgets_who_gets_a_number=("        forget(pid)\n", "        word = word if pid not in minded else word[1:]\n"),
+    )
+    + _of(
+        "pytest_vmports/system/process.py",
+        "tests/hostile/test_taken_over.py",
+        children_inherit_secrets=("variables(public=confinement is not None)", "variables()"),
     )
     + _of(
         "pytest_vmports/system/landlock.py",

@@ -40,6 +40,8 @@ _NO_LEASE: Final = frozenset(
 # record still stays within one page.
 _MAX_TEXT: Final = 500
 _MAX_WORKER: Final = 60
+# More is no process's number, and no time that can be told.
+_LARGEST: Final = (1 << 40) - 1
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,9 @@ def _parse(name: str, line: bytes) -> LeaseInfo | None:
     protocol, _, port = name.partition("-")
     try:
         record = parse_object(line)
+        numbers = [int(record["pid"]), int(record["start"]), int(record["since"])]
+        if not all(0 <= number <= _LARGEST for number in numbers):
+            return None
         return LeaseInfo(
             port=int(port),
             protocol=protocol,
@@ -217,7 +222,8 @@ def _parse(name: str, line: bytes) -> LeaseInfo | None:
             since=float(record["since"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError):
-        # Torn by a crash, or written by a later version: the lock still counts.
+        # Torn by a crash, written by a later version, or by a QEMU or gvproxy that was taken over,
+        # which has the file open: the lock still counts.
         return None
 
 

@@ -250,6 +250,7 @@ class GvproxyWiring:
             self._doorman,
             self._api_socket.parent,
             connects=self._unheld,
+            answers=any(port.protocol == "udp" for port in self.ports),
         )
         self._gated = confinement.gate is not None
         self._process = spawn(

@@ -104,6 +104,7 @@ def problem() -> str | None:
 
 
 def _try_on(pid: int) -> None:
+    os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - where it is looked for
     pidfd = os.pidfd_open(pid)
     try:
         with foreign.fetch(pidfd, 0) as standard_input:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_vmports.network import seal
-from pytest_vmports.system import gate, landlock
+from pytest_vmports.system import gate, landlock, seccomp
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.gate import Gate
 from pytest_vmports.system.landlock import Walls
-from pytest_vmports.system.program_files import LOADER, PROGRAMS, launcher
+from pytest_vmports.system.program_files import LOADER, PROGRAMS, is_script, launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,7 +113,13 @@ def folder_for_sockets(workdir: Path) -> Path:
 
 
 def around_gvproxy(
-    program: str, read: Iterable[Path], doorman: Doorman, sockets: Path, *, connects: bool = False
+    program: str,
+    read: Iterable[Path],
+    doorman: Doorman,
+    sockets: Path,
+    *,
+    connects: bool = False,
+    answers: bool = False,
 ) -> Confinement:
     """Return how gvproxy is confined, as far as this host can.
 
@@ -123,11 +129,19 @@ def around_gvproxy(
         doorman: decides what its sockets may do.
         sockets: the folder for its Unix sockets; see `folder_for_sockets`.
         connects: it connects without asking, as it will when we are gone.
+        answers: it sends datagrams without asking, as it has to many for forwards of UDP. That is
+            to any address: who sent it some, to be answered, is nobody's to know but its own.
     """
     walls = None
     if landlock.problem() is None:
         own = () if gate.problem() is None else (sockets,)
         given = *_OF_THE_HOST, Path(os.path.realpath(program)), *launcher(), *read
         walls = Walls(given, write=own, change=_DEVICES)
-    held = ("bind", "listen") if connects else ("bind", "listen", "connect")
-    return Confinement(walls, Gate(doorman, held) if gate.problem() is None else None)
+    held = ["bind", "listen"]
+    if not connects:
+        held += ["connect"] if answers else ["connect", "sendto"]
+    refused: tuple[str, ...] = (seccomp.ATTRIBUTES,) if seccomp.problem() is None else ()
+    if not is_script(Path(program)) and seccomp.forks_problem() is None:
+        refused += (seccomp.FORKS,)  # or one would be left when it has ended
+    ours = Gate(doorman, tuple(held)) if gate.problem() is None else None
+    return Confinement(walls, ours, refused=refused)

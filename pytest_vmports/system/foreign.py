@@ -5,18 +5,16 @@ Sources: pidfd_getfd(2), process_vm_readv(2), ip(7), ipv6(7), unix(7).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 import struct
-from functools import lru_cache
 
-from pytest_vmports.system import seccomp, sockets
+from pytest_vmports.system import calls, libc, sockets
 
 LONGEST_ADDRESS = 128
 """Bytes of the longest ``struct sockaddr``."""
-_FAMILY = struct.Struct("=H")
+_FAMILY, _LENGTH = struct.Struct("=H"), struct.Struct("=I")
 _MPTCP = 262
 
 
@@ -27,7 +25,7 @@ def fetch(pidfd: int, number: int) -> socket.socket:
         OSError: we may not (a container's seccomp filter, yama), it was closed meanwhile, or is
             no socket.
     """
-    copy = libc("syscall", seccomp.PIDFD_GETFD, pidfd, number, 0)
+    copy = libc.syscall(calls.number("pidfd_getfd"), pidfd, number, 0)
     try:
         return sockets.Socket(fileno=copy)
     except OSError:
@@ -41,20 +39,20 @@ def memory(thread: int, address: int, size: int) -> bytes:
     Raises:
         OSError: they are not there, or we may not.
     """
-    here = ctypes.create_string_buffer(size)
-    local = struct.pack("@PN", ctypes.addressof(here), size)
+    here = libc.room(size)
+    local = struct.pack("@PN", libc.address(here), size)
     remote = struct.pack("@PN", address, size)
-    if libc("syscall", seccomp.numbers().read_memory, thread, local, 1, remote, 1, 0) < size:
+    number = calls.number("process_vm_readv")
+    if libc.syscall(number, thread, local, 1, remote, 1, 0) < size:
         raise OSError(errno.EFAULT, "a part of it is not there")
     return here.raw[:size]
 
 
 def bound(copy: socket.socket) -> bytes:
     """Return where a socket is bound to, as the kernel writes it."""
-    room = ctypes.create_string_buffer(LONGEST_ADDRESS)
-    length = ctypes.c_uint32(LONGEST_ADDRESS)
-    libc("getsockname", copy.fileno(), room, ctypes.byref(length))
-    return room.raw[: min(length.value, LONGEST_ADDRESS)]
+    room, length = libc.room(LONGEST_ADDRESS), libc.room(_LENGTH.pack(LONGEST_ADDRESS))
+    libc.call("getsockname", copy.fileno(), room, length)
+    return room.raw[: min(*_LENGTH.unpack(length.raw), LONGEST_ADDRESS)]
 
 
 def parsed(address: bytes) -> tuple[str, int] | bytes | None:
@@ -93,25 +91,3 @@ def protocol(copy: socket.socket) -> str:
     number = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
     named = {socket.IPPROTO_TCP: "tcp", _MPTCP: "tcp", socket.IPPROTO_UDP: "udp"}
     return named.get(number, str(number))
-
-
-def libc(function: str, *arguments: object) -> int:
-    """Return what a function of the C library answers; its whole numbers are long for `syscall`.
-
-    Raises:
-        OSError: it answers with an error.
-    """
-    given = [
-        ctypes.c_long(one) if isinstance(one, int) and function == "syscall" else one
-        for one in arguments
-    ]
-    answer = int(getattr(_library(), function)(*given))
-    if answer < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{function}: {os.strerror(code)}")
-    return answer
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

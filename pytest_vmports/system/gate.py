@@ -5,8 +5,8 @@ read the address once, ask a policy, and make the call ourselves on a copy of th
 nothing that the child changes meanwhile counts. Without us, in a VM that was kept, such a call
 fails with ENOSYS: the gate stays closed.
 
-What is sent by a socket is not looked at: a datagram to an address that was never asked for leaves
-by sendto(2). gvproxy does that to answer whom a datagram came from, and in no other place.
+What is sent by a socket is not looked at, unless ``sendto`` is among the calls: then we send what
+has an address, and what hides its address in a message (sendmsg) does not pass at all.
 
 Sources: seccomp_unotify(2), pidfd_getfd(2), process_vm_readv(2).
 """
@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import platform
+import socket
 import struct
 import sys
 import threading
@@ -29,16 +30,20 @@ from subprocess import DEVNULL
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_vmports.system import foreign, seccomp, sockets, tools
+from pytest_vmports.system import calls, foreign, libc, seccomp, sockets, tools
 from pytest_vmports.system.probing import is_of_the_host, stopped
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
 # struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, ip and six arguments.
 _CALL, _ANSWER = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
 _RECEIVE, _SEND, _STILL_THERE = 0xC0502100, 0xC0182101, 0x40082102
+# What is asked of a socket, and not of an address that is named.
+_BY_SOCKET = {"listen", "sendto"}
+_LONGEST_DATAGRAM = 0xFFFF
+# Each waits in a thread of ours; who asks so often asks by Go, which never waits, or means harm.
+_MOST_WAITING = 64
 # The trial's: an answer that nobody but we would give.
 _OURS = errno.EXDEV
 
@@ -48,9 +53,9 @@ class Asked:
     """A call that a child wants to make.
 
     Attributes:
-        call: ``bind``, ``listen`` or ``connect``.
-        address: what it names, or what the socket is bound to: ``(host, port)``, the bytes of a
-            Unix socket's path, or None for anything else.
+        call: ``bind``, ``listen``, ``connect`` or ``sendto``.
+        address: what a ``bind`` or ``connect`` names, or what the socket is bound to: ``(host,
+            port)``, the bytes of a Unix socket's path, or None for anything else.
         protocol: ``tcp``, ``udp``, ``unix``, or another one's name or number.
     """
 
@@ -66,17 +71,18 @@ class Gate:
         decide: is asked of each call, in a thread of ours; returns 0 to have it made, an errno to
             refuse it, or, of a ``connect``, the address of ours to connect to instead. What it
             raises refuses that call.
-        calls: which ones are held; the others are made without us.
+        held: which calls are; the others are made without us.
     """
 
     def __init__(
         self,
         decide: Callable[[Asked], int | tuple[str, int]],
-        calls: tuple[str, ...] = ("bind", "listen", "connect"),
+        held: tuple[str, ...] = ("bind", "listen", "connect"),
     ) -> None:
         self._decide = decide
-        self._calls = calls
+        self._calls = held
         self._listener = -1
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
 
     def put_up(self) -> None:
         """Hold the calls of this thread and of what it starts from now on.
@@ -84,7 +90,8 @@ class Gate:
         Raises:
             OSError: the kernel, or a container, has no such filters, or refuses.
         """
-        self._listener = seccomp.install(seccomp.program(self._calls))
+        unseen = ("sendmsg", "sendmmsg") if "sendto" in self._calls else ()
+        self._listener = seccomp.install(seccomp.program(self._calls, unseen))
         _listeners.add(self._listener)
 
     def mind(self, pidfd: int) -> None:
@@ -132,15 +139,18 @@ class Gate:
                 return
             raise
         number, thread, _, call, _, _, *arguments = _CALL.unpack(told)
-        name = next(one for one in self._calls if getattr(seccomp.numbers(), one) == call)
+        name = next(one for one in self._calls if calls.number(one) == call)
         try:
             copy = foreign.fetch(pidfd, arguments[0] & 0xFFFFFFFF)
         except OSError as error:
-            _tell(listener, number, error.errno or errno.EPERM)
+            _tell(listener, number, -(error.errno or errno.EPERM))
             return
         held = _Held(number, thread, name, arguments, copy)
         may_wait = name == "connect" and os.get_blocking(copy.fileno())
-        if not (may_wait and self._begin(held, listener)):
+        if may_wait and not self._waiting.acquire(blocking=False):
+            copy.close()
+            _tell(listener, number, -errno.EAGAIN)
+        elif not (may_wait and self._begin(held, listener)):
             self._answer(held, listener)
 
     def _begin(self, held: _Held, listener: int) -> bool:
@@ -148,6 +158,7 @@ class Gate:
         try:
             own = os.dup(listener)
         except OSError:  # too many are open: better late than refused
+            self._waiting.release()
             return False
         _listeners.add(own)
 
@@ -155,52 +166,57 @@ class Gate:
             try:
                 self._answer(held, own)
             finally:
+                self._waiting.release()
                 _close(own)
 
         try:
             Thread(target=answer, name="vmports-connect", daemon=True).start()
         except RuntimeError:  # too many threads, likewise
+            self._waiting.release()
             _close(own)
             return False
         return True
 
     def _answer(self, held: _Held, listener: int) -> None:
-        refused = errno.EACCES
+        answer = -errno.EACCES
         try:
             with held.copy:
-                refused = self._make(held, listener)
+                answer = self._make(held, listener)
         except Exception:  # noqa: BLE001 - whatever a policy raises: told as any thread's error
             threading.excepthook(
                 threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()])
             )
         finally:
-            _tell(listener, held.number, refused)
+            _tell(listener, held.number, answer)
 
     def _make(self, held: _Held, listener: int) -> int:
-        """Return 0 when the call was made, else the errno that the child is told."""
+        """Return what the child is told: what the call answered, or an errno below zero."""
+        arguments = held.arguments
         try:
-            if held.name == "listen":
-                address = foreign.bound(held.copy)
-            else:
-                address = _named(held)
-                # It may have been another's memory, that got the number of a thread that has ended.
-                fcntl.ioctl(listener, _STILL_THERE, struct.pack("=Q", held.number))
+            address = foreign.bound(held.copy) if held.name in _BY_SOCKET else _named(held, 1)
+            given = _sent(held) if held.name == "sendto" else b""
+            to = _named(held, 4) if held.name == "sendto" else address
+            # It may have been another's memory, that got the number of a thread that has ended.
+            fcntl.ioctl(listener, _STILL_THERE, struct.pack("=Q", held.number))
         except OSError as error:
-            return error.errno or errno.EFAULT
+            return -(error.errno or errno.EFAULT)
         where, protocol = foreign.parsed(address), foreign.protocol(held.copy)
         verdict = self._decide(Asked(held.name, where, protocol))
         if isinstance(verdict, tuple):
-            address = foreign.packed(verdict, held.copy)
+            to = foreign.packed(verdict, held.copy)
         elif verdict != 0:
-            return int(verdict)
+            return -int(verdict)
+        number = held.copy.fileno()
         try:
             if held.name == "listen":
-                foreign.libc("listen", held.copy.fileno(), held.arguments[1] & 0x7FFFFFFF)
-            else:
-                foreign.libc(held.name, held.copy.fileno(), address, len(address))
+                return libc.call("listen", number, arguments[1] & 0x7FFFFFFF)
+            if held.name == "sendto":
+                # Of its flags none: one would have the kernel read our memory when it is another's.
+                flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                return libc.call("sendto", number, given, len(given), flags, to, len(to))
+            return libc.call(held.name, number, to, len(to))
         except OSError as error:
-            return error.errno or errno.EPERM
-        return 0
+            return -(error.errno or errno.EPERM)
 
 
 class _Held(NamedTuple):
@@ -218,7 +234,7 @@ def problem() -> str | None:
     """Return why there can be no gate here; None where there can. Tried, not guessed."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has none"
-    if not seccomp.known() or sys.maxsize < 1 << 32:
+    if not calls.known() or sys.maxsize < 1 << 32:
         return f"it does not know the system calls of {platform.machine()}"
     try:
         _try_on_ourselves()
@@ -283,9 +299,10 @@ def _try_on_a_child() -> None:
             child.wait()
 
 
-def _tell(listener: int, number: int, refused: int) -> None:
+def _tell(listener: int, number: int, answer: int) -> None:
+    value, error = max(answer, 0), min(answer, 0)
     with contextlib.suppress(FileNotFoundError):  # whoever asked was killed meanwhile
-        fcntl.ioctl(listener, _SEND, _ANSWER.pack(number, 0, -refused, 0))
+        fcntl.ioctl(listener, _SEND, _ANSWER.pack(number, value, error, 0))
 
 
 def _close(listener: int) -> None:
@@ -301,16 +318,27 @@ def _forget() -> None:
     _listeners.clear()
 
 
-def _named(held: _Held) -> bytes:
-    """Return the bytes of the address that a bind or connect names.
+def _named(held: _Held, at: int) -> bytes:
+    """Return the bytes of the address that a call names by this argument and the next.
 
     Raises:
         OSError: there are none.
     """
-    size = held.arguments[2] & 0xFFFFFFFF
+    size = held.arguments[at + 1] & 0xFFFFFFFF
     if size > foreign.LONGEST_ADDRESS:
         raise OSError(errno.EINVAL, "no address is so long")
-    return foreign.memory(held.thread, held.arguments[1], size)
+    return foreign.memory(held.thread, held.arguments[at], size)
+
+
+def _sent(held: _Held) -> bytes:
+    """Return what is to be sent.
+
+    Raises:
+        OSError: it is not there, or longer than any datagram.
+    """
+    if held.arguments[2] > _LONGEST_DATAGRAM:
+        raise OSError(errno.EMSGSIZE, "no datagram is so long")
+    return foreign.memory(held.thread, held.arguments[1], held.arguments[2])
 
 
 # Those of this process; a forked child's are its parent's.

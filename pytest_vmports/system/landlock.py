@@ -6,7 +6,6 @@ Sources: landlock(7); the kernel's document ``userspace-api/landlock.rst``; ``li
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import struct
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pytest_vmports.system import proc
+from pytest_vmports.system import libc, proc
 from pytest_vmports.system.paths import as_bytes
 from pytest_vmports.system.probing import is_of_the_host
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 # The same numbers on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION = 1
-_BENEATH, _NO_NEW_PRIVS = 1, 38
+_BENEATH = 1
 # Rights to files, each with the version of Landlock that brought it.
 _EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
@@ -67,7 +66,7 @@ def version() -> int:
     if not sys.platform.startswith("linux"):
         return 0
     try:
-        return _call(_CREATE_RULESET, None, 0, _VERSION)
+        return libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     except OSError:
         return 0
 
@@ -103,7 +102,7 @@ def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
     scopes = _SCOPES if known >= _FIRST_WITH_SCOPES else 0
     attributes = struct.pack("=QQQ", files, ports, scopes)
     length = 24 if scopes else 16 if ports else 8
-    rules = _call(_CREATE_RULESET, attributes, length, 0)
+    rules = libc.syscall(_CREATE_RULESET, attributes, length, 0)
     try:
         _allow(rules, walls.read, files & (_EXECUTE | _READ | _LIST))
         _allow(rules, walls.change, files & (_READ | _WRITE | _TRUNCATE | _IOCTL))
@@ -113,11 +112,8 @@ def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
             # There a child closes what it inherits by the list in /proc/self/fd, and without that
             # one by one up to the limit, which may be a thousand million: so it may list, not read.
             _allow(rules, (proc.PROC,), files & _LIST)
-        # Without it only who may administer the system may restrict himself.
-        if _libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
-            code = ctypes.get_errno()
-            raise OSError(code, f"PR_SET_NO_NEW_PRIVS: {os.strerror(code)}")
-        _call(_RESTRICT_SELF, rules, 0)
+        libc.restrict_myself()
+        libc.syscall(_RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)
 
@@ -133,20 +129,6 @@ def _allow(rules: int, paths: Iterable[Path], rights: int) -> None:
         try:
             is_folder = stat.S_ISDIR(os.fstat(place).st_mode)
             given = rights if is_folder else rights & _OF_FILES
-            _call(_ADD_RULE, rules, _BENEATH, struct.pack("=Qi", given, place), 0)
+            libc.syscall(_ADD_RULE, rules, _BENEATH, struct.pack("=Qi", given, place), 0)
         finally:
             os.close(place)
-
-
-@lru_cache(maxsize=1)
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _call(number: int, *arguments: bytes | int | None) -> int:
-    given = [ctypes.c_size_t(one) if isinstance(one, int) else one for one in arguments]
-    answer = int(_libc().syscall(number, *given))
-    if answer < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"Landlock: {os.strerror(code)}")
-    return answer

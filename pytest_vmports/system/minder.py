@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Isolated, so that nothing of the test's environment is loaded. A pidfd is that process for ever,
-# whoever gets its number later; where there are none, number and start tell.
+# whoever gets its number later; where there are none, number and start tell. A number that is told
+# again is another process's. By a name of its own it outlives one who ends whatever is called
+# python, and so can do what it is there for.
 _PROGRAM = """
 import os, signal, sys
 def start(pid):
@@ -31,21 +33,27 @@ def start(pid):
             return stat.read().rpartition(b")")[2].split()[19]
     except OSError:
         return None
+try:
+    with open("/proc/self/comm", "w") as name:
+        name.write("vmports-minder")
+except OSError:
+    pass
+def forget(pid):
+    child = minded.pop(pid, None)
+    if isinstance(child, int):
+        os.close(child)
 minded = {}
 for line in sys.stdin:
     word, pid = line.split()
     try:
-        if word == "mind" and pid not in minded:
+        forget(pid)
+        if word == "mind":
             try:
                 minded[pid] = os.pidfd_open(int(pid))
             except ProcessLookupError:
                 raise
             except (OSError, AttributeError):
                 minded[pid] = start(pid)
-        elif word == "release" and pid in minded:
-            child = minded.pop(pid)
-            if isinstance(child, int):
-                os.close(child)
     except ProcessLookupError:
         pass
 for pid, child in minded.items():
@@ -58,9 +66,9 @@ for pid, child in minded.items():
         pass
 """
 # The child announces itself before it becomes the program: were we killed at this moment, the
-# minder would still read of it, for the child holds the pipe open until then. In a shell of its
-# own, which a pipe that nobody reads any more kills in its place; $$ is the outer one's number.
-_ANNOUNCE = '(echo "mind $$" >&0) 2>/dev/null; exec "$@" </dev/null'
+# minder would still read of it, for the child holds the pipe open until then. A pipe that nobody
+# reads any more is not to kill it.
+_ANNOUNCE = """trap '' PIPE; echo "mind $$" >&0 2>/dev/null; trap - PIPE; exec "$@" </dev/null"""
 # One that is killed again and again is killed on purpose.
 _MOST = 5
 
@@ -84,6 +92,7 @@ class Minder:
         self._lock = threading.RLock()
         self._process = self._begin()
         atexit.register(self.close)
+        _minders.add(self)
 
     @property
     def pipe(self) -> int:
@@ -114,6 +123,12 @@ class Minder:
         with self._lock:
             self._minded.discard(pid)
             self._write(f"release {pid}")
+
+    def forget(self) -> None:
+        """Let go of the pipe, in a forked child: with us ends what is minded, not with that."""
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, self.pipe, inheritable=False)
+        os.close(nowhere)
 
     def close(self) -> None:
         """End what is still minded. Does nothing in a forked child."""
@@ -159,5 +174,19 @@ class Minder:
     def _write(self, line: str) -> None:
         # Short enough to be written whole (PIPE_BUF). One that has just been killed reads nothing:
         # the next one is told all.
+        if self._closed:
+            return
         with contextlib.suppress(BrokenPipeError):
             os.write(self.pipe, f"{line}\n".encode())
+
+
+def _forget() -> None:
+    for minder in _minders:
+        with contextlib.suppress(OSError, ValueError):  # closed already, or no descriptor is left
+            minder.forget()
+    _minders.clear()
+
+
+_minders: set[Minder] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -100,7 +100,12 @@ class Process:
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal; None while the child runs, or was let go."""
-        return None if self._let_go else self._popen.poll()
+        if self._let_go:
+            return None
+        code = self._popen.poll()
+        if code is not None:
+            self._release()  # from now on its number may be another's
+        return code
 
     @property
     def running(self) -> bool:
@@ -146,8 +151,7 @@ class Process:
         """End the child at once and reap it."""
         if self.running:
             self._popen.send_signal(signal.SIGKILL)
-        if self._minder is not None:
-            self._minder.release(self.pid)  # while its number cannot be another's
+        self._release()  # while its number cannot be another's
         self._popen.wait()
         self._close()
 
@@ -157,8 +161,7 @@ class Process:
         It has to have been started after `let_outlive`.
         """
         self.keep_output()
-        if self._minder is not None:
-            self._minder.release(self.pid)
+        self._release()
         self._let_go = True
         self._popen.returncode = 0  # or Popen would warn of a child that still runs
         self._close()
@@ -169,6 +172,11 @@ class Process:
             self._popen.terminate()
             self.wait(timeout)
         self.kill()
+
+    def _release(self) -> None:
+        minder, self._minder = self._minder, None
+        if minder is not None:
+            minder.release(self.pid)
 
     def _close(self) -> None:
         if self._starter is not None:
@@ -199,7 +207,8 @@ def spawn(
         log: file that takes its standard output and error.
         pass_fds: descriptors that the child inherits under the same numbers.
         cwd: its working directory; None means ours.
-        env: variables that it gets beside those that were there before any test.
+        env: variables that it gets beside those that were there before any test; of those, one that
+            is kept from files of ours gets none that may be a secret.
         confinement: what it may do; None for whatever we may.
 
     Raises:
@@ -210,8 +219,9 @@ def spawn(
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not an executable file or not on PATH")
     start = partial(
-        _start, program=program, command=command, log=log, pass_fds=pass_fds, cwd=cwd, env=env
-    )
+        _start, program=program, command=command, log=log, pass_fds=pass_fds, cwd=cwd,
+        env={**surroundings.variables(public=confinement is not None), **(env or {})},
+    )  # fmt: skip
     try:
         if confinement is None:
             return Process(name, command, start(_starter()), log)
@@ -249,7 +259,7 @@ def _start(
     log: Path,
     pass_fds: Collection[int],
     cwd: Path | None,
-    env: Mapping[str, str] | None,
+    env: Mapping[str, str],
 ) -> Popen[bytes]:
     minder = _minders.get(os.getpid())
     words: list[str | bytes] = [program, *map(as_bytes, command[1:])]
@@ -266,7 +276,7 @@ def _start(
             stderr=STDOUT,
             pass_fds=tuple(pass_fds),
             cwd=cwd or surroundings.directory(),
-            env={**surroundings.variables(), **(env or {})},
+            env=env,
             umask=surroundings.umask(),
             # Ctrl-C goes to pytest, which then stops its VMs in order.
             start_new_session=True,

@@ -69,7 +69,7 @@ def needed_by(
         change: what it needs beside its own, to read and to write.
     """
     path = Path(os.path.realpath(program))
-    of_the_system, script = any(path.is_relative_to(place) for place in PROGRAMS), _is_script(path)
+    of_the_system, script = any(path.is_relative_to(place) for place in PROGRAMS), is_script(path)
     if script and not of_the_system:
         return None
     found = [*map(Path, (*PROGRAMS, *LOADER, *_SYSTEM)), path, Path(program), *launcher()]
@@ -136,7 +136,8 @@ def _asked(program: str, *, asks: bool) -> tuple[list[str], bool]:
     return found, all_of_them and all_data
 
 
-def _is_script(path: Path) -> bool:
+def is_script(path: Path) -> bool:
+    """Whether a program is one that another program reads and runs."""
     try:
         with path.open("rb") as file:
             return file.read(2) == b"#!"

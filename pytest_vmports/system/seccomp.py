@@ -5,125 +5,140 @@ Sources: seccomp(2); the kernel's ``userspace-api/seccomp_filter.rst``; ``linux/
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import platform
+import signal
 import socket
 import struct
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
+from pytest_vmports.system import calls, libc, tools
 
-class Numbers(NamedTuple):
-    """Of an architecture's system calls, and its own. Source: its ``unistd.h``, ``audit.h``."""
-
-    architecture: int
-    seccomp: int
-    bind: int
-    listen: int
-    connect: int
-    socket: int
-    socketpair: int
-    sendto: int
-    sendmsg: int
-    sendmmsg: int
-    ptrace: int
-    read_memory: int
-    write_memory: int
-
-
-_NUMBERS: Final = {
-    "x86_64": Numbers(0xC000003E, 317, 49, 50, 42, 41, 53, 44, 46, 307, 101, 310, 311),
-    "aarch64": Numbers(0xC00000B7, 277, 200, 201, 203, 198, 199, 206, 211, 269, 117, 270, 271),
-}
-# What changes a file's mode, owner, times and attributes, for which Landlock has no right: chmod,
-# fchmod, chown, fchown, lchown, utime, setxattr, lsetxattr, fsetxattr, utimes, fchownat, futimesat,
-# fchmodat, utimensat, fchmodat2, setxattrat; arm64 has the later ones alone.
 ATTRIBUTES: Final = "attributes"
-_OF_ATTRIBUTES: Final = {
-    "x86_64": (90, 91, 92, 93, 94, 132, 188, 189, 190, 235, 260, 261, 268, 280, 452, 463),
-    "aarch64": (5, 6, 7, 52, 53, 54, 55, 88, 452, 463),
-}
-# The same everywhere.
-PIDFD_GETFD = 438
-_IO_URING, _NO_NEW_PRIVS = 425, 38
+"""Stands for what changes a file's mode, owner, times and attributes."""
+FORKS: Final = "forks"
+"""Stands for making processes, which kills; threads it may make."""
+TCP, UDP, UNIX = "tcp", "udp", "unix"
+"""Stand for making such sockets."""
 _X32 = 0x40000000
 _STEP = struct.Struct("=HBBI")
 _SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 1 << 3, 1 << 5
+_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 _KILL, _ERRNO, _NOTIFY, _ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 _LOAD, _AND, _IF_EQUAL, _IF_LEAST, _IF_ANY, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 # Where struct seccomp_data has what; both architectures have an argument's low half first.
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24, 32, 40)
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24, 32, 40, 48)
+_POINTER = 8  # of the instruction
+_DENIED = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
+_LOAD_NUMBER = (_LOAD, 0, 0, _NUMBER)
+_SECONDS = 20.0
+# A pointer has two halves.
+_ADDRESSED = (
+    (_LOAD, 0, 0, _ARGUMENTS[4]),
+    (_IF_EQUAL, 0, 2, 0),
+    (_LOAD, 0, 0, _ARGUMENTS[4] + 4),
+    (_IF_EQUAL, 1, 0, 0),
+    (_RETURN, 0, 0, _NOTIFY),
+)
 # The others could be sent through without a connect (to a Unix socket's path), or speak to the
 # kernel; a type's other bits are SOCK_CLOEXEC and SOCK_NONBLOCK.
-_SOCKETS = tuple(
-    (family, kind)
-    for family, kinds in {
-        socket.AF_INET: (socket.SOCK_STREAM, socket.SOCK_DGRAM),
-        socket.AF_INET6: (socket.SOCK_STREAM, socket.SOCK_DGRAM),
-        socket.AF_UNIX: (socket.SOCK_STREAM, socket.SOCK_SEQPACKET),
-    }.items()
-    for kind in kinds
-)
+_SOCKETS: Final = {
+    TCP: ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_STREAM)),
+    UDP: ((socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_INET6, socket.SOCK_DGRAM)),
+    UNIX: ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_SEQPACKET)),
+}
 _TYPE = 0xF
+_SET_DEATH_SIGNAL, _THREAD = 1, 0x10000
 # Connects a TCP socket, and no connect is seen.
 _FAST_OPEN = 0x20000000
-
-
-def known() -> bool:
-    """Whether `numbers` has those of the architecture that we run on."""
-    return platform.machine() in _NUMBERS
-
-
-def numbers() -> Numbers:
-    """Return those of the architecture that we run on."""
-    return _NUMBERS[platform.machine()]
 
 
 def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     """Return the filter, an array of ``struct sock_filter``.
 
     Who comes by another architecture's table of system calls is killed. Refused are the ways round
-    the calls that are held (a ring of io_uring, TCP's fast open, odd sockets), and into another
-    process of the same user, such as ours.
+    the calls that are held (a ring of io_uring, TCP's fast open, odd sockets), into and at the cost
+    of another process of the same user, such as ours, to what such processes share, and away from
+    the signal by which a child ends with us.
 
     Args:
-        held: the names of the calls that wait for our word.
-        refused: the names of those that never pass; `ATTRIBUTES` stands for several.
+        held: the names of the calls that wait for our word; of ``sendto`` those with an address.
+        refused: the names of those that never pass; `ATTRIBUTES`, `FORKS`, `TCP`, `UDP` and `UNIX`
+            stand for several.
     """
-    ours = numbers()
     steps = [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_IF_EQUAL, 1, 0, ours.architecture),
+        (_IF_EQUAL, 1, 0, calls.architecture()),
         (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NUMBER),
+        _LOAD_NUMBER,
         (_IF_LEAST, 0, 1, _X32),
         (_RETURN, 0, 0, _KILL),
     ]
     for name in held:
-        steps += _of(getattr(ours, name), [(_RETURN, 0, 0, _NOTIFY)])
-    never = [getattr(ours, name) for name in refused if name != ATTRIBUTES]
-    if ATTRIBUTES in refused:
-        never += _OF_ATTRIBUTES[platform.machine()]
-    for number in never:
-        steps += _of(number, [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
-    for number in (_IO_URING, PIDFD_GETFD, ours.ptrace, ours.read_memory, ours.write_memory):
-        steps += _of(number, [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
-    for number in (ours.socket, ours.socketpair):
-        steps += _of(number, _known_sockets())
-    for number, at in ((ours.sendto, 3), (ours.sendmsg, 2), (ours.sendmmsg, 3)):
-        flags = [
+        steps += _of(name, [(_RETURN, 0, 0, _NOTIFY)] if name != "sendto" else [])
+    never = [name for name in refused if name in calls.NUMBERS]
+    never += calls.ATTRIBUTES if ATTRIBUTES in refused else ()
+    for name in (*never, *calls.NEVER):
+        steps += _of(name, [_DENIED])
+    steps += _of("socket", _known_sockets(tuple(kind for kind in _SOCKETS if kind not in refused)))
+    steps += _of("socketpair", _known_sockets((UNIX,)))
+    for name, at in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+        steps += _of(name, [
             (_LOAD, 0, 0, _ARGUMENTS[at]),
             (_IF_ANY, 0, 1, _FAST_OPEN),
             (_RETURN, 0, 0, _ERRNO | errno.EOPNOTSUPP),
+            *(_ADDRESSED if name == "sendto" and name in held else ()),
             (_RETURN, 0, 0, _ALLOW),
-        ]
-        steps += _of(number, flags)
+        ])  # fmt: skip
+    if FORKS in refused:
+        steps += _forks(_KILL)
+    # Of itself it may say what it likes, but not that it outlives us.
+    steps += _of("prctl", [
+        (_LOAD, 0, 0, _ARGUMENTS[0]),
+        (_IF_EQUAL, 0, 3, _SET_DEATH_SIGNAL),
+        (_LOAD, 0, 0, _ARGUMENTS[1]),
+        (_IF_EQUAL, 1, 0, signal.SIGKILL),
+        _DENIED,
+        (_RETURN, 0, 0, _ALLOW),
+    ])  # fmt: skip
+    # By its number a process names others too.
+    steps += _of("prlimit64", [
+        (_LOAD, 0, 0, _ARGUMENTS[0]),
+        (_IF_EQUAL, 1, 0, 0),
+        _DENIED,
+        (_RETURN, 0, 0, _ALLOW),
+    ])  # fmt: skip
     steps.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(_STEP.pack(*step) for step in steps)
+
+
+def _forks(verdict: int) -> list[tuple[int, int, int, int]]:
+    """Return steps that let us start the child, and the child none.
+
+    The call by which we do comes from where our C library lies. Where that is nobody knows who was
+    not told, so the child cannot put a call of its own there; a guess is its last.
+    """
+    code = libc.code()
+    if code is None or code[0] >> 32 != code[1] >> 32:
+        return []
+    first, last = code
+    ours = [
+        (_LOAD, 0, 0, _POINTER + 4),
+        (_IF_EQUAL, 0, 3, first >> 32),
+        (_LOAD, 0, 0, _POINTER),
+        (_IF_LEAST, 0, 1, first & 0xFFFFFFFF),
+        (_IF_LEAST, 0, 1, last & 0xFFFFFFFF),
+        (_RETURN, 0, 0, verdict),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    thread = [(_LOAD, 0, 0, _ARGUMENTS[0]), (_IF_ANY, 0, 1, _THREAD), (_RETURN, 0, 0, _ALLOW)]
+    steps = [*_of("fork", ours), *_of("vfork", ours), *_of("clone", [*thread, *ours])]
+    # Its flags lie in memory; who hears that there is no such call makes the older one.
+    return [*steps, *_of("clone3", [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])]
 
 
 def install(program: bytes) -> int:
@@ -144,13 +159,34 @@ def install(program: bytes) -> int:
 @lru_cache(maxsize=1)
 def problem() -> str | None:
     """Return why no call can be refused here; None where it can. Tried, not guessed."""
-    if not sys.platform.startswith("linux") or not known() or sys.maxsize < 1 << 32:
+    if not sys.platform.startswith("linux") or not calls.known() or sys.maxsize < 1 << 32:
         return f"the system calls of {sys.platform} on {platform.machine()} are not known"
     with ThreadPoolExecutor(1, "vmports-trial") as thread:  # which ends with its filter
         try:
             thread.submit(refuse, ("connect",)).result()
         except OSError as error:
             return f"this host does not let us: {error}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def forks_problem() -> str | None:
+    """Return why no child can be kept from making others; None where it can. Tried, not guessed.
+
+    Were our own call taken for a child's, it would be we who are killed. So here it is refused.
+    """
+    if (why := problem()) is not None:
+        return why
+    steps = _forks(_DENIED[-1])
+    if not steps:
+        return "where our own C library lies is not known"
+    tried = b"".join(_STEP.pack(*step) for step in [_LOAD_NUMBER, *steps, (_RETURN, 0, 0, _ALLOW)])
+    with ThreadPoolExecutor(1, "vmports-trial") as thread:
+        try:
+            thread.submit(_put_on, tried, 0).result()
+            thread.submit(tools.run, ["true"], timeout=_SECONDS).result()
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"our own call is taken for a child's: {error}"
     return None
 
 
@@ -164,28 +200,21 @@ def refuse(names: tuple[str, ...]) -> None:
 
 
 def _put_on(program: bytes, flags: int) -> int:
-    libc = _libc()
-    # Without it only who may administer the system may restrict himself.
-    _checked("PR_SET_NO_NEW_PRIVS", libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
-    code = ctypes.create_string_buffer(program, len(program))
-    given = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    words = map(ctypes.c_long, (numbers().seccomp, _SET_MODE_FILTER, flags))
-    return _checked("seccomp", libc.syscall(*words, given))
+    libc.restrict_myself()
+    code = libc.room(program)
+    given = struct.pack("@HP", len(program) // _STEP.size, libc.address(code))
+    return libc.syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, flags, given)
 
 
-@lru_cache(maxsize=1)
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _of(number: int, then: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+def _of(name: str, then: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
     """Return steps that only this system call takes; the last of ``then`` returns."""
-    return [(_IF_EQUAL, 0, len(then), number), *then]
+    number = calls.number(name)
+    return [(_IF_EQUAL, 0, len(then), number), *then] if then and number >= 0 else []
 
 
-def _known_sockets() -> list[tuple[int, int, int, int]]:
+def _known_sockets(kinds: tuple[str, ...]) -> list[tuple[int, int, int, int]]:
     steps = []
-    for family, kind in _SOCKETS:
+    for family, kind in (one for name in kinds for one in _SOCKETS[name]):
         steps += [
             (_LOAD, 0, 0, _ARGUMENTS[0]),
             (_IF_EQUAL, 0, 4, family),
@@ -195,10 +224,3 @@ def _known_sockets() -> list[tuple[int, int, int, int]]:
             (_RETURN, 0, 0, _ALLOW),
         ]
     return [*steps, (_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT)]
-
-
-def _checked(what: str, answer: int) -> int:
-    if answer < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")
-    return answer

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import pathlib
+import re
 import shutil
 import socket
 import sys
@@ -43,6 +44,14 @@ _CLASSES = (
 # pytest's own from phase to phase: it tells a thread's error as a warning.
 _OTHERS = {"excepthook"}
 _LISTS = ("path", "meta_path", "path_hooks")
+# By whole names, as those of others begin likewise: GOOGLE_…, LD_SDK_KEY, NIX_CONFIG.
+_PUBLIC = re.compile(
+    r"PATH|HOME|TMPDIR|TZ|TZDIR|LANG|LANGUAGE|LC_[A-Z]+|LOCPATH"
+    r"|LD_LIBRARY_PATH|LD_PRELOAD|LD_AUDIT|LD_BIND_NOW|LD_DEBUG|NIX_LD|NIX_LD_LIBRARY_PATH"
+    r"|GLIBC_TUNABLES|MALLOC_[A-Z_]+|(?:A|L|T|UB)SAN_OPTIONS|G_SLICE|G_DEBUG|G_MESSAGES_DEBUG"
+    r"|QEMU_[A-Z_]+|GODEBUG|GOGC|GOMAXPROCS|GOMEMLIMIT|GOTRACEBACK"
+    r"|RES_OPTIONS|LOCALDOMAIN|HOSTALIASES"
+)
 _NONE = object()
 
 _which = shutil.which
@@ -99,9 +108,15 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def variables() -> dict[str, str]:
-    """Return the environment as it was."""
-    return dict(_variables)
+def variables(*, public: bool = False) -> dict[str, str]:
+    """Return the environment as it was.
+
+    Args:
+        public: only what a program is found, loaded and spoken to by; the rest may be secrets.
+    """
+    if not public:
+        return dict(_variables)
+    return {name: value for name, value in _variables.items() if _PUBLIC.fullmatch(name)}
 
 
 def which(program: str) -> str | None:

@@ -54,9 +54,11 @@ def start(
     if program is None:
         raise FileNotFoundError(f"{name} is not an executable file or not on PATH")
     words = {
-        "env": surroundings.variables(), "cwd": surroundings.directory(),
-        "umask": surroundings.umask(), **words,
-    }  # fmt: skip
+        "env": surroundings.variables(public=confinement is not None),
+        "cwd": surroundings.directory(),
+        "umask": surroundings.umask(),
+        **words,
+    }
     with surroundings.restored():
         child = _confined(confinement, lambda: Popen([program, *command[1:]], **words))
         surroundings.unlimit(child)

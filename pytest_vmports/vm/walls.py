@@ -70,6 +70,11 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
         refused = (seccomp.ATTRIBUTES,)
         refused += () if connects else ("connect",)
         refused += () if by_qemu or plan.reachable else ("bind", "listen")
+        # By a socket of UDP it would send to any address, and no connect is seen; by one in a
+        # folder it would ask a Docker, a D-Bus or an agent of ssh's.
+        refused += () if by_qemu or connects else (seccomp.TCP,)
+        refused += () if outwards else (seccomp.UDP,)
+        refused += () if plan.reachable else (seccomp.UNIX,)
     return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
 
 

@@ -254,6 +254,17 @@ def test_a_held_file_that_cannot_be_read_is_listed_with_the_locks_pid(allocator,
     assert (info.port, info.pid, info.test) == (lease.port, os.getpid(), "")
 
 
+@pytest.mark.parametrize("since", ["1e300", "NaN", "Infinity", "-1e18", '"x"', "1" + "0" * 400])
+def test_a_time_that_a_child_has_made_up_is_none(allocator, since):
+    """A QEMU that was taken over has the file open; a message tells what is written there."""
+    (lease,) = allocator.acquire()
+    record = json.loads(path_of(allocator, lease).read_text())
+    text = json.dumps({**record, "since": 0}).replace('"since": 0', f'"since": {since}')
+    path_of(allocator, lease).write_text(text + "\n")
+    (info,) = allocator.leases()
+    assert info.describe() == f"pid {os.getpid()} since ?"
+
+
 @pytest.mark.parametrize("shown", [True, False], ids=["lock shown", "lock not shown"])
 def test_a_holder_in_a_container_is_listed_with_its_test(allocator, monkeypatch, tmp_path, shown):
     (lease,) = allocator.acquire(label="in a container")

@@ -287,3 +287,13 @@ def test_a_host_without_the_filter_says_what_it_lacks(monkeypatch):
     assert "pidfd_getfd: Operation not permitted" in seal.problem.__wrapped__()
     monkeypatch.setattr(seal.sys, "platform", "darwin")
     assert "darwin" in seal.problem.__wrapped__()
+
+
+def test_where_no_proc_tells_of_sockets_there_is_no_filter_and_that_is_said(monkeypatch):
+    """Faked: a host without /proc. Else each start of a gvproxy would fail."""
+
+    def refuse(path):
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(seal.os, "listdir", refuse)
+    assert "No such file" in seal.problem.__wrapped__()

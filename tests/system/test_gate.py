@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import socket
 import sys
 import threading
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
 from confined import tries
 
 from pytest_vmports.errors import ProgramStoppedError
-from pytest_vmports.system import gate, seccomp
+from pytest_vmports.system import calls, gate, seccomp
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.gate import Asked, Gate
 from pytest_vmports.system.process import spawn
@@ -170,8 +173,20 @@ def test_a_test_that_replaces_threads_closes_no_gate(folder, monkeypatch):
     assert said == {"bind": "done", "1": "done", "2": "done"}
 
 
-def test_a_connect_that_waits_keeps_nobody_else_waiting(folder):
-    """As by a resolver of the C library's; the server's queue is full, so nobody answers."""
+@pytest.fixture
+def full():
+    """Return the address of a server that lets a connect wait: its queue is full."""
+    with socket.socket() as server, socket.socket() as one, socket.socket() as two:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for client in (one, two):
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()
+
+
+def test_a_connect_that_waits_keeps_nobody_else_waiting(folder, full):
+    """As by a resolver of the C library's."""
     code = """
         waiting = tcp()
         thread = threading.Thread(target=waiting.connect_ex, args=(("127.0.0.1", port),),
@@ -184,14 +199,27 @@ def test_a_connect_that_waits_keeps_nobody_else_waiting(folder):
         print("SAID", json.dumps(said), flush=True)
         os._exit(0)
     """
-    with socket.socket() as server, socket.socket() as one, socket.socket() as two:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        for client in (one, two):
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        said = tries(asking(lambda _: 0), folder, code, port=server.getsockname()[1])
+    said = tries(asking(lambda _: 0), folder, code, port=full[1])
     assert said == {"meanwhile": "done", "still": True}
+
+
+def test_no_more_connects_wait_than_we_have_threads_to_spare(folder, full):
+    """Each is one of ours; who lets many wait is refused, and the others of its calls are not."""
+    code = """
+        from time import sleep
+        heard = []
+        def one():
+            heard.append(tcp().connect_ex(there))
+        threads = [threading.Thread(target=one, daemon=True) for _ in range(most + 20)]
+        for thread in threads: thread.start()
+        while len(heard) < 20: sleep(0.01)
+        attempt("meanwhile", lambda: udp().bind(("127.0.0.1", 0)))
+        said["heard"] = heard
+        print("SAID", json.dumps(said), flush=True)
+        os._exit(0)
+    """
+    said = tries(asking(lambda _: 0), folder, code, there=full, most=gate._MOST_WAITING)
+    assert said == {"meanwhile": "done", "heard": [errno.EAGAIN] * 20}
 
 
 def test_many_ask_at_once(folder):
@@ -303,52 +331,110 @@ def test_a_limit_that_passes_is_no_missing_gate(monkeypatch):
         gate.problem.__wrapped__()
 
 
+def followed(steps, architecture, number, *arguments):
+    """Return what a filter comes to for one call."""
+    data = {0: number, 4: architecture}
+    for at, argument in enumerate(arguments):
+        data[16 + 8 * at], data[20 + 8 * at] = argument & 0xFFFFFFFF, argument >> 32
+    at = value = 0
+    while True:
+        code, if_true, if_false, k = steps[at]
+        at += 1
+        if code == seccomp._LOAD:
+            value = data.get(k, 0)
+        elif code == seccomp._AND:
+            value &= k
+        elif code == seccomp._RETURN:
+            return k
+        else:
+            is_so = {
+                seccomp._IF_EQUAL: value == k, seccomp._IF_LEAST: value >= k,
+                seccomp._IF_ANY: bool(value & k),
+            }[code]  # fmt: skip
+            at += if_true if is_so else if_false
+
+
 @BOTH
-def test_the_filter_leads_nowhere_but_to_a_return(machine, monkeypatch):
+@pytest.mark.parametrize("also", [(), ("sendto",)], ids=["", "sendto too"])
+def test_the_filter_leads_nowhere_but_to_a_return(machine, monkeypatch, also):
     """Followed by hand for every call and argument that it looks at."""
     monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
-    numbers = seccomp.numbers()
-    steps = list(seccomp._STEP.iter_unpack(seccomp.program(("bind", "listen", "connect"))))
+    held = ("bind", "listen", "connect")
+    steps = list(seccomp._STEP.iter_unpack(seccomp.program(held + also)))
 
-    def verdict(architecture, number, *arguments):
-        data = {0: number, 4: architecture, **{16 + 8 * i: a for i, a in enumerate(arguments)}}
-        at = value = 0
-        while True:
-            code, if_true, if_false, k = steps[at]
-            at += 1
-            if code == seccomp._LOAD:
-                value = data.get(k, 0)
-            elif code == seccomp._AND:
-                value &= k
-            elif code == seccomp._RETURN:
-                return k
-            else:
-                is_so = {
-                    seccomp._IF_EQUAL: value == k, seccomp._IF_LEAST: value >= k,
-                    seccomp._IF_ANY: bool(value & k),
-                }[code]  # fmt: skip
-                at += if_true if is_so else if_false
-
-    ours = numbers.architecture
-    held = {numbers.bind, numbers.listen, numbers.connect}
+    verdict = partial(followed, steps)
+    ours = calls.architecture()
+    allowed, denied = seccomp._ALLOW, seccomp._ERRNO | errno.EPERM
+    by_name = {calls.number(name): name for name in calls.NUMBERS}
     for number in range(600):
-        if number in {numbers.socket, numbers.socketpair}:
+        name = by_name.get(number)
+        if name in {"socket", "socketpair", "prctl", "prlimit64"}:
             continue
         got = verdict(ours, number)
-        assert (got == seccomp._NOTIFY) == (number in held)
-        refused = {425, 438, numbers.ptrace, numbers.read_memory, numbers.write_memory}
-        assert (got == seccomp._ERRNO | errno.EPERM) == (number in refused)
-    assert verdict(0x40000003, numbers.bind) == verdict(ours, 0x40000000 + 49) == seccomp._KILL
+        assert (got == seccomp._NOTIFY) == (name in held)
+        assert (got == denied) == (name in calls.NEVER), name
+    foreign = 0x40000003
+    assert verdict(foreign, calls.number("bind")) == verdict(ours, 0x40000031) == seccomp._KILL
     kinds = {
-        (family, kind) for family in range(50) for kind in range(16)
-        for flags in (0, 0o2000000, 0o4000) for number in (numbers.socket, numbers.socketpair)
-        if verdict(ours, number, family, kind | flags) == seccomp._ALLOW
+        (family, kind) for family in range(50) for kind in range(16) for flags in (0, 0o2004000)
+        if verdict(ours, calls.number("socket"), family, kind | flags) == allowed
     }  # fmt: skip
     assert kinds == {(1, 1), (1, 5), (2, 1), (2, 2), (10, 1), (10, 2)}
+    for kind, may in ((1, True), (2, False), (5, True)):
+        assert (verdict(ours, calls.number("socketpair"), 1, kind) == allowed) == may
     fast = 0x20004000
-    for number, at in ((numbers.sendto, 3), (numbers.sendmsg, 2), (numbers.sendmmsg, 3)):
+    for name, at in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+        number = calls.number(name)
         assert verdict(ours, number, *[0] * at, fast) == seccomp._ERRNO | errno.EOPNOTSUPP
-        assert verdict(ours, number, *[0] * at, 0x4000) == seccomp._ALLOW
+        assert verdict(ours, number, *[0] * at, 0x4000) == allowed
+    for address in (1, 1 << 32, 1 << 63):
+        got = verdict(ours, calls.number("sendto"), 0, 0, 0, 0, address)
+        assert got == (seccomp._NOTIFY if also else allowed)
+    prctl, limit = calls.number("prctl"), calls.number("prlimit64")
+    assert [verdict(ours, prctl, 1, one) for one in (9, 0, 15)] == [allowed, denied, denied]
+    assert verdict(ours, prctl, 38, 1) == allowed
+    assert [verdict(ours, limit, one) for one in (0, 1)] == [allowed, denied]
+
+
+@BOTH
+def test_what_is_refused_by_name_never_passes(machine, monkeypatch):
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
+    asked = ("connect", seccomp.ATTRIBUTES)
+    steps = list(seccomp._STEP.iter_unpack(seccomp.program((), asked)))
+    numbers = {calls.number(name) for name in ("connect", *calls.ATTRIBUTES)} - {-1}
+    denied = seccomp._ERRNO | errno.EPERM
+    assert {followed(steps, calls.architecture(), one) for one in numbers} == {denied}
+
+
+@BOTH
+def test_sockets_that_nobody_needs_are_not_made(machine, monkeypatch):
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
+    for refused in ((seccomp.TCP,), (seccomp.UDP, seccomp.UNIX), tuple(seccomp._SOCKETS)):
+        steps = list(seccomp._STEP.iter_unpack(seccomp.program((), refused)))
+        for name, kinds in seccomp._SOCKETS.items():
+            got = {followed(steps, calls.architecture(), calls.number("socket"), *one)
+                   for one in kinds}  # fmt: skip
+            none = seccomp._ERRNO | errno.EAFNOSUPPORT
+            assert got == {none if name in refused else seccomp._ALLOW}
+
+
+@BOTH
+def test_each_call_has_the_number_that_the_kernels_headers_say(machine, monkeypatch, missing):
+    header = Path({
+        "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+        "aarch64": "/usr/include/asm-generic/unistd.h",
+    }[machine])  # fmt: skip
+    if not header.exists():
+        missing("the kernel's headers", f"there is no {header}")
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
+    lines = re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)", header.read_text())
+    real = {name: int(number) for name, number in lines}
+    known = {name: calls.number(name) for name in calls.NUMBERS if name in real}
+    assert known == {name: real[name] for name in known}
+    # Those headers may be older than the latest calls, or name one by a macro.
+    later = {"fchmodat2", "setxattrat", "removexattrat", "file_setattr", "quotactl_fd"}
+    missing = {name for name in calls.NUMBERS if name not in real and calls.number(name) >= 0}
+    assert missing <= {*later, "open_by_handle_at", "clock_adjtime"}
 
 
 def test_a_child_that_waits_for_answers_has_no_more_threads_than_go_bears(folder):

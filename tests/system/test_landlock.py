@@ -107,7 +107,7 @@ def test_a_host_without_it_says_so(monkeypatch):
 
     ask = landlock.problem.__wrapped__
     with monkeypatch.context() as patch:
-        patch.setattr(landlock, "_call", refuse)
+        patch.setattr(landlock.libc, "syscall", refuse)
         assert "not implemented" in ask() and landlock.version.__wrapped__() == 0
     monkeypatch.setattr(landlock.sys, "platform", "darwin")
     assert "darwin" in ask()

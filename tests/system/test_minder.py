@@ -21,6 +21,20 @@ sys.stdin.read()
 """
 
 
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from pytest_vmports.system import process
+process.let_outlive()
+child = process.spawn("s", ["sleep", "600"], log=Path(sys.argv[1]))
+forked = os.fork()
+if not forked:
+    time.sleep(600)
+print(forked, child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
 @pytest.fixture
 def minder():
     minder = Minder()
@@ -52,6 +66,62 @@ def test_a_forked_child_does_not_end_it(minder):
         os._exit(minder.pipe < 0)  # a closed pipe has no descriptor
     assert os.waitpid(child, 0)[1] == 0
     assert minder._process.poll() is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_that_outlives_us_keeps_it_from_nothing(tmp_path):
+    """As a test's own process that was left over: the pipe's last writer is to be us."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "log")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        forked, child = map(int, run.stdout.readline().split())
+        try:
+            run.kill()
+            until(lambda: not psutil.pid_exists(child), 30, "what was minded is ended")
+            assert psutil.pid_exists(forked)
+        finally:
+            os.kill(forked, signal.SIGKILL)
+
+
+def test_it_is_not_ended_by_the_name_of_python(minder):
+    until(
+        lambda: psutil.Process(minder._process.pid).name() == "vmports-minder", 30, "it has a name"
+    )
+
+
+def test_a_number_that_is_anothers_now_is_minded_anew(spoken, tmp_path):
+    """Faked: a number that comes round. The first to have it was forgotten and never released."""
+    first, second = (process.spawn("s", ["sleep", "600"], log=tmp_path / "log") for _ in range(2))
+    told = f"mind {second.pid}\n".encode()
+    read, write = os.pipe()
+    with open(read, "rb") as pipe:
+        other = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c",
+             # The first time this number is told it is the other process's.
+             f"import os; real, numbers = os.pidfd_open, [{first.pid}]\n"
+             "os.pidfd_open = lambda n: real(numbers.pop() if numbers else n)\n"
+             + minder_module._PROGRAM],
+            stdin=pipe,
+        )  # fmt: skip
+    os.write(write, told * 2)
+    os.close(write)
+    assert other.wait(30) == 0
+    assert second.wait(30) == -signal.SIGKILL and first.running
+    for child in (first, second):
+        child.kill()
+
+
+def test_one_that_has_ended_by_itself_is_released_at_once(spoken, tmp_path):
+    """Later its number may be another's, who would be released in its place."""
+    (minder,) = process._minders.values()
+    child = process.spawn("s", ["true"], log=tmp_path / "log")
+    assert child.wait(30) == 0 and child.pid not in minder._minded
+    again = process.spawn("s", ["sleep", "600"], log=tmp_path / "log")
+    minder._minded.add(child.pid)  # faked: it has that number now
+    child.kill()
+    assert child.pid in minder._minded
+    again.kill()
 
 
 def test_who_has_one_ends_after_it_has_ended_the_children():

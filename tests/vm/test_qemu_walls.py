@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from confined import PYTHON, tries
 
 from pytest_vmports.errors import LaunchError
 from pytest_vmports.system import landlock, program_files, seccomp
@@ -84,6 +86,7 @@ def every(files):
 
 
 NEW, OLD = Qemu("qemu", (10, 0, 0), ""), Qemu("qemu", (7, 2, 0), "")
+ANY = {"tcp", "udp", "unix"}
 OWN = {
     f"vm/{name}"
     for name in ("overlay", "console.log", "packets.pcap", "screen.png", "handshake.pcap")
@@ -141,11 +144,12 @@ def test_without_landlock_it_has_none_either(files, unwalled):
 @pytest.mark.parametrize(
     ("kind", "restrict", "reachable", "binds", "connects", "refused"),
     [
-        ("usernet", True, False, True, False, {"connect"}),
-        ("usernet", False, False, True, True, set()),
-        ("gvproxy", False, False, False, False, {"connect", "bind", "listen"}),
-        ("gvproxy", False, True, False, False, {"connect"}),
-        ("none", True, False, False, False, {"connect", "bind", "listen"}),
+        ("usernet", True, False, True, False, {"connect", "udp", "unix"}),
+        ("usernet", True, True, True, False, {"connect", "udp"}),
+        ("usernet", False, False, True, True, {"unix"}),
+        ("gvproxy", False, False, False, False, {"connect", "bind", "listen", *ANY}),
+        ("gvproxy", False, True, False, False, {"connect", "tcp", "udp"}),
+        ("none", True, False, False, False, {"connect", "bind", "listen", *ANY}),
     ],
 )
 def test_it_has_the_sockets_that_its_network_needs(
@@ -159,7 +163,24 @@ def test_it_has_the_sockets_that_its_network_needs(
 @pytest.mark.parametrize(("kind", "restrict"), [("usernet", True), ("gvproxy", False)])
 def test_it_connects_to_services_of_the_host_that_were_asked_for(files, kind, restrict):
     kept = walled(files, kind=kind, restrict=restrict, doors=((80, 8080),))
-    assert kept.connects and "connect" not in kept.refused
+    assert kept.connects and not {"connect", "tcp"} & set(kept.refused)
+    assert {"udp", "unix"} & set(kept.refused) == {"udp", "unix"}
+
+
+@pytest.mark.parametrize("doors", [(), ((80, 8080),)])
+def test_a_datagram_is_no_way_out_where_it_reaches_nothing(files, tmp_path, doors):
+    """A connect is seen by a filter, and an address to send to is not."""
+    code = """
+        import socket as s
+        for family in (s.AF_INET, s.AF_INET6):
+            attempt(f"{family}", lambda: s.socket(family, s.SOCK_DGRAM))
+        attempt("path", lambda: s.socket(s.AF_UNIX))
+        s.socketpair()
+    """
+    kept = walled(files, doors=doors)
+    opened = tuple(kept.walls.read) + PYTHON
+    said = tries(replace(kept, walls=replace(kept.walls, read=opened)), tmp_path, code)
+    assert said == dict.fromkeys(["2", "10", "path"], "EAFNOSUPPORT")
 
 
 def test_a_qemu_that_can_maps_a_saved_memory_to_read_only():

@@ -40,7 +40,7 @@ def vm(boot, gvproxy):
 @pytest.fixture(scope="module")
 def second(boot, gvproxy, vm):
     """Return a VM without forwards that runs while ``vm`` does."""
-    setup = "ping -c 1 -w 5 192.168.127.1 && echo the network is there"
+    setup = serve("5353/udp") + "ping -c 1 -w 5 192.168.127.1 && echo the network is there"
     with boot(**gvproxy, setup=setup) as second:
         yield second
 
@@ -88,6 +88,13 @@ def test_network_without_forwards_has_none(second):
 def test_two_vms_run_at_the_same_time(vm, second):
     assert second.pids["gvproxy"] != vm.pids["gvproxy"]
     assert ask_tcp(vm, 8080, b"still") == b"still"
+
+
+def test_a_forward_of_udp_that_comes_when_there_was_none_is_answered(second):
+    """Its answers are sent by us: what such a gvproxy sends by an address is held."""
+    second.expose("5353/udp")
+    assert ask_udp(second, 5353, b"a datagram") == b"a datagram"
+    second.unexpose("5353/udp")
 
 
 def test_a_port_that_a_stranger_takes_is_replaced(boot, gvproxy):

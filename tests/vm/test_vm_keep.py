@@ -261,6 +261,32 @@ def test_after_ctrl_c_what_lives_on_is_told_by_workers_too(
             one.stop()
 
 
+@pytest.mark.slow
+def test_a_builder_that_was_kept_is_told_of_though_its_run_was_killed(pytester, qemu_binary):
+    """It runs under the names of a folder that is gone: who finds it has to find whose it is."""
+    pytester.makepyfile(
+        test_killed="""
+        import os, signal
+        import pytest
+
+        @pytest.mark.vmports(8080, setup="echo here; exit 9")
+        def test_setup(vm_with_ports):
+            pass
+
+        def test_is_killed():
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    before = {kept.name for kept in all_kept()}
+    pytester.runpytest_subprocess("-p", "no:randomly", "-n0", "--vmports-keep=failed")
+    kept = [one for one in all_kept() if one.name not in before and "test_killed" in one.test]
+    pids = [pid for one in kept for _, pid, _ in one.processes]
+    for one in kept:
+        one.stop()
+    assert [one.test for one in kept] == ["test_killed.py::test_setup"]
+    assert remains(pids, []) == []
+
+
 def test_nothing_is_kept_unless_asked(run, pytester):
     pytester.makepyfile(test_it=SUITE.format(settings=""))
     result, kept = run("-n0", "-k", "fails")
