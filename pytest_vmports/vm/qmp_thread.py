@@ -57,7 +57,8 @@ class FloodGuard:
         Raises:
             GuestSaidError: there were too many. The library then ends the connection.
         """
-        if event["event"] in _OURS:
+        name = str(event["event"])
+        if name in _OURS:
             return False
         if clock.now() - self._begun > _SPELL_SECONDS:
             self._begun, self._count = clock.now(), 0
@@ -65,7 +66,7 @@ class FloodGuard:
         if self._count > _MOST_IN_A_SPELL:
             self.tripped = (
                 f"its guest had it tell of more than {_MOST_IN_A_SPELL} events within "
-                f"{_SPELL_SECONDS:g} s, the last of them {printable(str(event['event'])[:_SHOWN])}"
+                f"{_SPELL_SECONDS:g} s, the last of them {printable(name[:_SHOWN])}"
             )
             raise malformed(WHO, self.tripped)
         return False

@@ -367,6 +367,7 @@ OTHERS = {
     "vm.inside.channel.Channel.receive": "hands bytes on, to rows of their own",
     "vm.readiness.Probe._http": "by vm.readiness.http_status",
     "vm.readiness._first_byte": "whether there is one",
+    "vm.qmp_thread.FloodGuard.__call__": "looks at an event's name alone: test_floods.py",
     "vm.qmp_thread.run": "the library's: test_said.py",
 }
 BOUNDARY = {"said_by", "malformed", "shaped", "json_said", "number_said"}

@@ -116,7 +116,7 @@ def test_a_qemu_of_another_prefix_reads_its_modules(elsewhere, monkeypatch, modu
     prefix = elsewhere.parent.parent
     (prefix / modules).mkdir(parents=True)
     variables = {**os.environ, "QEMU_MODULE_DIR": str(prefix / "named")}
-    monkeypatch.setattr(program_files.surroundings, "variables", lambda: variables)
+    monkeypatch.setattr(program_files.surroundings, "variables", lambda **_: variables)
     needed = needed_by(str(elsewhere), asks=True)
     assert prefix / modules in needed and prefix not in needed
 
