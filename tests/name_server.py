@@ -11,6 +11,21 @@ import dns.message
 import dns.rrset
 
 
+class Tcp(socketserver.ThreadingTCPServer):
+    daemon_threads = allow_reuse_address = True
+
+
+def both(stack, where, by_udp, by_tcp):
+    """Return servers of one port; a number that is free for UDP may be somebody's TCP port."""
+    while True:
+        udp = stack.enter_context(socketserver.ThreadingUDPServer(where, by_udp))
+        try:
+            return udp, stack.enter_context(Tcp(udp.server_address, by_tcp))
+        except OSError:
+            if where[1]:
+                raise
+
+
 @contextlib.contextmanager
 def serving(answer, where=("127.0.0.1", 0)):
     """Run one and yield its address.
@@ -43,13 +58,9 @@ def serving(answer, where=("127.0.0.1", 0)):
             if said is not None:
                 self.wfile.write(struct.pack("!H", len(said)) + said)
 
-    class Tcp(socketserver.ThreadingTCPServer):
-        daemon_threads = allow_reuse_address = True
-
     with contextlib.ExitStack() as stack:
-        udp = stack.enter_context(socketserver.ThreadingUDPServer(where, ByUdp))
+        udp, tcp = both(stack, where, ByUdp, ByTcp)
         udp.max_packet_size = 65535
-        tcp = stack.enter_context(Tcp(udp.server_address, ByTcp))
         for server in (udp, tcp):
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             stack.callback(server.shutdown)

@@ -9,6 +9,7 @@ from pytest_vmports.errors import PortInUseError, PortsExhaustedError
 from pytest_vmports.leases import FreePortFactory, PortAllocator, free_port, leased_ports
 from pytest_vmports.leases import allocator as port_allocator
 from pytest_vmports.leases import guard as port_guard
+from pytest_vmports.leases.free_ports import process_allocator
 
 FIRST = 5600
 
@@ -49,6 +50,9 @@ def clock(monkeypatch):
 @pytest.fixture(autouse=True)
 def own_state_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("VMPORTS_STATE_DIR", str(tmp_path))
+    process_allocator.cache_clear()  # it may have another test's folder
+    yield
+    process_allocator.cache_clear()
 
 
 @pytest.fixture
