@@ -151,11 +151,17 @@ def _gvproxy_is_used() -> tuple[str | None, bool]:
 
 def _walls() -> list[Finding]:
     """Return what stands around gvproxy, a finding each, and around QEMU."""
-    state = LIMITED if _gvproxy_is_used()[1] else FINE
+    used = _gvproxy_is_used()[1]
+    unused = "" if used else "missing, which matters with gvproxy alone: "
     return [
         Finding(f"wall: {wall.name}", FINE, wall.holds)
         if wall.problem is None
-        else Finding(f"wall: {wall.name}", state, f"{wall.without}: {wall.problem}", wall.remedy)
+        else Finding(
+            f"wall: {wall.name}",
+            LIMITED if used else FINE,
+            f"{unused}{wall.without}: {wall.problem}",
+            wall.remedy,
+        )
         for wall in walls.of_this_host()
     ] + _careful(_wall_of_qemu)
 
@@ -166,7 +172,7 @@ def _wall_of_qemu() -> Finding:
     if problem is None:
         return Finding(name, FINE, "QEMU reads its VM's files alone, and writes its own")
     remedy = "" if landlock.problem() else "name a QEMU that is a program (--vmports-qemu)"
-    return Finding(name, FINE, f"a guest that took QEMU over has your files: {problem}", remedy)
+    return Finding(name, LIMITED, f"a guest that took QEMU over has your files: {problem}", remedy)
 
 
 def _ports() -> Finding:

@@ -128,8 +128,9 @@ class TestDoctor:
         script.write_text(f'#!/bin/sh\nexec {qemu_binary} "$@"\n')
         script.chmod(0o755)
         monkeypatch.setenv("VMPORTS_QEMU", str(script))
-        _, lines, _ = run("doctor")
-        (at,) = [n for n, line in enumerate(lines) if "wall: QEMU" in line]
+        status, lines, _ = run("doctor")
+        assert status == 1
+        (at,) = [n for n, line in enumerate(lines) if line.startswith("limited  wall: QEMU")]
         assert "has your files: it is a script" in lines[at]
         assert "name a QEMU that is a program" in lines[at + 1]
 
