@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from namespaces import pytest_apart, what_it_takes
 
 # Whom the guest may want to reach, in a network namespace of its own.
 ELSEWHERE = """
@@ -153,20 +149,11 @@ SUITE = '''
 @pytest.mark.slow
 def test_a_guest_reaches_what_it_was_given(pytester, any_gvproxy, missing):
     """In a network namespace, joined to another by a cable."""
-    for program in ("unshare", "ip"):
-        if shutil.which(program) is None:
-            missing(program, "install util-linux and iproute2")
+    what_it_takes(missing)
     pytester.makepyfile(textwrap.dedent(SUITE), elsewhere=textwrap.dedent(ELSEWHERE))
     (pytester.path / "resolv.conf").write_text("nameserver 203.0.113.53\n")
-    namespace = ["unshare", "--net", "--mount"]
-    namespace += [] if os.geteuid() == 0 else ["--map-root-user"]
-    script = 'ip link set lo up && mount --bind resolv.conf /etc/resolv.conf && exec "$@"'
-    command = [*namespace, "sh", "-c", script, "sh", sys.executable, "-m", "pytest"]
-    done = subprocess.run(
-        [*command, "-p", "no:randomly", "-p", "no:xdist", f"--vmports-gvproxy={any_gvproxy}"],
-        cwd=pytester.path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )  # fmt: skip
+    mount = "mount --bind resolv.conf /etc/resolv.conf"
+    done = pytest_apart(mount, pytester.path, any_gvproxy)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert ">       assert not vm.network_log.refused" in done.stdout, done.stdout
     assert "network: refused connect 203.0.113.255:5000 (udp): a broadcast" in done.stdout

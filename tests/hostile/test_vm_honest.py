@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from namespaces import pytest_apart, what_it_takes
 
 SUITE = """
     import os, subprocess
@@ -47,21 +44,11 @@ def test_a_name_server_on_the_hosts_loopback_serves_also_when_its_file_is_anothe
     pytester, any_gvproxy, missing
 ):
     """In a network namespace, with a folder /etc of its own."""
-    for program in ("unshare", "ip", "mount"):
-        if shutil.which(program) is None:
-            missing(program, "install util-linux and iproute2")
+    what_it_takes(missing)
     pytester.makepyfile(textwrap.dedent(SUITE))
     shutil.copytree("/etc", pytester.path / "etc", symlinks=True)
     (pytester.path / "etc/resolv.conf").unlink(missing_ok=True)
     (pytester.path / "etc/resolv.conf").symlink_to(pytester.path / "stub-resolv.conf")
     (pytester.path / "stub-resolv.conf").write_text("nameserver 127.0.0.53\noptions edns0\n")
-    namespace = ["unshare", "--net", "--mount"]
-    namespace += [] if os.geteuid() == 0 else ["--map-root-user"]
-    script = 'ip link set lo up && mount --bind etc /etc && exec "$@"'
-    command = [*namespace, "sh", "-c", script, "sh", sys.executable, "-m", "pytest"]
-    done = subprocess.run(
-        [*command, "-p", "no:randomly", "-p", "no:xdist", f"--vmports-gvproxy={any_gvproxy}"],
-        cwd=pytester.path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )  # fmt: skip
+    done = pytest_apart("mount --bind etc /etc", pytester.path, any_gvproxy)
     assert "1 passed" in done.stdout, done.stdout + done.stderr

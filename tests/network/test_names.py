@@ -235,6 +235,18 @@ def test_ten_thousand_mutilated_messages_are_refused_or_read():
             names._wire(again)
 
 
+@contextlib.contextmanager
+def asking(one, times):
+    """Yield the socket by which one name was asked for so many times at once."""
+    query = dns.message.make_query("a.example", "A").to_wire()
+    with socket.socket(type=socket.SOCK_DGRAM) as asker:
+        asker.settimeout(60)
+        asker.connect(one.names.address("udp"))
+        for _ in range(times):
+            asker.send(query)
+        yield asker
+
+
 def test_a_guest_that_asks_for_more_than_can_be_answered_stops_nothing_else(relay, monkeypatch):
     monkeypatch.setattr(names, "_SERVER_SECONDS", 60.0)
     held, threads = threading.Event(), threading.active_count()
@@ -244,12 +256,7 @@ def test_a_guest_that_asks_for_more_than_can_be_answered_stops_nothing_else(rela
         return saying("a.example. 60 IN A 192.0.2.7")(question)
 
     one = relay(slow)
-    query = dns.message.make_query("a.example", "A").to_wire()
-    with socket.socket(type=socket.SOCK_DGRAM) as asker:
-        asker.settimeout(60)
-        asker.connect(one.names.address("udp"))
-        for _ in range(5 * MOST_AT_ONCE):
-            asker.send(query)
+    with asking(one, 5 * MOST_AT_ONCE) as asker:
         deadline = clock.now() + 60
         while not one.log.entries() or one.log.entries()[0].times < MOST_AT_ONCE:
             assert clock.now() < deadline
@@ -269,12 +276,7 @@ def test_as_many_questions_as_a_browser_has_are_answered_at_once(relay):
         return saying("a.example. 60 IN A 192.0.2.7")(question)
 
     one = relay(slow)
-    query = dns.message.make_query("a.example", "A").to_wire()
-    with socket.socket(type=socket.SOCK_DGRAM) as asker:
-        asker.settimeout(60)
-        asker.connect(one.names.address("udp"))
-        for _ in range(50):
-            asker.send(query)
+    with asking(one, 50) as asker:
         for _ in range(50):
             assert dns.message.from_wire(asker.recv(1000)).answer
 
