@@ -16,6 +16,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
+from pytest_vmports.system import surroundings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
@@ -183,7 +185,15 @@ class Looks:
         over = False
         while not over:
             over = self._over.wait(self._seconds)
-            self._look(over)
+            for once_more in (True, False):
+                try:
+                    self._look(over)
+                    break
+                except Exception:
+                    if surroundings.changed():
+                        break  # by the test that runs meanwhile: a later look sees what there is
+                    if not once_more:  # it may just have put back what it had changed
+                        raise
 
 
 class Bounds:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,7 @@ from pytest_vmports.network import handshake, udp_frames
 from pytest_vmports.network.links import Pump
 from pytest_vmports.report.console_stream import _Followed
 from pytest_vmports.system import clock, growing
-from pytest_vmports.system.growing import Bounds, Follower, free_middle
+from pytest_vmports.system.growing import Bounds, Follower, Looks, free_middle
 from pytest_vmports.vm import crashes, hints, last_words
 from pytest_vmports.vm.console import MIB, Console
 from pytest_vmports.vm.inside.shell import AgentShell
@@ -200,6 +201,35 @@ def test_where_a_file_cannot_be_kept_in_bounds_that_is_told_once(tmp_path, monke
     (told,) = bounds.problems
     assert told.startswith(f"console.log is not kept below {MIB} bytes: ")
     assert "Operation not supported" in told
+
+
+def test_a_test_that_replaces_what_we_call_ends_no_look(tmp_path, monkeypatch):
+    path = tmp_path / "console.log"
+    path.write_bytes(b"y\n" * 2 * MIB)
+    tried = threading.Event()
+
+    def mock(*_, **__):
+        tried.set()
+        raise TypeError("as a mock of a test's own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", mock)
+        bounds = Bounds({path: MIB})
+        assert tried.wait(60)
+    until(lambda: path.stat().st_blocks * 512 <= MIB, 60, "a look")
+    bounds.close()
+    assert bounds.problems == []
+
+
+def test_a_look_that_fails_by_itself_is_an_error(monkeypatch):
+    found = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: found.append(told.exc_value))
+
+    def look(_last):
+        raise TypeError("it is broken")
+
+    Looks("vmports-test", 0.0, look).close()
+    assert [str(error) for error in found] == ["it is broken"]
 
 
 def test_a_file_that_is_too_large_all_the_same_is_read_by_its_ends(tmp_path):
