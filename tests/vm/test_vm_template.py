@@ -217,7 +217,8 @@ def test_a_guest_that_cannot_be_saved_boots_from_cold_and_one_line_says_why(
         with own.vm(wait_for="none", qemu=qemu) as vm:
             assert vm.origin == "booted"
     assert own.started == ["booted"] * 3  # the first was to be saved
-    (line,) = own.told
+    unwalled, line = own.told
+    assert f"no wall stands around {qemu}" in unwalled  # for it is a script
     assert re.fullmatch(r"vmports: every VM of alpine boots from cold: .*ivshmem.*", line)
     assert templates_in(tmp_path / "cache") == []
 
@@ -229,7 +230,7 @@ def test_a_guest_that_cannot_be_restored_boots_from_cold_in_the_end(own, tmp_pat
     with own.vm(wait_for="none", qemu=qemu) as vm:
         assert vm.origin == "booted"
     assert own.started == ["booted", "cloned", "booted", "cloned", "booted"]
-    again, at_last = own.told
+    _unwalled, again, at_last = own.told
     assert "could not be restored and is built anew" in again
     assert "boots from cold: its saved state cannot be restored" in at_last
 
