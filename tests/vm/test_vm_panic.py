@@ -400,7 +400,7 @@ WAITS = """
         standby = vmports_pool.standby
         standby.join()
         machine = standby._machine
-        with contextlib.suppress(MachineDiedError):
+        with contextlib.suppress(MachineDiedError, ConnectionError):
             machine.shell.execute("{panic}", timeout=60, input=b"")
         {until}
 
