@@ -51,9 +51,11 @@ def restrict_myself() -> None:
     """
     call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     if os.geteuid() == 0:
-        for right in set(range(_RIGHTS)) - _OF_FILES_AND_PORTS:
-            with contextlib.suppress(OSError):  # no such right, or one that we have not ourselves
-                call("prctl", _RENOUNCE, right, 0, 0, 0)
+        # The first that fails is behind the kernel's last, or we may renounce none.
+        with contextlib.suppress(OSError):
+            for right in range(_RIGHTS):
+                if right not in _OF_FILES_AND_PORTS:
+                    call("prctl", _RENOUNCE, right, 0, 0, 0)
 
 
 def room(content: bytes | int) -> ctypes.Array[ctypes.c_char]:
