@@ -15,6 +15,8 @@ class Architecture:
         name: QEMU's word for it, ``x86_64``.
         distributions: the word of most distributions for it, ``amd64``.
         board: its machine type, as ``-machine`` takes it.
+        lean: what its machine type leaves out for a guest that we prepared, whose programs ask for
+            none of it: each device is code that a restored guest runs through again.
         boards: what names of machine types begin with in descriptions of firmware for it.
         has_bios: the board brings a BIOS, which boots a disk where no UEFI is asked for.
         console: the guest's name of its console's device.
@@ -22,7 +24,7 @@ class Architecture:
         control_args: what connects that device to the chardev ``control``.
         display: its graphics card.
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
-            random numbers; where the board has no such device our agent seeds them.
+            random numbers; where there is no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
         panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
             none.
@@ -41,6 +43,7 @@ class Architecture:
     control: str
     control_args: tuple[str, ...]
     display: str
+    lean: str = ""
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
     panic_device: str | None = None
@@ -53,6 +56,7 @@ X86_64 = Architecture(
     name="x86_64",
     distributions="amd64",
     board="pc",
+    lean=",hpet=off,vmport=off,smbus=off,i8042=off",
     boards="pc-i440fx",
     has_bios=True,
     console="ttyS0",

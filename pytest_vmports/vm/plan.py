@@ -119,7 +119,7 @@ class Plan:
         return build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
-            ram=ends.ram, restore=ends.restore, capture=capture,
+            ram=ends.ram, restore=ends.restore, capture=capture, lean=self.kind.lean,
         )  # fmt: skip
 
     @cached_property

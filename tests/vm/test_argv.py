@@ -202,6 +202,14 @@ def test_the_machine_fits_what_qemu_emulates(monkeypatch, path, native, machine)
     assert ("vmgenid,guid=auto" in values(command, "-device")) == (machine == "pc")
 
 
+def test_a_machine_without_what_we_do_not_need_has_neither_clocks_nor_keyboard_nor_vmgenid():
+    command = build(lean=True)
+    assert values(command, "-machine") == ["pc,hpet=off,vmport=off,smbus=off,i8042=off"]
+    assert "vmgenid,guid=auto" not in values(command, "-device")
+    arm64 = build(qemu=Qemu("/usr/bin/qemu-system-aarch64", (8, 0, 0), "named"), lean=True)
+    assert values(arm64, "-machine") == ["virt"]
+
+
 # --- whole machines -----------------------------------------------------------------------------
 
 WEB = ExposedPort(internal=80, external=20417)

@@ -153,7 +153,7 @@ class Control:
         Args:
             now: seconds since the epoch.
             seed: send one for random numbers too. The guest was restored, and so are others like
-                it; where its board tells it so, it needs none, and each byte takes it a while.
+                it.
 
         Raises:
             OSError: QEMU hung up.

@@ -45,6 +45,13 @@ class GuestKind(Protocol):
         """Whether a PC's BIOS begins its boot."""
 
     @property
+    def lean(self) -> bool:
+        """Whether its machine does without what only foreign software asks for.
+
+        Its agent then seeds a restored one's random numbers.
+        """
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
 

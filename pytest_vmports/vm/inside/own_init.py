@@ -49,6 +49,11 @@ class OwnInit:
         return self.architecture.has_bios
 
     @property
+    def lean(self) -> bool:
+        """Whether its machine may do without devices: what its software asks for is not known."""
+        return False
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
         return "its init is not ours, so nothing would set a restored clock"

@@ -30,6 +30,11 @@ class Prepared(OwnInit):
     # No firmware or foreign init speaks before ours, and what its setup writes may be anything.
     ends: Sequence[LastWords] = ()
 
+    @property
+    def lean(self) -> bool:
+        """Whether our agent is there, which then seeds its random numbers."""
+        return self.architecture.agent is not None
+
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
     ) -> tuple[int, int | None]:
@@ -95,7 +100,7 @@ class Prepared(OwnInit):
 
     def _send_clock(self) -> None:
         assert self._control is not None
-        self._control.send_clock(clock.wall(), seed=not self.architecture.restored_args)
+        self._control.send_clock(clock.wall(), seed=True)
 
     def _answer(self, kind: str, missing: Callable[[], BootTimeoutError], waiting: Waiting) -> int:
         assert self._control is not None
