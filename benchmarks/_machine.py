@@ -18,3 +18,8 @@ def machine() -> str:
                 break
     release = platform.release().partition("-")[0]
     return f"{model}, {os.cpu_count()} cores, {platform.system()} {release}"
+
+
+def guests(page: str) -> str:
+    """Return the part of a page that `guests.py` has written."""
+    return page.partition("<!-- guests -->\n")[2].partition("\n<!-- end of guests -->")[0]

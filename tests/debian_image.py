@@ -6,6 +6,8 @@ user namespaces are allowed, and the files are put together without mounting any
     root.ext4    a bare file system; vmlinuz and initrd.img beside it boot it directly
     disk.qcow2   a partitioned disk with the same system, which BIOS (syslinux) and UEFI
                  (systemd-boot) boot
+
+`image("services")` has some servers more, as the benchmarks want them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +24,13 @@ from cached import cached
 
 MIB = 1 << 20
 SECTORS = MIB // 512
-ROOT_MIB, ESP_MIB = 1500, 128
+ESP_MIB = 128
+ROOT_MIB = {"plain": 1500, "services": 2500}
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "kmod", "netbase", "iproute2", "linux-image-cloud-amd64",
     "initramfs-tools", "cloud-init", "openssh-server", "qemu-guest-agent", "nginx-light", "procps",
 )  # fmt: skip
+MORE = {"plain": (), "services": ("postgresql", "redis-server", "dnsmasq")}
 PROGRAMS = ("mmdebstrap", "mkfs.ext4", "mkfs.fat", "mcopy", "syslinux", "qemu-img")
 MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
@@ -77,27 +82,32 @@ def missing() -> list[str]:
     return lacking
 
 
-def image() -> DebianImage:
-    """Return the image, built when it is not in the cache."""
+def image(kind: str = "plain") -> DebianImage:
+    """Return the image, built when it is not in the cache.
+
+    Args:
+        kind: ``plain``, or ``services`` with PostgreSQL, redis and dnsmasq beside nginx.
+    """
     source = Path(__file__).read_bytes() + release("VERSION_CODENAME").encode()
-    return DebianImage(cached("debian", source, _build))
+    name = {"plain": "debian"}.get(kind, f"{kind}_debian")
+    return DebianImage(cached(name, source, lambda out: _build(out, kind)))
 
 
-def _build(out: Path) -> None:
+def _build(out: Path, kind: str) -> None:
     out.chmod(0o777)  # an unprivileged build runs as another user
     without = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "man", "locale")]
+    packages = ",".join(PACKAGES + MORE[kind])
     _run(
-        "mmdebstrap", "--variant=minbase", "--format=null", f"--include={','.join(PACKAGES)}",
-        *without,
+        "mmdebstrap", "--variant=minbase", "--format=null", f"--include={packages}", *without,
         '--customize-hook=chroot "$1" systemctl enable systemd-networkd',
         '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*',
-        f"--customize-hook={MAKE_ROOT.format(out=out, size=ROOT_MIB)}",
+        f"--customize-hook={MAKE_ROOT.format(out=out, size=ROOT_MIB[kind])}",
         release("VERSION_CODENAME"), "-", *_sources(out),
     )  # fmt: skip
-    _make_disk(out)
+    _make_disk(out, ROOT_MIB[kind])
 
 
-def _make_disk(out: Path) -> None:
+def _make_disk(out: Path, size: int) -> None:
     esp, disk = out / "esp.img", out / "disk.raw"
     (out / "syslinux.cfg").write_text(
         f"SERIAL 0 115200\nDEFAULT linux\nLABEL linux\n"
@@ -121,24 +131,24 @@ def _make_disk(out: Path) -> None:
         _run("mcopy", "-i", str(esp), str(source), f"::/{target}")
     _run("syslinux", "--install", str(esp))
     with disk.open("wb") as file:
-        file.write(_boot_record())
+        file.write(_boot_record(size))
         for part, at in ((esp, 1), (out / "root.ext4", 1 + ESP_MIB)):
             file.seek(at * MIB)
             _copy_sparse(part, file)
-        file.truncate((1 + ESP_MIB + ROOT_MIB) * MIB)
+        file.truncate((1 + ESP_MIB + size) * MIB)
     _run("qemu-img", "convert", "-O", "qcow2", str(disk), str(out / "disk.qcow2"))
     disk.unlink()
     esp.unlink()
 
 
-def _boot_record() -> bytes:
+def _boot_record(size: int) -> bytes:
     record = bytearray(512)
     code = MBR.read_bytes()
     record[: len(code)] = code
-    parts = ((0x80, 0xEF, 1, ESP_MIB), (0x00, 0x83, 1 + ESP_MIB, ROOT_MIB))
-    for number, (active, kind, first, size) in enumerate(parts):
+    parts = ((0x80, 0xEF, 1, ESP_MIB), (0x00, 0x83, 1 + ESP_MIB, size))
+    for number, (active, kind, first, length) in enumerate(parts):
         entry = struct.pack("<B3sB3sII", active, b"\xfe\xff\xff", kind, b"\xfe\xff\xff",
-                            first * SECTORS, size * SECTORS)  # fmt: skip
+                            first * SECTORS, length * SECTORS)  # fmt: skip
         record[446 + 16 * number : 462 + 16 * number] = entry
     record[510:512] = b"\x55\xaa"
     return bytes(record)
@@ -174,4 +184,4 @@ def _run(*command: str) -> None:
 
 
 if __name__ == "__main__":
-    print(image().folder)
+    print(image(*sys.argv[1:]).folder)
