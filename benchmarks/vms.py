@@ -88,8 +88,10 @@ def vms(measured: Measured, options: argparse.Namespace, qemu: Qemu) -> None:
             ),
             "standby": (
                 "≤ 1/150 of cold; ≤ 0.35 × floor",
-                f"{of_cold(one.ratio('cold', 'standby'), 150)}; "
-                f"{verdict(one.ratio('standby', 'floor'), most=0.35, unit=' ×')}",
+                (
+                    f"{of_cold(one.ratio('cold', 'standby'), 150)}; "
+                    f"{verdict(one.ratio('standby', 'floor'), most=0.35, unit=' ×')}"
+                ),
             ),
             "teardown": ("≤ 20 ms", verdict(teardown, most=20, unit=" ms")),
         }
