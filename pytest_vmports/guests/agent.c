@@ -163,6 +163,8 @@ static i64 child = -1;
 static int pidfd = -1, in = -1, out = -1, err = -1;
 /* Pipes that something a command left behind still writes to: closing them would kill it. */
 static int left[LEFT];
+/* Open from the start: the code that opens a file is much for a restored guest to run through. */
+static i64 urandom;
 static u8 input[FRAME];
 static u64 input_at, input_size;
 
@@ -285,14 +287,9 @@ static void ended(void)
 /* Two guests restored from one template must not draw the same random numbers. */
 static i64 reseed(const u8 *data, u64 size)
 {
-	i64 done;
-	int fd = sys(OPENAT, HERE, (i64)"/dev/urandom", WRONLY | CLOEXEC, 0);
-	if (fd < 0)
-		return fd;
-	done = sys(WRITE, fd, (i64)data, size, 0);
+	i64 done = sys(WRITE, urandom, (i64)data, size, 0);
 	/* Refused before the kernel has seeded its generator, which then happens with these bytes. */
-	sys(IOCTL, fd, RESEED_NOW, 0, 0);
-	shut(&fd);
+	sys(IOCTL, urandom, RESEED_NOW, 0, 0);
 	return done < 0 ? done : 0;
 }
 
@@ -345,6 +342,7 @@ __attribute__((used)) static void work(u64 *stack)
 	for (int i = 0; i < LEFT; i++)
 		left[i] = -1;
 	on_broken_pipe(1 /* SIG_IGN */);
+	urandom = sys(OPENAT, HERE, (i64)"/dev/urandom", WRONLY | CLOEXEC, 0);
 	say('V', code, length(code));
 	for (;;) {
 		struct pollfd all[5 + LEFT] = {

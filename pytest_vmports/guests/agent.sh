@@ -1,6 +1,11 @@
 #!/bin/busybox sh
 # Kept running on the control channel by busybox init, from the end of the setup on.
 stty raw -echo
+# Else the kernel puts the port to sleep, and a restored guest runs through what wakes it.
+port=/sys/class/tty/$(basename "$(tty)")/device
+for control in "$port/power/control" "$port/../power/control"; do
+  [ ! -w "$control" ] || echo on >"$control"
+done
 code=$(cat /vmports/code)
 program=/vmports/agent.$(uname -m)
 [ ! -x "$program" ] || exec "$program" "$code"

@@ -72,7 +72,7 @@ class Guest:
         """
         kernel, initrd = alpine.find_images()
         return cls(
-            name="alpine", kernel_path=kernel, initrd_path=initrd,
+            name="alpine", kernel_path=kernel, initrd_path=initrd, append=alpine.WORDS,
             files=files or {}, setup=_texts(setup), memory=memory, cpus=cpus,
             least_memory=alpine.least_memory(),
         )  # fmt: skip
