@@ -107,7 +107,7 @@ def test_an_absolute_path_that_is_on_no_host_is_refused_when_it_ends_as_a_script
 @pytest.mark.parametrize(
     "setup",
     [
-        "reboot", "/usr/sbin/guests-own-daemon", "httpd", "setup.sh arg", "./setup.sh &", "cd /tmp\n./run.sh",
+        "reboot", "/usr/sbin/guestsd", "httpd", "setup.sh arg", "./setup.sh &", "cd /tmp\n./run.sh",
         "nc -lk -p 80 -e cat &", "a/b;c", "exec setup.sh", "x" * 5000,
     ],
 )  # fmt: skip
