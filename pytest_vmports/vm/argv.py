@@ -139,13 +139,14 @@ def build_command(
         restore: wait for a saved state on the monitor instead of booting.
         window: it has memory that it shares with us, for its agent.
     """
+    emulated = hardware.qemu.architecture.emulated_cpu
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
         *_board(hardware, ram, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
-        *("-cpu", "max" if hardware.accelerator.name == "tcg" else "host"),
+        *("-cpu", emulated if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if not restore else ("-incoming", "defer", "-S")),
         *hardware.qemu.architecture.restored_args,
