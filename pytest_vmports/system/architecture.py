@@ -26,6 +26,9 @@ class Architecture:
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
             random numbers; where there is no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
+        emulated_cpu: the processor where QEMU emulates one, as ``-cpu`` takes it.
+        window: the accelerators under which a guest's agent and we see the same in memory that we
+            share.
         panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
             none.
         agent: the file of our agent among the package's guest files; None where there is none, and
@@ -46,6 +49,8 @@ class Architecture:
     lean: str = ""
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
+    emulated_cpu: str = "max"
+    window: frozenset[str] = frozenset()
     panic_device: str | None = None
     agent: str | None = None
     kernels: frozenset[str] = frozenset()
@@ -67,6 +72,10 @@ X86_64 = Architecture(
     # On a busy host an emulated timer's ticks come late, and Linux panics with "IO-APIC + timer
     # doesn't work!" (source: the kernel's kernel-parameters.txt).
     kernel_words=("no_timer_check",),
+    # Told that its processor copies fast byte by byte, a kernel does that, and QEMU emulates each
+    # byte: it copies two to three times as much without.
+    emulated_cpu="max,-erms,-fsrm",
+    window=frozenset(("tcg", "kvm")),
     # Not pvpanic-pci, for which kernels before 5.14 have no driver.
     panic_device="pvpanic",
     agent="agent.x86_64",
@@ -87,6 +96,8 @@ AARCH64 = Architecture(
     control="ttyS0",
     control_args=("-device", "pci-serial,chardev=control"),
     display="virtio-gpu-pci",
+    # With KVM the guest's accesses pass by the processor's cache, in which ours lie.
+    window=frozenset(("tcg",)),
     panic_device="pvpanic-pci",
     agent="agent.aarch64",
     # Those below U-Boot's head and compressed ones QEMU takes apart; zboot from 8.0 on.

@@ -52,6 +52,7 @@ class Qemu:
         found: where it was found, in words.
         has_sandbox: it was built with its seccomp filter.
         has_panic_device: it was built with its architecture's `panic_device`.
+        has_window: likewise with the device by which a guest shares memory with us.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Qemu:
     found: str
     has_sandbox: bool = True
     has_panic_device: bool = False
+    has_window: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -249,8 +251,8 @@ def _accel_problem(name: str, qemu: str, *, asked_for: bool = False) -> str | No
     return None if code == 0 else f"{qemu_name(qemu)} -accel {name} failed: {_first_line(text)}"
 
 
-def _parts(qemu: str) -> tuple[bool, bool]:
-    """Return whether a QEMU was built with its sandbox, and with its device of panics."""
+def _parts(qemu: str) -> tuple[bool, bool, bool]:
+    """Return whether a QEMU was built with its sandbox, its device of panics, and shared memory."""
     try:
         code, text = _trial(qemu, "-sandbox", "on", ask="info qdm\n")
     except ProgramStoppedError as error:
@@ -259,7 +261,11 @@ def _parts(qemu: str) -> tuple[bool, bool]:
         code, text = 1, ""
     if code != 0:
         text = _trial(qemu, ask="info qdm\n")[1]
-    return code == 0, f'name "{architecture_of(qemu).panic_device}"' in text
+    panics, window = (
+        f'name "{device}"' in text
+        for device in (architecture_of(qemu).panic_device, "ivshmem-plain")
+    )
+    return code == 0, panics, window
 
 
 def _trial(qemu: str, *arguments: str, ask: str = "") -> tuple[int, str]:

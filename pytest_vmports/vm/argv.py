@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_vmports.vm.inside.window import BUS_SLOT, SIZE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -40,13 +42,19 @@ class Hardware:
     display: bool = False
     crash_dump: bool = False
 
+    @property
+    def has_window(self) -> bool:
+        """Whether a guest can share memory with us by a device of QEMU's."""
+        return self.qemu.has_window and self.accelerator.name in self.qemu.architecture.window
+
 
 @dataclass(frozen=True)
 class Channels:
     """Where QEMU's monitor and serial ports lead: inherited descriptors, and the console's file.
 
     ``agent_fd`` leads to the QEMU guest agent, where the guest runs one. ``sockets`` is the folder
-    of two sockets, for the console and for a monitor that people read, or None.
+    of two sockets, for the console and for a monitor that people read, or None. ``window_fd`` is
+    the memory that we share with a guest that has a window; None gives it one that nobody shares.
     """
 
     monitor_fd: int
@@ -54,6 +62,7 @@ class Channels:
     console: Path
     agent_fd: int | None = None
     sockets: Path | None = None
+    window_fd: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ def build_command(
     capture: Capture | None = None,
     restore: bool = False,
     lean: bool = False,
+    window: bool = False,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
 
@@ -129,14 +139,16 @@ def build_command(
         capture: whose packets to write down; None for nobody's.
         restore: wait for a saved state on the monitor instead of booting.
         lean: leave out what a guest that we prepared does without.
+        window: it has memory that it shares with us, for its agent.
     """
+    emulated = hardware.qemu.architecture.emulated_cpu
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
         *_board(hardware, ram, by_firmware=kernel is None, lean=lean),
         *("-accel", hardware.accelerator.name),
-        *("-cpu", "max" if hardware.accelerator.name == "tcg" else "host"),
+        *("-cpu", emulated if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if not restore else ("-incoming", "defer", "-S")),
         *_restored(hardware, lean=lean),
@@ -146,6 +158,7 @@ def build_command(
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
         *hardware.qemu.architecture.control_args,
+        *(_window(channels.window_fd) if window else ()),
         *_display(hardware),
         *_drives(drives),
         *_agent(channels.agent_fd),
@@ -259,6 +272,19 @@ def _capture(capture: Capture | None) -> list[str]:
         return []
     dump = f"filter-dump,id=capture,netdev={capture.netdev},file={_comma(capture.file)}"
     return ["-object", dump]
+
+
+def _window(descriptor: int | None) -> list[str]:
+    """Return the device whose memory is the window; in a place of its own, which our agent knows.
+
+    ``master``: else QEMU saves no guest that has it; its memory, being shared, is not saved.
+    """
+    backend = f"memory-backend-ram,id=window,size={SIZE}"
+    if descriptor is not None:
+        path = f"/proc/self/fd/{descriptor}"
+        backend = f"memory-backend-file,id=window,size={SIZE},mem-path={path},share=on"
+    device = f"ivshmem-plain,memdev=window,master=on,addr={BUS_SLOT:#x}"
+    return ["-object", backend, "-device", device]
 
 
 def _agent(descriptor: int | None) -> list[str]:

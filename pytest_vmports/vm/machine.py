@@ -373,17 +373,17 @@ class Machine:
         ours, monitor = pair()
         self.monitor = Monitor(ours)
         with monitor, ExitStack() as until_spawned:
-            control, agent = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
+            own = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
             sockets = workdir if plan.reachable else None
             ends = Ends(
-                Channels(monitor.fileno(), control, self.console.path, agent, sockets),
+                Channels(monitor.fileno(), own[0], self.console.path, own[1], sockets, own[2]),
                 self.kind.files(self.place, restored=restored),
                 self.cards.qemu_args(), self.cards.kernel_words(), self.ram,
                 workdir / CAPTURE if plan.capture else None, restored,
             )  # fmt: skip
             self.command = plan.argv(ends)
             self.console.keep_in_bounds()
-            fds = [fd for fd in (monitor.fileno(), control, agent, *network_fds) if fd is not None]
+            fds = [fd for fd in (monitor.fileno(), *own, *network_fds) if fd is not None]
             self._qemu = spawn(
                 "QEMU", self.command, log=workdir / "qemu.log", pass_fds=fds,
                 confinement=around_qemu(plan, ends, self.place),

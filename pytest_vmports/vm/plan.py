@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.readiness import Condition
 
 # Of the identity and of what lies in a template's folder: a change of either is another template.
-FORMAT = 6
+FORMAT = 7
 KEY_LENGTH = 24
 
 
@@ -120,6 +120,7 @@ class Plan:
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
             ram=ends.ram, restore=ends.restore, capture=capture, lean=self.kind.lean,
+            window=self.hardware.has_window and self.kind.window,
         )  # fmt: skip
 
     @cached_property
@@ -175,7 +176,7 @@ class Plan:
         kind = self.kind
         agent = 0 if kind.has_agent else None
         ends = Ends(
-            Channels(0, 0, Path("console"), agent), kind.shape(),
+            Channels(0, 0, Path("console"), agent, window_fd=0), kind.shape(),
             masked_args(network, forwards), masked_words(network),
         )  # fmt: skip
         return self.argv(ends)

@@ -10,6 +10,7 @@ from pytest_vmports.errors import MachineError, MonitorError, NoShellError, Shut
 from pytest_vmports.system import clock
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import failures
+from pytest_vmports.vm.inside.window import forget_place
 from pytest_vmports.vm.saved import Snapshot, disk_files
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def save(machine: Machine, state: Path) -> None:
         OSError: the file cannot be written.
     """
     machine.monitor.execute("stop")
-    with state.open("xb") as file:
+    with state.open("x+b") as file:
         machine.monitor.save(file.fileno())
+        forget_place(file.fileno())
 
 
 @restored()

@@ -23,8 +23,8 @@ from vm_helpers import alive, until
 from pytest_vmports.errors import GuestFileError, MachineError
 from pytest_vmports.system import patience
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import READY, Control
-from pytest_vmports.vm.inside.shell import AgentShell
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
 GUESTS = resources.files("pytest_vmports.guests")

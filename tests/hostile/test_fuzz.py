@@ -46,8 +46,8 @@ from pytest_vmports.vm import (
     stillness,
 )
 from pytest_vmports.vm.inside import listening, qemu_agent, ssh
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control, Frames
-from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.monitor import Monitor
 
 PACKAGE = Path(pytest_vmports.__file__).parent

@@ -26,7 +26,7 @@ from pytest_vmports.system import clock, growing
 from pytest_vmports.system.growing import Bounds, Follower, Looks, free_middle
 from pytest_vmports.vm import crashes, hints, last_words
 from pytest_vmports.vm.console import MIB, Console
-from pytest_vmports.vm.inside.shell import AgentShell
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.milestones import State
 from pytest_vmports.vm.qmp_thread import FewEvents
 

@@ -20,9 +20,10 @@ import pytest_vmports
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import clock
 from pytest_vmports.vm.inside import qemu_agent, shell
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import READY, Control
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
-from pytest_vmports.vm.inside.shell import MAX_OUTPUT, AgentShell
+from pytest_vmports.vm.inside.shell import MAX_OUTPUT
 
 AGENT = Path(pytest_vmports.__file__).parent / "guests" / f"agent.{platform.machine()}"
 SYNC, EXEC, STATUS = "guest-sync-delimited", "guest-exec", "guest-exec-status"

@@ -30,9 +30,9 @@ from pytest_vmports.pool import blame
 from pytest_vmports.system.said import Answer, json_said, malformed, number_said, said_by, shaped
 from pytest_vmports.vm import failures, readiness
 from pytest_vmports.vm.inside import qemu_agent, ssh
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
-from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.monitor import Monitor
 
 SECONDS = 20

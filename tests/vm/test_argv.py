@@ -56,7 +56,7 @@ def test_memory_and_processors_are_those_of_the_hardware():
     assert values(command, "-smp") == ["2"]
 
 
-@pytest.mark.parametrize(("accel", "cpu"), [("tcg", "max"), ("kvm", "host"), ("hvf", "host")])
+@pytest.mark.parametrize(("accel", "cpu"), [("tcg", "max,-erms,-fsrm"), ("kvm", "host"), ("hvf", "host")])
 def test_the_processor_fits_the_accelerator(accel, cpu):
     command = build(accel=accel)
     assert values(command, "-accel") == [accel]
@@ -252,7 +252,7 @@ AGENT = [
 @pytest.mark.usefixtures("linux")
 def test_a_guest_of_ours_with_a_port_is_exactly_this():
     assert build(network=USERNET) == [
-        QEMU.path, *NAME, "-machine", "pc", "-accel", "tcg", "-cpu", "max",
+        QEMU.path, *NAME, "-machine", "pc", "-accel", "tcg", "-cpu", "max,-erms,-fsrm",
         "-m", "300M", "-smp", "2", "-kernel", "/k", "-initrd", "/i", "-append", "a b",
         "-device", "vmgenid,guid=auto", *CHANNELS_ARGV, *USERNET, *SANDBOX,
     ]  # fmt: skip
@@ -282,7 +282,7 @@ def test_a_disk_that_a_bios_boots_is_exactly_this():
         drives=Drives(Path("/run/v/root.qcow2"), Path("/run/v/seed.iso")),
     )  # fmt: skip
     assert command == [
-        QEMU.path, *NAME, "-machine", "pc,graphics=off", "-accel", "tcg", "-cpu", "max",
+        QEMU.path, *NAME, "-machine", "pc,graphics=off", "-accel", "tcg", "-cpu", "max,-erms,-fsrm",
         "-m", "300M", "-smp", "2", "-device", "vmgenid,guid=auto", *CHANNELS_ARGV,
         "-device", "VGA", *ROOT, *SEED, *AGENT, "-nic", "none", *SANDBOX,
     ]  # fmt: skip

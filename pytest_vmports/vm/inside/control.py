@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import GuestSaidError, MachineError
 from pytest_vmports.system.said import malformed, number_said
 from pytest_vmports.vm.inside.channel import Channel
+from pytest_vmports.vm.inside.window import SLOT
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
+
+    from pytest_vmports.vm.inside.window import Window
 
 READY, CLOCK, ENDED = "V", "C", "X"
 CONSUMED, OUTPUT, ERRORS = "A", "O", "E"
@@ -27,9 +30,11 @@ _HEAD = 4
 _SEED = 32
 # What the guest's agent sends: its numbers up to an exit status, errno and wait status, its bytes
 # up to a frame's.
-_NUMBERS = {READY: 0xFF, CLOCK: 4095, ENDED: 0xFFFF}
+_NUMBERS = {READY: 0xFF, CLOCK: 4095, ENDED: 0xFFFF, "o": SLOT, "e": SLOT}
 _BYTES = {CONSUMED: 0, OUTPUT: LARGEST, ERRORS: LARGEST}
 _LAST_SIGNAL, _DUMPED = 64, 0x80
+# Those that tell of what lies in the window.
+_IN_WINDOW = {"o": OUTPUT, "e": ERRORS}
 
 
 class Frames:
@@ -77,13 +82,15 @@ class Control:
 
     Args:
         connection: our end of the socket pair; closed by `close`.
+        window: memory that the guest may share with us; closed likewise.
 
     Attributes:
         deaths: descriptors that become readable when a process of this VM ends.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, window: Window | None = None) -> None:
         self.deaths: Sequence[int] = ()
+        self._window = window
         self._channel = Channel(connection, WHO)
         self._frames = Frames()
         self._broken: GuestSaidError | None = None
@@ -109,6 +116,8 @@ class Control:
     ) -> tuple[str, bytes] | None:
         """Return the next frame's type and payload; None at the deadline.
 
+        What lies in the window comes as the payload of a frame that could be as long.
+
         Args:
             deadline: `clock.now` value; None waits for ever.
             check: as for `await_number`.
@@ -128,7 +137,42 @@ class Control:
         except GuestSaidError as error:
             self._broken = error
             raise
+        kind, payload = frame
+        if kind in _IN_WINDOW:
+            return _IN_WINDOW[kind], self._from_window(kind, payload)
+        if kind in {READY, CLOCK} and self._window is not None:
+            self._window.look()
         return frame
+
+    @property
+    def window(self) -> Window | None:
+        """The memory that we share with the agent as it is now, if any."""
+        return self._window if self._window is not None and self._window.seen else None
+
+    def read(self) -> None:
+        """Let the agent use all of the window again, whether what lies there was read or not.
+
+        Raises:
+            OSError: QEMU hung up.
+        """
+        if self.window is not None:
+            for kind in _IN_WINDOW:
+                self.send("R", kind.encode())
+
+    def send_size(self, kind: str, size: int) -> None:
+        """Send a frame that tells of so many bytes in the window.
+
+        Raises:
+            MachineError, OSError: as `send`.
+        """
+        self.send(kind, struct.pack("<I", size))
+
+    def _from_window(self, kind: str, payload: bytes) -> bytes:
+        if self.window is None:
+            raise self.refused("it tells of a window, and has not shown that it sees one", payload)
+        data = self.window.output(kind, int(payload))
+        self.send("R", kind.encode())
+        return data
 
     def refused(self, problem: str, payload: bytes) -> GuestSaidError:
         """Return the error of a frame that nobody may send now; nothing is received after it."""
@@ -173,6 +217,8 @@ class Control:
     def close(self) -> None:
         """Hang up. Safe to call again."""
         self._channel.close()
+        if self._window is not None:
+            self._window.close()
 
 
 def _is_an_end(status: int) -> bool:

@@ -121,19 +121,19 @@ class DiskGuest(OwnInit):
 
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
-    ) -> tuple[int, int | None]:
+    ) -> tuple[int, int | None, int | None]:
         """Open its channels; see `OwnInit.connect`."""
-        control, _ = super().connect(place, forwards, until_spawned)
+        control, _, window = super().connect(place, forwards, until_spawned)
         if self._image.ssh:
             self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
             self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
         if not self._image.agent:
-            return control, None
+            return control, None, window
         from pytest_vmports.vm.inside.qemu_agent import GuestAgent  # noqa: PLC0415 - few need it
 
         ours, of_qemu = sockets.pair()
         self._agent = GuestAgent(ours)
-        return control, until_spawned.enter_context(of_qemu).fileno()
+        return control, until_spawned.enter_context(of_qemu).fileno(), window
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when cloud-init, if it is given anything, has finished well.

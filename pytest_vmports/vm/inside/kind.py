@@ -52,6 +52,10 @@ class GuestKind(Protocol):
         """
 
     @property
+    def window(self) -> bool:
+        """Whether it may share memory with us, where its machine can; see `window.Window`."""
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
 
@@ -81,7 +85,7 @@ class GuestKind(Protocol):
 
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
-    ) -> tuple[int, int | None]:
+    ) -> tuple[int, int | None, int | None]:
         """Open its channels for a QEMU that is about to start.
 
         Args:
@@ -90,7 +94,8 @@ class GuestKind(Protocol):
             until_spawned: closes QEMU's ends, which it has inherited by then.
 
         Returns:
-            QEMU's ends of the control channel and, where there is one, of the QEMU guest agent's.
+            QEMU's ends of the control channel and, where there is one, of the QEMU guest agent's;
+            the file of the window, if any.
         """
 
     def restored(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.system import sockets
 from pytest_vmports.vm.inside.control import Control
 from pytest_vmports.vm.inside.waiting import BootFiles
+from pytest_vmports.vm.inside.window import open_window
 from pytest_vmports.vm.last_words import AFTER_LOADER
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class OwnInit:
         return False
 
     @property
+    def window(self) -> bool:
+        """Whether it may share memory with us: nobody in it would look there."""
+        return False
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
         return "its init is not ours, so nothing would set a restored clock"
@@ -88,11 +94,12 @@ class OwnInit:
         place: Place,  # noqa: ARG002 - protocol
         forwards: Sequence[ExposedPort],  # noqa: ARG002
         until_spawned: ExitStack,
-    ) -> tuple[int, int | None]:
-        """Open its channels; return QEMU's ends of the control channel and of QEMU's agent's."""
+    ) -> tuple[int, int | None, int | None]:
+        """Open its channels; return QEMU's ends of them and of the window."""
         ours, of_qemu = sockets.pair()
-        self._control = Control(ours)
-        return until_spawned.enter_context(of_qemu).fileno(), None
+        window, file = open_window(until_spawned) if self.window else (None, None)
+        self._control = Control(ours, window)
+        return until_spawned.enter_context(of_qemu).fileno(), None, file
 
     def restored(self) -> None:
         """Prepare a guest whose state was loaded, and that runs next: nothing to do."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, SetupError
 from pytest_vmports.system import clock
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY
 from pytest_vmports.vm.inside.own_init import OwnInit
-from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.inside.waiting import BootFiles
 
 if TYPE_CHECKING:
@@ -37,11 +37,16 @@ class Prepared(OwnInit):
 
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
-    ) -> tuple[int, int | None]:
+    ) -> tuple[int, int | None, int | None]:
         """Open the control channel; see `OwnInit.connect`."""
         self._clock_sent = False
         self._shell: Shell | None = None
         return super().connect(place, forwards, until_spawned)
+
+    @property
+    def window(self) -> bool:
+        """Whether it may share memory with us: our agent looks there."""
+        return self.architecture.agent is not None
 
     @property
     def why_no_template(self) -> str | None:

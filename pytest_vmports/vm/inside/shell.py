@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
 import subprocess
-import threading
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.errors import (
     CommandFailedError,
     CommandOutputError,
     CommandTimeoutError,
-    MachineError,
 )
-from pytest_vmports.system import clock, patience
 from pytest_vmports.vm import arguments
-from pytest_vmports.vm.inside.control import CLOCK, CONSUMED, ENDED, ERRORS, LARGEST, OUTPUT, READY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import os
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Buffer
 
-    from pytest_vmports.vm.inside.control import Control
-
-_ENVIRONMENT = {
-    "HOME": "/root",
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-}
-# A killed command's guest may be busy, but its agent answers.
-_AFTER_KILL = 30.0
-# A kill that comes before the command has begun hits nobody.
-_KILL_AGAIN = 1.0
-_SILENT = "the guest's agent does not answer any more"
 _SHOWN = 2000
 
 
@@ -100,48 +83,6 @@ class Completed(subprocess.CompletedProcess[str]):
         return self.stderr.encode("utf-8", "surrogateescape")
 
 
-class AgentShell:
-    """The agent of a guest we prepared, on the control channel.
-
-    Args:
-        control: the channel.
-        check: raises when a process of the VM has ended.
-    """
-
-    def __init__(self, control: Control, check: Callable[[], None]) -> None:
-        self._control = control
-        self._check = check
-        self._one_at_a_time = threading.Lock()
-        self._last: _Run | None = None
-
-    def execute(
-        self,
-        command: str,
-        *,
-        timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
-        sink: Sink | None = None,
-        most: int | None = None,
-    ) -> tuple[int | None, bytes, bytes]:
-        """Return what came of a command; see `Shell`.
-
-        Raises:
-            MachineError: the VM ended, or the agent did.
-        """
-        variables = (f"{name}={value}" for name, value in _ENVIRONMENT.items())
-        words = ["/", *variables, "", "/bin/sh", "-c", command]
-        text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
-        most_seconds = math.inf if timeout is None else timeout + _AFTER_KILL
-        with self._one_at_a_time, patience.at_most(most_seconds):
-            if self._last is not None:
-                self._last.pass_over()
-            limit = kept_at_most(sink, most)
-            self._last = run = _Run(self._control, self._check, timeout, sink, limit)
-            answer = run.go(text, input)
-            self._last = None
-            return answer
-
-
 class CommandRunner(Protocol):
     """Another way into a guest: ssh, or the QEMU guest agent."""
 
@@ -181,140 +122,6 @@ class RunnerShell:
             return self._runner.run(command, timeout=timeout, input=input, sink=sink, most=most)
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
-
-
-class _Run:
-    """One command's frames, there and back."""
-
-    def __init__(
-        self,
-        control: Control,
-        check: Callable[[], None],
-        timeout: float | None,
-        sink: Sink | None,
-        most: int | None,
-    ) -> None:
-        self._left = math.inf if most is None else most
-        self._control = control
-        self._check = check
-        limit = patience.left(math.inf if timeout is None else timeout)
-        self._deadline = None if limit == math.inf else clock.now() + limit
-        self._output: dict[str, list[bytes]] = {OUTPUT: [], ERRORS: []}
-        self._take: dict[str, Callable[[bytes], None]] = {
-            kind: written.append for kind, written in self._output.items()
-        }
-        if sink is not None:
-            self._take = {OUTPUT: sink.out, ERRORS: sink.err}
-        self._status: int | None = None
-        self._begun = self._killed = self._passed_over = False
-        self._unconfirmed = 0
-        self._again = 0.0
-
-    def go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
-        try:
-            return self._go(text, given)
-        except BaseException:  # as by Ctrl-C, or a test's own limit of time
-            with contextlib.suppress(OSError):
-                self._control.send("K")
-            raise
-
-    def pass_over(self) -> None:
-        """Wait for the end of one that was interrupted, so that no answer is taken for the next's.
-
-        Raises:
-            MachineError: the VM ended, or the agent does not answer.
-        """
-        self._take.clear()
-        self._kill()
-        self._control.send_mark()
-        self._passed_over = True
-        marked = False
-        while not marked or (self._begun and self._status is None):
-            marked = self._receive() == CLOCK or marked
-
-    def _go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
-        for at in range(0, len(text), LARGEST):
-            self._send("s" if at else "S", text[at : at + LARGEST])
-        if self._killed:  # its time was over before it began
-            return None, b"", b""
-        self._begun = True
-        self._control.send("X")
-        for at in range(0, len(given), LARGEST):
-            if self._status is None:
-                self._send("I", given[at : at + LARGEST])
-        if self._status is None:
-            self._control.send("i")
-        while self._status is None:
-            self._receive()
-        output, errors = (b"".join(self._output[kind]) for kind in (OUTPUT, ERRORS))
-        code = None if self._killed else os.waitstatus_to_exitcode(self._status)
-        return code, output, errors
-
-    def _send(self, kind: str, payload: bytes) -> None:
-        """Send and wait until it was consumed, or the command has ended."""
-        self._control.send(kind, payload)
-        self._unconfirmed += 1
-        while self._receive() != CONSUMED:
-            pass
-
-    def _receive(self) -> str:
-        until = self._deadline
-        if self._killed:
-            until = self._until_killed()
-        frame = self._control.receive(until, self._check)
-        if frame is None:
-            if not self._killed:
-                self._kill()
-            elif until == self._deadline:
-                raise MachineError(_SILENT)
-            return ""
-        kind, payload = frame
-        if not self._may_say(kind):
-            raise self._control.refused(f"a frame of type {kind}, which nobody asked for", payload)
-        if kind == CONSUMED:
-            self._unconfirmed -= 1
-        elif kind == ENDED:
-            self._status = int(payload)
-        elif kind == READY:
-            self._begun = False
-            raise MachineError(
-                "the guest's agent ended and was started anew, as when the guest runs out of "
-                "memory; what became of the command is not known"
-            )
-        elif kind in self._take:
-            self._keep(kind, payload)
-        return kind
-
-    def _keep(self, kind: str, payload: bytes) -> None:
-        """Keep what a command wrote; kill one that writes too much, and keep no more of it."""
-        if self._left < 0:
-            return
-        self._take[kind](payload)
-        self._left -= len(payload)
-        if self._left < 0 and not self._killed:
-            self._kill()
-
-    def _kill(self) -> None:
-        self._killed, self._deadline = True, clock.now() + patience.left(_AFTER_KILL)
-        self._kill_again()
-
-    def _until_killed(self) -> float:
-        if clock.now() >= self._again:
-            self._kill_again()
-        return min(self._again, self._deadline or math.inf)
-
-    def _kill_again(self) -> None:
-        # By time, and not in its silence: one that was not hit may write without end.
-        self._again = clock.now() + _KILL_AGAIN
-        self._control.send("K")
-
-    def _may_say(self, kind: str) -> bool:
-        """Whether a frame may come now."""
-        if kind == CONSUMED:  # of one that was interrupted it may be on its way
-            return self._unconfirmed > 0 or self._passed_over
-        if kind in {ENDED, OUTPUT, ERRORS}:
-            return self._begun and self._status is None
-        return True
 
 
 def run(
