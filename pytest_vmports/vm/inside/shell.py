@@ -106,11 +106,13 @@ class AgentShell:
     Args:
         control: the channel.
         check: raises when a process of the VM has ended.
+        folder: where commands begin.
     """
 
-    def __init__(self, control: Control, check: Callable[[], None]) -> None:
+    def __init__(self, control: Control, check: Callable[[], None], folder: str = "/") -> None:
         self._control = control
         self._check = check
+        self._folder = folder
         self._one_at_a_time = threading.Lock()
         self._last: _Run | None = None
 
@@ -129,7 +131,7 @@ class AgentShell:
             MachineError: the VM ended, or the agent did.
         """
         variables = (f"{name}={value}" for name, value in _ENVIRONMENT.items())
-        words = ["/", *variables, "", "/bin/sh", "-c", command]
+        words = [self._folder, *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
         most_seconds = math.inf if timeout is None else timeout + _AFTER_KILL
         with self._one_at_a_time, patience.at_most(most_seconds):
