@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 HOME = "/root"
 """Where commands begin, as by ssh."""
+VARIABLES = {"USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh"}
+"""What a login has, beside what every command of ours has."""
+ASK_LANG = """\
+for file in /etc/locale.conf /etc/default/locale; do [ ! -f "$file" ] || . "$file"; done
+printf %s "$LANG"
+"""
+"""Shell text that tells the system's ``LANG``, which a login has from there."""
 EXIT_CODE = 0
 """What it says with its first frame; there is no setup of ours that could have failed."""
 # The first two end with the guest's run: Debian allows no program in /run, nobody forbids /dev/shm.

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from importlib import resources
 
@@ -31,7 +30,6 @@ from pytest_vmports.system.architecture import (
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control
 from pytest_vmports.vm.inside.shell import AgentShell
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
 SYSTEMCTL = """\
 #!/bin/sh
 echo "$@" >>'{log}'
@@ -84,10 +82,10 @@ def port():
 
 
 @pytest.fixture
-def program():
+def program(missing):
     name = architecture_named(host_architecture()).agent
     if name is None:
-        pytest.skip("there is no agent for this machine")
+        missing("the agent", "run this on x86-64 or arm64")
     return (resources.files("pytest_vmports.guests") / name).read_bytes()
 
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import time
 from importlib import resources
 
@@ -34,7 +33,6 @@ from pytest_vmports.vm.inside.kind import kind_of
 from pytest_vmports.vm.inside.ssh import SshShell
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
 # What firmware writes on every serial port: it has no frame in it, and parts of one.
 FIRMWARE = b"\x1b[2J\x1b[01;01H\x1b[0mBdsDxe: loading Boot0001\r\nV\x01\0\0V\x01\0"
 READY = b"V\x01\0\0000"
@@ -42,10 +40,10 @@ GETTY = b"\r\nDebian GNU/Linux 12 vmports ttyS1\r\n\r\nvmports login: "
 
 
 @pytest.fixture
-def program(tmp_path):
+def program(tmp_path, missing):
     name = architecture_named(host_architecture()).agent
     if name is None:
-        pytest.skip("there is no agent for this machine")
+        missing("the agent", "run this on x86-64 or arm64")
     path = tmp_path / "agent.program"
     path.write_bytes((resources.files("pytest_vmports.guests") / name).read_bytes())
     path.chmod(0o755)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestSaidError, MachineError
@@ -11,12 +12,15 @@ from pytest_vmports.vm.inside.control import CLOCK, READY
 from pytest_vmports.vm.inside.shell import AgentShell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_vmports.errors import BootTimeoutError
     from pytest_vmports.vm.inside.control import Control
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Waiting
+
+# What is asked is asked of a guest that is busy with its boot.
+_ASK_SECONDS, _LONGEST = 30.0, 1 << 10
 
 
 class AgentLink:
@@ -27,13 +31,23 @@ class AgentLink:
         seed: send bytes for random numbers to a guest that was restored; its board does not tell
             it so, or its kernel may not listen.
         folder: where commands begin.
+        variables: what their environment holds beside the usual.
 
     Attributes:
         there: whether it has spoken, in this guest or in the one that its template was made of.
+        variables: may be added to until the shell is asked for.
     """
 
-    def __init__(self, control: Control, *, seed: bool, folder: str = "/") -> None:
+    def __init__(
+        self,
+        control: Control,
+        *,
+        seed: bool,
+        folder: str = "/",
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.there = False
+        self.variables = dict(variables)
         self._control = control
         self._seed = seed
         self._folder = folder
@@ -100,6 +114,17 @@ class AgentLink:
         self.there = answer is not None
         return None if self.there else "it spoke on its serial port, and answers nothing"
 
+    def ask(self, command: str, waiting: Waiting) -> bytes:
+        """Return what a command of our own writes, which is little and comes soon; else nothing.
+
+        Raises:
+            MachineError: the VM ended, or the agent did.
+            GuestSaidError: it is not our agent that speaks.
+        """
+        shell = AgentShell(self._control, waiting.check)
+        code, output, _ = shell.execute(command, timeout=_ASK_SECONDS, input=b"", most=_LONGEST)
+        return b"" if code else output
+
     def set_clock(self, waiting: Waiting) -> None:
         """Give the guest the host's time, and return when it has that.
 
@@ -122,7 +147,7 @@ class AgentLink:
             check: raises when a process of the VM has ended.
         """
         if self._shell is None:
-            self._shell = AgentShell(self._control, check, self._folder)
+            self._shell = AgentShell(self._control, check, self._folder, self.variables)
         return self._shell
 
     def _send_clock(self) -> None:

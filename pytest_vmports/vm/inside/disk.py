@@ -5,13 +5,14 @@ Our agent comes first, where cloud-init brings it and it comes up; then ssh, the
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
-from pytest_vmports.guests import cloud_init, disk_agent
+from pytest_vmports.guests import cloud_init, disk_agent, overlay
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
@@ -51,6 +52,7 @@ NOTE = "agent"
 _LOOK_SECONDS = 0.05
 # It is started before cloud-init has finished, and most of the system with it.
 _AGENT_SECONDS = 10.0
+_LANG = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _LONGEST_COMPLAINT = 2000
 
 
@@ -150,7 +152,9 @@ class DiskGuest(OwnInit):
         if self._image.brings_agent(self.architecture):
             assert self._control is not None
             # Not every kernel of a distribution has a driver for what its board tells it by.
-            self._link = AgentLink(self._control, seed=True, folder=disk_agent.HOME)
+            self._link = AgentLink(
+                self._control, seed=True, folder=disk_agent.HOME, variables=disk_agent.VARIABLES
+            )
         if self._image.ssh:
             self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
             self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
@@ -166,6 +170,7 @@ class DiskGuest(OwnInit):
         """Send the host's time ahead, where the guest that was saved had the agent."""
         self._restored = True
         if self._link is not None and self._note.exists():
+            self._link.variables |= _with_lang(self._note.read_bytes())
             self._link.send_clock_ahead()
         elif self._link is not None:
             self._link, self._why_no_agent = None, "nor did it in the guest that was saved"
@@ -248,8 +253,8 @@ class DiskGuest(OwnInit):
         Raises:
             OSError: it cannot be copied.
         """
-        if (place.workdir / NOTE).exists():
-            (folder / NOTE).touch()
+        if (place.workdir / NOTE).exists() and not (folder / NOTE).exists():
+            shutil.copyfile(place.workdir / NOTE, folder / NOTE)
         if self.ssh is not None and not (folder / KEY).exists():
             copy_key(_key(place), folder / KEY)
 
@@ -286,7 +291,9 @@ class DiskGuest(OwnInit):
         until = min(waiting.deadline, clock.now() + _AGENT_SECONDS)
         missing = link.missing(disk_agent.EXIT_CODE, until, waiting)
         if missing is None:
-            self._note.touch()
+            said = link.ask(disk_agent.ASK_LANG, waiting)
+            link.variables |= _with_lang(said)
+            self._note.write_bytes(said)
             return
         self._link, self._why_no_agent = None, missing
         self._note.unlink(missing_ok=True)
@@ -337,13 +344,14 @@ def lay_disks(folder: Path, workdir: Path, behind: Sequence[Path]) -> tuple[Path
     """
     below = tuple(file for file in (folder / OVERLAY,) if file.exists())
     for file in below:
-        image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
+        if not overlay.lay(file, workdir / OVERLAY):
+            image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
     if (folder / VARIABLES).exists():
         shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
     if (folder / KEY).exists():
         copy_key(folder / KEY, workdir / KEY)
     if (folder / NOTE).exists():
-        (workdir / NOTE).touch()
+        shutil.copyfile(folder / NOTE, workdir / NOTE)
     return below
 
 
@@ -351,3 +359,8 @@ def _key(place: Place) -> Path:
     """Return the private key that this VM lets in: its template's, else this process's."""
     own = place.workdir / KEY
     return own if own.exists() else session_key(place.home)
+
+
+def _with_lang(said: bytes) -> dict[str, str]:
+    """Return a variable for what the guest says of its language, where that could be one's name."""
+    return {"LANG": said.decode()} if _LANG.fullmatch(said) else {}

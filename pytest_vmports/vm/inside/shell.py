@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import threading
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_vmports.errors import (
@@ -107,12 +108,20 @@ class AgentShell:
         control: the channel.
         check: raises when a process of the VM has ended.
         folder: where commands begin.
+        variables: what their environment holds beside the usual.
     """
 
-    def __init__(self, control: Control, check: Callable[[], None], folder: str = "/") -> None:
+    def __init__(
+        self,
+        control: Control,
+        check: Callable[[], None],
+        folder: str = "/",
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._control = control
         self._check = check
         self._folder = folder
+        self._environment = {**_ENVIRONMENT, **variables}
         self._one_at_a_time = threading.Lock()
         self._last: _Run | None = None
 
@@ -130,7 +139,7 @@ class AgentShell:
         Raises:
             MachineError: the VM ended, or the agent did.
         """
-        variables = (f"{name}={value}" for name, value in _ENVIRONMENT.items())
+        variables = (f"{name}={value}" for name, value in self._environment.items())
         words = [self._folder, *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
         most_seconds = math.inf if timeout is None else timeout + _AFTER_KILL
