@@ -233,6 +233,7 @@ UNSEEN = {
     "allow_crash": "what the host makes of a panic",
     "console_limit": "what the host keeps of a console",
     "cloud_init": "what the host makes of a complaint; a disk's own identity knows it",
+    "agent": "a kernel's guest brings its own or none; a disk's own identity knows it",
     "copy_limit": "what the host takes of a guest's files",
     "prewarm": "when a clone is made",
     "cache_size": "how many templates are kept",
@@ -298,6 +299,7 @@ def test_a_setting_that_the_guest_sees_changes_the_key(plan_with, tmp_path, qemu
 UNSEEN_VALUES = {
     "expose": "8080 53/udp", "strict_network": "yes", "boot_timeout": "7", "template": "no",
     "fresh_boot": "yes", "allow_crash": "yes", "cloud_init": "tolerant", "prewarm": "0",
+    "agent": "no",
     "copy_limit": "64M",
     "cache_size": "1G",
     "cache_dir": "/c", "port_range": "20000-20100", "port_wait": "7", "bind_host": "127.0.0.2",

@@ -1,9 +1,10 @@
 """What cloud-init is given, and how it says that it has finished.
 
 The seed is an image with the volume label ``cidata`` (source: cloud-init's documentation of the
-data source NoCloud). Beside the user's files it holds vendor data of ours: a script that authorises
-an ssh key and, once cloud-init has written its result, repeats that on the serial console. It
-depends on no version's wording, and the user's own settings cannot silence it.
+data source NoCloud). Beside the user's files it holds vendor data of ours: a script that
+authorises an ssh key, starts our agent (`disk_agent`) and, once cloud-init has written its result,
+repeats that on the serial console. It depends on no version's wording, and the user's own settings
+cannot silence it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ if [ -n "$key" ] && ! grep -qsF "$key" /root/.ssh/authorized_keys; then
   printf '%s\\n' "$key" >>/root/.ssh/authorized_keys && chmod 600 /root/.ssh/authorized_keys
   ! command -v restorecon >/dev/null || restorecon -R /root/.ssh
 fi
+@AGENT@
 (
   result=/run/cloud-init/result.json
   rm -f "$result"
@@ -77,9 +79,14 @@ class Seed:
     meta_data: bytes | None = None
     network_config: bytes | None = None
 
-    def files(self, ssh_key: str = "") -> dict[str, bytes]:
-        """Return the seed's files by name; ``ssh_key`` is a public key to authorise for root."""
-        vendor = _REPORT.replace("@KEY@", ssh_key.strip()).encode()
+    def files(self, ssh_key: str = "", agent: str = "") -> dict[str, bytes]:
+        """Return the seed's files by name.
+
+        Args:
+            ssh_key: a public key to authorise for root.
+            agent: shell text that starts our agent.
+        """
+        vendor = _REPORT.replace("@KEY@", ssh_key.strip()).replace("@AGENT@", agent).encode()
         user_data = self.user_data if self.user_data is not None else _EMPTY
         files = {"user-data": user_data, "vendor-data": vendor}
         if self.network_config is not None:

@@ -197,6 +197,12 @@ class Guest:
             return self
         return replace(self, image=replace(self.image, tolerant=True))
 
+    def bringing(self, *, agent: bool) -> Guest:
+        """Return this guest, with our agent in what its cloud-init is given or without."""
+        if agent or self.image is None or self.image.seed is None:
+            return self
+        return replace(self, image=replace(self.image, bare=True))
+
     def boot_files(
         self, cache: Path, root: Path, architecture: Architecture
     ) -> tuple[Path | None, Path | None]:
@@ -242,12 +248,13 @@ class Guest:
     def digest(self, root: Path, architecture: Architecture) -> dict[str, Any]:
         """Return what tells this guest's content from another's, for the key of a template."""
         added = initramfs.archive(self._entries(root, architecture))
+        image = {} if self.image is None else {"image": disk.identity(self.image, architecture)}
         return {
             "kernel": _file_digest(self.kernel_path) if self.kernel_path else "",
             "initrd": _file_digest(self.initrd_path) if self.initrd_path else "",
             "added": hashlib.sha256(added).hexdigest(),
             "append": self.append,
-            **({"image": disk.identity(self.image)} if self.image is not None else {}),
+            **image,
         }
 
     def kernel_words(

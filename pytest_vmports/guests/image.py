@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import ImageError
-from pytest_vmports.guests import file_kinds, image_links, raw_image
+from pytest_vmports.guests import disk_agent, file_kinds, image_links, raw_image
 from pytest_vmports.guests.qemu_img import qemu_img
 from pytest_vmports.system.fingerprint import fingerprint
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.guests.cloud_init import Seed
+    from pytest_vmports.system.architecture import Architecture
 
 FIRMWARE = ("bios", "uefi")
 # Its data are the disk's, and what makes it a vhd comes behind them.
@@ -38,6 +39,7 @@ class Disk:
         agent: the image runs the QEMU guest agent.
         tolerant: a complaint of a module of cloud-init does not fail its VM.
         backing: files outside its folder that may stand behind it, absolute and no links.
+        bare: what cloud-init is given brings no agent of ours.
     """
 
     path: Path
@@ -48,6 +50,22 @@ class Disk:
     agent: bool = False
     tolerant: bool = False
     backing: tuple[Path, ...] = ()
+    bare: bool = False
+
+    def brings_agent(self, architecture: Architecture) -> bool:
+        """Whether its seed brings our agent to a guest of this architecture."""
+        return self.seed is not None and not self.bare and architecture.agent is not None
+
+    def seed_files(self, architecture: Architecture, ssh_key: str = "") -> dict[str, bytes]:
+        """Return the files of its seed by name; none without a seed.
+
+        Args:
+            architecture: of the guest that reads them.
+            ssh_key: a public key to authorise for root.
+        """
+        if self.seed is None:
+            return {}
+        return self.seed.files(ssh_key, "" if self.bare else disk_agent.script(architecture))
 
     def chain(self) -> tuple[Path, ...]:
         """Return the image and the files behind it, which QEMU reads, by what it says now.
@@ -116,10 +134,14 @@ def overlay_arguments(image: Path, image_format: str, target: Path) -> list[str]
     return ["create", "-q", *names]
 
 
-def identity(disk: Disk) -> dict[str, Any]:
+def identity(disk: Disk, architecture: Architecture) -> dict[str, Any]:
     """Return what tells this disk's content from another's, for the key of a template.
 
     Reading gigabytes would take longer than a clone. The same holds for the files behind a qcow2.
+
+    Args:
+        disk: the image.
+        architecture: of the guest that boots it.
 
     Raises:
         ImageError: ``qemu-img`` cannot read it, or it cannot be booted.
@@ -127,7 +149,7 @@ def identity(disk: Disk) -> dict[str, Any]:
     """
     _, files = _recognise(disk)
     seed = hashlib.sha256()
-    for name, content in sorted((disk.seed.files() if disk.seed else {}).items()):
+    for name, content in sorted(disk.seed_files(architecture).items()):
         seed.update(f"{name} {len(content)}\n".encode() + content)
     return {
         "files": [[str(file), *fingerprint(file)] for file in files],

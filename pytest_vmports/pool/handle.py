@@ -114,7 +114,7 @@ class VM(Copies, WithNetworkLog):
         """Run a shell command in the guest, as root, and return what it wrote.
 
         It has ended when the shell has: what it left running in the background runs on. A command
-        by the control channel runs in ``/``, one by ssh in the user's home.
+        by our agent or ssh in a disk image's guest runs in root's home, any other in ``/``.
 
         Args:
             command: a text for ``/bin/sh``, or a list of words, none of which it interprets.
@@ -243,7 +243,7 @@ class VM(Copies, WithNetworkLog):
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a moment of this VM; its forwards stay, their connections end.
 
-        The guest is given the host's time where its init is ours, or by guest agent or ssh.
+        The guest is given the host's time where our agent is in it, or by QEMU's agent or ssh.
 
         Raises:
             MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.

@@ -42,6 +42,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         SettingError: the guest does not come up with so little memory.
     """
     guest = guest.tolerating(complaints=settings.cloud_init == "tolerant")
+    guest = guest.bringing(agent=settings.agent)
     memory = _enough_memory(settings, guest)
     qemu = find_qemu(settings.qemu)
     network, backend = settings.allow_network, settings.backend

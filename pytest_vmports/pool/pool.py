@@ -100,10 +100,7 @@ class Pool:
             HostError: QEMU or gvproxy is missing, or not as strict as asked for.
         """
         plan = plan_of(settings, guest, self.root, reachable=self.keeper is not None)
-        for line in (open_host_line(settings, plan), unwalled_line(plan)):
-            if line is not None and line not in self._told:
-                self._told.add(line)
-                self._tell(line)
+        self._say_once(open_host_line(settings, plan), unwalled_line(plan))
         return plan
 
     def start(
@@ -132,11 +129,13 @@ class Pool:
             plan = self.plan(settings, guest)
             waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
             hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
-            return self.launcher.launch(
+            machine = self.launcher.launch(
                 plan, exposed, observe,
                 cloned=settings.template and not settings.fresh_boot,
                 prepare_next=bool(settings.prewarm) and _alike(following, settings),
             )  # fmt: skip
+            self._say_once(machine.kind.remark)
+            return machine
 
     @contextlib.contextmanager
     def vm(
@@ -183,6 +182,12 @@ class Pool:
                 if isinstance(error, Exception) or type(error).__name__ == "Failed":
                     machine.note_failing()
                 raise
+
+    def _say_once(self, *lines: str | None) -> None:
+        for line in lines:
+            if line is not None and line not in self._told:
+                self._told.add(line)
+                self._tell(line)
 
 
 @contextlib.contextmanager

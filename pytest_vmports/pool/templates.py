@@ -145,6 +145,8 @@ def _rest_and_save(booted: Machine, folder: Path) -> None:
         if (crash := booted.vitals.failed) is not None:
             # Its test allows that, and others would begin with what is left of it.
             raise MonitorError(f"one whose kernel crashed is not saved: {crash.said}")
+        if (why := booted.kind.why_no_template) is not None:  # which shows once it is up
+            raise MonitorError(why)
         save(booted, folder / "state")
         # QEMU has written all of them out, and lets go of them.
         save_disks(booted, folder)

@@ -46,6 +46,7 @@ class Settings:
     files: Mapping[str, str]
     setup: str | None
     cloud_init: str
+    agent: bool
     memory: int
     cpus: int
     display: bool

@@ -122,6 +122,11 @@ OPTIONS = (
         "(tolerant)",
         ("strict", "tolerant"),
     ),
+    Option(
+        "agent", "yes", "boolean",
+        "let cloud-init bring our agent into a disk image's guest, by which commands and files go: "
+        "yes or no",
+    ),
     Option("memory", "256", "memory", "the guest's memory in MiB, or as 1G"),
     Option("cpus", "1", "whole", "the guest's virtual processors", (1, 255)),
     Option("display", "no", "boolean", "give the guest a graphics card, for screenshots"),

@@ -287,7 +287,7 @@ def test_a_disk_image_that_is_none_is_refused_with_either_firmware(made, name):
 @pytest.mark.parametrize("name", ["gzip", "tar", "zip", "page", "luks 2", "vdi"])
 def test_no_template_is_looked_for_of_a_disk_image_that_is_none(made, name):
     with pytest.raises(ImageError, match="it is "):
-        disk.identity(Disk(made(FILES[name][0])))
+        disk.identity(Disk(made(FILES[name][0])), X86_64)
 
 
 def test_a_bare_file_system_is_a_disk_for_a_kernel_of_ones_own(made):

@@ -18,6 +18,7 @@ from pytest_vmports.errors import (
     QemuNotFoundError,
     SettingError,
 )
+from pytest_vmports.guests import disk_agent
 from pytest_vmports.guests import image as disk
 from pytest_vmports.guests import qemu_img as qemu_img_module
 from pytest_vmports.guests.cloud_init import Seed
@@ -120,7 +121,7 @@ def test_a_qcow2_whose_backing_file_is_gone_names_that_file(make, tmp_path):
     assert f"its backing file {base} does not exist" in said and "qemu-img rebase" in said
     # What a template's key is made of is asked for first.
     with pytest.raises(ImageError, match=r"its backing file .* does not exist"):
-        disk.identity(Disk(top))
+        disk.identity(Disk(top), X86_64)
 
 
 class TestIdentity:
@@ -138,10 +139,11 @@ class TestIdentity:
 
     def test_it_is_exactly_this(self, image, tmp_path):
         seed = Seed(b"#cloud-config\n{}\n")
-        found = disk.identity(Disk(image, "qcow2", "uefi", seed, ssh=True))
+        found = disk.identity(Disk(image, "qcow2", "uefi", seed, ssh=True), X86_64)
         chain = [tmp_path / f"{name}.qcow2" for name in ("top", "middle", "base")]
         digest = hashlib.sha256()
-        for name, content in sorted(seed.files().items()):
+        files = seed.files(agent=disk_agent.script(X86_64))
+        for name, content in sorted(files.items()):
             digest.update(f"{name} {len(content)}\n".encode() + content)
         assert found == {
             "files": [[str(path), *fingerprint(path)] for path in chain],
@@ -150,7 +152,7 @@ class TestIdentity:
             "seed": digest.hexdigest(),
             "shells": [True, False],
         }
-        assert disk.identity(Disk(image))["seed"] is None
+        assert disk.identity(Disk(image), X86_64)["seed"] is None
 
     @pytest.mark.parametrize(
         ("field", "changes"),
@@ -158,32 +160,42 @@ class TestIdentity:
             ("format", {"format": "qcow2"}),
             ("firmware", {"firmware": "uefi"}),
             ("seed", {"seed": Seed()}),
+            ("seed", {"seed": Seed(), "bare": True}),
             ("shells", {"ssh": True}),
             ("shells", {"agent": True}),
         ],
     )
     def test_each_setting_of_a_disk_is_in_it(self, image, field, changes):
-        before, after = disk.identity(Disk(image)), disk.identity(Disk(image, **changes))
+        before, after = (
+            disk.identity(Disk(image), X86_64),
+            disk.identity(Disk(image, **changes), X86_64),
+        )
         assert {name for name in before if before[name] != after[name]} == {field}
+
+    def test_the_agent_that_its_seed_brings_is_in_it(self, image):
+        brings, bare = Disk(image, seed=Seed()), Disk(image, seed=Seed(), bare=True)
+        seeds = {disk.identity(brings, each)["seed"] for each in (X86_64, AARCH64)}
+        seeds.add(disk.identity(bare, X86_64)["seed"])
+        assert len(seeds) == 3
 
     @pytest.mark.parametrize("part", ["user_data", "meta_data", "network_config"])
     def test_each_file_of_the_seed_is_in_it(self, image, part):
         seeds = [Seed(), Seed(**{part: b"a: 1\n"}), Seed(**{part: b"a: 2\n"})]
-        assert len({disk.identity(Disk(image, seed=seed))["seed"] for seed in seeds}) == 3
+        assert len({disk.identity(Disk(image, seed=seed), X86_64)["seed"] for seed in seeds}) == 3
 
     @pytest.mark.parametrize("which", ["top", "middle", "base"])
     def test_each_file_of_the_chain_is_in_it(self, image, tmp_path, which):
-        before = disk.identity(Disk(image))
+        before = disk.identity(Disk(image), X86_64)
         path = tmp_path / f"{which}.qcow2"
         copy = path.with_suffix(".copy")
         shutil.copy2(path, copy)
         copy.rename(path)
-        assert disk.identity(Disk(image)) != before
+        assert disk.identity(Disk(image), X86_64) != before
 
     def test_an_image_with_another_behind_it_is_another(self, image, tmp_path):
-        before = disk.identity(Disk(image))
+        before = disk.identity(Disk(image), X86_64)
         qemu_img("rebase", "-u", "-F", "qcow2", "-b", tmp_path / "base.qcow2", image)
-        after = disk.identity(Disk(image))
+        after = disk.identity(Disk(image), X86_64)
         assert [len(found["files"]) for found in (before, after)] == [3, 2]
 
 

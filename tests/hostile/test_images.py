@@ -72,7 +72,7 @@ def image(folder, name="top.qcow2", backing=None, image_format="raw"):
 def said_of(path, **keywords):
     """Return what is said of an image that is refused: before it boots, and of its template."""
     said = []
-    for ask in (lambda one: disk.check(one, direct=True), disk.identity):
+    for ask in (lambda one: disk.check(one, direct=True), lambda one: disk.identity(one, X86_64)):
         with pytest.raises(ImageError) as caught:
             ask(Disk(path, **keywords))
         assert str(path) in str(caught.value)
@@ -113,7 +113,7 @@ def test_a_backing_file_that_is_asked_for_by_name_is_taken(folder, secret, given
     guest = Guest.disk(path, kernel=raw(folder / "kernel"), backing=backing[given])
     assert disk.check(guest.image, direct=True) == "qcow2"
     assert guest.image.chain() == (path, secret)
-    assert str(secret) in json.dumps(disk.identity(guest.image))
+    assert str(secret) in json.dumps(disk.identity(guest.image, X86_64))
 
 
 def test_each_link_of_a_chain_is_looked_at(folder, secret, tmp_path):

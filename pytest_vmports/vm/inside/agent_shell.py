@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import threading
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
@@ -19,7 +20,7 @@ from pytest_vmports.vm.inside.shell import kept_at_most
 from pytest_vmports.vm.inside.window import LONGEST_TEXT, SLOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_vmports.vm.inside.control import Control
     from pytest_vmports.vm.inside.shell import Sink
@@ -46,11 +47,21 @@ class AgentShell:
     Args:
         control: the channel.
         check: raises when a process of the VM has ended.
+        folder: where commands begin.
+        variables: what their environment holds beside the usual.
     """
 
-    def __init__(self, control: Control, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        check: Callable[[], None],
+        folder: str = "/",
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._control = control
         self._check = check
+        self._folder = folder
+        self._environment = {**_ENVIRONMENT, **variables}
         self._one_at_a_time = threading.Lock()
         self._last: _Run | None = None
 
@@ -69,8 +80,8 @@ class AgentShell:
         Raises:
             MachineError: the VM ended, or the agent did.
         """
-        variables = (f"{name}={value}" for name, value in _ENVIRONMENT.items())
-        words = ["/", *variables, "", "/bin/sh", "-c", command]
+        variables = (f"{name}={value}" for name, value in self._environment.items())
+        words = [self._folder, *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
         endless = timeout is None or per_progress
         most_seconds = math.inf if timeout is None or endless else timeout + _AFTER_KILL

@@ -47,6 +47,16 @@ class Frames:
         """Take more bytes."""
         self._unread += data
 
+    def skip_past(self, whole: bytes) -> bool:
+        """Drop all up to the end of this frame; False, and all but a part of it, where it is not.
+
+        Of what was dropped nothing is read.
+        """
+        at = self._unread.find(whole)
+        end = at + len(whole) if at >= 0 else max(0, len(self._unread) - len(whole) + 1)
+        del self._unread[:end]
+        return at >= 0
+
     def next(self) -> tuple[str, bytes] | None:
         """Return the next frame's type and payload; None where there is none yet.
 
@@ -110,6 +120,30 @@ class Control:
             if frame[0] == kind:
                 return int(frame[1])
         return None
+
+    def await_begin(
+        self, kind: str, number: int, deadline: float, check: Callable[[], None]
+    ) -> bool:
+        """Return whether a frame with this number has come; False at the deadline.
+
+        Whatever came before it was written by others, who had the port first, and is passed over.
+
+        Args:
+            kind: the frame's type.
+            number: what stands in it.
+            deadline: `clock.now` value.
+            check: as for `await_number`.
+
+        Raises:
+            ConnectionError: QEMU hung up.
+        """
+        whole = _frame(kind, str(number).encode())
+        while not self._frames.skip_past(whole):
+            data = self._channel.receive(deadline, check, self.deaths)
+            if not data:
+                return False
+            self._frames.feed(data)
+        return True
 
     def receive(
         self, deadline: float | None, check: Callable[[], None]
@@ -186,9 +220,8 @@ class Control:
             MachineError: the guest has not read what it was sent before, for long.
             OSError: QEMU hung up.
         """
-        head = kind.encode() + len(payload).to_bytes(_HEAD - 1, "little")
         # Who reads has room: no more than one large frame is under way at a time.
-        if not self._channel.send(head + payload, 0.0, lambda: None):
+        if not self._channel.send(_frame(kind, payload), 0.0, lambda: None):
             raise MachineError("the guest's agent does not read what it is sent")
 
     def send_clock(self, now: float, *, seed: bool = False) -> None:
@@ -219,6 +252,10 @@ class Control:
         self._channel.close()
         if self._window is not None:
             self._window.close()
+
+
+def _frame(kind: str, payload: bytes) -> bytes:
+    return kind.encode() + len(payload).to_bytes(_HEAD - 1, "little") + payload
 
 
 def _is_an_end(status: int) -> bool:

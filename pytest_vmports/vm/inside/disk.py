@@ -1,15 +1,18 @@
-"""A guest that boots from a disk image: its drives, cloud-init, ssh and the QEMU guest agent."""
+"""A guest that boots from a disk image: its drives, cloud-init, and the ways into it.
+
+Our agent comes first, where cloud-init brings it and it comes up; then ssh, then QEMU's agent.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import CloudInitError, CloudInitWarning, MachineError
-from pytest_vmports.guests import cloud_init
+from pytest_vmports.errors import MachineError
+from pytest_vmports.guests import cloud_init, disk_agent, overlay
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
@@ -17,6 +20,9 @@ from pytest_vmports.system import clock, sockets
 from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Drives
+from pytest_vmports.vm.inside.agent_link import AgentLink
+from pytest_vmports.vm.inside.by_weight import ByWeight
+from pytest_vmports.vm.inside.first_boot import await_cloud_init, warn_of_complaints
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
@@ -33,7 +39,6 @@ if TYPE_CHECKING:
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.system.firmware import Firmware
-    from pytest_vmports.vm.console import Console
     from pytest_vmports.vm.inside.qemu_agent import GuestAgent
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
@@ -42,9 +47,12 @@ SSH_PORT = 22
 SEED = "seed.iso"
 """Name of what cloud-init reads, in a VM's private folder."""
 KEY = "ssh_key"
+NOTE = "agent"
+"""Name of a file beside a VM's disks, and a template's: our agent is in its guest."""
 _LOOK_SECONDS = 0.05
-# A stage that could not run is told within moments by cloud-init too, and in more detail.
-_GRACE_SECONDS = 15.0
+# It is started before cloud-init has finished, and most of the system with it.
+_AGENT_SECONDS = 10.0
+_LANG = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _LONGEST_COMPLAINT = 2000
 
 
@@ -71,6 +79,10 @@ class DiskGuest(OwnInit):
             self.ends = TABLE
         self._agent: GuestAgent | None = None
         self._ssh_port: ExposedPort | None = None
+        # Our own; None also in a guest in which it has not come up.
+        self._link: AgentLink | None = None
+        self._why_no_agent = "" if image.brings_agent(architecture) else "it brings no agent"
+        self._restored = False
 
     @property
     def by_bios(self) -> bool:
@@ -78,11 +90,28 @@ class DiskGuest(OwnInit):
         return super().by_bios and (self._direct or self._image.firmware == "bios")
 
     @property
+    def window(self) -> bool:
+        """Whether it may share memory with us: where our agent comes along, it looks there."""
+        return self._image.brings_agent(self.architecture)
+
+    @property
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold: nothing in it could be told the time."""
-        if self._image.ssh or self._image.agent:
+        if self._image.ssh or self._image.agent or not self._why_no_agent:
             return None
         return "nothing would set the clock of a restored one: give its Guest.disk ssh or agent"
+
+    @property
+    def remark(self) -> str | None:
+        """What there is to say of one that is ready: its agent has not come up."""
+        if not self._image.brings_agent(self.architecture) or not self._why_no_agent:
+            return None
+        instead = "ssh" if self._image.ssh else "QEMU's guest agent" if self._image.agent else ""
+        then = f"commands go by {instead}" if instead else "nothing in it runs commands"
+        return (
+            f"vmports: our agent did not come up in {self.guest.name}: {self._why_no_agent}; "
+            f"so {then}; agent = no does not wait for it"
+        )
 
     def own_ports(self, wanted: Sequence[PortMapping]) -> list[PortMapping]:
         """Return the forward to its ssh, unless the test has asked for that itself."""
@@ -124,6 +153,13 @@ class DiskGuest(OwnInit):
     ) -> tuple[int, int | None, int | None]:
         """Open its channels; see `OwnInit.connect`."""
         control, _, window = super().connect(place, forwards, until_spawned)
+        self._note = place.workdir / NOTE
+        if self._image.brings_agent(self.architecture):
+            assert self._control is not None
+            # Not every kernel of a distribution has a driver for what its board tells it by.
+            self._link = AgentLink(
+                self._control, seed=True, folder=disk_agent.HOME, variables=disk_agent.VARIABLES
+            )
         if self._image.ssh:
             self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
             self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
@@ -135,6 +171,15 @@ class DiskGuest(OwnInit):
         self._agent = GuestAgent(ours)
         return control, until_spawned.enter_context(of_qemu).fileno(), window
 
+    def restored(self) -> None:
+        """Send the host's time ahead, where the guest that was saved had the agent."""
+        self._restored = True
+        if self._link is not None and self._note.exists():
+            self._link.variables |= _with_lang(self._note.read_bytes())
+            self._link.send_clock_ahead()
+        elif self._link is not None:
+            self._link, self._why_no_agent = None, "nor did it in the guest that was saved"
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return when cloud-init, if it is given anything, has finished well.
 
@@ -145,37 +190,23 @@ class DiskGuest(OwnInit):
         """
         if self._image.seed is None:
             return
-        give_up: float | None = None
-        reports, new = cloud_init.Reports(), waiting.console.follower()
-        reports.feed(waiting.console.before)
-        while True:
-            reports.feed(new.read().text)
-            found = reports.verdict
-            if found is not None and (self._image.tolerant or not found.errors):
-                return
-            if found is not None:
-                raise _failed(waiting, "\n".join(f"  {error}" for error in found.errors))
-            failed = reports.failure
-            if failed is not None and give_up is None:
-                # For one module's sake too: whoever tolerates that waits for the rest.
-                grace = _GRACE_SECONDS if not self._image.tolerant else float("inf")
-                give_up = clock.now() + grace
-            if failed is not None and (waiting.over or clock.now() >= (give_up or 0.0)):
-                raise _failed(waiting, f"  {failed}")
-            if waiting.over:
-                raise waiting.timed_out("cloud-init has not said that it finished")
-            waiting.check()
-            clock.sleep(_LOOK_SECONDS)  # a file that grows raises no event
+        await_cloud_init(waiting, self._pause, tolerant=self._image.tolerant)
 
     def await_shell(self, waiting: Waiting) -> None:
-        """Return when ssh and the QEMU guest agent, as far as it has them, answer.
+        """Return when the ways into it, as far as it has them, answer.
+
+        A restored guest is not asked: the one that was saved had answered.
 
         Raises:
             BootTimeoutError: one does not.
             MachineDiedError: QEMU or gvproxy ended.
         """
         if self._image.seed is not None:
-            _warn_of_complaints(waiting.console)
+            warn_of_complaints(waiting.console)
+        if self._restored:
+            return
+        if self._link is not None:
+            self._find_agent(self._link, waiting)
         if self._ssh_port is not None:
             assert waiting.probe is not None
             probe = waiting.probe([self._ssh_port])
@@ -192,8 +223,12 @@ class DiskGuest(OwnInit):
 
         Raises:
             MachineError: it refuses.
-            CommandTimeoutError: it does not answer.
+            BootTimeoutError, CommandTimeoutError: it does not answer.
+            MachineDiedError: QEMU or gvproxy ended.
         """
+        if self._link is not None:
+            self._link.set_clock(waiting)
+            return
         runner = self._agent or self.ssh
         if runner is None:
             return
@@ -205,17 +240,26 @@ class DiskGuest(OwnInit):
             detail = printable(said[:_LONGEST_COMPLAINT].decode(errors="replace").strip())
             raise MachineError(f"the guest refused to have its clock set: {detail or code}")
 
-    def shell(self, check: Callable[[], None]) -> Shell | None:  # noqa: ARG002 - protocol
-        """Return ssh or the QEMU guest agent as a shell; None where it has neither."""
+    def shell(self, check: Callable[[], None]) -> Shell | None:
+        """Return our agent, ssh or the QEMU guest agent as a shell; None where it has none.
+
+        Args:
+            check: raises when a process of the VM has ended.
+        """
         runner = self.ssh or self._agent
+        if self._link is not None and self._link.there:
+            ours = self._link.shell(check)
+            return ours if self.ssh is None else ByWeight(ours, RunnerShell(self.ssh))
         return None if runner is None else RunnerShell(runner)
 
     def save_key(self, place: Place, folder: Path) -> None:
-        """Put the key that it lets in into another folder, unless it is there.
+        """Put the key that it lets in into another folder, unless it is there, and our note.
 
         Raises:
             OSError: it cannot be copied.
         """
+        if (place.workdir / NOTE).exists() and not (folder / NOTE).exists():
+            shutil.copyfile(place.workdir / NOTE, folder / NOTE)
         if self.ssh is not None and not (folder / KEY).exists():
             copy_key(_key(place), folder / KEY)
 
@@ -240,6 +284,25 @@ class DiskGuest(OwnInit):
         if self._agent is not None:
             self._agent.close()
 
+    def _pause(self, waiting: Waiting) -> None:
+        """Let a guest that boots get on: a file that grows, as its console, raises no event."""
+        if self._link is None:
+            clock.sleep(_LOOK_SECONDS)
+        else:
+            self._link.look(disk_agent.EXIT_CODE, _LOOK_SECONDS, waiting)
+
+    def _find_agent(self, link: AgentLink, waiting: Waiting) -> None:
+        """Find out whether our agent is in it, and note that for its clones."""
+        until = min(waiting.deadline, clock.now() + _AGENT_SECONDS)
+        missing = link.missing(disk_agent.EXIT_CODE, until, waiting)
+        if missing is None:
+            said = link.ask(disk_agent.ASK_LANG, waiting)
+            link.variables |= _with_lang(said)
+            self._note.write_bytes(said)
+            return
+        self._link, self._why_no_agent = None, missing
+        self._note.unlink(missing_ok=True)
+
     def _checked(self) -> str:
         bios = self.architecture.has_bios
         return image_file.check(self._image, direct=self._direct, has_bios=bios)
@@ -258,7 +321,7 @@ class DiskGuest(OwnInit):
         if self._image.seed is not None:
             key = public_half(_key(place)).read_text() if self._image.ssh else ""
             seed = place.workdir / SEED
-            cloud_init.write_seed(self._image.seed.files(key), seed)
+            cloud_init.write_seed(self._image.seed_files(self.architecture, key), seed)
         if self._firmware is None:
             return Drives(root, seed)
         variables = place.workdir / VARIABLES
@@ -286,11 +349,14 @@ def lay_disks(folder: Path, workdir: Path, behind: Sequence[Path]) -> tuple[Path
     """
     below = tuple(file for file in (folder / OVERLAY,) if file.exists())
     for file in below:
-        image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
+        if not overlay.lay(file, workdir / OVERLAY):
+            image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
     if (folder / VARIABLES).exists():
         shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
     if (folder / KEY).exists():
         copy_key(folder / KEY, workdir / KEY)
+    if (folder / NOTE).exists():
+        shutil.copyfile(folder / NOTE, workdir / NOTE)
     return below
 
 
@@ -300,20 +366,6 @@ def _key(place: Place) -> Path:
     return own if own.exists() else session_key(place.home)
 
 
-def _warn_of_complaints(console: Console) -> None:
-    """Warn of what was tolerated in this guest, or in the one that its template was made of."""
-    reports, new = cloud_init.Reports(), console.follower()
-    reports.feed(console.before)
-    reports.feed(new.read().text)
-    found = reports.verdict
-    if found is not None and found.errors:
-        said = printable("; ".join(found.errors))[:_LONGEST_COMPLAINT]
-        warnings.warn(
-            f"cloud-init complained, which cloud_init = tolerant lets pass: {said}",
-            CloudInitWarning,
-            stacklevel=2,
-        )
-
-
-def _failed(waiting: Waiting, errors: str) -> CloudInitError:
-    return CloudInitError(errors=errors, console=waiting.console.tail(40))
+def _with_lang(said: bytes) -> dict[str, str]:
+    """Return a variable for what the guest says of its language, where that could be one's name."""
+    return {"LANG": said.decode()} if _LANG.fullmatch(said) else {}

@@ -59,6 +59,10 @@ class GuestKind(Protocol):
     def why_no_template(self) -> str | None:
         """Why its VMs boot from cold; None where they can be cloned."""
 
+    @property
+    def remark(self) -> str | None:
+        """What there is to say of one that is ready, once for each guest; None for nothing."""
+
     def own_ports(self, wanted: Sequence[PortMapping]) -> list[PortMapping]:
         """Return the forwards that we need of it and the test did not ask for."""
 

@@ -64,6 +64,11 @@ class OwnInit:
         """Why its VMs boot from cold; None where they can be cloned."""
         return "its init is not ours, so nothing would set a restored clock"
 
+    @property
+    def remark(self) -> str | None:
+        """What there is to say of one that is ready: nothing."""
+        return None
+
     def own_ports(self, wanted: Sequence[PortMapping]) -> list[PortMapping]:  # noqa: ARG002
         """Return none."""
         return []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError, SetupError
-from pytest_vmports.system import clock
-from pytest_vmports.vm.inside.agent_shell import AgentShell
-from pytest_vmports.vm.inside.control import CLOCK, READY
+from pytest_vmports.errors import SetupError
+from pytest_vmports.vm.inside.agent_link import AgentLink
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.waiting import BootFiles
 
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
-    from pytest_vmports.errors import BootTimeoutError
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
@@ -39,9 +35,10 @@ class Prepared(OwnInit):
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
     ) -> tuple[int, int | None, int | None]:
         """Open the control channel; see `OwnInit.connect`."""
-        self._clock_sent = False
-        self._shell: Shell | None = None
-        return super().connect(place, forwards, until_spawned)
+        ends = super().connect(place, forwards, until_spawned)
+        assert self._control is not None
+        self._link = AgentLink(self._control, seed=True)
+        return ends
 
     @property
     def window(self) -> bool:
@@ -61,8 +58,7 @@ class Prepared(OwnInit):
 
     def restored(self) -> None:
         """Send the host's time ahead: the agent reads it as soon as the guest runs."""
-        self._send_clock()
-        self._clock_sent = True
+        self._link.send_clock_ahead()
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when its setup has ended well.
@@ -72,7 +68,7 @@ class Prepared(OwnInit):
             BootTimeoutError: it has not ended.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        code = self._answer(READY, waiting.setup_never_ended, waiting)
+        code = self._link.await_ready(waiting.setup_never_ended, waiting)
         if code:
             raise SetupError(returncode=code, console=waiting.console.tail())
 
@@ -84,12 +80,7 @@ class Prepared(OwnInit):
             BootTimeoutError: it does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        if not self._clock_sent:
-            self._send_clock()
-        self._clock_sent = False
-        code = self._answer(CLOCK, lambda: waiting.timed_out("its clock is not set"), waiting)
-        if code:
-            raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
+        self._link.set_clock(waiting)
 
     def shell(self, check: Callable[[], None]) -> Shell | None:
         """Return the agent's shell; None where there is no agent for the architecture.
@@ -99,18 +90,4 @@ class Prepared(OwnInit):
         """
         if self.architecture.agent is None or self._control is None:
             return None
-        if self._shell is None:
-            self._shell = AgentShell(self._control, check)
-        return self._shell
-
-    def _send_clock(self) -> None:
-        assert self._control is not None
-        self._control.send_clock(clock.wall(), seed=True)
-
-    def _answer(self, kind: str, missing: Callable[[], BootTimeoutError], waiting: Waiting) -> int:
-        assert self._control is not None
-        self._control.deaths = waiting.deaths
-        code = self._control.await_number(kind, waiting.deadline, waiting.check)
-        if code is None:
-            raise missing()
-        return code
+        return self._link.shell(check)
