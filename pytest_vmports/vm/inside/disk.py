@@ -237,6 +237,8 @@ class DiskGuest(OwnInit):
     def close(self) -> None:
         """Hang up. Safe to call again."""
         super().close()
+        if self.ssh is not None:
+            self.ssh.close()
         if self._agent is not None:
             self._agent.close()
 

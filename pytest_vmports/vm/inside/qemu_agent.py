@@ -24,7 +24,7 @@ from pytest_vmports.vm.inside.channel import Channel
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pytest_vmports.vm.inside.shell import Sink
 
@@ -141,9 +141,10 @@ class GuestAgent:
         command: str,
         *,
         timeout: float | None,
-        input: bytes | None = None,  # noqa: A002
+        input: bytes | Iterable[bytes] | None = None,  # noqa: A002
         sink: Sink | None = None,
         most: int | None = None,  # noqa: ARG002 - protocol
+        per_progress: bool = False,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text, run as root.
 
@@ -168,7 +169,12 @@ class GuestAgent:
             if not self.answers(_soon()):
                 raise self._refused("it does not answer")
             deadline = None if timeout is None else clock.now() + timeout
-            pid = self._start(_WRAPPER, text, input or b"", deadline)
+            pid = self._start(
+                _WRAPPER,
+                text,
+                b"".join(input) if input and not isinstance(input, bytes) else input or b"",
+                deadline,
+            )
             if pid is None:
                 raise CommandTimeoutError(cmd=command, timeout=timeout, output=b"", stderr=b"")
             try:

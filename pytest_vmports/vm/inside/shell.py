@@ -20,7 +20,7 @@ from pytest_vmports.vm import arguments
 from pytest_vmports.vm.inside.control import CLOCK, CONSUMED, ENDED, ERRORS, LARGEST, OUTPUT, READY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from typing_extensions import Buffer
 
@@ -68,18 +68,22 @@ class Shell(Protocol):
         command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
+        input: bytes | Iterable[bytes],  # noqa: A002 - as subprocess
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int | None, bytes, bytes]:
         """Return exit status, output and error output of a shell command.
 
         With a ``sink`` these are empty: it was given them, and nothing is kept of them here. No
-        ``most`` means `kept_at_most`.
+        ``most`` means `kept_at_most`. Where ``input`` is chunks, one is taken when the one before
+        was consumed, so that no more than some of it is held in memory; what taking one raises
+        ends the command, and is raised.
 
-        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. So is
-        one that writes more than ``most`` bytes; of what it wrote somewhat more than that comes
-        back.
+        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. With
+        ``per_progress`` these are the seconds in which it has neither consumed nor written
+        anything. Likewise is killed what writes more than ``most`` bytes; of what it wrote somewhat
+        more than that comes back.
         """
 
 
@@ -119,9 +123,10 @@ class AgentShell:
         command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
+        input: bytes | Iterable[bytes],  # noqa: A002 - as subprocess
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -131,13 +136,15 @@ class AgentShell:
         variables = (f"{name}={value}" for name, value in _ENVIRONMENT.items())
         words = ["/", *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
-        most_seconds = math.inf if timeout is None else timeout + _AFTER_KILL
+        # In all; what goes on may go on.
+        most_seconds = math.inf if timeout is None or per_progress else timeout + _AFTER_KILL
         with self._one_at_a_time, patience.at_most(most_seconds):
             if self._last is not None:
                 self._last.pass_over()
-            limit = kept_at_most(sink, most)
-            self._last = run = _Run(self._control, self._check, timeout, sink, limit)
-            answer = run.go(text, input)
+            limit = patience.Limit(timeout, per_progress=per_progress)
+            most = kept_at_most(sink, most)
+            self._last = run = _Run(self._control, self._check, limit, sink, most)
+            answer = run.go(text, (input,) if isinstance(input, bytes) else input)
             self._last = None
             return answer
 
@@ -150,9 +157,10 @@ class CommandRunner(Protocol):
         command: str,
         *,
         timeout: float | None,
-        input: bytes | None = None,  # noqa: A002
+        input: bytes | Iterable[bytes] | None = None,  # noqa: A002
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int, bytes, bytes]:
         """Return exit status, output and error output; raise `CommandTimeoutError`."""
 
@@ -168,9 +176,10 @@ class RunnerShell:
         command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
+        input: bytes | Iterable[bytes],  # noqa: A002 - as subprocess
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -178,7 +187,10 @@ class RunnerShell:
             GuestShellError: it cannot be run.
         """
         try:
-            return self._runner.run(command, timeout=timeout, input=input, sink=sink, most=most)
+            return self._runner.run(
+                command, timeout=timeout, input=input, sink=sink, most=most,
+                per_progress=per_progress,
+            )  # fmt: skip
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
 
@@ -190,15 +202,15 @@ class _Run:
         self,
         control: Control,
         check: Callable[[], None],
-        timeout: float | None,
+        limit: patience.Limit,
         sink: Sink | None,
         most: int | None,
     ) -> None:
         self._left = math.inf if most is None else most
         self._control = control
         self._check = check
-        limit = patience.left(math.inf if timeout is None else timeout)
-        self._deadline = None if limit == math.inf else clock.now() + limit
+        self._limit = limit
+        self._deadline = limit.deadline
         self._output: dict[str, list[bytes]] = {OUTPUT: [], ERRORS: []}
         self._take: dict[str, Callable[[bytes], None]] = {
             kind: written.append for kind, written in self._output.items()
@@ -210,7 +222,7 @@ class _Run:
         self._unconfirmed = 0
         self._again = 0.0
 
-    def go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
+    def go(self, text: bytes, given: Iterable[bytes]) -> tuple[int | None, bytes, bytes]:
         try:
             return self._go(text, given)
         except BaseException:  # as by Ctrl-C, or a test's own limit of time
@@ -232,16 +244,19 @@ class _Run:
         while not marked or (self._begun and self._status is None):
             marked = self._receive() == CLOCK or marked
 
-    def _go(self, text: bytes, given: bytes) -> tuple[int | None, bytes, bytes]:
+    def _go(self, text: bytes, given: Iterable[bytes]) -> tuple[int | None, bytes, bytes]:
         for at in range(0, len(text), LARGEST):
             self._send("s" if at else "S", text[at : at + LARGEST])
         if self._killed:  # its time was over before it began
             return None, b"", b""
         self._begun = True
         self._control.send("X")
-        for at in range(0, len(given), LARGEST):
-            if self._status is None:
-                self._send("I", given[at : at + LARGEST])
+        for chunk in given:
+            for at in range(0, len(chunk), LARGEST):
+                if self._status is None:
+                    self._send("I", chunk[at : at + LARGEST])
+            if self._status is not None:
+                break
         if self._status is None:
             self._control.send("i")
         while self._status is None:
@@ -283,7 +298,13 @@ class _Run:
             )
         elif kind in self._take:
             self._keep(kind, payload)
+        self._went_on()
         return kind
+
+    def _went_on(self) -> None:
+        if not self._killed:
+            self._limit.went_on()
+            self._deadline = self._limit.deadline
 
     def _keep(self, kind: str, payload: bytes) -> None:
         """Keep what a command wrote; kill one that writes too much, and keep no more of it."""
