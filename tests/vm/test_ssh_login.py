@@ -209,7 +209,7 @@ def test_where_the_path_of_its_socket_would_be_too_long_each_command_logs_in(
 def test_a_path_with_what_ssh_takes_for_more_is_a_path(tmp_path, server, monkeypatch):
     monkeypatch.setattr(ssh, "_USER", getpass.getuser())
     monkeypatch.setattr(ssh_login, "_LONGEST_PATH", 107)
-    folder = Path("/tmp") / f'a %h "b" {os.getpid()}'  # noqa: S108 - a short one
+    folder = Path("/tmp") / f'a %h "b" {os.getpid()}'
     folder.mkdir(mode=0o700)
     before = logins(server)
     port = ExposedPort(internal=22, external=server[1])

@@ -143,7 +143,7 @@ class SshShell:
             HostError: there is no ``ssh``.
         """
         most = kept_at_most(sink, most)
-        # sshd gives each command a session of its own, whose id is that of its first process.
+        # sshd gives each command a session of its own, with its first process's number.
         note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
         mark = secrets.token_hex(16)
         halves = f"{mark[:16]}''{mark[16:]}"  # so that ps in the guest does not show it
@@ -158,28 +158,33 @@ class SshShell:
             if not isinstance(error, NotOpenInTime):
                 self._kill(note)
             raise CommandTimeoutError(
-                cmd=command, timeout=timeout, output=error.stdout or b"",
-                stderr=error.stderr or b"",
-            ) from None  # fmt: skip
+                cmd=command, timeout=timeout, output=error.stdout or b"", stderr=error.stderr or b""
+            ) from None
         except GuestShellError:
             raise
         except MachineError:  # of the sink, which wants no more
             self._kill(note)
             raise
-        output, marked, _ = done.stdout.partition(mark.encode())
-        errors = done.stderr.partition(mark.encode())[0]
+        code, *written = self._came_of(done, mark.encode(), note, most)
+        if sink is None:
+            return code, written[0], written[1]
+        sink.err(written[1])
+        sink.out(written[0])
+        return code, b"", b""
+
+    def _came_of(
+        self, done: subprocess.CompletedProcess[bytes], mark: bytes, note: str, most: int | None
+    ) -> tuple[int, bytes, bytes]:
+        """Return status, output and errors of a command that is over, or has said too much."""
+        output, marked, _ = done.stdout.partition(mark)
+        errors = done.stderr.partition(mark)[0]
         if most is not None and len(output) + len(errors) > most + _DIGITS:
             if not marked:
                 self._kill(note)
             return _KILLED, output, errors
-        code = done.returncode
-        if marked:  # else not even sh has come to its end
-            code, output = status_at_the_end(output), output[:-_DIGITS]
-        if sink is None:
-            return code, output, errors
-        sink.err(errors)
-        sink.out(output)
-        return code, b"", b""
+        if marked:
+            return status_at_the_end(output), output[:-_DIGITS], errors
+        return done.returncode, output, errors  # not even sh has come to its end
 
     def write_config(self, path: Path) -> Path:
         """Write a configuration for ``ssh -F``, testinfra or Ansible; the host is called ``vm``.

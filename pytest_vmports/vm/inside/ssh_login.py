@@ -109,9 +109,10 @@ class SharedLogin:
         """
         if (now := self.now) is not None:
             return now
-        left = limit.left
-        if not self._starting.acquire(timeout=-1 if left is None else left):
-            raise NotOpenInTime(list(client), left or 0.0)
+        while not self._starting.acquire(blocking=False):
+            if limit.over:
+                raise NotOpenInTime(list(client), 0.0)
+            clock.sleep(_LOOK_SECONDS)
         try:
             return self._opened(client, host, limit)
         finally:
