@@ -14,6 +14,7 @@ from pytest_vmports.errors import GuestFileError
 from pytest_vmports.guests.alpine import find_images
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from pytest_vmports.vm.inside.shell import Sink
@@ -52,20 +53,21 @@ class HostShell:
         command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002
+        input: bytes | Iterable[bytes],  # noqa: A002
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int | None, bytes, bytes]:
         """Run it as a guest would; see `Shell`."""
         self.asked.append(command)
-        self.given = input
+        self.given = input if isinstance(input, bytes) else b"".join(input)
         env = dict(os.environ)
         if self.path is not None:
             env["PATH"] = f"{self.path}:{env['PATH']}"
         try:
             done = subprocess.run(
                 [self.program, "-c", command.encode("utf-8", "surrogateescape")],
-                input=input, capture_output=True, timeout=timeout, check=False, env=env,
+                input=self.given, capture_output=True, timeout=timeout, check=False, env=env,
                 umask=0,  # a guest's tar is root's, for whom it does not count
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:

@@ -261,8 +261,8 @@ _SHELL = (
         put_keeps_the_owner=("entry.uid = entry.gid = 0", "entry.gid = 0"),
         put_keeps_the_owners_name=('entry.uname = entry.gname = "root"', 'entry.gname = "root"'),
         put_believes_a_size=(
-            "        self.head(entry)\n        self._file.seek(end)",
-            "        self._file.seek(end)",
+            "entry.size = len(first)\n",
+            "entry.size = os.fstat(number).st_size\n",
         ),
         put_says_nothing_of_sockets=("self.left_out.append(path)", "pass"),
         put_names_a_link_by_its_end=("named = self.source.name", 'named = ""'),
@@ -292,7 +292,7 @@ _SHELL = (
         "pytest_vmports/vm/inside/ssh.py",
         "tests/vm/test_ssh.py",
         ps_shows_the_end=("''{mark[16:]}", "{mark[16:]}"),
-        what_runs_on_is_waited_for=("timeout=timeout, mark=mark,", "timeout=timeout,"),
+        what_runs_on_is_waited_for=("limit.left, mark=mark,", "limit.left,"),
     )
     + _of(
         "pytest_vmports/vm/arguments.py",
@@ -697,7 +697,7 @@ _TOOLS = _of(
     "tests/system/test_tools.py",
     a_tool_is_not_ended=("        stack.callback(_end, child)\n", ""),
     a_tool_is_waited_for_to_its_end=(
-        "while parts.open and not parts.beyond(most) and not _over(deadline):",
+        "while parts.open and not parts.beyond(most) and not limit.over:",
         "while parts.open:",
     ),
 )

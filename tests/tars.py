@@ -18,7 +18,7 @@ END = bytes(2 * BLOCK)
 class Guest:
     """A guest that answers all with this; `asked` is how often, `sent` how much it said."""
 
-    def __init__(self, *pieces: bytes, errors: Iterable[bytes] = (), code: int = 0) -> None:
+    def __init__(self, *pieces: bytes, errors: Iterable[bytes] = (), code: int | None = 0) -> None:
         self.pieces: Iterable[bytes] = pieces
         self.errors, self.code = errors, code
         self.sent = self.asked = 0
@@ -28,9 +28,10 @@ class Guest:
         _command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002
+        input: bytes | Iterable[bytes],  # noqa: A002
         sink: Sink,
-    ) -> tuple[int, bytes, bytes]:
+        per_progress: bool = False,
+    ) -> tuple[int | None, bytes, bytes]:
         """Send it all; see `Shell`."""
         self.asked += 1
         for piece in self.errors:

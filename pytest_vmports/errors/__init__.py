@@ -35,6 +35,7 @@ from pytest_vmports.errors.machine import CloudInitError as CloudInitError
 from pytest_vmports.errors.machine import CommandFailedError as CommandFailedError
 from pytest_vmports.errors.machine import CommandOutputError as CommandOutputError
 from pytest_vmports.errors.machine import CommandTimeoutError as CommandTimeoutError
+from pytest_vmports.errors.machine import CopyTimeoutError as CopyTimeoutError
 from pytest_vmports.errors.machine import DiskFullError as DiskFullError
 from pytest_vmports.errors.machine import ForkedProcessError as ForkedProcessError
 from pytest_vmports.errors.machine import ForwardError as ForwardError

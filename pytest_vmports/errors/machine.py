@@ -186,6 +186,12 @@ class CommandTimeoutError(MachineError, subprocess.TimeoutExpired):
     __str__ = Exception.__str__
 
 
+class CopyTimeoutError(CommandTimeoutError):
+    """A copy into or out of a guest had made no progress for too long. Fields: as there."""
+
+    template = "{cmd} went on no further in the guest for {timeout:g} s, and was ended there"
+
+
 class CommandOutputError(MachineError):
     """A command in the guest wrote more than it may, and was killed.
 

@@ -40,8 +40,9 @@ class VM(Copies, WithNetworkLog):
         exposed: ExposedPorts,
         lease: Callable[[Sequence[PortMapping]], ExposedPorts],
         copy_limit: int = 1024,
+        tell: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        super().__init__(machine, copy_limit)
+        super().__init__(machine, copy_limit, tell)
         self._exposed = exposed
         self._lease = lease
         self._added: dict[ExposedPort, ExposedPorts] = {}

@@ -172,7 +172,7 @@ class Pool:
             machine = self.start(settings, guest, exposed, observe, following)
             vm = VM(
                 machine, exposed, lambda mappings: self.lease(mappings, settings),
-                settings.copy_limit,
+                settings.copy_limit, self._tell,
             )  # fmt: skip
             stack.callback(restored()(vm.end), self.keeper)
             try:

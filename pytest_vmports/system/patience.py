@@ -43,6 +43,43 @@ def spent() -> bool:
     return clock.now() >= _until.get()
 
 
+class Limit:
+    """When to give up what is waited for.
+
+    Args:
+        seconds: in all, or ``per_progress`` the longest time in which nothing goes on; None for no
+            limit. What all that is asked may take holds in any case.
+        per_progress: see there.
+    """
+
+    def __init__(self, seconds: float | None, *, per_progress: bool = False) -> None:
+        self._seconds = math.inf if seconds is None else seconds
+        self._per_progress = per_progress
+        self._until = clock.now() + self._seconds
+
+    def went_on(self) -> None:
+        """Note that something went on."""
+        if self._per_progress:
+            self._until = clock.now() + self._seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left; None for any number."""
+        seconds = left(self._until - clock.now())
+        return None if seconds == math.inf else seconds
+
+    @property
+    def deadline(self) -> float | None:
+        """When it is over if nothing goes on, a `clock.now` value; None for never."""
+        seconds = self.left
+        return None if seconds is None else clock.now() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over."""
+        return self.left == 0.0
+
+
 @contextlib.contextmanager
 def _set(until: float) -> Iterator[None]:
     before = _until.set(until)

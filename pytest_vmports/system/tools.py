@@ -1,11 +1,11 @@
 """Programs that answer and end: run with a limit of time that no patched clock takes away.
 
-`subprocess.run` counts its timeout by `time.monotonic`, which freezegun stops.
+`subprocess.run` counts its timeout by `time.monotonic`, which freezegun stops, and holds all that
+is written and read in memory.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,9 @@ from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.poll import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_vmports.system.patience import Limit
 
 if sys.platform != "win32":
     import resource
@@ -78,32 +80,33 @@ def run(
     command: Sequence[str | bytes],
     *,
     timeout: float | None,
-    input: bytes = b"",  # noqa: A002 - as subprocess.run
+    input: bytes | Iterable[bytes] = b"",  # noqa: A002 - as subprocess.run
     mark: bytes = b"",
     confinement: Confines | None = None,
     memory: int | None = None,
     takers: Sequence[Callable[[bytes], None]] = (),
     most: int | None = None,
+    per_progress: bool = False,
 ) -> CompletedProcess[bytes]:
     """Run a program to its end; return its status, output and errors.
 
     Args:
         command: program and arguments.
         timeout: seconds; None waits for ever.
-        input: what it reads.
+        input: what it reads; chunks are taken one by one, as it reads them.
         mark: once its output and its errors have this in them, it has said all, and is ended.
         confinement: what it may do; None for whatever we may.
         memory: bytes that it may fill, where the system can limit that; None for any number.
         takers: are given its output and its errors as they come, all but the last few bytes, which
             are returned. What one raises ends the program.
         most: bytes that it may write, its errors with them; beyond it is ended.
+        per_progress: ``timeout`` is the longest time in which it neither reads nor writes.
 
     Raises:
         subprocess.TimeoutExpired: it had not ended in time and was killed; holds what it wrote.
         OSError: it is not there or cannot be run.
     """
-    limit = patience.left(math.inf if timeout is None else timeout)
-    deadline = None if limit == math.inf else clock.now() + limit
+    limit = patience.Limit(timeout, per_progress=per_progress)
     with ExitStack() as stack:
         child = start(
             command, confinement, stdin=PIPE if input else DEVNULL, stdout=PIPE, stderr=PIPE
@@ -116,14 +119,14 @@ def run(
             with suppress(ProcessLookupError, ValueError):  # it has ended, or has a lower limit
                 resource.prlimit(child.pid, resource.RLIMIT_DATA, (memory, memory))
         parts = _Talk(child, input, mark, takers)
-        while parts.open and not parts.beyond(most) and not _over(deadline):
-            parts.step(_left(deadline))
+        while parts.open and not parts.beyond(most) and not limit.over:
+            parts.step(limit)
         if parts.beyond(most):
             _end(child)
             return CompletedProcess(list(command), child.returncode, parts.output, parts.errors)
         if parts.marked:
             _end(child)
-        if wait(child, _left(deadline)) is None or parts.open:
+        if wait(child, limit.left) is None or parts.open:
             raise TimeoutExpired(list(command), timeout or 0.0, parts.output, parts.errors)
         return CompletedProcess(list(command), child.returncode, parts.output, parts.errors)
 
@@ -146,13 +149,14 @@ class _Talk:
     def __init__(
         self,
         child: Popen[bytes],
-        given: bytes,
+        given: bytes | Iterable[bytes],
         mark: bytes,
         takers: Sequence[Callable[[bytes], None]],
     ) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
-        self._given = memoryview(given)
+        self._more = iter((given,) if isinstance(given, bytes) else given)
+        self._given = memoryview(b"")
         self._output, self._errors = child.stdout.fileno(), child.stderr.fileno()
         self._said = {self._output: bytearray(), self._errors: bytearray()}
         self._takers = dict(zip(self._said, takers, strict=False))
@@ -183,13 +187,14 @@ class _Talk:
         """Whether more has been said than that."""
         return most is not None and sum(map(len, self._said.values())) > most
 
-    def step(self, seconds: float | None) -> None:
+    def step(self, limit: Limit) -> None:
         """Write and read what can be now; waits for that."""
-        for number, _ in self._poll.poll(milliseconds(seconds)):
+        for number, _ in self._poll.poll(milliseconds(limit.left)):
             if number in self._said:
                 self._read(number)
             else:
                 self._write(number)
+            limit.went_on()
 
     def _read(self, number: int) -> None:
         chunk = os.read(number, _CHUNK)
@@ -207,22 +212,18 @@ class _Talk:
             del said[:-_KEPT]
 
     def _write(self, number: int) -> None:
+        while not self._given:
+            more = next(self._more, None)
+            if more is None:
+                assert self._input is not None
+                self._poll.unregister(number)
+                _close(self._input)
+                return
+            self._given = memoryview(more)
         try:
-            self._given = self._given[os.write(number, self._given[:_CHUNK]) :]
+            self._given = self._given[os.write(number, self._given) :]
         except BrokenPipeError:  # it does not want to read it
-            self._given = self._given[:0]
-        if not self._given:
-            assert self._input is not None
-            self._poll.unregister(number)
-            _close(self._input)
-
-
-def _over(deadline: float | None) -> bool:
-    return deadline is not None and clock.now() >= deadline
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - clock.now())
+            self._given, self._more = self._given[:0], iter(())
 
 
 def _end(child: Popen[bytes]) -> None:

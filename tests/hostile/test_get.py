@@ -13,6 +13,7 @@ import resource
 import stat
 import tarfile
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 from folded import folded
@@ -21,10 +22,12 @@ from trees import lay, picture
 
 from pytest_vmports.errors import (
     CommandTimeoutError,
+    CopyTimeoutError,
     GuestFileError,
     GuestFileWarning,
     GuestSaidError,
 )
+from pytest_vmports.system import patience
 from pytest_vmports.vm.inside import copying, unpack
 
 MIB = 1 << 20
@@ -212,12 +215,26 @@ def test_second_names_that_become_copies_count(out, monkeypatch):
 # --- time ----------------------------------------------------------------------------------------
 
 
-def test_the_timeout_holds_while_files_are_written(out):
+def test_the_timeout_holds_while_a_file_does_not_go_on(out):
     guest = Guest()
-    guest.pieces = itertools.chain([head(size=1 << 40)], itertools.repeat(bytes(65536), 200_000))
+    guest.pieces = itertools.chain([head(size=1 << 40)], itertools.repeat(b"", 5_000_000))
     with pytest.raises(CommandTimeoutError, match=r"vm\.get of /srv/app from the guest.*0\.2 s"):
         get(guest, out, timeout=0.2, limit=1 << 41)
     assert below(out) == []  # half a file is none
+
+
+@folded("entry", [True, False])
+def test_what_goes_on_has_no_limit_of_time_and_what_only_talks_has(out, monkeypatch, entry):
+    """A clock that goes on by a second whenever it is looked at; the limit is three."""
+    seconds = itertools.count()
+    monkeypatch.setattr(patience, "clock", SimpleNamespace(now=lambda: float(next(seconds))))
+    pieces = [file(f"app/{n}") if entry else extended({"a": "b"}) for n in range(100)]
+    guest = Guest(folder(), *pieces, END)
+    if entry:
+        assert len(os.listdir(get(guest, out, timeout=3))) == 100
+    else:
+        with pytest.raises(CopyTimeoutError, match="no further"):
+            get(guest, out, timeout=3)
 
 
 def test_the_timeout_holds_for_headers_and_errors_without_end(out):
@@ -232,10 +249,9 @@ def test_the_timeout_holds_for_headers_and_errors_without_end(out):
 
 
 def test_what_is_there_when_the_time_is_over_is_named(out):
-    guest = Guest()
-    start = [folder(), file("app/whole"), head("app/half", size=1 << 40)]
-    guest.pieces = itertools.chain(start, itertools.repeat(bytes(65536), 200_000))
-    with pytest.raises(CommandTimeoutError, match=r"; part of it is in .*app' had not ended"):
+    start = [folder(), file("app/whole"), head("app/half", size=1 << 40), bytes(65536)]
+    guest = Guest(*start, code=None)
+    with pytest.raises(CopyTimeoutError, match=r"; part of it is in .*app went on no further"):
         get(guest, out, timeout=0.5, limit=1 << 41)
     assert below(out) == ["app", "app/whole"]
 

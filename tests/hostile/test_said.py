@@ -261,7 +261,7 @@ def test_an_agent_that_does_not_read_is_waited_for_until_the_timeout(agent):
     agent, guest = agent
     guest.sendall(SYNCED)
     with pytest.raises(CommandTimeoutError):
-        agent.run("cat", timeout=0.2, input=bytes(4 << 20))
+        agent.run("cat", timeout=0.2, input=bytes(1 << 20))
 
 
 def test_a_complaint_is_a_refusal_and_shows_no_control_characters(agent):

@@ -238,7 +238,7 @@ def test_a_size_is_bytes_or_a_text_with_a_unit_and_else_the_settings(
     vm, monkeypatch, given, bytes_
 ):
     got = []
-    monkeypatch.setattr(copying, "get", lambda *words: got.append(words[4]))
+    monkeypatch.setattr(copying, "get", lambda *words, moved: got.append(words[4]))
     vm._machine.shell, vm._copy_limit = None, 5
     vm.get("/srv/x", "out", max_size=given)
     assert got == [bytes_]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trees import facts, lay, nasty, picture
 
-from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestFileWarning
+from pytest_vmports.errors import CopyTimeoutError, GuestFileError, GuestFileWarning
 from pytest_vmports.vm.inside import copying
 
 
@@ -76,14 +76,13 @@ def test_a_file_comes_out_into_a_folder_or_under_a_new_name(files, tmp_path):
 
 
 def test_what_is_put_belongs_to_root_in_the_guest(files, tmp_path, monkeypatch):
-    of_somebody = tarfile.TarFile.gettarinfo
+    of_somebody = os.lstat
 
-    def gettarinfo(*words, **keywords):
+    def lstat(*words, **keywords):
         found = of_somebody(*words, **keywords)
-        found.uid, found.gid, found.uname, found.gname = 1234, 1234, "somebody", "people"
-        return found
+        return os.stat_result((*found[:4], 1234, 1234, *found[6:]))
 
-    monkeypatch.setattr(tarfile.TarFile, "gettarinfo", gettarinfo)
+    monkeypatch.setattr(os, "lstat", lstat)
     host = HostShell()
     copying.put(host, files, str(tmp_path / "copy"), 10)
     with tarfile.open(fileobj=io.BytesIO(host.given)) as archive:
@@ -117,7 +116,7 @@ class TarShell:
                 archive.addfile(member, io.BytesIO(content))
         self.answer = packed.getvalue()
 
-    def execute(self, command, *, timeout, input, sink):  # noqa: A002
+    def execute(self, command, *, timeout, input, sink, per_progress):  # noqa: A002
         sink.out(self.answer)
         return 0, b"", b""
 
@@ -660,21 +659,21 @@ def test_a_full_disk_here_says_that_part_is_there(tmp_path, monkeypatch):
         copying.get(HostShell(), str(tmp_path / "source"), tmp_path / "out", 30)
 
 
-def test_both_commands_of_a_copy_share_one_timeout(tmp_path):
+def test_each_command_of_a_copy_may_go_on_for_any_time_and_rest_for_no_longer(tmp_path):
     class Slow(HostShell):
-        lefts = ()
+        limits = ()
 
-        def execute(self, command, *, timeout, input, sink):  # noqa: A002
-            self.lefts += (timeout,)
-            if len(self.lefts) == 2:
+        def execute(self, command, *, timeout, input, sink, per_progress):  # noqa: A002
+            self.limits += ((timeout, per_progress),)
+            if len(self.limits) == 2:
                 return None, b"", b""
             return super().execute(command, timeout=timeout, input=input, sink=sink)
 
     slow = Slow()
     (tmp_path / "file").touch()
-    with pytest.raises(CommandTimeoutError, match=r"vm\.put of .*part may.* after 30 s") as caught:
+    with pytest.raises(CopyTimeoutError, match=r"vm\.put .*part may.* no further .*30 s") as caught:
         copying.put(slow, tmp_path / "file", str(tmp_path / "in"), 30)
-    assert slow.lefts[1] < slow.lefts[0] <= 30 == caught.value.timeout
+    assert slow.limits == ((30, True), (30, True)) and caught.value.timeout == 30
 
 
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])

@@ -2,20 +2,24 @@
 
 import base64
 import contextlib
+import glob
+import hashlib
 import json
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
 import psutil
 import pytest
+from host_shell import Taker
 from trees import lay, picture
 from vm_helpers import until
 
 from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestShellError
-from pytest_vmports.vm.inside import copying
+from pytest_vmports.vm.inside import copying, qemu_agent_stream
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
 from pytest_vmports.vm.inside.shell import RunnerShell
 
@@ -26,7 +30,7 @@ class StandIn:
     def __init__(self, connection, deaf=0, forbidden=(), truncated=False):
         self.connection = connection
         self.deaf, self.forbidden, self.truncated = deaf, forbidden, truncated
-        self.running = {}
+        self.running, self.files = {}, {}
         self.asked, self.lines = [], []
 
     def serve(self):
@@ -44,8 +48,21 @@ class StandIn:
 
     def reap(self):
         for child in self.running.values():
-            if child.returncode is None:
-                child.communicate(timeout=30)
+            child.wait(timeout=30)
+        for pid in [*self.files]:
+            self.close(pid)
+
+    def said(self, child):
+        """Return what one has written, which is told once."""
+        for file in self.files[child.pid]:
+            file.seek(0)
+        texts = [file.read() for file in self.files[child.pid][1:]]
+        self.close(child.pid)
+        return texts
+
+    def close(self, pid):
+        for file in self.files.pop(pid):
+            file.close()
 
     def answer(self, name, arguments):
         if name in self.forbidden:
@@ -53,13 +70,15 @@ class StandIn:
         if name == "guest-sync-delimited":
             return {"return": arguments["id"]}
         if name == "guest-exec":
+            # It reads and writes beside a program that runs, which waits for no answer of its.
+            files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 - see close
+            files[0].write(base64.b64decode(arguments["input-data"]))
+            files[0].seek(0)
             child = subprocess.Popen(
-                [arguments["path"], *arguments["arg"]], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                [arguments["path"], *arguments["arg"]], stdin=files[0], stdout=files[1],
+                stderr=files[2],
             )  # fmt: skip
-            child.stdin.write(base64.b64decode(arguments["input-data"]))
-            child.stdin.close()
-            child.stdin = None
+            self.files[child.pid] = files
             self.running[child.pid] = child
             return {"return": {"pid": child.pid}}
         return {"return": self.status(self.running[arguments["pid"]])}
@@ -67,7 +86,7 @@ class StandIn:
     def status(self, child):
         if child.poll() is None:
             return {"exited": False}
-        out, err = child.communicate()
+        out, err = self.said(child)
         code = child.returncode
         told = {"exited": True, "out-truncated": self.truncated}
         told |= {"signal": -code} if code < 0 else {"exitcode": code}
@@ -128,6 +147,81 @@ def test_files_go_both_ways(agent, tmp_path):
     assert picture(os.fsencode(tmp_path) + b"/in\xfe") == picture(tmp_path / "source")
     copying.get(way, str(tmp_path / "source"), tmp_path / "out", 30)
     assert picture(tmp_path / "out") == picture(tmp_path / "source")
+
+
+class Sums:
+    """Takes what a command writes, and remembers how much and in how large pieces."""
+
+    def __init__(self):
+        self.sums, self.sizes = [hashlib.sha256(), hashlib.sha256()], [[], []]
+
+    def out(self, data):
+        self.take(0, data)
+
+    def err(self, data):
+        self.take(1, data)
+
+    def take(self, stream, data):
+        self.sums[stream].update(data)
+        self.sizes[stream].append(len(data))
+
+    def saw(self, stream, data):
+        return self.sums[stream].digest() == hashlib.sha256(data).digest()
+
+
+def test_more_than_the_agent_keeps_goes_through_in_pieces(agent):
+    one, sums, whole = agent(), Sums(), os.urandom(20 << 20)
+    chunks = (whole[at : at + 3_000_000] for at in range(0, len(whole), 3_000_000))
+    script = "cat; echo wrong >&2; exit 7"
+    assert one.run(script, timeout=100, input=chunks, sink=sums, per_progress=True)[0] == 7
+    assert sums.saw(0, whole) and sums.saw(1, b"wrong\n")
+    assert max(sums.sizes[0]) <= 1 << 20
+    assert max(map(len, one.stand_in.lines)) < 3 << 19
+    assert one.run("echo on", timeout=30) == (0, b"on\n", b"")
+    assert glob.glob("/tmp/.vmports-*/in") == []
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("exit 3", 3), ("head -c 100 >/dev/null; exit 4", 4), ("exec <&-; echo x; exit 5", 5),
+        ("exec >&-; cat >/dev/null; exit 6", 6), ("kill -KILL $$", 128 + 9),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [0, 10, 3 << 20])
+def test_a_command_that_takes_no_more_of_its_input_ends_all_the_same(agent, script, code, size):
+    found = agent().run(script, timeout=60, input=iter([bytes(size)]), sink=Sums())
+    assert found == (code, b"", b"")
+
+
+def test_a_large_input_without_a_taker_brings_the_output_itself(agent):
+    data = os.urandom(3 << 20)
+    assert agent().run("tee /dev/stderr", timeout=60, input=data) == (0, data, data)
+    code, *written = agent().run("cat", timeout=60, input=data, most=1 << 20)
+    assert code == 128 + 9 and 1 << 20 < sum(map(len, written)) <= 3 << 20
+
+
+def test_a_timeout_ends_what_goes_piece_by_piece_and_leaves_nothing(agent):
+    one = agent()
+    for chunks in ((), iter([bytes(3 << 20)])):
+        with pytest.raises(CommandTimeoutError, match=r"after 0\.5 s"):
+            one.run("sleep 9871 & exec sleep 9872", timeout=0.5, input=chunks, sink=Sums())
+        until(lambda: not sleeping(), 60, lambda: str(sleeping()))
+    assert one.run("echo again", timeout=30) == (0, b"again\n", b"")
+    until(lambda: not glob.glob("/tmp/.vmports-*/in"), 60, "its pipes stay")
+
+
+def test_who_wants_no_more_ends_the_command(agent):
+    one = agent()
+    with pytest.raises(GuestFileError, match="enough"):
+        one.run("exec cat /dev/zero", timeout=60, sink=Taker(100_000))
+    assert one.run("echo again", timeout=30) == (0, b"again\n", b"")
+
+
+def test_a_guest_that_can_make_no_pipes_says_so(agent, monkeypatch):
+    monkeypatch.setattr(qemu_agent_stream, "_MAKE", "echo Read-only file system >&2; exit 1")
+    with pytest.raises(GuestShellError, match="no pipes can be made in /tmp: Read-only"):
+        agent().run("true", timeout=60, sink=Sums())
 
 
 def test_an_archive_of_the_agents_is_held_to_the_limit_too(agent, tmp_path):

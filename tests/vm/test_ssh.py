@@ -1,5 +1,6 @@
 """Commands by ssh: the client's arguments and what becomes of its end, with a stand-in for it."""
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -62,7 +63,8 @@ def client(tmp_path, monkeypatch):
 def shell(tmp_path, client):
     folder = tmp_path / "a vm"
     folder.mkdir()
-    return SshShell(PORT, tmp_path / "the key", folder)
+    with contextlib.closing(SshShell(PORT, tmp_path / "the key", folder)) as way:
+        yield way
 
 
 def test_a_command_gives_status_output_and_errors(shell):

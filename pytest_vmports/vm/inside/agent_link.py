@@ -140,6 +140,10 @@ class AgentLink:
         if code:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
 
+    def narrow(self) -> bool:
+        """Whether all goes by the serial port: the agent does not see the window now."""
+        return self._control.window is None
+
     def shell(self, check: Callable[[], None]) -> Shell:
         """Return the agent's shell.
 

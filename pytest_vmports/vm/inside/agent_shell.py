@@ -89,29 +89,11 @@ class AgentShell:
             if self._last is not None:
                 self._last.pass_over()
             limit = kept_at_most(sink, most)
-            time = _Time(timeout, per_progress=per_progress)
+            time = patience.Limit(timeout, per_progress=per_progress)
             self._last = run = _Run(self._control, self._check, time, sink, limit)
             answer = run.go(text, Given(input))
             self._last = None
             return answer
-
-
-class _Time:
-    """How long a command may take: in all, or from one progress to the next."""
-
-    def __init__(self, timeout: float | None, *, per_progress: bool) -> None:
-        self._limit = math.inf if timeout is None else timeout
-        self._per_progress = per_progress
-        self._start()
-
-    def progress(self) -> None:
-        """Note that the command has taken some of its input, or written something."""
-        if self._per_progress:
-            self._start()
-
-    def _start(self) -> None:
-        left = patience.left(self._limit)
-        self.deadline = None if left == math.inf else clock.now() + left
 
 
 class _Run:
@@ -121,7 +103,7 @@ class _Run:
         self,
         control: Control,
         check: Callable[[], None],
-        time: _Time,
+        time: patience.Limit,
         sink: Sink | None,
         most: int | None,
     ) -> None:
@@ -197,7 +179,7 @@ class _Run:
         most = _FIRST
         while self._status is None and (size := window.put_input(given.fill, most)):
             begin = clock.now()
-            self._time.progress()
+            self._time.went_on()
             self._control.send_size("J", size)
             self._await_consumed()
             slow = clock.now() - begin > _SLOW
@@ -227,7 +209,7 @@ class _Run:
             raise self._control.refused(f"a frame of type {kind}, which nobody asked for", payload)
         if kind == CONSUMED:
             self._unconfirmed -= 1
-            self._time.progress()
+            self._time.went_on()
         elif kind == ENDED:
             self._status = int(payload)
         elif kind == READY:
@@ -237,7 +219,7 @@ class _Run:
                 "memory; what became of the command is not known"
             )
         elif kind in self._take:
-            self._time.progress()
+            self._time.went_on()
             self._keep(kind, payload)
         return kind
 

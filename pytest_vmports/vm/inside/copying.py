@@ -13,20 +13,21 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import CommandTimeoutError, GuestFileError, GuestFileWarning
+from pytest_vmports.errors import CopyTimeoutError, GuestFileError, GuestFileWarning
 from pytest_vmports.errors.shown import within
-from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import printable
+from pytest_vmports.system.patience import Limit
 from pytest_vmports.system.said import malformed
 from pytest_vmports.vm import arguments
 from pytest_vmports.vm.arguments import anchored, quoted
 from pytest_vmports.vm.inside import guest_links
+from pytest_vmports.vm.inside.moved import Moved
 from pytest_vmports.vm.inside.pack import Pack
 from pytest_vmports.vm.inside.shell import end_of
 from pytest_vmports.vm.inside.unpack import Unpacking, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from pytest_vmports.vm.inside.shell import Shell
 
@@ -64,6 +65,8 @@ _NAMED = 20
 # Of errors and of what is asked beside a copy.
 _MOST_SAID = 4 << 20
 _SHOWN = 100
+# Of a script that are sent at a time.
+_LINES = 500
 
 
 def put(
@@ -71,8 +74,18 @@ def put(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     timeout: float | None,
+    *,
+    moved: Moved | None = None,
 ) -> None:
-    """Copy a file or folder into the guest; see `VM.put`."""
+    """Copy a file or folder into the guest; see `VM.put`.
+
+    Args:
+        shell: the way into it.
+        source: what is copied.
+        target: where it goes.
+        timeout: the longest time in which nothing goes on.
+        moved: is told how far it is.
+    """
     named = arguments.path_text(source, "the source")
     guest_links.refuse(named)
     pack = Pack(Path(named))
@@ -81,14 +94,19 @@ def put(
         raise GuestFileError(what=f"{named} is no folder on the host", remedy="name it without /.")
     wanted = arguments.path_text(target, "the target")
     what = f"{pack.source} to {wanted}"
-    asking = _Asking(shell, f"vm.put of {what}, of which part may be there", timeout)
+    moved = moved or Moved()
+    asking = _Asking(
+        shell, f"vm.put of {what}, of which part may be there,", timeout, moved=moved,
+        progress=lambda: moved.done,
+    )  # fmt: skip
     place = anchored(wanted)
     own = _utf8(pack.name)
     if not own:
         raise GuestFileError(what=f"{pack.source} has no name", remedy="name a folder below it")
-    # All that can fail on the host comes before anything is done in the guest.
+    # What can be known to fail on the host comes before anything is done in the guest.
+    pack.check()
+    moved.total = pack.size
     name = own if place.endswith("/") else posixpath.basename(place)
-    packed = pack.archive(_native(name))
     folder = place if place.endswith("/") else posixpath.dirname(place)
     if inner:
         place = folder = posixpath.join(place, ".")
@@ -96,8 +114,8 @@ def put(
     if looked is None:
         raise _failed(what, said)
     into = b"into" in looked
-    if into and name != own and not pack.is_folder:
-        packed = pack.archive(_native(own))
+    if into:
+        name = own
     parent = place if into else folder
     if pack.is_folder:
         parent = posixpath.join(place, own) if into else place
@@ -105,9 +123,10 @@ def put(
         fits, said = asking.ask(f"{_PLAIN}cd {quoted(parent)} && exec sh -s", _comparison(pack))
         if fits is None:
             raise _failed(what, said)
-    said = _unpack_in_guest(asking, parent, packed, pack, what)
+    said = _unpack_in_guest(asking, parent, pack, name, what)
     told = [line for line in said.splitlines() if line.strip() and not _IDLE.fullmatch(line)]
-    _warn(what, [*pack.left_out, *told])
+    shorter = [f"{path} became shorter meanwhile: zeros follow" for path in pack.shortened]
+    _warn(what, [*pack.left_out, *shorter, *told])
 
 
 def get(
@@ -116,6 +135,8 @@ def get(
     target: str | os.PathLike[str],
     timeout: float | None,
     limit: int = LIMIT,
+    *,
+    moved: Moved | None = None,
 ) -> Path:
     """Copy a file or folder out of the guest; see `VM.get`.
 
@@ -137,7 +158,10 @@ def get(
     elif there or aim.endswith("/") or posixpath.basename(aim) in {".", ".."}:
         place /= name
     with closing(Unpacking(name, place, wanted, limit)) as unpacking:
-        asking = _Asking(shell, f"vm.get of {what}", timeout, lambda: unpacking.partial)
+        asking = _Asking(
+            shell, f"vm.get of {what}", timeout, moved=moved or Moved(),
+            progress=lambda: unpacking.taken, partial=lambda: unpacking.partial,
+        )  # fmt: skip
         script = _packing(anchored(str(path.parent)), path.name)
         done, said = asking.ask(script, take=unpacking.feed)
         if done is None:
@@ -149,57 +173,89 @@ def get(
 
 
 class _Asking:
-    """The commands of one copy, which have one timeout together."""
+    """The commands of one copy.
+
+    Args:
+        shell: the way into the guest.
+        what: is done, for messages.
+        timeout: the longest time in which nothing goes on.
+        moved: is told how far the copy is.
+        progress: grows as long as something goes on. What a guest may say without end is nothing.
+        partial: a word on what is there.
+    """
 
     def __init__(
-        self, shell: Shell, what: str, timeout: float | None, partial: Callable[[], str] = str
+        self,
+        shell: Shell,
+        what: str,
+        timeout: float | None,
+        *,
+        moved: Moved,
+        progress: Callable[[], int],
+        partial: Callable[[], str] = str,
     ) -> None:
-        self._shell = shell
-        self._what = what
-        self._partial = partial
+        self._shell, self._what, self._partial = shell, what, partial
         self._timeout = arguments.seconds_or_none(timeout)
-        self._end = None if self._timeout is None else clock.now() + self._timeout
+        self._moved, self._progress = moved, progress
+        self._seen = 0
+        self._limit = Limit(self._timeout, per_progress=True)
 
     def ask(
-        self, script: str, given: bytes = b"", take: Callable[[bytes], None] | None = None
+        self,
+        script: str,
+        given: Iterable[bytes] = (),
+        take: Callable[[bytes], None] | None = None,
     ) -> tuple[bytes | None, str]:
         """Return what a script wrote, or None where it failed; and its complaints.
 
         Args:
             script: for the guest's shell.
-            given: its input.
+            given: its input, which is read as it goes.
             take: is given what it writes, as it comes.
 
         Raises:
-            CommandTimeoutError: it has not ended.
+            CopyTimeoutError: nothing has gone on for too long.
             GuestSaidError: it says more than one can have to say.
         """
         arguments.short_enough(script)
-        left = None if self._end is None else max(self._end - clock.now(), 0.001)
-        heard = _Heard(self._in_time, take)
-        code, _, _ = self._shell.execute(script, timeout=left, input=given, sink=heard)
+        self._limit.went_on()
+        heard = _Heard(self._in_time, take, self._moved)
+        with closing(self._counted(given)) as counted:
+            code, _, _ = self._shell.execute(
+                script, timeout=self._timeout, input=counted, sink=heard, per_progress=True
+            )
         said = heard.errors.decode("utf-8", "surrogateescape")
         if code is None:
             raise self._too_late(said)
         fine = code == 0 or _all_told(code, said)
         return (bytes(heard.output) if fine else None), said
 
+    def _counted(self, given: Iterable[bytes]) -> Generator[bytes, None, None]:
+        for chunk in given:
+            yield chunk
+            self._moved.add(len(chunk))
+
     def _in_time(self) -> None:
-        """Raise when the time is over while we are busy with what has come."""
-        if self._end is not None and clock.now() > self._end:
+        """Raise when what comes has been of no use for too long."""
+        if (seen := self._progress()) != self._seen:
+            self._seen = seen
+            self._limit.went_on()
+        elif self._limit.over:
             raise self._too_late("")
 
-    def _too_late(self, said: str) -> CommandTimeoutError:
+    def _too_late(self, said: str) -> CopyTimeoutError:
         what = f"{self._what}{self._partial()}"
-        return CommandTimeoutError(cmd=what, timeout=self._timeout, output="", stderr=said)
+        return CopyTimeoutError(cmd=what, timeout=self._timeout, output="", stderr=said)
 
 
 class _Heard:
     """What a script writes: as much of it as it can have to say. See `shell.Sink`."""
 
-    def __init__(self, in_time: Callable[[], None], take: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self, in_time: Callable[[], None], take: Callable[[bytes], None] | None, moved: Moved
+    ) -> None:
         self.output, self.errors = bytearray(), bytearray()
-        self._in_time, self._take = in_time, take
+        self._in_time, self._take, self._moved = in_time, take, moved
 
     def out(self, data: bytes) -> None:
         self._in_time()
@@ -207,6 +263,7 @@ class _Heard:
             _append(self.output, data)
         else:
             self._take(data)
+            self._moved.add(len(data))
 
     def err(self, data: bytes) -> None:
         self._in_time()
@@ -220,10 +277,10 @@ def _append(heard: bytearray, data: bytes) -> None:
         raise malformed("the command that copies, in the guest,", problem, bytes(heard[-_SHOWN:]))
 
 
-def _unpack_in_guest(asking: _Asking, parent: str, packed: bytes, pack: Pack, what: str) -> str:
+def _unpack_in_guest(asking: _Asking, parent: str, pack: Pack, name: str, what: str) -> str:
     """Return what the guest's tar says while it unpacks an archive."""
     unpacking = f"{_PLAIN}mkdir -p {quoted(parent)} && cd {quoted(parent)} && tar -xpf - || exit\n"
-    done, said = asking.ask(unpacking + _WHOSE, packed)
+    done, said = asking.ask(unpacking + _WHOSE, pack.chunks(_native(name)))
     if done and pack.has_links:
         done, more = asking.ask(unpacking, pack.folders())
         said += more
@@ -232,13 +289,18 @@ def _unpack_in_guest(asking: _Asking, parent: str, packed: bytes, pack: Pack, wh
     return said
 
 
-def _comparison(pack: Pack) -> bytes:
-    """Return a script that ends when a folder would take the place of anything else, or give way.
+def _comparison(pack: Pack) -> Iterator[bytes]:
+    """Yield a script that ends when a folder would take the place of anything else, or give way.
 
     Each tar has an own idea of what to do then; `cp` refuses.
     """
-    names = [f"{'d' if folder else 'f'} {quoted(_utf8(name))}\n" for folder, name in pack.names]
-    return (_FITS + "".join(names)).encode("utf-8", "surrogateescape")
+    lines = [_FITS]
+    for folder, name in pack.names():
+        lines.append(f"{'d' if folder else 'f'} {quoted(_utf8(name))}\n")
+        if len(lines) == _LINES:
+            yield "".join(lines).encode("utf-8", "surrogateescape")
+            lines.clear()
+    yield "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _look(place: str, folder: str, own: str, *, is_folder: bool, inner: bool) -> str:

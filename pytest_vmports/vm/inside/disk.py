@@ -249,7 +249,9 @@ class DiskGuest(OwnInit):
         runner = self.ssh or self._agent
         if self._link is not None and self._link.there:
             ours = self._link.shell(check)
-            return ours if self.ssh is None else ByWeight(ours, RunnerShell(self.ssh))
+            if self.ssh is None:
+                return ours
+            return ByWeight(ours, RunnerShell(self.ssh), self._link.narrow)
         return None if runner is None else RunnerShell(runner)
 
     def save_key(self, place: Place, folder: Path) -> None:
@@ -281,6 +283,8 @@ class DiskGuest(OwnInit):
     def close(self) -> None:
         """Hang up. Safe to call again."""
         super().close()
+        if self.ssh is not None:
+            self.ssh.close()
         if self._agent is not None:
             self._agent.close()
 

@@ -21,10 +21,12 @@ from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import Answer, json_said, malformed, shaped
 from pytest_vmports.vm.arguments import short_enough
 from pytest_vmports.vm.inside.channel import Channel
+from pytest_vmports.vm.inside.qemu_agent_stream import PIECE, Enough, Kept, Streamed
+from pytest_vmports.vm.inside.shell import kept_at_most
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pytest_vmports.vm.inside.shell import Sink
 
@@ -35,8 +37,10 @@ _SIGNALLED = 128
 WHO = "the QEMU guest agent"
 # It keeps 16 MiB of a command's output and as many of its errors, and sends both in one line.
 _LONGEST_ANSWER = 48 << 20
+# Of a command whose output goes piece by piece, all of whose errors come at once.
+_LONGEST_PIECE = 8 << 20
+_KILLED = 128 + 9
 _LONGEST_COMPLAINT = 1000
-_PIECE = 1 << 16
 # A session of its own, so that a timeout can end the children too.
 # It may have been started without a home.
 _WRAPPER = """\
@@ -100,7 +104,7 @@ class GuestAgent:
 
     def __init__(self, connection: socket.socket) -> None:
         self._channel = Channel(connection, WHO)
-        self._unread = bytearray()
+        self._unread, self._in_pieces = bytearray(), False
         self._one_at_a_time = threading.Lock()
         self._numbers = itertools.count(int(clock.now() * 1e9))
 
@@ -141,9 +145,10 @@ class GuestAgent:
         command: str,
         *,
         timeout: float | None,
-        input: bytes | None = None,  # noqa: A002
+        input: bytes | Iterable[bytes] | None = None,  # noqa: A002
         sink: Sink | None = None,
-        most: int | None = None,  # noqa: ARG002 - protocol
+        most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text, run as root.
 
@@ -152,9 +157,11 @@ class GuestAgent:
         Args:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
-            input: what the command reads; None for nothing.
-            sink: is given what it wrote, once it has ended: the agent tells nothing before.
+            input: what the command reads, chunks one by one; None for nothing.
+            sink: is given what it writes as it comes, and its errors once it has ended. Without
+                one, and with little input, the agent tells nothing before.
             most: bytes that are wanted of what it writes; the agent keeps 16 MiB in any case.
+            per_progress: ``timeout`` is the longest time in which nothing goes on.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -163,36 +170,84 @@ class GuestAgent:
         """
         text = _in_unicode(command)
         short_enough(text)
-        most_seconds = math.inf if timeout is None else timeout + _CALL_SECONDS
+        at_once = isinstance(input, bytes | None) and len(input or b"") <= PIECE and sink is None
+        most_seconds = math.inf if timeout is None or per_progress else timeout + _CALL_SECONDS
         with self._one_at_a_time, patience.at_most(most_seconds):
             if not self.answers(_soon()):
                 raise self._refused("it does not answer")
-            deadline = None if timeout is None else clock.now() + timeout
-            pid = self._start(_WRAPPER, text, input or b"", deadline)
+            limit = patience.Limit(timeout, per_progress=per_progress)
+            chunks = (input or b"",) if isinstance(input, bytes | None) else input
+            if at_once:
+                (given,) = chunks
+                code, output, errors = self._at_once(text, given, limit)
+            else:
+                kept = Kept(kept_at_most(sink, most))
+                code = self._streamed(text, chunks, kept if sink is None else sink, limit)
+                code = _KILLED if kept.full else code
+                output, errors = bytes(kept.output), bytes(kept.errors)
+        if code is None:
+            raise CommandTimeoutError(cmd=command, timeout=timeout, output=output, stderr=errors)
+        return code, output, errors
+
+    def _at_once(
+        self, text: str, given: bytes, limit: patience.Limit
+    ) -> tuple[int | None, bytes, bytes]:
+        """Return what came of a command that is given all at once, and tells all at its end."""
+        pid = self._start(_WRAPPER, text, given, limit.deadline)
+        if pid is None:
+            return None, b"", b""
+        try:
+            status = self._status(pid, limit.deadline)
+        except BaseException:  # as by Ctrl-C; the next command passes over the answer
+            with contextlib.suppress(OSError):
+                self._send(_execution(_KILL, str(pid), b""), clock.now())
+            raise
+        if status is None:
+            self._start(_KILL, str(pid), b"", _soon())
+            status = self._ended(pid)
+            return None, status.output, status.errors
+        self._refuse_cut(status)
+        return status.code, status.output, status.errors
+
+    def _streamed(
+        self, text: str, given: Iterable[bytes], sink: Sink, limit: patience.Limit
+    ) -> int | None:
+        """Return the status of a command whose input and output go piece by piece."""
+
+        def start(script: str, word: str, piece: bytes) -> int:
+            pid = self._start(script, word, piece, limit.deadline)
             if pid is None:
-                raise CommandTimeoutError(cmd=command, timeout=timeout, output=b"", stderr=b"")
-            try:
-                status = self._status(pid, deadline)
-            except BaseException:  # as by Ctrl-C; the next command passes over the answer
-                with contextlib.suppress(OSError):
-                    self._send(_execution(_KILL, str(pid), b""), clock.now())
-                raise
-            if status is None:
-                self._start(_KILL, str(pid), b"", _soon())
-                status = self._ended(pid)
-                raise CommandTimeoutError(
-                    cmd=command, timeout=timeout, output=status.output, stderr=status.errors,
-                )  # fmt: skip
+                raise TimeoutError
+            return pid
+
+        def look(pid: int) -> Status:
+            status = self._look(pid)
+            self._refuse_cut(status)
+            return status
+
+        running = Streamed(start, look, limit, sink)
+        self._in_pieces = True
+        try:
+            code = running.run(text, given)
+            self._start(running.ending, "sh", b"", _soon())
+        except TimeoutError:  # it does not read what it is sent
+            return None
+        except Enough:
+            self._start(running.ending, "sh", b"", _soon())
+            return None
+        except BaseException:  # likewise
+            with contextlib.suppress(OSError):
+                self._send(_execution(running.ending, "sh", b""), clock.now())
+            raise
+        finally:
+            self._in_pieces = False
+        return code
+
+    def _refuse_cut(self, status: Status) -> None:
         if status.output_cut or status.errors_cut:
             raise self._refused(
                 "the output was longer than it keeps", "write it to a file, or use ssh"
             )
-        if sink is None:
-            return status.code, status.output, status.errors
-        for take, data in ((sink.err, status.errors), (sink.out, status.output)):
-            for at in range(0, len(data), _PIECE):
-                take(data[at : at + _PIECE])
-        return status.code, b"", b""
 
     def close(self) -> None:
         """Hang up. Safe to call again."""
@@ -263,12 +318,12 @@ class GuestAgent:
         Raises:
             GuestSaidError: it is longer than any answer.
         """
-        looked = 0
+        looked, longest = 0, _LONGEST_PIECE if self._in_pieces else _LONGEST_ANSWER
         while (end := self._unread.find(b"\n", looked)) < 0:
             looked = len(self._unread)
-            if looked > _LONGEST_ANSWER:
+            if looked > longest:
                 begun, self._unread = self._unread, bytearray()
-                raise malformed(WHO, f"a line of more than {_LONGEST_ANSWER} bytes", begun)
+                raise malformed(WHO, f"a line of more than {longest} bytes", begun)
             data = self._channel.receive(deadline, check)
             if not data:
                 return None

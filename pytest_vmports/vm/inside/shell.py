@@ -14,7 +14,7 @@ from pytest_vmports.vm import arguments
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from typing_extensions import Buffer
 
@@ -51,18 +51,22 @@ class Shell(Protocol):
         command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
+        input: bytes | Iterable[bytes],  # noqa: A002 - as subprocess
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int | None, bytes, bytes]:
         """Return exit status, output and error output of a shell command.
 
         With a ``sink`` these are empty: it was given them, and nothing is kept of them here. No
-        ``most`` means `kept_at_most`.
+        ``most`` means `kept_at_most`. Where ``input`` is chunks, one is taken when the one before
+        was consumed, so that no more than some of it is held in memory; what taking one raises
+        ends the command, and is raised.
 
-        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. So is
-        one that writes more than ``most`` bytes; of what it wrote somewhat more than that comes
-        back.
+        Status None: it had not ended after ``timeout`` seconds, and was killed in the guest. With
+        ``per_progress`` these are the seconds in which it has neither consumed nor written
+        anything. Likewise is killed what writes more than ``most`` bytes; of what it wrote somewhat
+        more than that comes back.
         """
 
 
@@ -91,9 +95,10 @@ class CommandRunner(Protocol):
         command: str,
         *,
         timeout: float | None,
-        input: bytes | None = None,  # noqa: A002
+        input: bytes | Iterable[bytes] | None = None,  # noqa: A002
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int, bytes, bytes]:
         """Return exit status, output and error output; raise `CommandTimeoutError`."""
 
@@ -109,9 +114,10 @@ class RunnerShell:
         command: str,
         *,
         timeout: float | None,
-        input: bytes,  # noqa: A002 - as subprocess
+        input: bytes | Iterable[bytes],  # noqa: A002 - as subprocess
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int | None, bytes, bytes]:
         """Return what came of a command; see `Shell`.
 
@@ -119,7 +125,10 @@ class RunnerShell:
             GuestShellError: it cannot be run.
         """
         try:
-            return self._runner.run(command, timeout=timeout, input=input, sink=sink, most=most)
+            return self._runner.run(
+                command, timeout=timeout, input=input, sink=sink, most=most,
+                per_progress=per_progress,
+            )  # fmt: skip
         except CommandTimeoutError as error:
             return None, error.output or b"", error.stderr or b""
 

@@ -15,19 +15,23 @@ from pytest_vmports.system import surroundings, tools
 from pytest_vmports.system.growing import read_text
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.paths import as_bytes
+from pytest_vmports.system.patience import Limit
 from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
 from pytest_vmports.system.said import malformed
 from pytest_vmports.vm.arguments import short_enough
 from pytest_vmports.vm.inside.shell import kept_at_most
+from pytest_vmports.vm.inside.ssh_login import NotOpenInTime, SharedLogin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.vm.inside.shell import Sink
 
 HOST = "vm"
+_KNOWN_HOSTS, _USER = "known_hosts", "root"
 CONFIG = "ssh_config"
 """Name of the client's configuration in a VM's private folder."""
 _KEY_SECONDS = 30.0
@@ -36,6 +40,9 @@ _CONNECT_SECONDS = 20
 _LONGEST_LOG = 64 << 10
 _CLIENT_FAILED, _DIGITS, _MOST = 255, 3, 255
 _STATUS = re.compile(rb"[0-9]{3}")
+# What a client says whose session the guest refuses, as more than its sshd's MaxSessions, or those
+# that programs hold which commands have left in the background (source: OpenSSH's mux.c).
+_FULL = "session request failed"
 _KILLED = 128 + 9
 """What a shell says of a command that was."""
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
@@ -99,6 +106,12 @@ class SshShell:
         self._port = port
         self._key = key
         self._folder = folder
+        hosts = folder / _KNOWN_HOSTS
+        self._login = SharedLogin(folder, (key, public_half(key), folder / CONFIG), (hosts,))
+
+    def close(self) -> None:
+        """End the login that commands share. Safe to call again."""
+        self._login.close()
 
     def moved(self, key: Path, folder: Path) -> SshShell:
         """Return the same for a VM whose files are in another folder now, its key among them."""
@@ -109,18 +122,20 @@ class SshShell:
         command: str,
         *,
         timeout: float | None,
-        input: bytes | None = None,  # noqa: A002
+        input: bytes | Iterable[bytes] | None = None,  # noqa: A002
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
     ) -> tuple[int, bytes, bytes]:
         """Return the exit status, output and errors of a shell text.
 
         Args:
             command: a text for the guest's ``/bin/sh``.
             timeout: seconds; None waits without end.
-            input: what the command reads; None for nothing.
+            input: what the command reads, chunks one by one; None for nothing.
             sink: is given what it writes, as it comes.
             most: bytes that it may write before it is killed; of no more than some are kept.
+            per_progress: ``timeout`` is the longest time in which nothing goes on.
 
         Raises:
             CommandTimeoutError: it had not ended in time and was killed, its children with it.
@@ -128,39 +143,48 @@ class SshShell:
             HostError: there is no ``ssh``.
         """
         most = kept_at_most(sink, most)
-        # sshd gives each command a session of its own, whose id is that of its first process.
+        # sshd gives each command a session of its own, with its first process's number.
         note = f"/tmp/.vmports-{secrets.token_hex(8)}"  # noqa: S108 - in the guest
         mark = secrets.token_hex(16)
         halves = f"{mark[:16]}''{mark[16:]}"  # so that ps in the guest does not show it
         whole = _WRAPPER.format(note=note, command=shlex.quote(command), mark=halves)
         short_enough(whole)
         try:
-            done = self._ssh(whole, timeout, input, mark.encode(), sink=sink, most=most)
+            done = self._ssh(
+                whole, timeout, input, mark.encode(), sink=sink, most=most,
+                per_progress=per_progress,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            self._kill(note)
+            if not isinstance(error, NotOpenInTime):
+                self._kill(note)
             raise CommandTimeoutError(
-                cmd=command, timeout=timeout, output=error.stdout or b"",
-                stderr=error.stderr or b"",
-            ) from None  # fmt: skip
+                cmd=command, timeout=timeout, output=error.stdout or b"", stderr=error.stderr or b""
+            ) from None
         except GuestShellError:
             raise
         except MachineError:  # of the sink, which wants no more
             self._kill(note)
             raise
-        output, marked, _ = done.stdout.partition(mark.encode())
-        errors = done.stderr.partition(mark.encode())[0]
+        code, *written = self._came_of(done, mark.encode(), note, most)
+        if sink is None:
+            return code, written[0], written[1]
+        sink.err(written[1])
+        sink.out(written[0])
+        return code, b"", b""
+
+    def _came_of(
+        self, done: subprocess.CompletedProcess[bytes], mark: bytes, note: str, most: int | None
+    ) -> tuple[int, bytes, bytes]:
+        """Return status, output and errors of a command that is over, or has said too much."""
+        output, marked, _ = done.stdout.partition(mark)
+        errors = done.stderr.partition(mark)[0]
         if most is not None and len(output) + len(errors) > most + _DIGITS:
             if not marked:
                 self._kill(note)
             return _KILLED, output, errors
-        code = done.returncode
-        if marked:  # else not even sh has come to its end
-            code, output = status_at_the_end(output), output[:-_DIGITS]
-        if sink is None:
-            return code, output, errors
-        sink.err(errors)
-        sink.out(output)
-        return code, b"", b""
+        if marked:
+            return status_at_the_end(output), output[:-_DIGITS], errors
+        return done.returncode, output, errors  # not even sh has come to its end
 
     def write_config(self, path: Path) -> Path:
         """Write a configuration for ``ssh -F``, testinfra or Ansible; the host is called ``vm``.
@@ -177,13 +201,13 @@ class SshShell:
         return [
             ("HostName", self._port.host),
             ("Port", str(self._port.external)),
-            ("User", "root"),
+            ("User", _USER),
             ("IdentityFile", _word(self._key)),
             ("IdentitiesOnly", "yes"),
             ("BatchMode", "yes"),
             # The first answer's key is remembered for this VM alone.
             ("StrictHostKeyChecking", "accept-new"),
-            ("UserKnownHostsFile", _word(self._folder / "known_hosts")),
+            ("UserKnownHostsFile", _word(self._folder / _KNOWN_HOSTS)),
             ("HostKeyAlias", f"vmports-{HOST}"),
             ("ConnectTimeout", str(_CONNECT_SECONDS)),
         ]
@@ -192,22 +216,25 @@ class SshShell:
         self,
         command: str,
         timeout: float | None,
-        stdin: bytes | None,
+        stdin: bytes | Iterable[bytes] | None,
         mark: bytes = b"",
         *,
         sink: Sink | None = None,
         most: int | None = None,
+        per_progress: bool = False,
+        share: bool = True,
     ) -> subprocess.CompletedProcess[bytes]:
-        config = self._folder / CONFIG
-        if not config.exists():
-            self.write_config(config)
+        client, limit = self._client(), Limit(timeout)
+        shared = self._login.connection(client, HOST, limit) if share else None
         # A log of its own: what the client itself says must not mix with the command's errors.
         log = self._folder / f"ssh-{secrets.token_hex(4)}.log"
-        client = [_program("ssh"), "-F", str(config), "-E", str(log), "-o", "LogLevel=ERROR", "-T"]
+        client += ["-E", str(log), "-o", "LogLevel=ERROR", "-T"]
+        client += shared.options if shared else ()
         try:
             done = tools.run(
                 [*client, HOST, command.encode("utf-8", "surrogateescape")], input=stdin or b"",
-                timeout=timeout, mark=mark, takers=(sink.out, sink.err) if sink else (),
+                timeout=timeout if per_progress else limit.left, mark=mark,
+                takers=(sink.out, sink.err) if sink else (), per_progress=per_progress,
                 most=None if most is None else most + 2 * len(mark) + 8,
             )  # fmt: skip
             said = read_text(log, _LONGEST_LOG).strip() if log.exists() else ""
@@ -221,6 +248,10 @@ class SshShell:
         lost = f"Connection to {self._port.host} closed by remote host."
         if done.stderr.rstrip().endswith(lost.encode()):
             said = said or lost
+        if shared is not None and _FULL in said:  # it has logged in by itself then
+            self._login.retire(shared)
+        elif shared is not None and done.returncode == _CLIENT_FAILED and shared.has_ended():
+            said = said or lost  # whoever shares it says nothing
         if done.returncode == _CLIENT_FAILED and said:
             raise GuestShellError(
                 means="ssh", detail=printable(said),
@@ -228,11 +259,26 @@ class SshShell:
             )  # fmt: skip
         return done
 
+    def _client(self) -> list[str]:
+        config = self._folder / CONFIG
+        if not config.exists():
+            self.write_config(config)
+        return [_program("ssh"), "-F", str(config)]
+
     def _kill(self, note: str) -> None:
+        kill = f"kill -KILL -$(cat {note}); rm -f {note}"
         # What is told is why: whether the guest lets itself be asked once more adds nothing.
         with contextlib.suppress(GuestShellError, subprocess.TimeoutExpired):
-            kill = f"kill -KILL -$(cat {note}); rm -f {note}"
-            self._ssh(kill, _KILL_SECONDS, None, most=_LONGEST_LOG)
+            shared = self._login.now
+            try:
+                self._ssh(
+                    kill, _KILL_SECONDS / 2 if shared else _KILL_SECONDS, None, most=_LONGEST_LOG
+                )
+            except (GuestShellError, subprocess.TimeoutExpired):
+                if shared is None:
+                    raise
+                self._login.retire(shared)
+                self._ssh(kill, _KILL_SECONDS / 2, None, most=_LONGEST_LOG, share=False)
 
 
 def status_at_the_end(output: bytes) -> int:

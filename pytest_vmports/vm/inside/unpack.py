@@ -57,11 +57,12 @@ class Unpacking:
     Attributes:
         left_out: names of what is not made here, the first of them.
         more_left_out: how many others there are.
+        taken: grows with each entry and each byte of a file.
     """
 
     def __init__(self, name: str, place: Path, source: str, limit: int) -> None:
         self.left_out: list[str] = []
-        self.more_left_out = 0
+        self.more_left_out = self.taken = 0
         self._name, self._place, self._source = name, place, source
         self._limit, self._room = limit, limit
         self._count = _LEAST_COUNT + limit // _BYTES_EACH
@@ -114,6 +115,7 @@ class Unpacking:
 
     def begin(self, entry: Entry) -> None:
         """Write one entry; see `archive.Taker`."""
+        self.taken += 1
         inside = PurePosixPath(entry.name).relative_to(self._name)
         if ".." in inside.parts:
             what = f"{shown(entry.name)} leads out of {shown(self._name)}{self.partial}"
@@ -153,6 +155,7 @@ class Unpacking:
         """Write some of a file's content."""
         assert self._file is not None
         self._file.write(data)
+        self.taken += len(data)
 
     def end(self) -> None:
         """Finish a file, if it is one whose content has ended."""
