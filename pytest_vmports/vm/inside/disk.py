@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.guests.image import Disk
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.system.firmware import Firmware
     from pytest_vmports.vm.console import Console
@@ -66,10 +67,12 @@ class DiskGuest(OwnInit):
         super().__init__(guest, architecture)
         self._image = image
         self.has_agent = image.agent
+        self.moves = image.ssh or image.agent
         self._direct = guest.kernel_path is not None
         if not self._direct:
             self.ends = TABLE
         self._agent: GuestAgent | None = None
+        self._move: Move | None = None
         self._ssh_port: ExposedPort | None = None
 
     @property
@@ -187,8 +190,12 @@ class DiskGuest(OwnInit):
         if self._agent is not None and not self._agent.answers(waiting.deadline, waiting.check):
             raise waiting.timed_out("the QEMU guest agent does not answer; does it run?")
 
+    def restored(self, move: Move | None) -> None:
+        """Note what it is to be given with the time, by one command."""
+        self._move = move
+
     def set_clock(self, waiting: Waiting) -> None:
-        """Give it the host's time, where we can run commands in it.
+        """Give it the host's time and its address, where we can run commands in it.
 
         Raises:
             MachineError: it refuses.
@@ -200,10 +207,14 @@ class DiskGuest(OwnInit):
         # busybox takes no fraction.
         now = clock.wall()
         script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
+        move, self._move = self._move, None
+        if move is not None:
+            script = f"{move.script()}\n{script}"
         code, _, said = runner.run(script, timeout=waiting.timeout)
         if code:
+            what = "to have its clock" if move is None else "to have its address and its clock"
             detail = printable(said[:_LONGEST_COMPLAINT].decode(errors="replace").strip())
-            raise MachineError(f"the guest refused to have its clock set: {detail or code}")
+            raise MachineError(f"the guest refused {what} set: {detail or code}")
 
     def shell(self, check: Callable[[], None]) -> Shell | None:  # noqa: ARG002 - protocol
         """Return ssh or the QEMU guest agent as a shell; None where it has neither."""

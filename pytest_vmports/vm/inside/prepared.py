@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, SetupError
 from pytest_vmports.system import clock
-from pytest_vmports.vm.inside.control import CLOCK, READY
+from pytest_vmports.vm.inside.control import CLOCK, MOVED, READY
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.inside.waiting import BootFiles
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.errors import BootTimeoutError
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
     from pytest_vmports.vm.last_words import LastWords
@@ -29,12 +30,13 @@ class Prepared(OwnInit):
 
     # No firmware or foreign init speaks before ours, and what its setup writes may be anything.
     ends: Sequence[LastWords] = ()
+    moves = True
 
     def connect(
         self, place: Place, forwards: Sequence[ExposedPort], until_spawned: ExitStack
     ) -> tuple[int, int | None]:
         """Open the control channel; see `OwnInit.connect`."""
-        self._clock_sent = False
+        self._clock_sent = self._moving = False
         self._shell: Shell | None = None
         return super().connect(place, forwards, until_spawned)
 
@@ -49,8 +51,12 @@ class Prepared(OwnInit):
         """Return names in the place of its files: our own part is an initrd in any case."""
         return BootFiles(Path("kernel"), Path("initrd"))
 
-    def restored(self) -> None:
-        """Send the host's time ahead: the agent reads it as soon as the guest runs."""
+    def restored(self, move: Move | None) -> None:
+        """Send its address and the time ahead: the agent reads them as soon as the guest runs."""
+        assert self._control is not None
+        if move is not None:
+            self._control.send(MOVED, move.requests())
+        self._moving = move is not None
         self._send_clock()
         self._clock_sent = True
 
@@ -67,7 +73,7 @@ class Prepared(OwnInit):
             raise SetupError(returncode=code, console=waiting.console.tail())
 
     def set_clock(self, waiting: Waiting) -> None:
-        """Give it the host's time, and return when it has that.
+        """Give it the host's time, and return when it has that and its address.
 
         Raises:
             MachineError: it refuses.
@@ -77,6 +83,11 @@ class Prepared(OwnInit):
         if not self._clock_sent:
             self._send_clock()
         self._clock_sent = False
+        if self._moving:
+            self._moving = False
+            code = self._answer(MOVED, lambda: waiting.timed_out("it has no address yet"), waiting)
+            if code:
+                raise MachineError(f"the guest refused its own address: {os.strerror(code)}")
         code = self._answer(CLOCK, lambda: waiting.timed_out("its clock is not set"), waiting)
         if code:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
