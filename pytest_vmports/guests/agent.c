@@ -11,12 +11,17 @@
  *   C  set the clock: struct timespec,      V  ready; the setup's exit status, decimal
  *      then seed for random numbers,
  *      if any
- *   S  begin a command's text               C  the clock is set; errno, decimal
- *   s  more of it                           A  an S, s or I frame was consumed
- *   X  run it                               O  the command's output
- *   I  the command's input                  E  its error output
- *   i  end of the input                     X  it ended; its wait status, decimal
+ *   N  change a network card: its address   C  the clock is set; errno, decimal
+ *      (6 bytes), rtnetlink(7) requests     N  all was done to the card; errno, decimal
+ *   S  begin a command's text               A  an S, s or I frame was consumed
+ *   s  more of it                           O  the command's output
+ *   X  run it                               E  its error output
+ *   I  the command's input                  X  it ended; its wait status, decimal
+ *   i  end of the input
  *   K  kill it and what it started
+ *
+ * Of the requests of N each is about one card, whose number is filled in here; one whose sequence
+ * number is 0 may be refused.
  *
  * The text is: directory NUL variable=value NUL ... NUL NUL argument NUL argument NUL ...
  * The host sends the next S, s or I only after an A: a serial port has no flow control that QEMU
@@ -42,6 +47,9 @@ typedef long i64;
 enum { WNOHANG = 1, POLLIN = 1, POLLOUT = 4, POLLERR = 8 };
 enum { SET_FLAGS = 4, EAGAIN = 11, HERE = -100, WRONLY = 1, NONBLOCK = 04000, CLOEXEC = 02000000 };
 enum { RESEED_NOW = 0x5207 /* RNDRESEEDCRNG */, CLOCK = 16 };
+/* Source: Linux, include/uapi/linux/netlink.h and sockios.h. */
+enum { NETLINK = 16, RAW = 3, HEAD = 16, CARD_AT = 20, ERROR_AT = 16, MAC = 6, ENODEV = 19, EINVAL = 22 };
+enum { GET_NAME = 0x8910, GET_MAC = 0x8927, MAC_AT = 18, MOST_CARDS = 256 };
 enum { FRAME = 4096, TEXT = 1 << 18, ARGS = 4096, LEFT = 64, SIGKILL = 9, SIGPIPE = 13, CANNOT_RUN = 127 };
 enum { RDWR = 2, READ_WRITE = 3, SHARED = 1, DONTFORK = 10, BYTES_THERE = 0x541b, SET_SIZE = 1031 };
 /* The window: what each says that it is there, a command's text, its input and both outputs. */
@@ -56,12 +64,12 @@ struct pollfd { int fd; short events, got; };
  * include/uapi/asm-generic/unistd.h; arm64 has none of the calls that newer ones replace. */
 #ifdef __x86_64__
 enum { READ, WRITE, CLOSE = 3, POLL = 7, MMAP = 9, SIGACTION = 13, IOCTL = 16, MADVISE = 28, DUP2 = 33,
-       FORK = 57, EXECVE = 59, EXIT = 60, WAIT4, KILL, FCNTL = 72, CHDIR = 80, SETSID = 112,
+       SOCKET = 41, FORK = 57, EXECVE = 59, EXIT = 60, WAIT4, KILL, FCNTL = 72, CHDIR = 80, SETSID = 112,
        CLOCK_SETTIME = 227, OPENAT = 257, PIPE2 = 293, PIDFD_OPEN = 434 };
 enum { IS_ARM = 0 };
 #else
 enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
-       EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETSID = 157, CLONE = 220, EXECVE,
+       EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETSID = 157, SOCKET = 198, CLONE = 220, EXECVE,
        MMAP, MADVISE = 233, WAIT4 = 260, PIDFD_OPEN = 434 };
 enum { IS_ARM = 1, SIGCHLD = 17 };
 #endif
@@ -422,6 +430,52 @@ static u64 told(const u8 *data, u64 most)
 	return size;
 }
 
+/* Return the number of the card with this address; 0 where there is none. */
+static unsigned card_of(int fd, const u8 *mac)
+{
+	for (unsigned number = 1; number < MOST_CARDS; number++) {
+		union { u8 bytes[40]; unsigned words[10]; } card = { 0 }; /* struct ifreq */
+		int same = 1;
+		card.words[4] = number;
+		if (sys(IOCTL, fd, GET_NAME, (i64)&card, 0) < 0 || sys(IOCTL, fd, GET_MAC, (i64)&card, 0) < 0)
+			continue;
+		for (int i = 0; i < MAC; i++)
+			same &= card.bytes[MAC_AT + i] == mac[i];
+		if (same)
+			return number;
+	}
+	return 0;
+}
+
+/* A guest that was restored gets an address of its own. Return 0, or errno, negative. */
+static i64 change_card(u8 *data, u64 size)
+{
+	static unsigned answer[FRAME / 4];
+	u64 at = MAC, all;
+	i64 failed = 0;
+	int fd = sys(SOCKET, NETLINK, RAW | CLOEXEC, 0, 0);
+	unsigned card = fd < 0 || size < MAC ? 0 : card_of(fd, data);
+	if (!card)
+		failed = fd < 0 ? fd : -ENODEV;
+	for (; !failed && at < size; at += all) {
+		u8 *one = data + at;
+		all = size - at < CARD_AT + 4 ? 0 : one[0] | one[1] << 8;
+		if (all < CARD_AT + 4 || all > size - at) {
+			failed = -EINVAL;
+			break;
+		}
+		for (int i = 0; i < 4; i++)
+			one[CARD_AT + i] = card >> 8 * i;
+		failed = sys(WRITE, fd, (i64)one, all, 0);
+		if (failed > 0)
+			failed = sys(READ, fd, (i64)answer, sizeof answer, 0);
+		if (failed > 0)
+			failed = one[8] ? (int)answer[ERROR_AT / 4] : 0;
+	}
+	shut(&fd);
+	return failed;
+}
+
 static void frame(void)
 {
 	u8 head[4];
@@ -438,6 +492,10 @@ static void frame(void)
 		failed = size > CLOCK ? reseed(data + CLOCK, size - CLOCK) : 0;
 		answer();
 		say_number('C', -(failed ? failed : sys(CLOCK_SETTIME, 0, (i64)data, 0, 0)));
+		break;
+	case 'N':
+		failed = change_card(data, size);
+		say_number('N', -failed);
 		break;
 	case 'S':
 		text_size = 0;

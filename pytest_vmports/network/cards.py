@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_vmports.network import lan
+from pytest_vmports.network.moving import Move
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -26,6 +27,7 @@ class Cards:
         first: what connects the first card, and carries the forwards.
         shared: the network that the second card is on; None for one of its own, where its address
             is always the same.
+        template: this guest is to be saved, for VMs of any network: it is on none of them.
 
     Attributes:
         network: as given.
@@ -33,12 +35,21 @@ class Cards:
         second: the second card's place, from the start on; None without such a card.
     """
 
-    def __init__(self, network: Network, first: Wiring, shared: Lan | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        first: Wiring,
+        shared: Lan | None = None,
+        *,
+        template: bool = False,
+    ) -> None:
         self.network = network
         self.first = first
         self.second: Seat | None = None
+        self._before: SeatValues | None = None
         self._lan = shared
-        if shared is None and network.second_card:
+        self._of_template = template and network.lan is not None
+        if self._of_template or (shared is None and network.second_card):
             self._lan = lan.Lan("of one VM")
         self._first_fds: Sequence[int] = ()
 
@@ -67,7 +78,12 @@ class Cards:
             MachineError: the network is full.
         """
         if self._lan is not None:
-            self.second = self._lan.join(dict(self.network.host_ports))
+            # One that begins anew may have been restored: then its guest knows its address.
+            before = None if self.second is None else self.second.number
+            self._before = self._seat
+            self.second = self._lan.join(
+                dict(self.network.host_ports), before, template=self._of_template
+            )
         try:
             self._first_fds = self.first.start(lease_fds)
         except BaseException:
@@ -82,6 +98,27 @@ class Cards:
         self.first.stop()
         if self.second is not None:
             self.second.leave()
+
+    def check(self) -> None:
+        """Raise where a guest that is to become a template, and is alone, has asked for others.
+
+        Raises:
+            NeighbourSoughtError: it has; as a clone it would go on from their absence.
+        """
+        if self._of_template and self.second is not None and self.second.sought is not None:
+            raise lan.NeighbourSoughtError(self.second.sought)
+
+    def move(self, *, cloned: bool) -> Move | None:
+        """Return how a guest that was restored gets its own address here; None where it has that.
+
+        Args:
+            cloned: from a template; else it had been here before, at a place that somebody else may
+                have taken meanwhile.
+        """
+        if self.network.lan is None or self._seat is None:
+            return None
+        before = lan.template_seat(()) if cloned else self._before
+        return None if before is None or before.mac == self._seat.mac else Move(before, self._seat)
 
     def qemu_args(self) -> list[str]:
         """Return QEMU's arguments for all cards, between `start` and `stop`."""
@@ -120,11 +157,12 @@ def network_words(seat: SeatValues | None) -> list[str]:
 
 
 def masked_seat(network: Network) -> SeatValues | None:
-    """Return the second card's place as on a network of its own, its descriptors masked."""
+    """Return the second card's place as a template has it, its descriptors masked."""
     if not network.second_card:
         return None
     door = [PLACEHOLDER] if network.host_ports else []
-    return lan.seat_values([PLACEHOLDER, *door])
+    fds = [PLACEHOLDER, *door]
+    return lan.seat_values(fds) if network.lan is None else lan.template_seat(fds)
 
 
 def masked_args(network: Network, forwards: Sequence[ExposedPort]) -> list[str]:

@@ -16,10 +16,17 @@ from pytest_vmports.network.udp_frames import checksum
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAC = bytes.fromhex(HOST_MAC.replace(":", ""))
+
+def mac_bytes(mac: str) -> bytes:
+    """Return a card's own address as frames have it."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+MAC = mac_bytes(HOST_MAC)
 _HOST = socket.inet_aton(HOST_IP)
 _ARP_FOR_IPV4 = b"\x08\x06" + b"\x00\x01\x08\x00\x06\x04"
 _ARP_LENGTH = 14 + 28
+_QUESTION, _NOBODY = b"\x00\x01", bytes(4)
 # Version 4 and a header without options, which could name another way or address.
 _IPV4, _PLAIN_HEADER = b"\x08\x00", 0x45
 _IP, _TCP, _SHORTEST = 14, 34, 54
@@ -75,6 +82,17 @@ def refusal(frame: bytes, guest: bytes) -> bytes | None:
     pseudo = _HOST + guest + struct.pack("!HH", socket.IPPROTO_TCP, 20)
     tcp += checksum(pseudo + tcp + bytes(4)).to_bytes(2, "big") + bytes(2)
     return frame[6:12] + MAC + _IPV4 + header + tcp
+
+
+def asked_for(frame: bytes) -> bytes | None:
+    """Return the address of another guest that ``frame`` asks the whole network for; None if none.
+
+    Who asks for the address that he has, or is about to take, looks for nobody.
+    """
+    if not _is_arp(frame) or frame[20:22] != _QUESTION:
+        return None
+    sender, target = frame[28:32], frame[38:42]
+    return None if sender in {target, _NOBODY} or target == _HOST else target
 
 
 def _is_arp(frame: bytes) -> bool:

@@ -27,13 +27,15 @@ from pytest_vmports.constants import (
 )
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network import host_frames
+from pytest_vmports.network.host_frames import mac_bytes
 from pytest_vmports.network.links import Pump
 from pytest_vmports.network.usernet import network_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_FIRST, _LAST = 2, 253
+_FIRST, _LAST = 2, 252
+_OF_TEMPLATES = 253
 _MAC_LENGTH = 6
 _GROUP_BIT = 1
 CARD_NETDEV = "lan"
@@ -93,13 +95,30 @@ def kernel_words(address: str, mac: str) -> list[str]:
     return [f"vmports.lan_ip={address}", f"vmports.lan_mac={mac}"]
 
 
+def template_seat(fds: Sequence[int | str]) -> SeatValues:
+    """Return the values of the place that templates of shared networks are made at.
+
+    No VM has it, so whoever still shows its address was not given his own.
+    """
+    return seat_values(fds, _OF_TEMPLATES)
+
+
+_TEMPLATE_MAC = mac_bytes(template_seat(()).mac)
+
+
+class NeighbourSoughtError(Exception):
+    """A guest that is to become a template has asked for another VM of its network."""
+
+
 class Seat:
     """A VM's place on a network. Made by `Lan.join`.
 
     Attributes:
         values: what QEMU and the guest get to know of it.
+        number: the last part of its address.
         mac_bytes: its card's address as frames have it.
         links: its card's frames and, with a door, those of the host's side.
+        sought: the first address of another VM that the guest has asked for, or None.
     """
 
     def __init__(self, lan: Lan, pump: Pump, number: int, host_ports: Mapping[int, int]) -> None:
@@ -107,7 +126,9 @@ class Seat:
         if host_ports:
             self.links.append(pump.link(self._from_host))
         self.values = seat_values(self.fds, number)
-        self.mac_bytes = bytes.fromhex(self.values.mac.replace(":", ""))
+        self.number = number
+        self.mac_bytes = mac_bytes(self.values.mac)
+        self.sought: str | None = None
         self._lan = lan
         self._ip = socket.inet_aton(self.values.address)
         self._ports = dict(host_ports)
@@ -131,7 +152,11 @@ class Seat:
         to_all = bool(target[:1]) and bool(target[0] & _GROUP_BIT)
         if target == host_frames.MAC or to_all:
             self._to_host(frame)
-        self._lan.switch(self, frame, to_all=to_all)
+        if self.sought is None and (asked := host_frames.asked_for(frame)) is not None:
+            self.sought = socket.inet_ntoa(asked)
+        # A clone that has not its own address yet is not there for others.
+        if frame[_MAC_LENGTH : 2 * _MAC_LENGTH] != _TEMPLATE_MAC:
+            self._lan.switch(self, frame, to_all=to_all)
 
     def _to_host(self, frame: bytes) -> None:
         passed = host_frames.to_host(frame, self._ip, self._ports)
@@ -161,17 +186,24 @@ class Lan:
         # By the last part of the address. Never changed but replaced: the thread reads it.
         self._seats: dict[int, Seat] = {}
 
-    def join(self, host_ports: Mapping[int, int]) -> Seat:
+    def join(
+        self, host_ports: Mapping[int, int], number: int | None = None, *, template: bool = False
+    ) -> Seat:
         """Return a place for a VM, with the lowest address that is free.
 
         Args:
             host_ports: its door: port at `HOST_IP` to port of the host's 127.0.0.1.
+            number: of the place that it had before, which it gets again while that is free.
+            template: it is to become a template, alone on this network.
 
         Raises:
             MachineError: there are no more.
         """
         with self._lock:
-            number = next((n for n in range(_FIRST, _LAST + 1) if n not in self._seats), None)
+            if template:
+                number = _OF_TEMPLATES
+            elif number is None or number in self._seats:
+                number = next((n for n in range(_FIRST, _LAST + 1) if n not in self._seats), None)
             if number is None:
                 raise MachineError(f"the network {self._name} has no address left: end a VM of it")
             if self._pump is None:

@@ -13,6 +13,7 @@ from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
 from pytest_vmports.network.exposed import lease_when_free
 from pytest_vmports.network.lan import Lan
+from pytest_vmports.pool.apart import ApartError, found_out
 from pytest_vmports.pool.blame import state_may_be
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.system.progress import for_whom, slowly
@@ -154,7 +155,7 @@ class Launcher:
             allocator=self._allocator, outlives=self._keeper is not None,
         )  # fmt: skip
         lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
-        cards = Cards(network, wiring, lan)
+        cards = Cards(network, wiring, lan, template=ram is not None)
         place = Place(workdir, self._run_dir, plan.root, below)
         return Machine(plan, cards, place, saved=template, ram=ram, leased=leased)
 
@@ -183,7 +184,8 @@ class Launcher:
                     # Found sound, and still not to be restored, or restored and dead at once.
                     self._templates.discard(template, plan.guest, error)
                     continue
-            if prepare_next and plan.kind.stands_by:
+            # On a network it would take an address, and others' order with it.
+            if prepare_next and plan.kind.stands_by and plan.network.lan is None:
                 make = partial(self._make_standby, plan, template, exposed.host)
                 self._standby.prepare(plan.standby_key, plan.hardware.memory, make)
             return ready
@@ -202,9 +204,10 @@ class Launcher:
             try:
                 with slowly(self._tell, for_whom(what), partial(_how_far, machine)):
                     machine.start(exposed.pass_fds)
-                    machine.wait_ready()
+                    with found_out(machine):
+                        machine.wait_ready()
                     save(machine)
-            except (ForwardError, MonitorError) as error:
+            except (ForwardError, MonitorError, ApartError) as error:
                 # Not the end of the test, whose VM wants these ports: so this one is not kept.
                 if isinstance(error, ForwardError):
                     machine.note_refused()
@@ -221,7 +224,9 @@ class Launcher:
             return self._templates.find(plan, build)
         except MonitorError as error:
             self._templates.cannot_be_saved(plan.guest, error)
-            return None
+        except ApartError as error:
+            self._templates.cannot_be_shared(plan, error)
+        return None
 
     def _from_standby(self, plan: Plan, exposed: ExposedPorts, observe: Observe) -> Machine | None:
         """Return the machine that was kept ready, with this test's forwards; or None."""

@@ -16,6 +16,7 @@ from pytest_vmports.errors import (
     StateDirError,
     VmPortsError,
 )
+from pytest_vmports.pool.apart import Apart
 from pytest_vmports.pool.template_places import TemplatePlaces
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import Ram
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.pool.apart import ApartError
     from pytest_vmports.pool.template import Template
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.plan import Plan
@@ -35,7 +37,6 @@ _MIB = 1 << 20
 _SAVE_SECONDS = 60.0
 _CONSOLE_CHARACTERS = 1 << 16
 _TOO_LARGE = re.compile(rf"signal {signal.SIGXFSZ.value}\b|File too large")
-_OF_A_NETWORK = "a saved guest has one address, and each of these has its own"
 
 
 class Templates:
@@ -56,6 +57,7 @@ class Templates:
         self._told: set[str] = set()
         self._without: set[str] = set()  # guests, each as its repr: names may be equal
         self._failed: set[str] = set()
+        self._apart = Apart(shared / "apart", tell)
 
     def boots_from_cold(self, plan: Plan) -> bool:
         """Whether a VM has to boot, whatever was saved; says why, once for each guest or network.
@@ -64,11 +66,11 @@ class Templates:
         """
         if repr(plan.guest) in self._without:
             return True
-        if plan.network.lan is not None:
-            self._say_cold(f"the network {plan.network.lan}", _OF_A_NETWORK)
-            return True
         if (why := plan.kind.why_no_template) is not None:
             self._give_up(plan.guest, why)
+            return True
+        if plan.network.lan is not None and (why := self._apart.why(plan)) is not None:
+            self._say_cold(f"{plan.guest.name} on a shared network", why)
             return True
         return False
 
@@ -112,6 +114,11 @@ class Templates:
     def cannot_be_saved(self, guest: Guest, error: VmPortsError) -> None:
         """Boot this guest from cold from now on, and say so once."""
         self._give_up(guest, _brief(error))
+
+    def cannot_be_shared(self, plan: Plan, error: ApartError) -> None:
+        """Boot VMs of this plan from cold from now on, and say so once."""
+        self._apart.note(plan, str(error))
+        self.boots_from_cold(plan)
 
     def discard(self, template: Template, guest: Guest, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""

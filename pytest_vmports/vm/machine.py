@@ -93,9 +93,8 @@ class Machine:
         self.files = Files((GVPROXY_CONFIG, SEED, CAPTURE, VMCORE))
         self.crash_dump = CrashDump(None)
         self._qemu: Process | None = None
-        self._saved = saved
         self.probe: Probe | None = None
-        self.ram = ram if saved is None else saved.memory
+        self._saved, self.ram = saved, ram if saved is None else saved.memory
 
     @property
     def workdir(self) -> Path:
@@ -262,6 +261,7 @@ class Machine:
             MachineDiedError: with what it said and the console's tail.
         """
         self.owner.check()
+        self.cards.check()
         if self.milestones.console is None and self.console.begun:
             self.milestones.console = clock.now()
         if (died := failures.found(self.vitals)) is not None:
@@ -396,5 +396,5 @@ class Machine:
         self.console.begin_with(saved.console)
         with failures.cause_first(self.vitals), saved.open_state() as file:
             self.monitor.load(file.fileno())
-        self.kind.restored()
+        self.kind.restored(self.cards.move(cloned=self.origin is Origin.CLONED))
         self.monitor.execute("cont")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import GuestSaidError, MachineError
 from pytest_vmports.system import clock
 from pytest_vmports.vm.inside.agent_shell import AgentShell
-from pytest_vmports.vm.inside.control import CLOCK, READY
+from pytest_vmports.vm.inside.control import CLOCK, MOVED, READY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_vmports.errors import BootTimeoutError
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.vm.inside.control import Control
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Waiting
@@ -51,11 +52,18 @@ class AgentLink:
         self._control = control
         self._seed = seed
         self._folder = folder
-        self._clock_sent = False
+        self._clock_sent = self._moving = False
         self._shell: Shell | None = None
 
-    def send_clock_ahead(self) -> None:
-        """Send the host's time to a guest that was restored: the agent reads it once that runs."""
+    def send_ahead(self, move: Move | None = None) -> None:
+        """Send a guest that was restored what its agent reads once it runs: the host's time.
+
+        Args:
+            move: what changes its card's address; None where that stays or is changed otherwise.
+        """
+        if move is not None:
+            self._control.send(MOVED, move.requests())
+        self._moving = move is not None
         self._send_clock()
         self._clock_sent = self.there = True
 
@@ -136,6 +144,11 @@ class AgentLink:
         if not self._clock_sent:
             self._send_clock()
         self._clock_sent = False
+        if self._moving:
+            self._moving = False
+            code = self._answer(MOVED, lambda: waiting.timed_out("it has no address yet"), waiting)
+            if code:
+                raise MachineError(f"the guest refused its own address: {os.strerror(code)}")
         code = self._answer(CLOCK, lambda: waiting.timed_out("its clock is not set"), waiting)
         if code:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")

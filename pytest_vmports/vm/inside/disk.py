@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.guests.image import Disk
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.system.firmware import Firmware
     from pytest_vmports.vm.inside.qemu_agent import GuestAgent
@@ -74,10 +75,12 @@ class DiskGuest(OwnInit):
         super().__init__(guest, architecture)
         self._image = image
         self.has_agent = image.agent
+        self.moves = image.ssh or image.agent or image.brings_agent(architecture)
         self._direct = guest.kernel_path is not None
         if not self._direct:
             self.ends = TABLE
         self._agent: GuestAgent | None = None
+        self._move: Move | None = None
         self._ssh_port: ExposedPort | None = None
         # Our own; None also in a guest in which it has not come up.
         self._link: AgentLink | None = None
@@ -171,12 +174,15 @@ class DiskGuest(OwnInit):
         self._agent = GuestAgent(ours)
         return control, until_spawned.enter_context(of_qemu).fileno(), window
 
-    def restored(self) -> None:
-        """Send the host's time ahead, where the guest that was saved had the agent."""
-        self._restored = True
+    def restored(self, move: Move | None) -> None:
+        """Send the host's time ahead, where the guest that was saved had the agent.
+
+        Its address on a shared network comes after that, by a command: it has it from others.
+        """
+        self._restored, self._move = True, move
         if self._link is not None and self._note.exists():
             self._link.variables |= _with_lang(self._note.read_bytes())
-            self._link.send_clock_ahead()
+            self._link.send_ahead()
         elif self._link is not None:
             self._link, self._why_no_agent = None, "nor did it in the guest that was saved"
 
@@ -219,26 +225,33 @@ class DiskGuest(OwnInit):
             raise waiting.timed_out("the QEMU guest agent does not answer; does it run?")
 
     def set_clock(self, waiting: Waiting) -> None:
-        """Give it the host's time, where we can run commands in it.
+        """Give it the host's time and its address, where we can run commands in it.
 
         Raises:
             MachineError: it refuses.
             BootTimeoutError, CommandTimeoutError: it does not answer.
             MachineDiedError: QEMU or gvproxy ended.
         """
+        move, self._move = self._move, None
+        steps = [] if move is None else [move.script()]
         if self._link is not None:
             self._link.set_clock(waiting)
+        elif self._agent is not None or self.ssh is not None:
+            # busybox takes no fraction.
+            now = clock.wall()
+            steps.append(f"date -u -s @{now:.3f} || date -u -s @{now:.0f}")
+        shell = self.shell(waiting.check)
+        if not steps:
             return
-        runner = self._agent or self.ssh
-        if runner is None:
-            return
-        # busybox takes no fraction.
-        now = clock.wall()
-        script = f"date -u -s @{now:.3f} || date -u -s @{now:.0f}"
-        code, _, said = runner.run(script, timeout=waiting.timeout)
+        if shell is None:
+            raise MachineError("nothing in the guest takes an address of its own")
+        code, _, said = shell.execute("\n".join(steps), timeout=waiting.timeout, input=b"")
+        if code is None:
+            raise waiting.timed_out("its clock is not set")
         if code:
+            what = "to have its clock" if move is None else "to have its address and its clock"
             detail = printable(said[:_LONGEST_COMPLAINT].decode(errors="replace").strip())
-            raise MachineError(f"the guest refused to have its clock set: {detail or code}")
+            raise MachineError(f"the guest refused {what} set: {detail or code}")
 
     def shell(self, check: Callable[[], None]) -> Shell | None:
         """Return our agent, ssh or the QEMU guest agent as a shell; None where it has none.

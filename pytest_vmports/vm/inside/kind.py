@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort, PortMapping
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.vm.argv import Drives
     from pytest_vmports.vm.inside.shell import Shell
@@ -29,6 +30,7 @@ class GuestKind(Protocol):
     Attributes:
         rest_seconds: how long a guest that is ready may take to come to rest before it is saved.
         stands_by: whether one may be kept ready for the next test.
+        moves: whether a clone can be given the address of its own place on a shared network.
         ends: what its console may end with when its boot has failed for good.
         has_agent: whether it runs the QEMU guest agent, on a channel of its own.
         ssh: runs commands by ssh, and knows how others do; None where we are not let in so.
@@ -36,6 +38,7 @@ class GuestKind(Protocol):
 
     rest_seconds: float
     stands_by: bool
+    moves: bool
     ends: Sequence[LastWords]
     has_agent: bool
     ssh: SshShell | None
@@ -102,8 +105,13 @@ class GuestKind(Protocol):
             the file of the window, if any.
         """
 
-    def restored(self) -> None:
-        """Do what has to be done when its state was loaded and before it runs."""
+    def restored(self, move: Move | None) -> None:
+        """Do what has to be done when its state was loaded and before it runs.
+
+        Args:
+            move: how it gets its own address on a shared network, which it has when `set_clock`
+                returns; None where it has that.
+        """
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when a guest that was booted has done what it was told to.
@@ -120,7 +128,7 @@ class GuestKind(Protocol):
         """
 
     def set_clock(self, waiting: Waiting) -> None:
-        """Give it the host's time, where we can; return when it has that.
+        """Give it the host's time, where we can; return when it has that and its address.
 
         Raises:
             MachineError: it refuses or does not answer, or its VM has ended.

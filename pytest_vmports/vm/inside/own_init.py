@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort, PortMapping
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.system.architecture import Architecture
     from pytest_vmports.vm.argv import Drives
     from pytest_vmports.vm.inside.shell import Shell
@@ -35,6 +36,7 @@ class OwnInit:
 
     rest_seconds = 3.0
     stands_by = True
+    moves = False
     has_agent = False
     ends: Sequence[LastWords] = AFTER_LOADER
     ssh: SshShell | None = None
@@ -106,7 +108,7 @@ class OwnInit:
         self._control = Control(ours, window)
         return until_spawned.enter_context(of_qemu).fileno(), None, file
 
-    def restored(self) -> None:
+    def restored(self, move: Move | None) -> None:
         """Prepare a guest whose state was loaded, and that runs next: nothing to do."""
 
     def await_setup(self, waiting: Waiting) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from pytest_vmports.models import ExposedPort
+    from pytest_vmports.network.moving import Move
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.inside.waiting import Place, Waiting
     from pytest_vmports.vm.last_words import LastWords
@@ -25,6 +26,7 @@ class Prepared(OwnInit):
 
     # No firmware or foreign init speaks before ours, and what its setup writes may be anything.
     ends: Sequence[LastWords] = ()
+    moves = True
 
     @property
     def lean(self) -> bool:
@@ -56,9 +58,9 @@ class Prepared(OwnInit):
         """Return names in the place of its files: our own part is an initrd in any case."""
         return BootFiles(Path("kernel"), Path("initrd"))
 
-    def restored(self) -> None:
-        """Send the host's time ahead: the agent reads it as soon as the guest runs."""
-        self._link.send_clock_ahead()
+    def restored(self, move: Move | None) -> None:
+        """Send its address and the time ahead: the agent reads them as soon as the guest runs."""
+        self._link.send_ahead(move)
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when its setup has ended well.
@@ -73,7 +75,7 @@ class Prepared(OwnInit):
             raise SetupError(returncode=code, console=waiting.console.tail())
 
     def set_clock(self, waiting: Waiting) -> None:
-        """Give it the host's time, and return when it has that.
+        """Give it the host's time, and return when it has that and its address.
 
         Raises:
             MachineError: it refuses.
