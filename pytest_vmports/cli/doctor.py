@@ -130,7 +130,12 @@ def _guest() -> Finding:
 def _gvproxy() -> Finding:
     named, used = _gvproxy_is_used()
     try:
-        return Finding("gvproxy", FINE, str(programs.find_gvproxy(named)))
+        found = programs.find_gvproxy(named)
+        if not found.loses_answers:
+            return Finding("gvproxy", FINE, str(found))
+        loses = "loses the answer to a client that ends its own half of a connection first"
+        state = LIMITED if used else FINE
+        return Finding("gvproxy", state, f"{found} {loses}", programs.NEWER_GVPROXY)
     except GvproxyNotFoundError as error:
         if used:
             raise

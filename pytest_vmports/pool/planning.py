@@ -13,7 +13,12 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
 from pytest_vmports.system import landlock
-from pytest_vmports.system.programs import choose_accel, find_gvproxy, find_qemu
+from pytest_vmports.system.programs import (
+    NEWER_GVPROXY,
+    choose_accel,
+    find_gvproxy,
+    find_qemu,
+)
 from pytest_vmports.vm import walls as qemu_walls
 from pytest_vmports.vm.argv import Hardware
 from pytest_vmports.vm.inside.kind import kind_of
@@ -96,6 +101,17 @@ def open_host_line(settings: Settings, plan: Plan) -> str | None:
     else:
         return None
     return f"vmports: {said}; {found['remedy']}; strict_network = yes refuses such VMs"
+
+
+def lossy_line(plan: Plan) -> str | None:
+    """Return what is to be said of a gvproxy that loses answers; None of any other."""
+    if plan.gvproxy is None or not plan.gvproxy.loses_answers:
+        return None
+    return (
+        f"vmports: gvproxy {plan.gvproxy.version} ({plan.gvproxy.path}) loses the guest's answer "
+        "when a client ends its own half of a connection first (shutdown(SHUT_WR), nc -N); 0.8.8 "
+        f"and later do not: {NEWER_GVPROXY}"
+    )
 
 
 def unwalled_line(plan: Plan) -> str | None:

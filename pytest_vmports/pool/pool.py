@@ -13,7 +13,7 @@ from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.pool.launch import Launcher
-from pytest_vmports.pool.planning import open_host_line, plan_of, unwalled_line
+from pytest_vmports.pool.planning import lossy_line, open_host_line, plan_of, unwalled_line
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
 from pytest_vmports.system.run_dir import RunDir
@@ -100,7 +100,7 @@ class Pool:
             HostError: QEMU or gvproxy is missing, or not as strict as asked for.
         """
         plan = plan_of(settings, guest, self.root, reachable=self.keeper is not None)
-        self._say_once(open_host_line(settings, plan), unwalled_line(plan))
+        self._say_once(open_host_line(settings, plan), unwalled_line(plan), lossy_line(plan))
         return plan
 
     def start(

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,9 @@ _GVPROXY_PLACES = (
     "/opt/homebrew/opt/podman/libexec/podman/gvproxy",
     "/usr/local/opt/podman/libexec/podman/gvproxy",
 )
+_BY_GO = "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9"
+NEWER_GVPROXY = f"{_BY_GO}, then put ~/go/bin on PATH, or name it with --vmports-gvproxy"
+"""How to get one where a distribution has an old one."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,39 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Gvproxy:
-    """A gvproxy that ran. ``has_config``: it takes a configuration file (0.8.8 and later)."""
+    """A gvproxy that ran.
+
+    Attributes:
+        path: the program.
+        version: as it says itself.
+        has_config: it takes a configuration file (0.8.8 and later).
+        passed_over: others that ran and were not taken, in words.
+    """
 
     path: str
     version: str
     has_config: bool
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def loses_answers(self) -> bool:
+        """Whether a client that has ended what it sends gets no more of the answer.
+
+        It closes both halves of a connection when one ends. What ended that came with 0.8.8, as
+        ``-config`` did. Source: gvisor-tap-vsock's commit 191d3a4e.
+        """
+        return not self.has_config
+
+    @property
+    def rank(self) -> tuple[bool, tuple[int, ...]]:
+        """What is more, of the newer one. Odd versions, as of builds from git, come last."""
+        plain = re.match(r"\d+(\.\d+)*", self.version)
+        return self.has_config, tuple(map(int, plain[0].split("."))) if plain else ()
 
     def __str__(self) -> str:
         way = "configuration file" if self.has_config else "API, it has no -config"
-        return f"gvproxy {self.version} ({self.path}, forwards by {way})"
+        others = f"; not the older {', '.join(self.passed_over)}" if self.passed_over else ""
+        return f"gvproxy {self.version} ({self.path}, forwards by {way}{others})"
 
 
 @lru_cache(maxsize=8)
@@ -162,35 +189,61 @@ def choose_accel(wanted: str, qemu: str) -> Accelerator:
 
 @lru_cache(maxsize=8)
 def find_gvproxy(wanted: str | None = None) -> Gvproxy:
-    """Return a gvproxy that runs.
+    """Return a gvproxy that runs, of several the newest.
 
     Args:
-        wanted: a path or a program name; None looks on PATH, beside this Python and where podman
-            keeps its copy.
+        wanted: a path or a program name; None looks into all of PATH, beside this Python and where
+            podman keeps its copy.
 
     Raises:
         GvproxyNotFoundError: none runs; says which were tried.
         ProgramStoppedError: there is one, and the host keeps it from running.
     """
     beside = str(Path(sysconfig.get_path("scripts")) / "gvproxy")
-    candidates = [wanted] if wanted is not None else ["gvproxy", beside, *_GVPROXY_PLACES]
-    tried = []
+    everywhere = ["gvproxy", *_further_on_path("gvproxy"), beside, *_GVPROXY_PLACES]
+    candidates = [wanted] if wanted is not None else everywhere
+    tried: list[str] = []
+    found: dict[str, Gvproxy] = {}
     for name in candidates:
         path = surroundings.which(name)
         if path is None:
             tried.append(f"  {name}: not there, or not executable")
-            continue
-        code, text = _run([path, "-version"])
-        match = re.search(r"gvproxy version v?(\S+)", text)
-        if code == 0 and match:
-            # Builds of distributions carry odd version strings; the help text does not lie.
-            has_config = bool(re.search(r"^\s+-config\b", _run([path, "-help"])[1], re.MULTILINE))
-            return Gvproxy(path, match.group(1), has_config)
+        elif (real := os.path.realpath(path)) not in found:
+            try:
+                one = _asked_gvproxy(path, tried)
+            except ProgramStoppedError:
+                if not found:
+                    raise
+                continue  # there is one that runs
+            found.update({} if one is None else {real: one})
+    if not found:
+        raise GvproxyNotFoundError(
+            tried="\n".join(tried),
+            remedy=f"install it ({install_hint('gvproxy')}), or name one with --vmports-gvproxy",
+        )
+    best = max(found.values(), key=lambda one: one.rank)  # of equals the first
+    older = (f"{one.version} ({one.path})" for one in found.values() if one.rank < best.rank)
+    return replace(best, passed_over=tuple(older))
+
+
+def _further_on_path(name: str) -> Iterator[str]:
+    """Yield where more of a program may be than the first that is found."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        path = str(Path(folder) / name)
+        if folder and os.access(path, os.X_OK):
+            yield path
+
+
+def _asked_gvproxy(path: str, tried: list[str]) -> Gvproxy | None:
+    """Return what runs there, or add to ``tried`` why it is no gvproxy."""
+    code, text = _run([path, "-version"])
+    match = re.search(r"gvproxy version v?(\S+)", text)
+    if code != 0 or not match:
         tried.append(f"  {path}: {_no_good('gvproxy', code, text)}")
-    raise GvproxyNotFoundError(
-        tried="\n".join(tried),
-        remedy=f"install it ({install_hint('gvproxy')}), or name one with --vmports-gvproxy",
-    )
+        return None
+    # Builds of distributions carry odd version strings; the help text does not lie.
+    has_config = bool(re.search(r"^\s+-config\b", _run([path, "-help"])[1], re.MULTILINE))
+    return Gvproxy(path, match.group(1), has_config)
 
 
 def install_hint(what: str) -> str:
@@ -217,9 +270,9 @@ def install_hint(what: str) -> str:
         },
         "ssh": {"apt-get": "apt-get install openssh-client", "dnf": "dnf install openssh-clients"},
     }
-    go = "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9"
     known = [hint for tool, hint in hints[what].items() if shutil.which(tool)]
-    return " or ".join(known + ([go] if what == "gvproxy" else [])) or hints[what]["apt-get"]
+    go = [_BY_GO] if what == "gvproxy" else []
+    return " or ".join(known + go) or hints[what]["apt-get"]
 
 
 def qemu_name(path: str) -> str:

@@ -20,6 +20,7 @@ from pytest_vmports.errors import GuestNotFoundError, GvproxyNotFoundError, Qemu
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.system import programs as host
+from pytest_vmports.system.programs import Gvproxy
 
 MIB = 1 << 20
 
@@ -108,6 +109,20 @@ class TestDoctor:
         assert "no working gvproxy found" in lines[at]
         assert any("install it" in line for line in lines[at:])
         assert any("leftovers" in line for line in lines[at:])  # it goes on
+
+    def test_a_gvproxy_that_loses_answers_is_a_limit_where_it_is_used(
+        self, run, monkeypatch, gvproxy_081, qemu_binary
+    ):
+        old = Gvproxy("/g", "0.8.1", has_config=False)
+        monkeypatch.setattr(host, "find_gvproxy", lambda _: old)
+        _, lines, _ = run("doctor")
+        (at,) = [n for n, line in enumerate(lines) if re.match(r"ok  +gvproxy ", line)]
+        assert "loses the answer" in lines[at]
+        assert "-> go install" in lines[at + 1]
+        monkeypatch.setenv("VMPORTS_GVPROXY", str(gvproxy_081))
+        status, lines, _ = run("doctor")
+        assert status == 1
+        assert any(line.startswith("limited  gvproxy ") for line in lines)
 
     def test_each_wall_around_gvproxy_has_its_line(
         self, run, monkeypatch, gvproxy_089, qemu_binary, ungated

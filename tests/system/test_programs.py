@@ -6,7 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_vmports.errors import GvproxyNotFoundError, HostError, QemuNotFoundError
+from pytest_vmports.errors import (
+    GvproxyNotFoundError,
+    HostError,
+    ProgramStoppedError,
+    QemuNotFoundError,
+)
 from pytest_vmports.system import programs, surroundings
 from pytest_vmports.system.architecture import X86_64, host_architecture
 from pytest_vmports.system.programs import Accelerator, Gvproxy, Qemu
@@ -209,6 +214,64 @@ def test_the_help_and_not_the_version_says_what_gvproxy_can(program):
     new = program("new", text % ("git-12ab", "Usage:\\n  -config string\\n    \\tthe file\\n"))
     assert find_gvproxy(old) == Gvproxy(old, "9.9.9", has_config=False)
     assert find_gvproxy(new) == Gvproxy(new, "git-12ab", has_config=True)
+
+
+VERSIONED = "case $1 in -version) echo 'gvproxy version %s';; *) printf '%s';; esac"
+CONFIG, NO_CONFIG = "Usage:\\n  -config string\\n", "Usage:\\n  -debug\\n"
+# What is on PATH and beside Python, and which of them is taken.
+SEVERAL = {
+    "the newer by number": (("v0.8.8", CONFIG), ("v0.8.10", CONFIG), 1),
+    "the newer on PATH": (("v0.8.10", CONFIG), ("v0.8.9", CONFIG), 0),
+    "what keeps answers before a number": (("9.9.9", NO_CONFIG), ("v0.8.8", CONFIG), 1),
+    "a plain version before an odd one": (("git-12ab", CONFIG), ("v0.8.8", CONFIG), 1),
+    "PATH's of two alike": (("v0.8.9", CONFIG), ("v0.8.9", CONFIG), 0),
+}
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(("on_path", "beside", "taken"), SEVERAL.values(), ids=SEVERAL)
+def test_of_several_gvproxies_the_newest_is_taken(program, monkeypatch, on_path, beside, taken):
+    paths = [
+        program(f"{name}/gvproxy", VERSIONED % words)
+        for name, words in (("path", on_path), ("beside", beside))
+    ]
+    monkeypatch.setenv("PATH", str(Path(paths[0]).parent))
+    monkeypatch.setattr(programs.sysconfig, "get_path", lambda _: str(Path(paths[1]).parent))
+    found = find_gvproxy(None)
+    assert found.path == paths[taken]
+    assert bool(found.passed_over) == (on_path != beside)
+    assert all(paths[not taken] in one for one in found.passed_over)
+    assert find_gvproxy(paths[not taken]).path == paths[not taken]  # the setting's word is the last
+    monkeypatch.setenv("PATH", ":".join(str(Path(path).parent) for path in paths))
+    monkeypatch.setattr(programs.sysconfig, "get_path", lambda _: "/nowhere")
+    assert find_gvproxy(None).path == paths[taken]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_gvproxy_that_the_host_stops_does_not_keep_one_that_runs_from_being_taken(
+    program, monkeypatch
+):
+    runs = program("path/gvproxy", VERSIONED % ("v0.8.9", CONFIG))
+    stopped = program("beside/gvproxy", VERSIONED % ("v0.8.10", CONFIG))
+    monkeypatch.setenv("PATH", str(Path(runs).parent))
+    monkeypatch.setattr(programs.sysconfig, "get_path", lambda _: str(Path(stopped).parent))
+    ask = programs.ask
+
+    def limited(command, **given):
+        if command[0] == stopped:
+            raise ProgramStoppedError(program="gvproxy", reason="a limit", remedy="-", signal=9)
+        return ask(command, **given)
+
+    monkeypatch.setattr(programs, "ask", limited)
+    assert find_gvproxy(None).path == runs
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ProgramStoppedError):
+        find_gvproxy(None)
+
+
+def test_the_gvproxy_that_loses_answers_is_told_apart(gvproxy_081, gvproxy_089):
+    assert find_gvproxy(str(gvproxy_081)).loses_answers
+    assert not find_gvproxy(str(gvproxy_089)).loses_answers
 
 
 def test_the_real_qemu_runs(qemu_binary):
