@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PROBE_SECONDS = 20.0
+_SHARING = ("virtio-9p-pci", "vhost-user-fs-pci")
 _GVPROXY_PLACES = (
     "/usr/libexec/podman/gvproxy",
     "/usr/lib/podman/gvproxy",
@@ -52,6 +53,7 @@ class Qemu:
         found: where it was found, in words.
         has_sandbox: it was built with its seccomp filter.
         has_panic_device: it was built with its architecture's `panic_device`.
+        shares_by: those of its devices by which a guest sees a folder of the host's.
     """
 
     path: str
@@ -59,6 +61,7 @@ class Qemu:
     found: str
     has_sandbox: bool = True
     has_panic_device: bool = False
+    shares_by: frozenset[str] = frozenset()
 
     @property
     def architecture(self) -> Architecture:
@@ -249,8 +252,8 @@ def _accel_problem(name: str, qemu: str, *, asked_for: bool = False) -> str | No
     return None if code == 0 else f"{qemu_name(qemu)} -accel {name} failed: {_first_line(text)}"
 
 
-def _parts(qemu: str) -> tuple[bool, bool]:
-    """Return whether a QEMU was built with its sandbox, and with its device of panics."""
+def _parts(qemu: str) -> tuple[bool, bool, frozenset[str]]:
+    """Return whether a QEMU was built with its sandbox, and which of our devices it knows."""
     try:
         code, text = _trial(qemu, "-sandbox", "on", ask="info qdm\n")
     except ProgramStoppedError as error:
@@ -259,7 +262,8 @@ def _parts(qemu: str) -> tuple[bool, bool]:
         code, text = 1, ""
     if code != 0:
         text = _trial(qemu, ask="info qdm\n")[1]
-    return code == 0, f'name "{architecture_of(qemu).panic_device}"' in text
+    sharing = frozenset(name for name in _SHARING if f'name "{name}"' in text)
+    return code == 0, f'name "{architecture_of(qemu).panic_device}"' in text, sharing
 
 
 def _trial(qemu: str, *arguments: str, ask: str = "") -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.share import Share
 
 # A guest rests when, for so many seconds, it uses less than this share of a processor.
 _REST, _RESTING = 0.2, 0.2
@@ -99,13 +101,19 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
     return Snapshot(path, machine.console.recent(), machine.ram, copies)
 
 
-def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None) -> None:
+def restart(
+    machine: Machine,
+    lease_fds: Collection[int],
+    saved: Snapshot | None,
+    shares: tuple[Share, ...] = (),
+) -> None:
     """End QEMU and start another in its place, with the same forwards and disks.
 
     Args:
         machine: runs, or has ended.
         lease_fds: as for `Machine.start`.
         saved: what to restore; None boots.
+        shares: folders of the host that the new one can serve.
 
     Raises:
         ForwardError: a host port was taken by another program meanwhile.
@@ -130,7 +138,7 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
     else:
         machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)
-    machine.start_again(lease_fds, saved)
+    machine.start_again(replace(machine.plan, shares=shares), lease_fds, saved)
 
 
 def shut_down(machine: Machine, timeout: float) -> None:
