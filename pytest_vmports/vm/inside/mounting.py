@@ -27,8 +27,9 @@ _OPTIONS: Final = {NINE_P: "trans=virtio,version=9p2000.L,msize=262144"}
 _PLAIN = "export LC_ALL=C; exec 2>&1\n"
 # Not every guest's modprobe knows -q, and what is built in is no module.
 _KNOWN = """\
-for name in {names}; do modprobe "$name" >/dev/null; done
-grep -qwF {kind} /proc/filesystems && [ -d /sys/bus/virtio/drivers/{driver} ] && echo has-{kind}
+has() {{ grep -qwF {kind} /proc/filesystems && [ -d /sys/bus/virtio/drivers/{driver} ]; }}
+has || {{ modprobe {kind}; modprobe {driver}; }} >/dev/null
+has && echo has-{kind}
 """
 # A guest whose kernel does not hear of what is plugged in looks for it when it is told to. The
 # driver is named a moment before it has taken the device.
@@ -86,8 +87,7 @@ class Mounting:
     def known(self, offered: Collection[str]) -> list[str]:
         """Return which of these ways the guest has a driver for; drivers are loaded for that."""
         script = "".join(
-            _KNOWN.format(names=f"{kind} {_DRIVERS[kind]}", kind=kind, driver=_DRIVERS[kind])
-            for kind in offered
+            _KNOWN.format(kind=kind, driver=_DRIVERS[kind]) for kind in offered
         )
         _, said = self._ask(f"{script}:", "vm.share, which asks the guest for its drivers,")
         words = said.split()
