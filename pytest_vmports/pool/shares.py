@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import ShareError, SharedCopyWarning
+from pytest_vmports.errors import SharedCopyWarning, ShareError
 from pytest_vmports.pool.copies import Copies
 from pytest_vmports.vm import arguments, sharing
 from pytest_vmports.vm.inside import copying, guest_links
@@ -17,7 +17,6 @@ from pytest_vmports.vm.share import COPY, Share, real_folder
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection
-    from pathlib import Path
 
     from pytest_vmports.vm.machine import Machine
 
@@ -41,7 +40,7 @@ class Shares(Copies):
         self,
         host_folder: str | os.PathLike[str],
         guest_path: str | os.PathLike[str],
-        readonly: bool = True,  # noqa: FBT001, FBT002 - a word that is always written with it
+        readonly: bool = True,
         *,
         timeout: float | None = 120.0,
     ) -> str:
@@ -88,9 +87,7 @@ class Shares(Copies):
             self._shared.append(begun)
         return by
 
-    def unshare(
-        self, guest_path: str | os.PathLike[str], *, timeout: float | None = 120.0
-    ) -> None:
+    def unshare(self, guest_path: str | os.PathLike[str], *, timeout: float | None = 120.0) -> None:
         """Take a folder of the host away from the guest again; a copy stays what it is.
 
         Args:

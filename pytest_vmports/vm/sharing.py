@@ -13,7 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from pytest_vmports.errors import MonitorError, ShareError
-from pytest_vmports.system import clock, landlock, patience, seccomp
+from pytest_vmports.system import clock, patience, seccomp
 from pytest_vmports.system.said import shaped
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import share, snapshots, walls

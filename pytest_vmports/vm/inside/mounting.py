@@ -86,9 +86,7 @@ class Mounting:
 
     def known(self, offered: Collection[str]) -> list[str]:
         """Return which of these ways the guest has a driver for; drivers are loaded for that."""
-        script = "".join(
-            _KNOWN.format(kind=kind, driver=_DRIVERS[kind]) for kind in offered
-        )
+        script = "".join(_KNOWN.format(kind=kind, driver=_DRIVERS[kind]) for kind in offered)
         _, said = self._ask(f"{script}:", "vm.share, which asks the guest for its drivers,")
         words = said.split()
         return [kind for kind in offered if f"has-{kind}" in words]
