@@ -12,7 +12,10 @@ from cached import cached
 from pytest_vmports.guests.alpine import find_images
 
 # In the order in which they need each other.
-MODULES = ("fs/netfs/netfs", "net/9p/9pnet", "net/9p/9pnet_virtio", "fs/9p/9p")
+MODULES = (
+    "fs/netfs/netfs", "net/9p/9pnet", "net/9p/9pnet_virtio", "fs/9p/9p", "fs/fuse/fuse",
+    "fs/fuse/virtiofs",
+)  # fmt: skip
 LOAD = "modprobe virtio_pci\n" + "".join(
     f"insmod /root/modules/{Path(name).name}.ko || exit 1\n" for name in MODULES
 )

@@ -285,7 +285,9 @@ class VM(Shares, WithNetworkLog):
             ending.callback(self._added.clear)
             for more in self._added.values():
                 ending.callback(more.release)
-            if keeper is None or not keeper.keep(self._machine):
+            kept = keeper is not None and keeper.keep(self._machine)
+            ending.callback(self._sharing.forget, lives_on=kept)
+            if not kept:
                 self._machine.finish()
         failures.warn_of_reboot(self._machine.vitals)
         failures.warn_of_words(self._machine.vitals)
@@ -301,7 +303,7 @@ class VM(Shares, WithNetworkLog):
     @restored()
     def _again(self, saved: Snapshot | None) -> None:
         self._machine.owner.check()
-        self._shared.clear()
+        self._sharing.forget()
         snapshots.restart(self._machine, self._lease_fds, saved)
         self._paused = False
         self._machine.wait_ready()

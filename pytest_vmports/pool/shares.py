@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import warnings
 from dataclasses import replace
@@ -13,10 +14,11 @@ from pytest_vmports.vm import arguments, sharing
 from pytest_vmports.vm.inside import copying, guest_links
 from pytest_vmports.vm.inside.mounting import Mounting
 from pytest_vmports.vm.share import COPY, Share, real_folder
+from pytest_vmports.vm.sharing import Sharing
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from pytest_vmports.vm.machine import Machine
 
@@ -34,7 +36,7 @@ class Shares(Copies):
 
     def __init__(self, machine: Machine, copy_limit: int) -> None:
         super().__init__(machine, copy_limit)
-        self._shared: list[Share] = []
+        self._sharing = Sharing(machine)
 
     def share(
         self,
@@ -57,8 +59,8 @@ class Shares(Copies):
             timeout: seconds for what is done in the guest.
 
         Returns:
-            ``9p``, or ``copy`` where the guest has no driver for that: it was given a copy, as by
-            `put`.
+            ``virtiofs``, ``9p``, or ``copy`` where the guest has no driver for either: it was given
+            a copy, as by `put`.
 
         Raises:
             ShareError: it cannot be shared.
@@ -75,16 +77,14 @@ class Shares(Copies):
             machine, mounting = self._machine, Mounting(self._shell, timeout)
             self._refuse_taken(place)
             wanted = Share(real_folder(named), place, readonly, COPY)
-            sharing.refuse(machine, wanted)
-            by = sharing.way(machine, mounting)
+            self._sharing.refuse(wanted)
+            by = self._sharing.way(mounting)
             if by is None:
                 self._copy(wanted, mounting)
                 return COPY
             if not readonly:
                 sharing.refuse_to_write(machine)
-            wanted = replace(wanted, by=by)
-            begun = sharing.begin(machine, self._lease_fds, mounting, self._served, wanted)
-            self._shared.append(begun)
+            self._sharing.begin(self._lease_fds, mounting, replace(wanted, by=by))
         return by
 
     def unshare(self, guest_path: str | os.PathLike[str], *, timeout: float | None = 120.0) -> None:
@@ -106,13 +106,19 @@ class Shares(Copies):
             raise ShareError(what=f"{place} was not shared; {there} is", remedy=remedy)
         with self._living():
             if found.by != COPY:
-                sharing.end(self._machine, Mounting(self._shell, timeout), found)
-            self._shared.remove(found)
+                self._sharing.end(Mounting(self._shell, timeout), found)
+            else:
+                self._shared.remove(found)
 
     @property
-    def _served(self) -> list[Share]:
-        """Those that are no copies."""
-        return [one for one in self._shared if one.by != COPY]
+    def _shared(self) -> list[Share]:
+        return self._sharing.shared
+
+    @contextlib.contextmanager
+    def _living(self) -> Iterator[None]:
+        self._sharing.check_alive()
+        with super()._living():
+            yield
 
     @property
     def _lease_fds(self) -> Collection[int]:
@@ -126,7 +132,7 @@ class Shares(Copies):
                 raise ShareError(what=what, remedy="call vm.unshare first, or name another path")
 
     def _refuse_with_shares(self, what: str) -> None:
-        if served := self._served:
+        if served := self._sharing.served:
             names = ", ".join(f"vm.unshare({one.place!r})" for one in served)
             why = f"{what} cannot save a VM that sees folders of the host"
             raise ShareError(what=why, remedy=f"call {names} first")
@@ -134,7 +140,7 @@ class Shares(Copies):
     def _copy(self, wanted: Share, mounting: Mounting) -> None:
         name = self._machine.plan.guest.name
         if not wanted.readonly:
-            what = f"{name} has no driver for a folder of the host (9p), and would write to a copy"
+            what = f"{name} has no driver for a folder of the host, and would write to a copy"
             remedy = (
                 "share it with readonly=True, which copies it, and fetch what the guest makes by "
                 "vm.get; or boot a kernel with these modules"
@@ -145,8 +151,8 @@ class Shares(Copies):
         if name not in _told:
             _told.add(name)
             warnings.warn(
-                f"{name} has no driver for a folder of the host (9p): vm.share gave it a copy, as "
-                "it is now",
+                f"{name} has no driver for a folder of the host (virtiofs, 9p): vm.share gave it a "
+                "copy, as it is now",
                 SharedCopyWarning, stacklevel=3,
             )  # fmt: skip
 

@@ -217,17 +217,21 @@ def forks_problem() -> str | None:
     return None
 
 
-def refuse(names: tuple[str, ...]) -> None:
+def refuse(names: tuple[str, ...], *, sheds: bool = False) -> None:
     """Let this thread, and what it starts, never make these calls.
+
+    Args:
+        names: as for `program`.
+        sheds: see `libc.restrict_myself`.
 
     Raises:
         OSError: the kernel or a container refuses.
     """
-    _put_on(program((), names), 0)
+    _put_on(program((), names), 0, sheds=sheds)
 
 
-def _put_on(program: bytes, flags: int) -> int:
-    libc.restrict_myself()
+def _put_on(program: bytes, flags: int, *, sheds: bool = False) -> int:
+    libc.restrict_myself(sheds=sheds)
     code = libc.room(program)
     given = struct.pack("@HP", len(program) // _STEP.size, libc.address(code))
     return libc.syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, flags, given)

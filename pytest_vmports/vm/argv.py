@@ -110,6 +110,7 @@ def build_command(
     ram: Ram | None = None,
     capture: Capture | None = None,
     restore: bool = False,
+    shared: str | None = None,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
 
@@ -127,12 +128,13 @@ def build_command(
         ram: the file that is its memory; None for anonymous memory.
         capture: whose packets to write down; None for nobody's.
         restore: wait for a saved state on the monitor instead of booting.
+        shared: the name of memory that a process beside QEMU can be given; None: it cannot.
     """
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *_board(hardware, ram, by_firmware=kernel is None),
+        *_board(hardware, ram, shared, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
         *("-cpu", "max" if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
@@ -156,10 +158,16 @@ def build_command(
     return command
 
 
-def _board(hardware: Hardware, ram: Ram | None, *, by_firmware: bool) -> tuple[str, ...]:
+def _board(
+    hardware: Hardware, ram: Ram | None, shared: str | None, *, by_firmware: bool
+) -> tuple[str, ...]:
     machine = hardware.qemu.architecture.board
     if by_firmware and hardware.qemu.architecture.has_bios:
         machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
+    if shared is not None:
+        # Without a name among the host's files, and gone with the last who has it.
+        backend = f"memory-backend-memfd,id={shared},size={hardware.memory}M,share=on"
+        return ("-object", backend, "-machine", f"{machine},memory-backend={shared}")
     if ram is None:
         return ("-machine", machine)
     mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"

@@ -395,6 +395,6 @@ class Machine:
     def _restore(self, saved: SavedState) -> None:
         self.console.begin_with(saved.console)
         with failures.cause_first(self.vitals), saved.open_state() as file:
-            self.monitor.load(file.fileno())
+            self.monitor.load(file.fileno(), whole=self.plan.shared_memory is not None)
         self.kind.restored()
         self.monitor.execute("cont")

@@ -75,6 +75,7 @@ class Plan:
         may_crash: its test allows the guest's kernel to panic.
         console_limit: MiB that are kept of what it writes to its console.
         shares: folders of the host that can be plugged in; no template has any.
+        shared_memory: what QEMU calls its memory, where other processes of ours see it.
         said: name, value and source of what was set by anybody, for reports.
     """
 
@@ -93,6 +94,7 @@ class Plan:
     may_crash: bool = False
     console_limit: int = 64
     shares: tuple[Share, ...] = ()
+    shared_memory: str | None = None
     said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
 
     @property
@@ -123,7 +125,7 @@ class Plan:
         command = build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
-            ram=ends.ram, restore=ends.restore, capture=capture,
+            ram=ends.ram, restore=ends.restore, capture=capture, shared=self.shared_memory,
         )  # fmt: skip
         return command + share.arguments(self.shares)
 

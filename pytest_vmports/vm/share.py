@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 NINE_P: Final = "9p"
 """QEMU itself serves the folder."""
+VIRTIOFS: Final = "virtiofs"
+"""virtiofsd does, a process beside it; see `virtiofs`."""
 COPY: Final = "copy"
 """The guest has no driver for a folder of the host's: it has a copy."""
-DEVICES: Final = {NINE_P: "virtio-9p-pci"}
+DEVICES: Final = {NINE_P: "virtio-9p-pci", VIRTIOFS: "vhost-user-fs-pci"}
 """QEMU's device by which a guest sees a folder, by the way that it is served."""
 # They lead to all else of the host, and to what is of our own process there.
 _NEVER = tuple(map(Path, ("/proc", "/sys", "/dev")))
@@ -31,7 +33,7 @@ class Share:
         folder: the host's, without links.
         place: where it is in the guest.
         readonly: the guest may change nothing in it.
-        by: `NINE_P` or `COPY`.
+        by: `NINE_P`, `VIRTIOFS` or `COPY`.
         tag: how QEMU and the guest call its device, once one of QEMU's is to serve it.
     """
 
@@ -49,9 +51,10 @@ class Share:
     @property
     def device(self) -> dict[str, Any]:
         """What plugs it in, for QEMU's ``device_add``."""
-        return {
-            "driver": DEVICES[self.by], "id": self.tag, "fsdev": self.tag, "mount_tag": self.tag,
-        }  # fmt: skip
+        whose = {"fsdev": self.tag, "mount_tag": self.tag}
+        if self.by == VIRTIOFS:
+            whose = {"chardev": self.tag, "tag": self.tag}
+        return {"driver": DEVICES[self.by], "id": self.tag, **whose}
 
 
 def arguments(shares: Sequence[Share]) -> list[str]:

@@ -65,8 +65,13 @@ def save_disks(machine: Machine, folder: Path) -> None:
 
 
 @restored()
-def save(machine: Machine, state: Path) -> None:
+def save(machine: Machine, state: Path, *, whole: bool = False) -> None:
     """Stop the guest and write its state, with the memory that is not shared, to a new file.
+
+    Args:
+        machine: runs.
+        state: the file.
+        whole: with all of its memory.
 
     Raises:
         MonitorError: QEMU cannot save it.
@@ -74,7 +79,7 @@ def save(machine: Machine, state: Path) -> None:
     """
     machine.monitor.execute("stop")
     with state.open("xb") as file:
-        machine.monitor.save(file.fileno())
+        machine.monitor.save(file.fileno(), whole=whole)
 
 
 @restored()
@@ -88,8 +93,9 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
     machine.check_alive()
     running = machine.monitor.run_state().running
     disks = path.with_name(f"{path.name}-disks")
+    memory = machine.plan.shared_memory
     try:
-        save(machine, path)
+        save(machine, path, whole=memory is not None)
         # QEMU has written all of them out, and lets go of them until it runs on.
         for file in disk_files(machine.workdir):
             disks.mkdir(exist_ok=True)
@@ -98,7 +104,7 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         if running:
             machine.monitor.execute("cont")
     copies = tuple(disks.iterdir()) if disks.exists() else ()
-    return Snapshot(path, machine.console.recent(), machine.ram, copies)
+    return Snapshot(path, machine.console.recent(), machine.ram, copies, memory)
 
 
 def restart(
@@ -138,7 +144,9 @@ def restart(
     else:
         machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)
-    machine.start_again(replace(machine.plan, shares=shares), lease_fds, saved)
+    memory = None if saved is None else saved.shared_memory
+    plan = replace(machine.plan, shares=shares, shared_memory=memory)
+    machine.start_again(plan, lease_fds, saved)
 
 
 def shut_down(machine: Machine, timeout: float) -> None:

@@ -217,6 +217,7 @@ OTHERS = {
     "own_forwards": None,
     "said": None,
     "shares": None,  # what is being started has none
+    "shared_memory": None,
 }
 
 

@@ -33,7 +33,8 @@ class FakeMonitor:
         self.notes.append("query-status")
         return RunState(status="running" if self.running else "paused", running=self.running)
 
-    def save(self, _descriptor):
+    def save(self, _descriptor, *, whole):
+        assert not whole
         self.notes.append("save")
         if "save" in self.refuses:
             raise MonitorError(command="migrate", reply="no")
@@ -47,6 +48,7 @@ class Planned:
     """What is replaced of a plan."""
 
     shares: tuple = ()
+    shared_memory: str | None = None
 
 
 class FakeMachine:

@@ -13,18 +13,29 @@ from vm_helpers import GUEST, ask_tcp
 from pytest_vmports.errors import SharedCopyWarning, ShareError
 from pytest_vmports.pool import shares
 from pytest_vmports.system import landlock, seccomp
+from pytest_vmports.vm import virtiofs
 
 SECRET = "a secret of the host\n"
 
 
-@pytest.fixture(scope="module")
-def vm(boot, missing):
-    """Return a clone with the driver of 9p; each test gives back what it shared."""
+# The virtiofsd that can be walled in comes with Debian from 13 on: see `versions`.
+WAYS = ("9p", *(["virtiofs"] if virtiofs.find() else []))
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def vm(boot, missing, request):
+    """Return a clone with both drivers; each test gives back what it shared."""
     if share_modules.debugfs() is None:
         missing("debugfs", "install e2fsprogs")
     files = {str(share_modules.modules()): "/root/modules"}
-    with boot(8080, fresh_boot=False, files=files, setup=share_modules.LOAD + GUEST) as vm:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        boot(8080, fresh_boot=False, files=files, setup=share_modules.LOAD + GUEST) as vm,
+    ):
         assert vm.origin == "cloned"
+        if request.param == "9p":
+            patch.setattr(virtiofs, "find", lambda: None)
+        vm.way = request.param
         yield vm
         assert ask_tcp(vm, 8080, b"still served") == b"still served"
 
@@ -53,7 +64,7 @@ def test_a_folder_is_seen_as_it_is_and_nothing_in_it_is_changed(given, tmp_path)
     (folder / "below").mkdir(parents=True)
     (folder / "below" / "file").write_text("one")
     before = vm.run("echo kept >/run/kept; cat /proc/sys/kernel/random/boot_id").stdout
-    assert vm.share(folder, "/srv/it's  here") == "9p"
+    assert vm.share(folder, "/srv/it's  here") == vm.way
     # Its guest goes on from where it was.
     assert vm.run("cat /run/kept /proc/sys/kernel/random/boot_id").stdout == f"kept\n{before}"
     assert vm.run(["cat", "/srv/it's  here/below/file"]).stdout == "one"
@@ -61,10 +72,9 @@ def test_a_folder_is_seen_as_it_is_and_nothing_in_it_is_changed(given, tmp_path)
     (folder / "new").write_text("")
     assert vm.run("cd /srv/it*; cat below/file; ls").stdout == "anotherbelow\nnew\n"
     # By a mount that is not what we made of it too: QEMU refuses, not the guest alone.
-    own = (
-        "mkdir -p /mnt/own; umount /srv/it*; mount -t 9p -o trans=virtio,version=9p2000.L,rw $(cat "
-        "/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag) /mnt/own"
-    )
+    options = {"9p": "trans=virtio,version=9p2000.L,rw", "virtiofs": "rw"}[vm.way]
+    (tag,) = (share.tag for share in vm._shared)
+    own = f"umount /srv/it*; mkdir -p /mnt/own; mount -t {vm.way} -o {options} {tag} /mnt/own"
     for place, first in (("/srv/it's  here", ":"), ("/mnt/own", own)):
         vm.run(first)
         for attack in (": >new", "echo x >>below/file", "mkdir d", "rm new", "mv new n", "ln new n",
@@ -149,7 +159,7 @@ def test_a_folder_that_was_given_back_is_gone_and_can_come_again(given, tmp_path
     vm.unshare("/srv/one")
     assert vm.run("ls /srv/one; cat /srv/two/name").stdout == "two"
     # Its QEMU may open that folder still.
-    assert vm.share(one, "/srv/again") == "9p"
+    assert vm.share(one, "/srv/again") == vm.way
     assert vm.run("cat /srv/again/name").stdout == "one" and vm.pids == pids
     vm.run("sleep 600 >/dev/null 2>&1 </dev/null & echo $! >/run/sleeper", cwd="/srv/two")
     with pytest.raises(ShareError, match="is in use in the guest, at /srv/two"):
@@ -166,7 +176,7 @@ def test_a_vm_with_a_folder_of_the_hosts_is_not_saved_and_a_restore_ends_it(give
     with pytest.raises(ShareError, match=r"call vm\.unshare\('/srv/shared'\) first"):
         vm.snapshot()
     vm.restore(moment)
-    assert vm.run("ls /srv/shared; ! grep -w 9p /proc/mounts", check=False).stdout == ""
+    assert vm.run("ls /srv/shared; ! grep -w share[0-9]* /proc/mounts", check=False).stdout == ""
     with pytest.raises(ShareError, match="nothing is"):
         vm.unshare("/srv/shared")
     vm.share(tmp_path, "/srv/shared")  # as if it had never been
@@ -178,7 +188,7 @@ def test_a_folder_that_cannot_be_mounted_says_why_and_leaves_the_vm_as_it_was(gi
     for place, why in (("/srv/file", "File exists|not a directory"), ("/srv/link", "is a link")):
         with pytest.raises(ShareError, match=f"could not mount .*({why})"):
             vm.share(tmp_path, place)
-    assert "9p" not in vm.run("cat /proc/mounts").stdout
+    assert "share" not in vm.run("cat /proc/mounts").stdout
     vm.run("rm /srv/file /srv/link")
 
 
@@ -189,7 +199,7 @@ def test_a_folder_of_our_own_is_shared_with_nobody(given, tmp_path):
         with pytest.raises(ShareError, match="never shared"):
             vm.share(folder, "/srv/ours")
     with pytest.raises(ShareError, match="VMs are made of"):
-        vm.share(vm._machine.ram.path.parent, "/srv/ours", readonly=False)
+        vm.share(vm._sharing._first_ram.path.parent, "/srv/ours", readonly=False)
     with pytest.raises(ShareError, match="is no folder"):
         vm.share(__file__, "/srv/ours")
     with pytest.raises(ShareError, match="No such file"):

@@ -9,7 +9,7 @@ from pytest_vmports.errors.shown import within
 from pytest_vmports.system import clock
 from pytest_vmports.vm.arguments import quoted, seconds_or_none
 from pytest_vmports.vm.inside.shell import end_of
-from pytest_vmports.vm.share import NINE_P
+from pytest_vmports.vm.share import NINE_P, VIRTIOFS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _MOST_SAID = 64 << 10
 # A guest's driver of the devices, and what its mount is told. A larger message than the kernel's
 # own makes fewer of them, each of which costs an exit of the emulated processor.
-_DRIVERS: Final = {NINE_P: "9pnet_virtio"}
-_OPTIONS: Final = {NINE_P: "trans=virtio,version=9p2000.L,msize=262144"}
+_DRIVERS: Final = {NINE_P: "9pnet_virtio", VIRTIOFS: "virtiofs"}
+_OPTIONS: Final = {NINE_P: "trans=virtio,version=9p2000.L,msize=262144,", VIRTIOFS: ""}
 # In words of its own, whatever language the guest speaks; what it says goes to us.
 _PLAIN = "export LC_ALL=C; exec 2>&1\n"
 # Not every guest's modprobe knows -q, and what is built in is no module.
@@ -101,7 +101,7 @@ class Mounting:
         Raises:
             ShareError: it does not.
         """
-        options = f"{_OPTIONS[share.by]},{'ro' if share.readonly else 'rw'}"
+        options = f"{_OPTIONS[share.by]}{'ro' if share.readonly else 'rw'}"
         script = _MOUNT.format(
             place=quoted(share.place), driver=_DRIVERS[share.by], devices=devices, kind=share.by,
             options=options, tag=share.tag,
