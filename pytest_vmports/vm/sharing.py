@@ -182,7 +182,9 @@ class Sharing:
             number = sum(one.by == wanted.by for one in self.served) + 1
             mounting.mount(wanted, number)
         except (ShareError, MonitorError):
-            self._unplug(wanted)
+            with ExitStack() as ending:
+                ending.callback(self._unplug, wanted)
+                self.check_alive()  # which is why
             raise
         self.shared.append(wanted)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import warnings
 
+import debian_image
 import pytest
 import share_modules
 from vm_helpers import GUEST, ask_tcp
 
-from pytest_vmports.errors import SharedCopyWarning, ShareError
+from pytest_vmports import Guest
+from pytest_vmports.errors import MachineDiedError, SharedCopyWarning, ShareError
 from pytest_vmports.pool import shares
 from pytest_vmports.system import landlock, seccomp
 from pytest_vmports.vm import virtiofs
@@ -206,6 +209,30 @@ def test_a_folder_of_our_own_is_shared_with_nobody(given, tmp_path):
         vm.share(tmp_path / "none", "/srv/ours")
 
 
+@pytest.mark.slow
+def test_a_disk_with_systemd_sees_a_folder_and_keeps_its_disk(vm_factory, missing, tmp_path):
+    if lacking := debian_image.missing():
+        missing("what builds the Debian image", f"install {', '.join(lacking)}")
+    debian = debian_image.image()
+    # Its kernel, for clouds, has virtiofs and no 9p.
+    guest = Guest.disk(
+        debian.root, memory=512, user_data={"locale": False}, ssh=True, **debian.direct
+    )
+    (tmp_path / "file").write_text("one")
+    with (
+        warnings.catch_warnings(),
+        vm_factory(ports=[80], guest=guest, boot_timeout=900, fresh_boot=True) as vm,
+    ):
+        warnings.simplefilter("ignore", SharedCopyWarning)
+        vm.run("echo on the disk >/root/own; sleep 900 >/dev/null 2>&1 & echo $! >/run/sleeper")
+        by = vm.share(tmp_path, "/srv/it")
+        assert by == ("virtiofs" if virtiofs.find() else "copy")
+        (tmp_path / "file").write_text("two")
+        seen = vm.run("cat /root/own /srv/it/file; kill -0 $(cat /run/sleeper)").stdout
+        assert seen == f"on the disk\n{'two' if by == 'virtiofs' else 'one'}"
+        vm.unshare("/srv/it")
+
+
 def test_a_guest_without_the_driver_has_a_copy_which_is_said_once(boot, tmp_path, monkeypatch):
     monkeypatch.setattr(shares, "_told", set())
     (tmp_path / "sub").mkdir()
@@ -246,6 +273,20 @@ def test_without_walls_no_guest_writes_to_a_folder(given, tmp_path, monkeypatch)
     monkeypatch.setattr(landlock, "problem", lambda: "there is none")
     with pytest.raises(ShareError, match=r"needs walls around QEMU.*vm\.get"):
         vm.share(tmp_path, "/srv/out", readonly=False)
+
+
+def test_a_virtiofsd_that_ends_is_told_of_and_the_vm_lives(given, tmp_path, monkeypatch, walled):
+    vm = given
+    monkeypatch.setattr(virtiofs, "find", lambda: "/bin/false")
+    with pytest.raises(MachineDiedError, match=r"virtiofsd, which serves .*exit status"):
+        vm.share(tmp_path, "/srv/served")
+    assert ask_tcp(vm, 8080, b"still served") == b"still served"
+    # Its memory is another kind of file by now, and saved all the same.
+    vm.run("echo kept >/run/moment")
+    moment = vm.snapshot()
+    vm.run("rm /run/moment")
+    vm.restore(moment)
+    assert vm.run("cat /run/moment").stdout == "kept\n"
 
 
 def test_a_program_of_the_host_reads_what_a_guest_wrote(given, tmp_path, walled):
