@@ -32,6 +32,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DAYS = 7
 PACKAGES = (
     "qemu-system-x86", "qemu-utils", "python3-venv", "openssh-client", "util-linux", "iproute2",
+    "virtiofsd", "e2fsprogs",
 )  # fmt: skip
 PROGRAMS = ("mmdebstrap", "apt-get", "tar", "unshare", "setpriv", "findmnt")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

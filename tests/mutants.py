@@ -781,7 +781,9 @@ _QEMU_WALLS = _of(
     "pytest_vmports/vm/walls.py",
     "tests/vm/test_qemu_walls.py",
     qemu_may_write_a_saved_memory=("(read if maps_read_only(", "(change if maps_read_only("),
-    qemu_writes_its_whole_folder=("change=tuple(change)", "(place.workdir,), tuple(change)"),
+    qemu_writes_its_whole_folder=("write, tuple(change)", "(place.workdir,), tuple(change)"),
+    what_is_shared_to_read_is_written=("if not share.readonly)", ")"),
+    who_writes_makes_what_runs_as_its_owner=("(seccomp.RIGHTS,) if write else ()", "()"),
     qemu_connects=('else ("connect",)', "else ()"),
 )
 _CONSOLE = _of(
@@ -851,7 +853,7 @@ _FILES = [
     *_of(
         "pytest_vmports/system/confined.py",
         "tests/hostile/test_floods.py",
-        any_number_of_descriptors=("min(one, _DESCRIPTORS)", "one"),
+        any_number_of_descriptors=("min(one, most)", "one"),
     ),
 ]
 _TOLERANT = [

@@ -17,13 +17,13 @@ import debian_chroot
 from cached import CannotMakeError
 
 SUITES = ("trixie", "sid")
-# Clones, VMs kept ready, snapshots, kept VMs, both wirings, services of the host, and what QEMU
-# says about its command line.
+# Clones, VMs kept ready, snapshots, kept VMs, both wirings, services of the host, folders of the
+# host, and what QEMU says about its command line.
 TESTS = tuple(
     f"tests/{'hostile' if name == 'hostile' else 'vm'}/test_vm_{name}.py"
     for name in (
         "template", "standby", "control", "keep", "usernet", "gvproxy", "host_ports", "udp",
-        "hostile", "quiet",
+        "hostile", "quiet", "share",
     )
 )  # fmt: skip
 ON_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}

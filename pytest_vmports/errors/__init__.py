@@ -53,6 +53,7 @@ from pytest_vmports.errors.machine import MonitorError as MonitorError
 from pytest_vmports.errors.machine import NetworkUnseenError as NetworkUnseenError
 from pytest_vmports.errors.machine import NoShellError as NoShellError
 from pytest_vmports.errors.machine import SetupError as SetupError
+from pytest_vmports.errors.machine import ShareError as ShareError
 from pytest_vmports.errors.machine import ShutdownTimeoutError as ShutdownTimeoutError
 from pytest_vmports.errors.machine import TemplateBusyError as TemplateBusyError
 from pytest_vmports.errors.warned import CloudInitWarning as CloudInitWarning
@@ -61,3 +62,4 @@ from pytest_vmports.errors.warned import GuestKernelWarning as GuestKernelWarnin
 from pytest_vmports.errors.warned import GuestRebootWarning as GuestRebootWarning
 from pytest_vmports.errors.warned import LostEvidenceWarning as LostEvidenceWarning
 from pytest_vmports.errors.warned import NotEnteredWarning as NotEnteredWarning
+from pytest_vmports.errors.warned import SharedCopyWarning as SharedCopyWarning

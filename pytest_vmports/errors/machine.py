@@ -221,6 +221,12 @@ class GuestFileError(MachineError):
     template = "{what}; {remedy}"
 
 
+class ShareError(MachineError):
+    """A folder of the host's cannot be shared with the guest. Fields: ``what``, ``remedy``."""
+
+    template = "{what}; {remedy}"
+
+
 class GuestSaidError(MachineError):
     """What a guest answered is malformed. Fields: ``who``, ``problem``, ``said`` (printable)."""
 

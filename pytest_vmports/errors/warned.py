@@ -30,5 +30,9 @@ class NotEnteredWarning(_VmWarning):
     """What `vm_factory` returned was thrown away, and no VM was made."""
 
 
+class SharedCopyWarning(_VmWarning):
+    """A guest has a copy of a folder that it should share, since it has no driver for one."""
+
+
 class GuestFileWarning(_VmWarning):
     """A copy left something out that has no place in an archive, as a socket."""

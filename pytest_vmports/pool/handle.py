@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
-from pytest_vmports.pool.copies import Copies
 from pytest_vmports.pool.network_log import WithNetworkLog
+from pytest_vmports.pool.shares import Shares
 from pytest_vmports.port_forward import parse_port
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import arguments, failures, screen, snapshots
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 
-class VM(Copies, WithNetworkLog):
+class VM(Shares, WithNetworkLog):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(
@@ -235,7 +235,9 @@ class VM(Copies, WithNetworkLog):
         Raises:
             MachineDiedError: the VM is gone.
             MonitorError: QEMU cannot save it.
+            ShareError: it has a folder of the host's.
         """
+        self._refuse_with_shares("vm.snapshot")
         with self._living():
             self._snapshots += 1
             path = self._machine.workdir / f"snapshot-{self._snapshots}"
@@ -284,7 +286,9 @@ class VM(Copies, WithNetworkLog):
             ending.callback(self._added.clear)
             for more in self._added.values():
                 ending.callback(more.release)
-            if keeper is None or not keeper.keep(self._machine):
+            kept = keeper is not None and keeper.keep(self._machine)
+            ending.callback(self._sharing.forget, lives_on=kept)
+            if not kept:
                 self._machine.finish()
         failures.warn_of_reboot(self._machine.vitals)
         failures.warn_of_words(self._machine.vitals)
@@ -293,11 +297,15 @@ class VM(Copies, WithNetworkLog):
     def _forwards(self) -> Wiring:
         return self._machine.cards.first
 
+    @property
+    def _lease_fds(self) -> list[int]:
+        return [*self._exposed.pass_fds, *(more.pass_fds[0] for more in self._added.values())]
+
     @restored()
     def _again(self, saved: Snapshot | None) -> None:
         self._machine.owner.check()
-        fds = [*self._exposed.pass_fds, *(m.pass_fds[0] for m in self._added.values())]
-        snapshots.restart(self._machine, fds, saved)
+        self._sharing.forget()
+        snapshots.restart(self._machine, self._lease_fds, saved)
         self._paused = False
         self._machine.wait_ready()
 

@@ -31,6 +31,7 @@ class Architecture:
             share.
         panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
             none.
+        hot_plugs: devices can be plugged into its board while it runs.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
         kernels: what kernels QEMU boots for it, by `file_kinds`; empty where that is not known.
@@ -52,6 +53,7 @@ class Architecture:
     emulated_cpu: str = "max"
     window: frozenset[str] = frozenset()
     panic_device: str | None = None
+    hot_plugs: bool = False
     agent: str | None = None
     kernels: frozenset[str] = frozenset()
     bundled_memory: int = 0
@@ -78,6 +80,7 @@ X86_64 = Architecture(
     window=frozenset(("tcg", "kvm")),
     # Not pvpanic-pci, for which kernels before 5.14 have no driver.
     panic_device="pvpanic",
+    hot_plugs=True,
     agent="agent.x86_64",
     # An ELF that can be entered so (PVH); QEMU says where one cannot.
     kernels=frozenset(("bzImage", "ELF for x86", "ELF")),

@@ -14,6 +14,8 @@ NUMBERS: Final[dict[str, tuple[int, int | None]]] = {
     "bind": (49, 200), "listen": (50, 201), "connect": (42, 203), "socket": (41, 198),
     "socketpair": (53, 199), "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "io_uring_setup": (425, 425), "prctl": (157, 167), "prlimit64": (302, 261),
+    "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None),
+    "mknod": (133, None), "mknodat": (259, 33),
     "clone": (56, 220), "fork": (57, None), "vfork": (58, None), "clone3": (435, 435),
     # Into another process, or at its cost.
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
@@ -61,6 +63,10 @@ NEVER: Final = ("io_uring_setup", *_between("ptrace", "ioperm"))
 """What no child of ours may do, be it QEMU, gvproxy or qemu-img."""
 ATTRIBUTES: Final = _between("chmod", "file_setattr")
 """What changes a file that is there, and is not opened for that."""
+MODES: Final = (
+    "chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat",
+)  # fmt: skip
+"""Of these, what changes its mode and its times."""
 
 
 def known() -> bool:

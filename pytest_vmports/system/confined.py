@@ -47,6 +47,8 @@ class Confinement:
         binds: without a gate, it may bind TCP ports.
         connects: likewise, it may connect by TCP.
         refused: system calls, of `seccomp.Numbers`, that it may not make at all.
+        sheds: see `libc.restrict_myself`.
+        descriptors: how many it may have at once.
     """
 
     walls: Walls | None = None
@@ -54,6 +56,8 @@ class Confinement:
     binds: bool = True
     connects: bool = True
     refused: tuple[str, ...] = ()
+    sheds: bool = False
+    descriptors: int = _DESCRIPTORS
 
     def put_on(self) -> None:
         """Confine this thread and what it starts from now on.
@@ -65,9 +69,11 @@ class Confinement:
             # What the gate has bound by us is not the child's own doing. Without one, that may be
             # any port: these walls cannot be opened for one that is asked for later.
             binds = self.gate is None and self.binds
-            landlock.confine(self.walls, binds=binds, connects=self.connects)
+            landlock.confine(
+                self.walls, binds=binds, connects=self.connects, sheds=self.sheds
+            )  # fmt: skip
         if self.refused:
-            seccomp.refuse(self.refused)
+            seccomp.refuse(self.refused, sheds=self.sheds)
         if self.gate is not None:
             self.gate.put_up()
 
@@ -78,7 +84,7 @@ class Confinement:
             OSError: we may open no descriptor more.
             RuntimeError: we may start no thread more.
         """
-        _limit(child.pid)
+        _limit(child.pid, self.descriptors)
         if self.gate is not None:
             assert child.death is not None, "see `gate.problem`"
             self.gate.mind(child.death)
@@ -89,13 +95,10 @@ class Confinement:
             self.gate.close()
 
 
-def _limit(pid: int) -> None:
+def _limit(pid: int, most: int) -> None:
     if not sys.platform.startswith("linux"):  # no other lets us
         return
     with contextlib.suppress(ProcessLookupError):  # it has ended: whoever waits sees that
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        soft, hard = (
-            _DESCRIPTORS if one == resource.RLIM_INFINITY else min(one, _DESCRIPTORS)
-            for one in limits
-        )
+        soft, hard = (most if one == resource.RLIM_INFINITY else min(one, most) for one in limits)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))

@@ -84,13 +84,14 @@ def problem() -> str | None:
     return None
 
 
-def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
+def confine(walls: Walls, *, binds: bool, connects: bool = True, sheds: bool = False) -> None:
     """Put walls around this thread and whatever it starts from now on.
 
     Args:
         walls: what may be used of the host's files.
         binds: it may bind TCP ports, which only later versions of Landlock prevent.
         connects: likewise, it may connect by TCP.
+        sheds: see `libc.restrict_myself`.
 
     Raises:
         OSError: the kernel refuses.
@@ -112,7 +113,7 @@ def confine(walls: Walls, *, binds: bool, connects: bool = True) -> None:
             # There a child closes what it inherits by the list in /proc/self/fd, and without that
             # one by one up to the limit, which may be a thousand million: so it may list, not read.
             _allow(rules, (proc.PROC,), files & _LIST)
-        libc.restrict_myself()
+        libc.restrict_myself(sheds=sheds)
         libc.syscall(_RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)

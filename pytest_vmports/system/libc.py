@@ -15,6 +15,7 @@ from pytest_vmports.system import proc
 _NO_NEW_PRIVILEGES, _RENOUNCE = 38, 24
 # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE; there are 41 of 64.
 _OF_FILES_AND_PORTS, _RIGHTS = {1, 2, 10}, 64
+_SET_RIGHTS = 8
 
 
 def call(function: str, *arguments: object) -> int:
@@ -40,11 +41,14 @@ def syscall(number: int, *arguments: bytes | int | None) -> int:
     return call("syscall", ctypes.c_long(number), *given)
 
 
-def restrict_myself() -> None:
+def restrict_myself(*, sheds: bool = False) -> None:
     """Renounce, for this thread and what it starts, to have more rights by a program that is run.
 
     Without it only who may administer the system may restrict himself. Where we are root, what is
     run from now on has of root's rights those to files, for which it has other walls, and to ports.
+
+    Args:
+        sheds: it may renounce more of them itself, as some programs insist to at their start.
 
     Raises:
         OSError: that cannot be done.
@@ -54,7 +58,7 @@ def restrict_myself() -> None:
         # The first that fails is behind the kernel's last, or we may renounce none.
         with contextlib.suppress(OSError):
             for right in range(_RIGHTS):
-                if right not in _OF_FILES_AND_PORTS:
+                if right not in _OF_FILES_AND_PORTS and not (sheds and right == _SET_RIGHTS):
                     call("prctl", _RENOUNCE, right, 0, 0, 0)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PROBE_SECONDS = 20.0
+_SHARING = ("virtio-9p-pci", "vhost-user-fs-pci")
 _GVPROXY_PLACES = (
     "/usr/libexec/podman/gvproxy",
     "/usr/lib/podman/gvproxy",
@@ -56,6 +57,7 @@ class Qemu:
         has_sandbox: it was built with its seccomp filter.
         has_panic_device: it was built with its architecture's `panic_device`.
         has_window: likewise with the device by which a guest shares memory with us.
+        shares_by: those of its devices by which a guest sees a folder of the host's.
     """
 
     path: str
@@ -64,6 +66,7 @@ class Qemu:
     has_sandbox: bool = True
     has_panic_device: bool = False
     has_window: bool = False
+    shares_by: frozenset[str] = frozenset()
 
     @property
     def architecture(self) -> Architecture:
@@ -304,8 +307,8 @@ def _accel_problem(name: str, qemu: str, *, asked_for: bool = False) -> str | No
     return None if code == 0 else f"{qemu_name(qemu)} -accel {name} failed: {_first_line(text)}"
 
 
-def _parts(qemu: str) -> tuple[bool, bool, bool]:
-    """Return whether a QEMU was built with its sandbox, its device of panics, and shared memory."""
+def _parts(qemu: str) -> tuple[bool, bool, bool, frozenset[str]]:
+    """Return whether a QEMU was built with its sandbox, and which of our devices it knows."""
     try:
         code, text = _trial(qemu, "-sandbox", "on", ask="info qdm\n")
     except ProgramStoppedError as error:
@@ -318,7 +321,7 @@ def _parts(qemu: str) -> tuple[bool, bool, bool]:
         f'name "{device}"' in text
         for device in (architecture_of(qemu).panic_device, "ivshmem-plain")
     )
-    return code == 0, panics, window
+    return code == 0, panics, window, frozenset(n for n in _SHARING if f'name "{n}"' in text)
 
 
 def _trial(qemu: str, *arguments: str, ask: str = "") -> tuple[int, str]:

@@ -6,9 +6,11 @@ Sources: seccomp(2); the kernel's ``userspace-api/seccomp_filter.rst``; ``linux/
 from __future__ import annotations
 
 import errno
+import os
 import platform
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -20,6 +22,9 @@ from pytest_vmports.system import calls, libc, tools
 
 ATTRIBUTES: Final = "attributes"
 """Stands for what changes a file's mode, owner, times and attributes."""
+RIGHTS: Final = "rights"
+"""Stands for making files that run as their owner; and what changes a file's mode or times has
+nothing done, and is told that it was: whoever serves files cannot make one without."""
 FORKS: Final = "forks"
 """Stands for making processes, which kills; threads it may make."""
 TCP, UDP, UNIX = "tcp", "udp", "unix"
@@ -35,6 +40,12 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24, 32, 40, 48)
 _POINTER = 8  # of the instruction
 _DENIED = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
 _LOAD_NUMBER = (_LOAD, 0, 0, _NUMBER)
+_PRETENDED = (_RETURN, 0, 0, _ERRNO)
+# Which argument has the mode of what is made, and which the flags without which nothing is.
+_MAKING: Final = {"open": (2, 1), "openat": (3, 2), "creat": (1, None), "mknod": (1, None),
+                  "mknodat": (2, None)}  # fmt: skip
+_MAKES = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY if hasattr(os, "O_TMPFILE") else 0)
+_AS_OWNER = stat.S_ISUID | stat.S_ISGID
 _SECONDS = 20.0
 # A pointer has two halves.
 _ADDRESSED = (
@@ -80,6 +91,7 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     ]
     for name in held:
         steps += _of(name, [(_RETURN, 0, 0, _NOTIFY)] if name != "sendto" else [])
+    steps += _rights() if RIGHTS in refused else []
     never = [name for name in refused if name in calls.NUMBERS]
     never += calls.ATTRIBUTES if ATTRIBUTES in refused else ()
     for name in (*never, *calls.NEVER):
@@ -114,6 +126,21 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     ])  # fmt: skip
     steps.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(_STEP.pack(*step) for step in steps)
+
+
+def _rights() -> list[tuple[int, int, int, int]]:
+    """Return steps that keep files made here from running as their owner; see `RIGHTS`."""
+    steps = []
+    for name in calls.MODES:
+        steps += _of(name, [_PRETENDED])
+    # Its mode lies in memory; who hears that there is no such call makes the older one.
+    steps += _of("openat2", [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])
+    for name, (mode, flags) in _MAKING.items():
+        asked = [(_LOAD, 0, 0, _ARGUMENTS[mode]), (_IF_ANY, 0, 1, _AS_OWNER), _DENIED]
+        if flags is not None:
+            asked = [(_LOAD, 0, 0, _ARGUMENTS[flags]), (_IF_ANY, 0, len(asked), _MAKES), *asked]
+        steps += _of(name, [*asked, (_RETURN, 0, 0, _ALLOW)])
+    return steps
 
 
 def _forks(verdict: int) -> list[tuple[int, int, int, int]]:
@@ -190,17 +217,21 @@ def forks_problem() -> str | None:
     return None
 
 
-def refuse(names: tuple[str, ...]) -> None:
+def refuse(names: tuple[str, ...], *, sheds: bool = False) -> None:
     """Let this thread, and what it starts, never make these calls.
+
+    Args:
+        names: as for `program`.
+        sheds: see `libc.restrict_myself`.
 
     Raises:
         OSError: the kernel or a container refuses.
     """
-    _put_on(program((), names), 0)
+    _put_on(program((), names), 0, sheds=sheds)
 
 
-def _put_on(program: bytes, flags: int) -> int:
-    libc.restrict_myself()
+def _put_on(program: bytes, flags: int, *, sheds: bool = False) -> int:
+    libc.restrict_myself(sheds=sheds)
     code = libc.room(program)
     given = struct.pack("@HP", len(program) // _STEP.size, libc.address(code))
     return libc.syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, flags, given)

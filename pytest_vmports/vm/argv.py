@@ -121,6 +121,7 @@ def build_command(
     restore: bool = False,
     lean: bool = False,
     window: bool = False,
+    shared: str | None = None,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
 
@@ -140,13 +141,14 @@ def build_command(
         restore: wait for a saved state on the monitor instead of booting.
         lean: leave out what a guest that we prepared does without.
         window: it has memory that it shares with us, for its agent.
+        shared: the name of memory that a process beside QEMU can be given; None: it cannot.
     """
     emulated = hardware.qemu.architecture.emulated_cpu
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *_board(hardware, ram, by_firmware=kernel is None, lean=lean),
+        *_board(hardware, ram, shared, by_firmware=kernel is None, lean=lean),
         *("-accel", hardware.accelerator.name),
         *("-cpu", emulated if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
@@ -172,12 +174,16 @@ def build_command(
 
 
 def _board(
-    hardware: Hardware, ram: Ram | None, *, by_firmware: bool, lean: bool
+    hardware: Hardware, ram: Ram | None, shared: str | None, *, by_firmware: bool, lean: bool
 ) -> tuple[str, ...]:
     machine = hardware.qemu.architecture.board
     machine += hardware.qemu.architecture.lean if lean else ""
     if by_firmware and hardware.qemu.architecture.has_bios:
         machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
+    if shared is not None:
+        # Without a name among the host's files, and gone with the last who has it.
+        backend = f"memory-backend-memfd,id={shared},size={hardware.memory}M,share=on"
+        return ("-object", backend, "-machine", f"{machine},memory-backend={shared}")
     if ram is None:
         return ("-machine", machine)
     mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"

@@ -173,18 +173,18 @@ class Machine:
             raise
         self.state = State.STARTED
 
-    def start_again(self, lease_fds: Collection[int], saved: SavedState | None) -> None:
+    def start_again(self, plan: Plan, fds: Collection[int], saved: SavedState | None) -> None:
         """Start another QEMU in the place of one that has ended; see `start`.
 
         Args:
-            lease_fds: as for `start`.
+            plan: what it is now.
+            fds: of leases, as for `start`.
             saved: what to restore; None boots.
         """
         self.ram = None if saved is None else saved.memory
-        self._saved = saved
-        self.kind = self.plan.kind
+        self.plan, self._saved, self.kind = plan, saved, plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.RESTORED
-        self.start(lease_fds)
+        self.start(fds)
 
     def wait_ready(self) -> None:
         """Return when the guest's setup has ended well and it has answered what is waited for.
@@ -395,6 +395,6 @@ class Machine:
     def _restore(self, saved: SavedState) -> None:
         self.console.begin_with(saved.console)
         with failures.cause_first(self.vitals), saved.open_state() as file:
-            self.monitor.load(file.fileno())
+            self.monitor.load(file.fileno(), whole=self.plan.shared_memory is not None)
         self.kind.restored(self.cards.move(cloned=self.origin is Origin.CLONED))
         self.monitor.execute("cont")

@@ -212,13 +212,17 @@ class Monitor:
             return self.run_state(_LOOK_CALL_SECONDS).status == "io-error"
         return False
 
-    def save(self, file: int) -> None:
-        """Write the state of the stopped machine, without its shared memory, to an open file.
+    def save(self, file: int, *, whole: bool = False) -> None:
+        """Write the state of the stopped machine to an open file, without memory it shares.
+
+        Args:
+            file: where to.
+            whole: with all of its memory.
 
         Raises:
             MonitorError: QEMU cannot save it, for instance because a device forbids migration.
         """
-        self._migrate("migrate", file)
+        self._migrate("migrate", file, whole=whole)
         # QEMU says that it has finished a moment before it lets the guest run on, and tells of that
         # by no event (migration_iteration_finish in its migration.c).
         deadline = clock.now() + _CALL_SECONDS
@@ -227,13 +231,17 @@ class Monitor:
                 raise MonitorError(command="migrate", reply="it has not ended after it was written")
             clock.sleep(_LOOK_SECONDS)
 
-    def load(self, file: int) -> None:
+    def load(self, file: int, *, whole: bool = False) -> None:
         """Load the state from an open file into a machine that was started to be restored.
+
+        Args:
+            file: what `save` wrote.
+            whole: as it was saved.
 
         Raises:
             MonitorError: the state does not fit or is damaged.
         """
-        self._migrate("migrate-incoming", file)
+        self._migrate("migrate-incoming", file, whole=whole)
 
     def dump(self, file: int, seconds: float) -> None:
         """Write the guest's memory to an open file, compressed where this QEMU can.
@@ -256,8 +264,9 @@ class Monitor:
         arguments = {"paging": False, "protocol": "fd:vmcore", "format": fit[0]}
         self._execute("dump-guest-memory", seconds, arguments)
 
-    def _migrate(self, command: str, file: int) -> None:
-        wanted = [{"capability": c, "state": True} for c in ("x-ignore-shared", "events")]
+    def _migrate(self, command: str, file: int, *, whole: bool) -> None:
+        states = {"x-ignore-shared": not whole, "events": True}
+        wanted = [{"capability": name, "state": on} for name, on in states.items()]
         self.execute("migrate-set-capabilities", capabilities=wanted)
         replies = {}
         for kind, way in self._ways_to_a_file():

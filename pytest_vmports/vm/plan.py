@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.network.cards import masked_args, masked_words
+from pytest_vmports.vm import share
 from pytest_vmports.vm.argv import Capture, Channels, build_command
 from pytest_vmports.vm.inside.kind import kind_of
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.kind import GuestKind
     from pytest_vmports.vm.inside.waiting import BootFiles
     from pytest_vmports.vm.readiness import Condition
+    from pytest_vmports.vm.share import Share
 
 # Of the identity and of what lies in a template's folder: a change of either is another template.
 FORMAT = 7
@@ -72,6 +74,8 @@ class Plan:
         reachable: console and monitor are on sockets too, for people.
         may_crash: its test allows the guest's kernel to panic.
         console_limit: MiB that are kept of what it writes to its console.
+        shares: folders of the host that can be plugged in; no template has any.
+        shared_memory: what QEMU calls its memory, where other processes of ours see it.
         said: name, value and source of what was set by anybody, for reports.
     """
 
@@ -89,6 +93,8 @@ class Plan:
     reachable: bool = False
     may_crash: bool = False
     console_limit: int = 64
+    shares: tuple[Share, ...] = ()
+    shared_memory: str | None = None
     said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
 
     @property
@@ -116,12 +122,13 @@ class Plan:
         words = self.guest.kernel_words(
             architecture, self.network.dns, ends.network_words, stays=self.hardware.crash_dump
         )
-        return build_command(
+        command = build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
             ram=ends.ram, restore=ends.restore, capture=capture, lean=self.kind.lean,
-            window=self.hardware.has_window and self.kind.window,
+            window=self.hardware.has_window and self.kind.window, shared=self.shared_memory,
         )  # fmt: skip
+        return command + share.arguments(self.shares)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -47,6 +47,12 @@ class Set(Answer):
     fdset: _Count = Field(alias="fdset-id")
 
 
+class Named(Answer):
+    """A property of an object, such as a device among those that were plugged in."""
+
+    name: str
+
+
 class Version(Answer):
     """QEMU's own numbers."""
 

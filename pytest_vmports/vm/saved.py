@@ -40,12 +40,14 @@ class Snapshot:
         console: what the guest had written to its console.
         memory: the file that its memory was mapped from, if any.
         disks: copies of the files it wrote as its disks.
+        shared_memory: see `Plan`.
     """
 
     path: Path
     console: str
     memory: Ram | None
     disks: tuple[Path, ...] = ()
+    shared_memory: str | None = None
 
     def bring_back_disks(self, workdir: Path) -> None:
         """Put the disks' files back where the VM has them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.share import Share
 
 # A guest rests when, for so many seconds, it uses less than this share of a processor.
 _REST, _RESTING = 0.2, 0.2
@@ -64,8 +66,13 @@ def save_disks(machine: Machine, folder: Path) -> None:
 
 
 @restored()
-def save(machine: Machine, state: Path) -> None:
+def save(machine: Machine, state: Path, *, whole: bool = False) -> None:
     """Stop the guest and write its state, with the memory that is not shared, to a new file.
+
+    Args:
+        machine: runs.
+        state: the file.
+        whole: with all of its memory.
 
     Raises:
         MonitorError: QEMU cannot save it.
@@ -73,8 +80,9 @@ def save(machine: Machine, state: Path) -> None:
     """
     machine.monitor.execute("stop")
     with state.open("x+b") as file:
-        machine.monitor.save(file.fileno())
-        forget_place(file.fileno())
+        machine.monitor.save(file.fileno(), whole=whole)
+        if not whole:
+            forget_place(file.fileno())
 
 
 @restored()
@@ -88,8 +96,9 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
     machine.check_alive()
     running = machine.monitor.run_state().running
     disks = path.with_name(f"{path.name}-disks")
+    memory = machine.plan.shared_memory
     try:
-        save(machine, path)
+        save(machine, path, whole=memory is not None)
         # QEMU has written all of them out, and lets go of them until it runs on.
         for file in disk_files(machine.workdir):
             disks.mkdir(exist_ok=True)
@@ -98,16 +107,22 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         if running:
             machine.monitor.execute("cont")
     copies = tuple(disks.iterdir()) if disks.exists() else ()
-    return Snapshot(path, machine.console.recent(), machine.ram, copies)
+    return Snapshot(path, machine.console.recent(), machine.ram, copies, memory)
 
 
-def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None) -> None:
+def restart(
+    machine: Machine,
+    lease_fds: Collection[int],
+    saved: Snapshot | None,
+    shares: tuple[Share, ...] = (),
+) -> None:
     """End QEMU and start another in its place, with the same forwards and disks.
 
     Args:
         machine: runs, or has ended.
         lease_fds: as for `Machine.start`.
         saved: what to restore; None boots.
+        shares: folders of the host that the new one can serve.
 
     Raises:
         ForwardError: a host port was taken by another program meanwhile.
@@ -132,7 +147,9 @@ def restart(machine: Machine, lease_fds: Collection[int], saved: Snapshot | None
     else:
         machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)
-    machine.start_again(lease_fds, saved)
+    memory = None if saved is None else saved.shared_memory
+    plan = replace(machine.plan, shares=shares, shared_memory=memory)
+    machine.start_again(plan, lease_fds, saved)
 
 
 def shut_down(machine: Machine, timeout: float) -> None:

@@ -62,7 +62,9 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     if outwards:
         read += _NAMES
     sockets = (place.workdir,) if plan.reachable else ()
-    walls = Walls(tuple(read), change=tuple(change), sockets=sockets)
+    read += [share.folder for share in plan.shares if share.readonly]
+    write = tuple(share.folder for share in plan.shares if not share.readonly)
+    walls = Walls(tuple(read), write, tuple(change), sockets)
     refused: tuple[str, ...] = ()
     if seccomp.problem() is None:
         # Landlock keeps nobody from Unix sockets, as that of a Docker, nor from MPTCP, nor from
@@ -75,6 +77,7 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
         refused += () if by_qemu or connects else (seccomp.TCP,)
         refused += () if outwards else (seccomp.UDP,)
         refused += () if plan.reachable else (seccomp.UNIX,)
+        refused += (seccomp.RIGHTS,) if write else ()
     return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
 
 

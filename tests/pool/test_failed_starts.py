@@ -216,6 +216,8 @@ OTHERS = {
     "forwards": None,  # of the ports wanted; host ports are each VM's own
     "own_forwards": None,
     "said": None,
+    "shares": None,  # what is being started has none
+    "shared_memory": None,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pytest_vmports.system.programs import Accelerator, Qemu, find_qemu
 from pytest_vmports.vm import failures, walls
 from pytest_vmports.vm.argv import Drives, Hardware, Ram, build_command
 from pytest_vmports.vm.inside.waiting import BootFiles, Place
+from pytest_vmports.vm.share import Share
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +42,15 @@ def files(tmp_path):
 
 
 def walled(
-    files, *, qemu=None, kind="usernet", restrict=True, share=False, reachable=False, doors=()
-):
+    files, *, qemu=None, kind="usernet", restrict=True, share=False, reachable=False, doors=(),
+    shares=(),
+):  # fmt: skip
     """Return how the QEMU of a VM with these files is confined."""
     plan = SimpleNamespace(
         hardware=SimpleNamespace(qemu=qemu or find_qemu(), accelerator=Accelerator("tcg", "")),
         kind=SimpleNamespace(image_files=lambda: (files / "image", files / "base")),
         network=SimpleNamespace(kind=kind, restrict=restrict, host_ports=doors),
-        reachable=reachable,
+        reachable=reachable, shares=shares,
     )  # fmt: skip
     drives = Drives(files / "vm/overlay", None, (files / "code", files / "vm/variables"))
     ends = SimpleNamespace(
@@ -118,6 +121,61 @@ def test_in_its_vms_folder_it_makes_nothing_that_leads_us_elsewhere(files, tmp_p
         assert able(kept, action, places, tmp_path) == set()
     for action in ("chmod 777 {}", "touch -m -t 200001010000 {}"):
         assert able(kept, action, every(files), tmp_path) == set()
+
+
+def test_a_folder_that_is_shared_is_read_or_written_and_no_other_is(files, tmp_path):
+    folders = {name: files / name for name in ("read", "written", "none")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "file").write_text("")
+    shares = [
+        Share(files / "read", "/r", readonly=True, by="9p", tag="share0"),
+        Share(files / "written", "/w", readonly=False, by="9p", tag="share1"),
+    ]
+    kept = walled(files, shares=shares)
+    reads = "cat {0}/file >&2 && ls {0} >&2"
+    assert able(kept, reads, folders, tmp_path) == {"read", "written"}
+    moves = "mv {0}/file {0}/moved && mv {0}/moved {0}/file"
+    for action in (": >>{}/file", ": >{}/new", "mkdir {}/sub", moves, "rm {}/new"):
+        assert able(kept, action, folders, tmp_path) == {"written"}
+    for action in ("ln -s /etc/passwd {}/link", "mkfifo {}/pipe", "mknod {}/null c 1 3"):
+        assert able(kept, action, folders, tmp_path) == set()
+    assert sorted(one.name for one in (files / "written").iterdir()) == ["file", "sub"]
+
+
+def test_who_may_write_makes_no_file_that_runs_as_its_owner_and_changes_no_mode(files, tmp_path):
+    folder = files / "written"
+    folder.mkdir()
+    (folder / "file").write_text("")
+    (folder / "file").chmod(0o640)
+    (files / "home" / "secret").chmod(0o600)
+    code = """
+        made = os.O_CREAT | os.O_WRONLY
+        for mode in (0o4755, 0o2755, 0o755):
+            attempt(f"open {mode:o}", lambda: os.open(f"{folder}/{mode:o}", made, mode))
+            attempt(f"mknod {mode:o}", lambda: os.mknod(f"{folder}/m{mode:o}", mode | stat.S_IFREG))
+            attempt(f"unnamed {mode:o}", lambda: os.open(folder, os.O_TMPFILE | os.O_WRONLY, mode))
+        attempt("read", lambda: os.open(f"{folder}/file", os.O_RDONLY, 0o4755))
+        attempt("chmod", lambda: os.chmod(f"{folder}/file", 0o4777))
+        attempt("fchmod", lambda: os.fchmod(os.open(f"{folder}/file", os.O_RDWR), 0o4777))
+        attempt("times", lambda: os.utime(f"{folder}/file", (0, 0)))
+        attempt("others", lambda: os.chmod(secret, 0o777))
+        attempt("chown", lambda: os.chown(f"{folder}/file", 7, 7))
+        attempt("attribute", lambda: os.setxattr(f"{folder}/file", "user.x", b""))
+    """
+    kept = walled(files, shares=[Share(folder, "/w", readonly=False, by="9p", tag="share0")])
+    walls = replace(kept.walls, read=tuple(kept.walls.read) + PYTHON)
+    secret = files / "home" / "secret"
+    said = tries(replace(kept, walls=walls), tmp_path, code, folder=str(folder), secret=str(secret))
+    refused = {name for name, what in said.items() if what == "EPERM"}
+    owners = {f"{what} {mode}" for what in ("open", "mknod", "unnamed") for mode in (4755, 2755)}
+    assert refused == {*owners, "chown", "attribute"}
+    assert set(said.values()) == {"EPERM", "done"}, said
+    # What says that it was done is not.
+    assert stat.S_IMODE((folder / "file").stat().st_mode) == 0o640
+    assert (folder / "file").stat().st_mtime > 1
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert sorted(one.name for one in folder.iterdir()) == ["755", "file", "m755"]
 
 
 def test_of_the_host_it_reads_programs_and_no_secrets(files, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -32,13 +33,22 @@ class FakeMonitor:
         self.notes.append("query-status")
         return RunState(status="running" if self.running else "paused", running=self.running)
 
-    def save(self, _descriptor):
+    def save(self, _descriptor, *, whole):
+        assert not whole
         self.notes.append("save")
         if "save" in self.refuses:
             raise MonitorError(command="migrate", reply="no")
 
     def why_ended(self):
         return ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is replaced of a plan."""
+
+    shares: tuple = ()
+    shared_memory: str | None = None
 
 
 class FakeMachine:
@@ -53,7 +63,7 @@ class FakeMachine:
             (self.workdir / OVERLAY).write_text("as it is")
         self.console = Console(self.workdir / "console.log")
         self.console.path.write_text("said so far\n")
-        self.ram, self.running = None, True
+        self.ram, self.running, self.plan = None, True, Planned(("of before",))
         self.place, self.kind = None, SimpleNamespace(save_key=lambda *_: None)
         self._died = died
         self._qemu = SimpleNamespace(
@@ -80,7 +90,8 @@ class FakeMachine:
         self.notes.append(f"stop, keep_disks={keep_disks}")
         self.running = False
 
-    def start_again(self, lease_fds, saved):
+    def start_again(self, plan, lease_fds, saved):
+        assert plan.shares == ()
         what = "new" if saved is None else "what was saved"
         self.notes.append(f"start {what} with {list(lease_fds)}")
 

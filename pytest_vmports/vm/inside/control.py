@@ -235,6 +235,8 @@ class Control:
         Raises:
             OSError: QEMU hung up.
         """
+        if self._window is not None:
+            self._window.offer()
         whole = int(now)
         time_spec = struct.pack("<qq", whole, int((now - whole) * 1e9))
         self.send(CLOCK, time_spec + (os.urandom(_SEED) if seed else b""))
