@@ -333,7 +333,7 @@ _COMMAND = _of(
     users_files_are_read=('"-no-user-config", "-no-reboot"', '"-no-reboot"'),
     reboots=('"-no-user-config", "-no-reboot"', '"-no-user-config"'),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
-    disks_draw_the_same_numbers=("() if lean else hardware.qemu.architecture.restored_args", "()"),
+    disks_draw_the_same_numbers=("*(() if fitting.lean else hardware.qemu.architecture.restored_args),", ""),
     arm64_has_no_control_channel=(
         "*hardware.qemu.architecture.control_args,",
         '*("-serial", "chardev:control"),',

@@ -66,6 +66,25 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """What a machine has, or lacks, for what runs in it or beside it.
+
+    Attributes:
+        lean: it lacks what a guest that we prepared does without: the notification of a vmgenid is
+            interpreted code of ACPI's, a tenth of a clone's way to its first byte.
+        window: it has memory that it shares with us, for our agent.
+        shared: the name of memory that a process beside QEMU can be given; None: it cannot.
+    """
+
+    lean: bool = False
+    window: bool = False
+    shared: str | None = None
+
+
+_PLAIN = Fitting()
+
+
+@dataclass(frozen=True)
 class Drives:
     """The files that are a VM's disks.
 
@@ -119,9 +138,7 @@ def build_command(
     ram: Ram | None = None,
     capture: Capture | None = None,
     restore: bool = False,
-    lean: bool = False,
-    window: bool = False,
-    shared: str | None = None,
+    fitting: Fitting = _PLAIN,
 ) -> list[str]:
     """Return the argv that boots this guest with this network.
 
@@ -139,28 +156,26 @@ def build_command(
         ram: the file that is its memory; None for anonymous memory.
         capture: whose packets to write down; None for nobody's.
         restore: wait for a saved state on the monitor instead of booting.
-        lean: leave out what a guest that we prepared does without.
-        window: it has memory that it shares with us, for its agent.
-        shared: the name of memory that a process beside QEMU can be given; None: it cannot.
+        fitting: what the machine has, or lacks, for what runs in it or beside it.
     """
     emulated = hardware.qemu.architecture.emulated_cpu
     command = [
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *_board(hardware, ram, shared, by_firmware=kernel is None, lean=lean),
+        *_board(hardware, ram, fitting, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
         *("-cpu", emulated if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if not restore else ("-incoming", "defer", "-S")),
-        *_restored(hardware, lean=lean),
+        *(() if fitting.lean else hardware.qemu.architecture.restored_args),
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
         *_monitor(hardware.qemu, "monitor", "control"),
         *_console(hardware.qemu, channels),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
         *hardware.qemu.architecture.control_args,
-        *(_window(channels.window_fd) if window else ()),
+        *(_window(channels.window_fd) if fitting.window else ()),
         *_display(hardware),
         *_drives(drives),
         *_agent(channels.agent_fd),
@@ -174,16 +189,16 @@ def build_command(
 
 
 def _board(
-    hardware: Hardware, ram: Ram | None, shared: str | None, *, by_firmware: bool, lean: bool
+    hardware: Hardware, ram: Ram | None, fitting: Fitting, *, by_firmware: bool
 ) -> tuple[str, ...]:
     machine = hardware.qemu.architecture.board
-    machine += hardware.qemu.architecture.lean if lean else ""
+    machine += hardware.qemu.architecture.lean if fitting.lean else ""
     if by_firmware and hardware.qemu.architecture.has_bios:
         machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
-    if shared is not None:
+    if fitting.shared is not None:
         # Without a name among the host's files, and gone with the last who has it.
-        backend = f"memory-backend-memfd,id={shared},size={hardware.memory}M,share=on"
-        return ("-object", backend, "-machine", f"{machine},memory-backend={shared}")
+        backend = f"memory-backend-memfd,id={fitting.shared},size={hardware.memory}M,share=on"
+        return ("-object", backend, "-machine", f"{machine},memory-backend={fitting.shared}")
     if ram is None:
         return ("-machine", machine)
     mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
@@ -191,15 +206,6 @@ def _board(
         mapped += ",readonly=on,rom=off"
     backend = f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}"
     return ("-object", backend, "-machine", f"{machine},memory-backend=ram")
-
-
-def _restored(hardware: Hardware, *, lean: bool) -> tuple[str, ...]:
-    """Return the device that tells a guest that it was restored.
-
-    Its notification is interpreted code of ACPI's, a tenth of a clone's way to its first byte: a
-    guest whose agent seeds its random numbers goes without.
-    """
-    return () if lean else hardware.qemu.architecture.restored_args
 
 
 def maps_read_only(qemu: Qemu, ram: Ram) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.network.cards import masked_args, masked_words
 from pytest_vmports.vm import share
-from pytest_vmports.vm.argv import Capture, Channels, build_command
+from pytest_vmports.vm.argv import Capture, Channels, Fitting, build_command
 from pytest_vmports.vm.inside.kind import kind_of
 
 if TYPE_CHECKING:
@@ -125,8 +125,10 @@ class Plan:
         command = build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
-            ram=ends.ram, restore=ends.restore, capture=capture, lean=self.kind.lean,
-            window=self.hardware.has_window and self.kind.window, shared=self.shared_memory,
+            ram=ends.ram, restore=ends.restore, capture=capture,
+            fitting=Fitting(
+                self.kind.lean, self.hardware.has_window and self.kind.window, self.shared_memory
+            ),
         )  # fmt: skip
         return command + share.arguments(self.shares)
 

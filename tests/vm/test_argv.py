@@ -9,7 +9,15 @@ from pytest_vmports import ExposedPort
 from pytest_vmports.network.choose import Network
 from pytest_vmports.system.programs import Accelerator, Qemu
 from pytest_vmports.vm import argv as command_module
-from pytest_vmports.vm.argv import Capture, Channels, Drives, Hardware, Ram, build_command
+from pytest_vmports.vm.argv import (
+    Capture,
+    Channels,
+    Drives,
+    Fitting,
+    Hardware,
+    Ram,
+    build_command,
+)
 
 QEMU = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "from PATH")
 CHANNELS = Channels(monitor_fd=7, control_fd=9, console=Path("/run/v/console.log"))
@@ -56,7 +64,9 @@ def test_memory_and_processors_are_those_of_the_hardware():
     assert values(command, "-smp") == ["2"]
 
 
-@pytest.mark.parametrize(("accel", "cpu"), [("tcg", "max,-erms,-fsrm"), ("kvm", "host"), ("hvf", "host")])
+@pytest.mark.parametrize(
+    ("accel", "cpu"), [("tcg", "max,-erms,-fsrm"), ("kvm", "host"), ("hvf", "host")]
+)
 def test_the_processor_fits_the_accelerator(accel, cpu):
     command = build(accel=accel)
     assert values(command, "-accel") == [accel]
@@ -203,10 +213,11 @@ def test_the_machine_fits_what_qemu_emulates(monkeypatch, path, native, machine)
 
 
 def test_a_machine_without_what_we_do_not_need_has_neither_clocks_nor_keyboard_nor_vmgenid():
-    command = build(lean=True)
+    command = build(fitting=Fitting(lean=True))
     assert values(command, "-machine") == ["pc,hpet=off,vmport=off,smbus=off,i8042=off"]
     assert "vmgenid,guid=auto" not in values(command, "-device")
-    arm64 = build(qemu=Qemu("/usr/bin/qemu-system-aarch64", (8, 0, 0), "named"), lean=True)
+    qemu = Qemu("/usr/bin/qemu-system-aarch64", (8, 0, 0), "named")
+    arm64 = build(qemu=qemu, fitting=Fitting(lean=True))
     assert values(arm64, "-machine") == ["virt"]
 
 

@@ -55,7 +55,7 @@ class Window:
         self.offer()
 
     def offer(self) -> None:
-        """Leave there what the agent has to show: a state that was loaded may have taken it away."""
+        """Leave there what the agent has to show: a loaded state may have taken it away."""
         self._map[:_NONCE] = self._nonce
 
     def look(self) -> None:
