@@ -56,7 +56,9 @@ def test_memory_and_processors_are_those_of_the_hardware():
     assert values(command, "-smp") == ["2"]
 
 
-@pytest.mark.parametrize(("accel", "cpu"), [("tcg", "max,-erms,-fsrm"), ("kvm", "host"), ("hvf", "host")])
+@pytest.mark.parametrize(
+    ("accel", "cpu"), [("tcg", "max,-erms,-fsrm"), ("kvm", "host"), ("hvf", "host")]
+)
 def test_the_processor_fits_the_accelerator(accel, cpu):
     command = build(accel=accel)
     assert values(command, "-accel") == [accel]
