@@ -144,7 +144,7 @@ def test_a_seed_goes_only_to_guests_whose_board_does_not_tell_them_that_they_wer
     kind = kind_of(guest, architecture)
     with contextlib.ExitStack() as stack:
         stack.callback(kind.close)
-        of_qemu, _ = kind.connect(Place(tmp_path, tmp_path, tmp_path), (), stack)
+        of_qemu, *_ = kind.connect(Place(tmp_path, tmp_path, tmp_path), (), stack)
         kind.restored()
         with socket.socket(fileno=os.dup(of_qemu)) as channel:
             assert len(channel.recv(1000)) == 4 + size
