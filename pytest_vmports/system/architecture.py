@@ -148,6 +148,6 @@ def architecture_named(name: str) -> Architecture:
     # The board that most of them have, which need not have PCI.
     return _KNOWN.get(name) or replace(
         AARCH64, name=name, distributions=name, agent=None, panic_device=None,
-        kernels=frozenset(), bundled_memory=0,
+        window=frozenset(), kernels=frozenset(), bundled_memory=0,
         control="ttyS1", control_args=("-serial", "chardev:control"),
     )  # fmt: skip

@@ -5,7 +5,8 @@ stands behind that; it writes its disk's overlay, its console, what we have it w
 pictures), and the memory that a template becomes. Each is a file that we have made: in its VM's
 private folder QEMU makes and removes nothing, for there lies what our own programs go by, as ssh's
 configuration, and a link in a file's place would have us read or write for it anywhere. Whatever
-else we have it write (saved states, dumps) it is given as an open descriptor. It inherits the ends
+else we have it write (saved states, dumps) it is given as an open descriptor. So is the window that
+its guest shares with us: a file without a name, whose size stays. It inherits the ends
 of its own monitor and channels, the locked files of the ports that it binds, which are empty of
 secrets, and its ends of the wires to its neighbours on a network.
 

@@ -3,6 +3,7 @@
 The one for another architecture is run by QEMU's emulator of single programs.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import Counter
 from importlib import resources
 
 import psutil
@@ -21,10 +23,11 @@ from host_shell import Taker
 from vm_helpers import alive, until
 
 from pytest_vmports.errors import GuestFileError, MachineError
-from pytest_vmports.system import patience
+from pytest_vmports.system import clock, patience
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
 from pytest_vmports.vm.inside.agent_shell import AgentShell
-from pytest_vmports.vm.inside.control import READY, Control
+from pytest_vmports.vm.inside.control import LARGEST, READY, Control, Frames
+from pytest_vmports.vm.inside.window import SIZE, SLOT, Window
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
 GUESTS = resources.files("pytest_vmports.guests")
@@ -35,21 +38,29 @@ def ended():
 
 
 class Agent:
-    """An agent as a guest has it, and our end of its channel."""
+    """An agent as a guest has it, and our end of its channel.
 
-    def __init__(self, *command):
+    Args:
+        command: the program.
+        device: a folder like that of the window's device in a guest.
+        window: ours of it.
+    """
+
+    def __init__(self, command, device="/nowhere", window=None):
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen([*command, "7"], stdin=theirs, stdout=theirs)
-        self.control = Control(ours)
+            self.process = subprocess.Popen([*command, "7", device], stdin=theirs, stdout=theirs)
+        self.control = Control(ours, window)
+        self.window = window
         self.shell = AgentShell(self.control, ended)
 
-    def run(self, command, given=b"", timeout=60.0):
-        return self.shell.execute(command, timeout=timeout, input=given)
+    def run(self, command, given=b"", timeout=60.0, **more):
+        return self.shell.execute(command, timeout=timeout, input=given, **more)
 
 
 @pytest.fixture(params=[X86_64, AARCH64], ids=lambda architecture: architecture.name)
-def agent(request, tmp_path, missing):
+def program(request, tmp_path, missing):
+    """Return the words that run an architecture's agent."""
     architecture = request.param
     emulator = []
     if architecture.name != host_architecture():
@@ -60,7 +71,28 @@ def agent(request, tmp_path, missing):
     program = tmp_path / "agent"
     program.write_bytes((GUESTS / architecture.agent).read_bytes())
     program.chmod(0o755)
-    agent = Agent(*emulator, program)
+    return [*emulator, program]
+
+
+def device(folder, vendor="0x1af4", name="resource2_wc"):
+    """Return a folder like that of the window's device, and its memory as a file."""
+    folder.mkdir()
+    (folder / "vendor").write_text(f"{vendor}\n")
+    (folder / "device").write_text("0x1110\n")
+    (folder / "enable").write_text("0\n")
+    (folder / name).write_bytes(bytes(SIZE))
+    return folder, (folder / name).open("r+b")
+
+
+@pytest.fixture(params=["window", "serial"])
+def agent(request, program, tmp_path):
+    """Return an agent that has a window, and one that has none."""
+    folder, window = tmp_path / "nowhere", None
+    if request.param == "window":
+        folder, memory = device(tmp_path / "device")
+        with memory:
+            window = Window(memory.fileno())
+    agent = Agent(program, folder, window)
     try:
         yield agent
     finally:
@@ -110,10 +142,10 @@ def test_a_command_whose_output_nobody_wants_any_more_is_ended(ready, tmp_path):
     pid = int((tmp_path / "pid").read_text())
     assert ready.run("echo the next") == (0, b"the next\n", b"")
     until(lambda: not alive(pid), 60, "the command runs on")
-    assert len(taker.output) < 200_000
+    assert len(taker.output) < 100_000 + 2 * SLOT
 
 
-@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 8192])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 8192, SLOT, SLOT * 4 + 1])
 def test_input_of_every_size_ends_where_it_ends(ready, size):
     assert ready.run("cat", b"x" * size) == (0, b"x" * size, b"")
 
@@ -122,6 +154,58 @@ def test_input_of_every_size_ends_where_it_ends(ready, size):
 def test_input_that_nobody_reads_does_no_harm(ready, command):
     assert ready.run(command, b"x" * (1 << 20))[0] == 0
     assert ready.run("echo still there") == (0, b"still there\n", b"")
+
+
+def test_input_and_outputs_of_any_pieces_flow_at_once(ready):
+    sizes = (0, 1, 300, 2 * SLOT, 5000, 0, SLOT + 7, 65536, 1, 4096)
+    pieces = [os.urandom(size) for size in sizes]
+    whole, read = b"".join(pieces), []
+
+    def given():
+        for piece in pieces:
+            read.append(piece)
+            yield piece
+
+    assert ready.run("tee /dev/stderr", given()) == (0, whole, whole)
+    read.clear()
+    assert ready.run("head -c 5", given())[:2] == (0, whole[:5])
+    assert len(read) < len(pieces)  # nobody takes the rest
+
+
+def test_what_raises_while_it_is_read_as_input_ends_the_command(ready):
+    def given():
+        yield b"begun"
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        ready.run("cat; sleep 1000", given())
+    assert ready.run("echo next") == (0, b"next\n", b"")
+
+
+def test_output_of_every_size_comes_whole_and_in_its_order(ready):
+    sizes = (1, 255, 256, 257, 4096, 65536, SLOT, SLOT + 1)
+    script = "".join(f"head -c {n} /dev/zero | tr '\\0' {n % 10}; " for n in sizes)
+    assert ready.run(script) == (0, b"".join(b"%d" % (n % 10) * n for n in sizes), b"")
+
+
+def test_what_is_left_in_a_pipe_by_a_command_that_has_ended_comes_too(ready):
+    script = "head -c 65536 /dev/zero; head -c 65536 /dev/zero >&2"
+    for _ in range(10):
+        assert ready.run(script) == (0, bytes(65536), bytes(65536))
+
+
+@pytest.mark.parametrize("command", ["cat >/dev/null", "cat", "yes | head -c 3000000"])
+def test_time_by_progress_lasts_as_long_as_something_goes_on(ready, command):
+    def given():
+        for _ in range(8):
+            clock.sleep(0.1)
+            yield bytes(100)
+
+    # Longer in all than it may be silent.
+    assert ready.run(command, given(), timeout=0.6, per_progress=True)[0] == 0
+    assert ready.run("sleep 1000", timeout=0.3, per_progress=True)[0] is None
+    assert ready.run("cat; sleep 1000", given(), timeout=0.6, per_progress=True)[0] is None
+    assert ready.run("echo next") == (0, b"next\n", b"")
 
 
 def test_a_command_begins_as_in_a_terminal(ready):
@@ -198,6 +282,51 @@ def test_after_an_interruption_the_next_command_gets_its_own_answer(ready, comma
         assert ready.run(f"echo {n}; echo err >&2; exit 4") == (4, b"%d\n" % n, b"err\n")
     left = set(psutil.Process(ready.process.pid).children(recursive=True)) - seen
     assert {child.status() for child in left} <= {psutil.STATUS_ZOMBIE}
+
+
+@pytest.mark.parametrize("words", [{"vendor": "0x1af5"}, {"name": "resource0"}])
+def test_what_is_no_window_is_left_alone(program, tmp_path, words):
+    folder, memory = device(tmp_path / "device", **words)
+    with memory:
+        window = Window(memory.fileno())
+    agent = Agent(program, folder, window)
+    with contextlib.closing(agent.control):
+        agent.control.await_number(READY, float("inf"), ended)
+        assert agent.control.window is None
+        data = os.urandom(10_000)
+        assert agent.run("cat", data) == (0, data, b"")
+    assert agent.process.wait(60) == 1
+
+
+def test_a_window_that_leads_elsewhere_is_not_used(program, tmp_path):
+    folder, memory = device(tmp_path / "device")
+    _, other = device(tmp_path / "other")
+    with memory, other:
+        window = Window(other.fileno())
+    agent = Agent(program, folder, window)
+    with contextlib.closing(agent.control):
+        agent.control.await_number(READY, float("inf"), ended)
+        assert agent.control.window is None
+        assert agent.run("cat", b"in") == (0, b"in", b"")
+    assert agent.process.wait(60) == 1
+
+
+def test_long_things_go_by_the_window_and_none_by_the_serial_port(agent, monkeypatch):
+    agent.control.await_number(READY, float("inf"), ended)
+    kinds = Counter()
+    real = Frames.next
+
+    def counted(frames):
+        frame = real(frames)
+        kinds.update(frame[0] if frame else "")
+        return frame
+
+    monkeypatch.setattr(Frames, "next", counted)
+    data = os.urandom(10 * SLOT)
+    assert agent.run("cat", data) == (0, data, b"")
+    small = kinds["O"] * LARGEST
+    assert small < SLOT if agent.window else small >= len(data)
+    assert (kinds["A"] < 100) == bool(agent.window)
 
 
 def test_an_agent_that_was_started_anew_is_noticed(ready):

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import mmap
 import socket
 import tempfile
 from pathlib import Path
@@ -48,6 +49,7 @@ from pytest_vmports.vm import (
 from pytest_vmports.vm.inside import listening, qemu_agent, ssh
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control, Frames
+from pytest_vmports.vm.inside.window import SIZE, open_window
 from pytest_vmports.vm.monitor import Monitor
 
 PACKAGE = Path(pytest_vmports.__file__).parent
@@ -91,6 +93,16 @@ def number_of(data):
 def run_by_agent(data):
     with guest_says(data) as ours:
         return AgentShell(Control(ours), lambda: None).execute("true", timeout=None, input=b"in")
+
+
+def run_by_window(data):
+    with contextlib.ExitStack() as until_spawned, guest_says(data) as ours:
+        window, file = open_window(until_spawned)
+        with mmap.mmap(file, SIZE) as of_guest:
+            of_guest[16:32] = of_guest[:16]
+        with contextlib.closing(Control(ours, window)) as control:
+            control.await_number(READY, math.inf, lambda: None)
+            return AgentShell(control, lambda: None).execute("true", timeout=None, input=b"in")
 
 
 def run_by_qemu_agent(data):
@@ -145,6 +157,15 @@ def watched(text):
 
 SERVED = {"local": "127.0.0.1:20417", "remote": "192.168.127.2:80", "protocol": "tcp"}
 RAN = frame("A") + frame("A") + frame("O", b"out") + frame("E", b"err") + frame("X", b"0")
+SAW = b"".join(
+    (
+        frame(READY, b"0"),
+        frame("A"),
+        frame("o", b"600000"),
+        frame("e", b"300"),
+        frame("X", b"0"),
+    )
+)
 SYNCED = b'\xff{"return": 7}\n'
 STARTED, ENDED = {"return": {"pid": 300}}, {
     "return": {"exited": True, "exitcode": 3, "out-data": "QUJD", "out-truncated": False}
@@ -220,7 +241,11 @@ PARSERS = [
     # The control channel.
     Parser(
         "vm.inside.control.Frames.next", frames_in, [RAN, frame(READY, b"7") + frame(CLOCK, b"0")],
-        changed_bytes, lambda all_: all(kind in "VCXAOE" and len(p) <= 4096 for kind, p in all_),
+        changed_bytes, lambda all_: all(kind in "VCXAOEoe" and len(p) <= 4096 for kind, p in all_),
+    ),
+    Parser(
+        "vm.inside.control.Control.receive by the window", run_by_window, [SAW],
+        changed_bytes, lambda done: -64 <= done[0] <= 255 and len(done[1]) <= 2 << 20,
     ),
     Parser(
         "vm.inside.control.Control.await_number", number_of,

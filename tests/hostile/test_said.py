@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import json
 import math
+import mmap
+import os
 import pickle
 import socket
 import threading
@@ -33,6 +35,7 @@ from pytest_vmports.vm.inside import qemu_agent, ssh
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
+from pytest_vmports.vm.inside.window import SIZE, open_window
 from pytest_vmports.vm.monitor import Monitor
 
 SECONDS = 20
@@ -124,6 +127,7 @@ BROKEN = [
     frame("X", b""), frame("X", b"65536"), frame("X", b"4991"),  # stopped by a signal
     frame("X", b"127"), frame("X", b"12_1"), frame("A", b"x"), frame("O", size=4097),
     frame("E", size=0xFFFFFF), frame("X", size=0xFFFFFF), frame("C", size=5000),
+    frame("o", b"1048577"), frame("e", b"-1"), frame("o"), frame("e", size=8),
 ]  # fmt: skip
 
 
@@ -188,6 +192,87 @@ def test_a_qemu_that_hangs_up_ends_each_wait(pair, deadline):
     guest.close()
     with pytest.raises(ConnectionError, match="QEMU closed the guest's control channel"):
         Control(ours).receive(deadline, alive)
+
+
+SEEN = frame(READY, b"0")
+LIES = {
+    "more than has room": frame("o", b"1048577"),
+    "less than nothing": frame("e", b"-1"),
+    "no number": frame("o"),
+    "by who sees none": frame("o", b"1"),
+}
+
+
+@pytest.fixture
+def window():
+    with contextlib.ExitStack() as until_spawned:
+        window, file = open_window(until_spawned)
+        with mmap.mmap(file, SIZE) as of_guest:
+            yield window, of_guest
+
+
+def see(of_guest):
+    """Show that the guest sees the window, as our agent does."""
+    of_guest[16:32] = of_guest[:16]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_who_lies_about_the_window_is_refused(pair, window, lie):
+    ours, guest = pair
+    control = Control(ours, window[0])
+    guest.sendall(SEEN)
+    if lie != "by who sees none":
+        see(window[1])
+    control.await_number(READY, soon(), alive)
+    guest.sendall(LIES[lie])
+    with pytest.raises(GuestSaidError):
+        AgentShell(control, alive).execute("true", timeout=SECONDS, input=b"")
+
+
+def test_what_the_guest_writes_in_the_window_later_changes_nothing_that_was_read(pair, window):
+    ours, guest = pair
+    control = Control(ours, window[0])
+    see(window[1])
+    guest.sendall(SEEN)
+    control.await_number(READY, soon(), alive)
+    window[1][2 << 20 : (2 << 20) + 5] = b"first"
+    guest.sendall(frame("o", b"5"))
+    got = control.receive(soon(), alive)
+    window[1].seek(0)
+    window[1].write(b"\xff" * SIZE)
+    assert got == ("O", b"first")
+
+
+def test_output_without_end_by_the_window_ends_where_no_more_is_kept(pair, window):
+    ours, guest = pair
+    control = Control(ours, window[0])
+    see(window[1])
+    guest.sendall(SEEN)
+    control.await_number(READY, soon(), alive)
+    guest.sendall(frame("o", b"1048576") * 40 + frame("X", b"9"))
+    status, output, _ = AgentShell(control, alive).execute("x", timeout=None, input=b"")
+    assert status is None
+    assert 16 << 20 < len(output) <= 17 << 20  # `MAX_OUTPUT`, and no more than has room
+
+
+def test_an_agent_that_comes_after_one_that_saw_the_window_is_not_believed_for_it(pair, window):
+    ours, guest = pair
+    control = Control(ours, window[0])
+    see(window[1])
+    guest.sendall(SEEN)
+    control.await_number(READY, soon(), alive)
+    assert control.window is window[0]
+    guest.sendall(SEEN)
+    control.await_number(READY, soon(), alive)
+    assert control.window is None
+
+
+def test_nobody_who_has_the_window_can_cut_it_short(window):
+    with contextlib.ExitStack() as until_spawned:
+        _, file = open_window(until_spawned)
+        for size in (0, SIZE - 1, SIZE + 1):
+            with pytest.raises(PermissionError):
+                os.ftruncate(file, size)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
     kind = kind_of(guest, architecture)
     with contextlib.ExitStack() as stack:
         stack.callback(kind.close)
-        of_qemu, _ = kind.connect(Place(tmp_path, tmp_path, tmp_path), (), stack)
+        of_qemu, *_ = kind.connect(Place(tmp_path, tmp_path, tmp_path), (), stack)
         kind.restored()
         with socket.socket(fileno=os.dup(of_qemu)) as channel:
             assert len(channel.recv(1000)) == 4 + 16 + 32

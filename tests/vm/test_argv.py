@@ -269,6 +269,41 @@ def test_a_guest_of_ours_with_a_port_is_exactly_this():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("file", "backend"),
+    [
+        (None, "memory-backend-ram,id=window,size=4194304"),
+        (
+            13,
+            "memory-backend-file,id=window,size=4194304,mem-path=/proc/self/fd/13,share=on",
+        ),
+    ],
+)
+def test_a_guest_with_a_window_has_its_device_whoever_shares_it(file, backend):
+    channels = Channels(7, 9, Path("/run/v/console.log"), window_fd=file)
+    command = build(channels=channels, window=True)
+    assert backend in values(command, "-object")
+    assert "ivshmem-plain,memdev=window,master=on,addr=0x1e" in values(command, "-device")
+    assert not [word for word in build(channels=channels) if "window" in word]
+
+
+@pytest.mark.parametrize(
+    ("program", "accelerator", "built_with", "has"),
+    [
+        ("qemu-system-x86_64", "tcg", True, True),
+        ("qemu-system-x86_64", "kvm", True, True),
+        ("qemu-system-x86_64", "tcg", False, False),
+        ("qemu-system-aarch64", "tcg", True, True),
+        ("qemu-system-aarch64", "kvm", True, False),  # its accesses pass by the cache
+        ("qemu-system-riscv64", "tcg", True, False),
+    ],
+)
+def test_a_guest_can_share_memory_where_both_see_the_same(program, accelerator, built_with, has):
+    qemu = Qemu(f"/usr/bin/{program}", (7, 2, 0), "from PATH", has_window=built_with)
+    hardware = Hardware(qemu, Accelerator(accelerator, "asked for"), 256, 1)
+    assert hardware.has_window == has
+
+
 @pytest.mark.usefixtures("linux")
 def test_a_clone_with_captured_packets_is_exactly_this():
     command = build(

@@ -11,6 +11,7 @@ from pytest_vmports.errors import MachineDiedError, MonitorError
 from pytest_vmports.vm import snapshots
 from pytest_vmports.vm.console import Console
 from pytest_vmports.vm.failures import Vitals, at_the_end
+from pytest_vmports.vm.inside.window import forget_place
 from pytest_vmports.vm.qmp_answers import RunState
 from pytest_vmports.vm.saved import OVERLAY
 
@@ -49,6 +50,29 @@ class Planned:
 
     shares: tuple = ()
     shared_memory: str | None = None
+
+
+NAME = b"0000:00:1e.0/window"
+
+
+@pytest.mark.parametrize("before", [b"QEVM", b"", b"x" * 5000])
+def test_a_saved_state_does_not_say_where_the_guest_had_the_window(tmp_path, before):
+    place, size = b"\0\0\0\0\xfe\x40\0\0", (4 << 20).to_bytes(8, "big")
+    block = bytes([len(NAME)]) + NAME + size
+    state = tmp_path / "state"
+    state.write_bytes(before + block + place + b"after" + block[1:] + place)
+    with state.open("r+b") as file:
+        forget_place(file.fileno())
+    assert state.read_bytes() == before + block + bytes(8) + b"after" + block[1:] + place
+
+
+@pytest.mark.parametrize("said", [b"", b"QEVM", NAME, bytes([len(NAME)]) + NAME])
+def test_a_saved_state_without_a_window_stays_as_it_is(tmp_path, said):
+    state = tmp_path / "state"
+    state.write_bytes(said)
+    with state.open("r+b") as file:
+        forget_place(file.fileno())
+    assert state.read_bytes() == said
 
 
 class FakeMachine:

@@ -173,6 +173,7 @@ class _Run:
     def _give(self, given: Given) -> None:
         room = bytearray(LARGEST)
         while self._status is None and (size := given.fill(memoryview(room))):
+            self._time.progress()
             self._send("I", bytes(room[:size]))
 
     def _give_by(self, window: Window, given: Given) -> None:
