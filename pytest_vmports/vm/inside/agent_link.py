@@ -123,7 +123,7 @@ class AgentLink:
         """
         shell = AgentShell(self._control, waiting.check)
         code, output, _ = shell.execute(command, timeout=_ASK_SECONDS, input=b"", most=_LONGEST)
-        return b"" if code else output
+        return output if code == 0 else b""
 
     def set_clock(self, waiting: Waiting) -> None:
         """Give the guest the host's time, and return when it has that.
