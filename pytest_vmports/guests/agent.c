@@ -9,7 +9,8 @@
  *
  *   from the host                           from the guest
  *   C  set the clock: struct timespec,      V  ready; the setup's exit status, decimal
- *      then bytes that nobody can guess
+ *      then seed for random numbers,
+ *      if any
  *   S  begin a command's text               C  the clock is set; errno, decimal
  *   s  more of it                           A  an S, s or I frame was consumed
  *   X  run it                               O  the command's output
@@ -39,12 +40,11 @@ struct pollfd { int fd; short events, got; };
 enum { READ, WRITE, CLOSE = 3, POLL = 7, SIGACTION = 13, IOCTL = 16, DUP2 = 33, FORK = 57, EXECVE = 59,
        EXIT = 60, WAIT4, KILL, FCNTL = 72, CHDIR = 80, SETSID = 112, CLOCK_SETTIME = 227, OPENAT = 257,
        PIPE2 = 293, PIDFD_OPEN = 434 };
-enum { HAS_VMGENID = 1 };
 #else
 enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
        EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETSID = 157, CLONE = 220, EXECVE,
        WAIT4 = 260, PIDFD_OPEN = 434 };
-enum { HAS_VMGENID = 0, SIGCHLD = 17 };
+enum { SIGCHLD = 17 };
 #endif
 
 static i64 sys(i64 n, i64 a, i64 b, i64 c, i64 d)
@@ -282,8 +282,7 @@ static void ended(void)
 	child = -1;
 }
 
-/* Two guests restored from one template must not draw the same random numbers. Where the board has
- * a vmgenid the kernel sees to that. */
+/* Two guests restored from one template must not draw the same random numbers. */
 static i64 reseed(const u8 *data, u64 size)
 {
 	i64 done;
@@ -305,12 +304,12 @@ static void frame(void)
 	i64 failed;
 	read_all(head, 4);
 	size = head[1] | head[2] << 8 | head[3] << 16;
-	if (size > FRAME || (!HAS_VMGENID && head[0] == 'C' && size < CLOCK))
+	if (size > FRAME || (head[0] == 'C' && size < CLOCK))
 		sys(EXIT, 1, 0, 0, 0);
 	read_all(data, size);
 	switch (head[0]) {
 	case 'C':
-		failed = HAS_VMGENID ? 0 : reseed(data + CLOCK, size - CLOCK);
+		failed = size > CLOCK ? reseed(data + CLOCK, size - CLOCK) : 0;
 		say_number('C', -(failed ? failed : sys(CLOCK_SETTIME, 0, (i64)data, 0, 0)));
 		break;
 	case 'S':
