@@ -34,7 +34,7 @@ from pytest_vmports.vm.inside.kind import kind_of
 from pytest_vmports.vm.inside.ssh import SshShell
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 
-# What firmware writes on every serial port: it has no frame in it, and parts of one.
+# What firmware writes: it has no frame in it, and parts of one.
 FIRMWARE = b"\x1b[2J\x1b[01;01H\x1b[0mBdsDxe: loading Boot0001\r\nV\x01\0\0V\x01\0"
 READY = b"V\x01\0\0000"
 GETTY = b"\r\nDebian GNU/Linux 12 vmports ttyS1\r\n\r\nvmports login: "

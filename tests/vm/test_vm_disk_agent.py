@@ -105,7 +105,7 @@ def lives_through_snapshots(vm):
     assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
 
 
-def test_firmware_that_writes_on_the_agents_port_leaves_it_to_the_agent_without_ssh_too(
+def test_a_disk_that_uefi_boots_has_clones_and_commands_without_ssh(
     vm_factory,
     debian,
     tmp_path,

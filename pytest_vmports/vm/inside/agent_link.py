@@ -72,9 +72,9 @@ class AgentLink:
         return code
 
     def look(self, code: int, seconds: float, waiting: Waiting) -> None:
-        """Wait so long, and note when an agent has begun to speak: others may use its port before.
+        """Wait so long, and note when an agent has begun to speak.
 
-        Firmware writes what it writes on each serial port that it finds.
+        Others may have used its port before: firmware, a boot loader, a kernel's console.
 
         Args:
             code: what the agent says first.
