@@ -635,6 +635,29 @@ _KINDS = _of(
         "(self._firmware.code, self._firmware.variables))",
     ),
 )
+_WAYS = [
+    *_of(
+        "pytest_vmports/vm/inside/disk.py",
+        "tests/vm/test_disk_ways.py",
+        clones_are_asked_again=("if self._restored:", "if False:"),
+        a_clone_forgets_its_agent=("and self._note.exists():", "and not self._note.exists():"),
+        an_old_note_is_believed=("self._note.unlink(missing_ok=True)", "pass"),
+    ),
+    *_of(
+        "pytest_vmports/vm/inside/agent_link.py",
+        "tests/vm/test_disk_ways.py",
+        a_clock_is_sent_twice=("if not self._clock_sent:", "if True:"),
+        a_deaf_agent_is_there=("self.there = answer is not None", "self.there = True"),
+    ),
+    *_of(
+        "pytest_vmports/guests/overlay.py",
+        "tests/guests/test_overlay.py",
+        an_overlay_lacks_an_entry=(
+            "entries = -(-size // _OF_AN_ENTRY)",
+            "entries = size // _OF_AN_ENTRY",
+        ),
+    ),
+]
 _FAILURES = _of(
     "pytest_vmports/vm/failures.py",
     "tests/vm/test_failures.py",
@@ -858,9 +881,9 @@ _FILES = [
 ]
 _TOLERANT = [
     *_of(
-        "pytest_vmports/vm/inside/disk.py",
+        "pytest_vmports/vm/inside/first_boot.py",
         "tests/vm/test_cloud_init_verdicts.py",
-        all_tolerate=("(self._image.tolerant or not found.errors)", "found.errors is not None"),
+        all_tolerate=("(tolerant or not found.errors)", "found.errors is not None"),
     ),
     *_of(
         "pytest_vmports/guests/image.py",
@@ -886,7 +909,7 @@ MUTANTS = [
     *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
     *_IMAGE_LINKS, *_QEMU_WALLS,
     *_CHANNEL, *_SAID, *_SPOKEN,
-    *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_FAILURES,
+    *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,
     *_GROWING, *_CLOUD_INIT_REPORTS,
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME, *_OUT,

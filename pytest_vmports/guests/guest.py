@@ -141,7 +141,7 @@ class Guest:
             firmware: ``bios``, or ``uefi`` where its firmware is installed.
             ssh: have cloud-init authorise a key of this session for root, and forward port 22. None
                 does so where cloud-init is given something and ``agent`` is not asked for.
-            agent: the image runs the QEMU guest agent.
+            agent: the image runs the QEMU guest agent; ours comes along with cloud-init's data.
             kernel: boot this kernel directly, with the disk as its root.
             initrd: the initrd of ``kernel``.
             append: words for the command line of ``kernel``, like ``root=/dev/vda``.

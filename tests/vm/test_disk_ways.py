@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
 import time
@@ -33,7 +34,7 @@ from pytest_vmports.vm.inside.kind import kind_of
 from pytest_vmports.vm.inside.ssh import SshShell
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 
-# What firmware writes on every serial port: it has no frame in it, and parts of one.
+# What firmware writes: it has no frame in it, and parts of one.
 FIRMWARE = b"\x1b[2J\x1b[01;01H\x1b[0mBdsDxe: loading Boot0001\r\nV\x01\0\0V\x01\0"
 READY = b"V\x01\0\0000"
 GETTY = b"\r\nDebian GNU/Linux 12 vmports ttyS1\r\n\r\nvmports login: "
@@ -259,6 +260,34 @@ def test_where_no_agent_is_brought_none_is_waited_for(booted, bare):
     assert guest.asked == [[22]]
     guest = booted(**bare)
     assert "clock" in guest.kind.why_no_template
+
+
+def lang(shell):
+    return shell.execute('printf %s "$LANG $USER"', timeout=60, input=b"")[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [("C.UTF-8", b"C.UTF-8 root"), ("de_DE.utf8@euro", b"de_DE.utf8@euro root"),
+     ("", b" root"), ("a b", b" root"), ("C\\n", b" root"), ("C; exit 1", b" root"),
+     ("x" * 65, b" root"), ("x" * 2000, b" root"), ("C'; exit 1; '", b" root")],
+    ids=str,
+)  # fmt: skip
+def test_commands_have_the_systems_language_in_clones_too(
+    booted, agent_of, monkeypatch, said, found
+):
+    monkeypatch.setattr(disk_agent, "ASK_LANG", f"printf %b {shlex.quote(said)}")
+    guest = booted()
+    agent_of(guest)
+    guest.kind.await_shell(guest.waiting)
+    assert lang(guest.shell()) == found
+    guest.close()
+    clone = booted()
+    clone.kind.restored()
+    assert clone.port.recv(4) == b"C\x30\0\0" and len(clone.port.recv(100)) == 48  # its time
+    agent_of(clone)
+    clone.kind._control.await_begin("V", 0, clock.now() + 60, lambda: None)
+    assert lang(clone.shell()) == found
 
 
 def test_the_note_goes_with_a_template_and_to_its_clones(booted, agent_of, tmp_path):

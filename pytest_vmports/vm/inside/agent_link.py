@@ -80,9 +80,9 @@ class AgentLink:
         return code
 
     def look(self, code: int, seconds: float, waiting: Waiting) -> None:
-        """Wait so long, and note when an agent has begun to speak: others may use its port before.
+        """Wait so long, and note when an agent has begun to speak.
 
-        Firmware writes what it writes on each serial port that it finds.
+        Others may have used its port before: firmware, a boot loader, a kernel's console.
 
         Args:
             code: what the agent says first.
@@ -131,7 +131,7 @@ class AgentLink:
         """
         shell = AgentShell(self._control, waiting.check)
         code, output, _ = shell.execute(command, timeout=_ASK_SECONDS, input=b"", most=_LONGEST)
-        return b"" if code else output
+        return output if code == 0 else b""
 
     def set_clock(self, waiting: Waiting) -> None:
         """Give the guest the host's time, and return when it has that.
