@@ -295,6 +295,39 @@ _SHELL = (
         what_runs_on_is_waited_for=("limit.left, mark=mark,", "limit.left,"),
     )
     + _of(
+        "pytest_vmports/vm/inside/ssh_login.py",
+        "tests/vm/test_ssh_login.py",
+        each_command_logs_in=('return sharing(self._socket, "no")', "return []"),
+        a_login_that_has_ended_stays=(
+            "return self.process.running and self._socket.exists()",
+            "return self._socket.exists()",
+        ),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/ssh.py",
+        "tests/vm/test_ssh_login.py",
+        a_full_login_stays=(
+            "            self._login.retire(shared)\n        elif",
+            "            pass\n        elif",
+        ),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/copying.py",
+        "tests/hostile/test_get.py",
+        what_only_talks_goes_on=("elif self._limit.over:", "elif False:"),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/qemu_agent_stream.py",
+        "tests/vm/test_qemu_agent.py",
+        the_agents_pipes_stay=("; rm -rf {d}", ""),
+    )
+    + _of(
+        "pytest_vmports/vm/inside/pack.py",
+        "tests/vm/test_streaming.py",
+        put_sends_all_at_once=("_PIECE, _TOGETHER = 1 << 20,", "_PIECE, _TOGETHER = 1 << 30,"),
+        put_cuts_what_shrinks=("data = bytes(min(left, _PIECE))", "return"),
+    )
+    + _of(
         "pytest_vmports/vm/arguments.py",
         "tests/vm/test_shell.py",
         a_first_word_may_be_an_assignment=(

@@ -54,3 +54,27 @@ def test_programs_and_children_are_waited_for_no_longer(tmp_path):
         os.kill(child.pid, signal.SIGKILL)
     assert child.wait(60) == -signal.SIGKILL
     child.kill()
+
+
+def test_what_goes_on_has_its_time_anew_only_where_that_is_wanted(moment):
+    whole, rest = patience.Limit(10), patience.Limit(10, per_progress=True)
+    endless = patience.Limit(None)
+    assert (endless.left, endless.deadline, endless.over) == (None, None, False)
+    moment[0] += 6
+    for limit in (whole, rest, endless):
+        limit.went_on()
+    moment[0] += 6
+    assert (whole.over, rest.over, endless.over) == (True, False, False)
+    assert (rest.left, rest.deadline) == (4, moment[0] + 4)
+
+
+def test_what_goes_on_has_no_more_time_than_all_questions_have(moment):
+    rest, endless = patience.Limit(10, per_progress=True), patience.Limit(None)
+    with patience.at_most(3):
+        moment[0] += 2
+        rest.went_on()
+        assert rest.left == endless.left == 1
+        moment[0] += 1
+        rest.went_on()
+        assert rest.over and endless.over
+    assert rest.left == 10 and not endless.over

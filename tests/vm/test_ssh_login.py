@@ -1,6 +1,7 @@
 """The login that commands by ssh share, with a real sshd on the host in the guest's place."""
 
 import contextlib
+import filecmp
 import getpass
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,8 @@ from vm_helpers import alive, until
 from pytest_vmports import ExposedPort
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import landlock
-from pytest_vmports.vm.inside import ssh, ssh_login
+from pytest_vmports.vm.inside import copying, ssh, ssh_login
+from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import HOST, SshShell, public_half, session_key
 
 CONFIG = """
@@ -219,6 +222,21 @@ def test_a_path_with_what_ssh_takes_for_more_is_a_path(tmp_path, server, monkeyp
         assert logins(server) == before + 1
     finally:
         shutil.rmtree(folder)
+
+
+def test_files_of_any_size_go_both_ways_in_little_memory(shell, tmp_path):
+    source = tmp_path / "large"
+    with source.open("wb") as content:
+        content.truncate(100 << 20)
+        content.seek(50 << 20)
+        content.write(os.urandom(1 << 20))
+    tracemalloc.start()
+    copying.put(RunnerShell(shell), source, f"{tmp_path}/in", 120)
+    copying.get(RunnerShell(shell), f"{tmp_path}/in", tmp_path / "out", 120)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    assert filecmp.cmp(source, tmp_path / "out", shallow=False)
 
 
 def test_it_ends_with_its_vm_and_with_the_process_that_opened_it(shell, server, tmp_path):

@@ -26,6 +26,7 @@ from pytest_vmports.errors import (
 )
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.pool.kept import all_kept
+from pytest_vmports.vm.inside import copying
 from pytest_vmports.vm.inside.shell import RunnerShell
 
 
@@ -132,6 +133,8 @@ def test_a_debian_with_cloud_init_ssh_and_agent_serves(
         (tmp_path / "app.tar.gz").write_bytes(data)
         vm.put(tmp_path / "app.tar.gz", "/srv/")
         assert vm.get("/srv/app.tar.gz", tmp_path / "back").read_bytes() == data
+        assert vm._machine.kind.ssh._login.now is not None  # by one login, all of it
+        goes_both_ways_by_the_agent(vm, tmp_path)
 
         config = vm.ssh_config(tmp_path / "ssh_config")
         done = subprocess.run(
@@ -145,6 +148,15 @@ def test_a_debian_with_cloud_init_ssh_and_agent_serves(
         assert vm.origin == "cloned"
         assert vm.run("ls /srv /root").stdout.split() == ["/root:", "hello", "/srv:"]
     assert digest(image) == before
+
+
+def goes_both_ways_by_the_agent(vm, tmp_path):
+    """More than it takes in a message."""
+    (tmp_path / "more").write_bytes(data := os.urandom(3 << 20))
+    way = RunnerShell(vm._machine.kind._agent)
+    copying.put(way, tmp_path / "more", "/root/", 600)
+    assert copying.get(way, "/root/more", tmp_path / "again", 600).read_bytes() == data
+    assert vm.run("rm /root/more; ls -A /tmp | grep vmports", check=False).stdout == ""
 
 
 def stays_through_snapshots_and_resets(vm):

@@ -97,7 +97,7 @@ class Archive:
         while rest:
             piece, rest = rest[: self._left], rest[self._left :]
             self._left -= len(piece)
-            self._use(bytes(piece))
+            self._use(data if len(piece) == len(data) else bytes(piece))
             while not self._left:
                 self._then()
 

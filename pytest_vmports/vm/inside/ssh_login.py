@@ -88,6 +88,7 @@ class SharedLogin:
         self._before: list[Connection] = []
         self._starting = threading.Lock()
         self._failed = self._made = 0
+        self._closed = False
 
     @property
     def now(self) -> Connection | None:
@@ -127,7 +128,7 @@ class SharedLogin:
 
     def close(self) -> None:
         """End it for good. Safe to call again."""
-        self._failed = _TRIES
+        self._closed = True  # who waits for it waits no longer
         with self._starting:
             for one in (*self._before, self._now):
                 if one is not None:
@@ -137,6 +138,8 @@ class SharedLogin:
 
     def _opened(self, client: Sequence[str], host: str, limit: Limit) -> Connection | None:
         while self._now is None or not self._now.ready:
+            if self._closed:
+                return None
             if self._now is not None and self._now.process.running:
                 if limit.over:
                     raise NotOpenInTime(list(client), 0.0)

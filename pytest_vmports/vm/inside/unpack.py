@@ -291,7 +291,7 @@ class _File:
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
 
     def write(self, data: bytes) -> None:
-        if data.count(0) == len(data):  # a hole takes no room
+        if not data[0] and not data.strip(b"\0"):  # a hole takes no room
             self._file.seek(len(data), os.SEEK_CUR)
             return
         rest = memoryview(data)
