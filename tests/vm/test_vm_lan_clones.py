@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 
+import debian_image
 import pytest
 from vm_helpers import host_service
 
+from pytest_vmports import Guest
 from pytest_vmports.constants import HOST_IP
 from pytest_vmports.network.lan import seat_values, template_seat
 from pytest_vmports.network.moving import Move
@@ -130,7 +132,7 @@ def test_a_clone_keeps_its_address_through_a_restored_moment_and_a_reset(clone):
 KEPT = {
     "a server": ("nc -l -s 192.168.128.253 -p 80 & echo $!", "listens on its own address there"),
     "a udp server": ("nc -u -l -s 192.168.128.253 -p 81 & echo $!", "(port 81)"),
-    "an argument": ("sh -c 'sleep 1000; : 192.168.128.253' & echo $!", "(sleep 1000; : 192.168.128.253)"),
+    "an argument": ("sh -c 'sleep 1000; : 192.168.128.253' & echo $!", "(sleep 1000; : 192"),
     "a variable": ("A=192.168.128.253 sleep 1000 & echo $!", "(A=192.168.128.253)"),
     "a file": ("echo =192.168.128.253/24 >/etc/own; echo", "stands in its file /etc/own"),
     "its card": ("echo 5a:94:ef:e4:0d:fd >/srv/card; echo", "stands in its file /srv/card"),
@@ -157,3 +159,42 @@ def test_a_guest_that_keeps_its_address_is_told_from_one_that_does_not(boot):
                 failed[name] = why
             vm.run(f"[ -z '{pid}' ] || kill {pid or 1}; rm -f /etc/own /srv/card")
         assert failed == {}
+
+
+# What a user of cloud-init may do: an address that follows from the card's own.
+BY_CARD = """
+for card in /sys/class/net/*; do
+  own=$(cat $card/address)
+  case $own in 5a:94:ef:e4:0d:*)
+    ip link set ${card##*/} up
+    ip addr add 192.168.128.$((0x${own##*:}))/24 dev ${card##*/} ;;
+  esac
+done
+"""
+
+
+@pytest.mark.slow
+def test_a_debian_disk_is_cloned_and_moved_by_ssh(vm_factory, missing):
+    if lacking := debian_image.missing():
+        missing("what builds the Debian image", f"install {', '.join(lacking)}")
+    debian = debian_image.image()
+    data = {"locale": False, "runcmd": [["sh", "-c", BY_CARD]]}
+    guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=True, **debian.direct)
+    with contextlib.ExitStack() as stack:
+        one, other = (
+            stack.enter_context(
+                vm_factory(
+                    ports=[80], network="disks", guest=guest, boot_timeout=1800, wait_for="none"
+                )
+            )
+            for _ in range(2)
+        )
+        for number, vm in enumerate((one, other), 2):
+            assert (vm.origin, vm.lan_address) == ("cloned", f"192.168.128.{number}")
+            link = f"fe80::5894:efff:fee4:d{number:02x}"
+            assert cards(vm) == (mac(number), [vm.lan_address, link])
+        for asking, asked in ((one, other), (other, one)):
+            there = f"/dev/tcp/{asked.lan_address}/80"
+            command = ["bash", "-c", f"exec 3<>{there}; echo >&3; head -c 8 <&3"]
+            said = asking.run(command, timeout=300)
+            assert said.stdout == "HTTP/1.1"
