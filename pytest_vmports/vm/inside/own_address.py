@@ -27,12 +27,12 @@ _WHERE = "/etc /root /home /srv /opt /run /tmp /usr/local /var/lib /var/spool /v
 # What packages and cloud-init note for themselves: much of it, and nothing that acts.
 _NOT = "/var/lib/dpkg /var/lib/apt /var/lib/rpm /var/lib/cloud /run/cloud-init /run/log"
 _LARGEST_BLOCKS = 256  # of 512 bytes: configuration is smaller
-_UNSEEN = "it could not be looked through in time for what it keeps of its address"
+_UNSEEN = "it could not be looked through for what it keeps of its address"
 _REASONS = {
     "end": None, "search": _UNSEEN,
     "card": "its setup has changed the address of its second card, or moved it to another",
 }  # fmt: skip
-_LINE = re.compile(r"socket ([0-9A-F]{4})|program (\S.{0,60})|file (/.{0,150})|(card|search|end)")
+_LINE = re.compile(r"socket ([0-9A-F]{4})|program (\S.{0,60})|file (.{1,150})|(card|search|end)")
 
 
 def _script() -> str:
