@@ -558,7 +558,7 @@ _CLONE = _of(
     ),
     given_up_is_forgotten=("self._without.add(repr(guest))", "pass"),
     a_template_fails_for_ever=("if template.folder.name in self._failed:", "if False:"),
-    vms_of_a_network_are_cloned=("if plan.network.lan is not None:", "if False:"),
+    whoever_keeps_its_address_is_cloned=("if plan.network.lan is not None and", "if False and"),
     whatever_the_kind_it_is_cloned=(
         "(why := plan.kind.why_no_template) is not None",
         "(why := '')",
@@ -569,8 +569,8 @@ _LAUNCH = _of(
     "pytest_vmports/pool/launch.py",
     "tests/pool/test_templates.py",
     a_builder_has_no_ports=(
-        "                    machine.start(exposed.pass_fds)\n                    machine",
-        "                    machine",
+        "machine.start(exposed.pass_fds)\n                    with found_out",
+        "with found_out",
     ),
     a_builder_lives_on=(
         "                raise\n            machine.stop()\n",

@@ -68,6 +68,7 @@ class Move:
         it for.
         """
         old, new = self.before.address, self.after.address
+        old_link, new_link = (_link_local(one.mac) for one in (self.before, self.after))
         return f"""
 for card in /sys/class/net/*; do
   [ "$(cat "$card/address")" = {self.before.mac} ] || continue
@@ -77,9 +78,9 @@ for card in /sys/class/net/*; do
       ip addr add {new}/{_NETWORK_BITS} dev "$card" && ip addr del {new}/{_HOST_BITS} dev "$card" ||
       exit 1
   fi
-  if ip -o -6 addr show dev "$card" | grep -q ' {_link_local(self.before.mac)}/64 '; then
-    ip addr add {_link_local(self.after.mac)}/64 dev "$card" nodad
-    ip addr del {_link_local(self.before.mac)}/64 dev "$card"
+  if ip -o -6 addr show dev "$card" | grep -q ' {old_link}/64 '; then
+    ip addr add {new_link}/64 dev "$card" nodad 2>/dev/null || ip addr add {new_link}/64 dev "$card"
+    ip addr del {old_link}/64 dev "$card"
   fi
   ip link set dev "$card" address {self.after.mac} || exit 1
 done"""

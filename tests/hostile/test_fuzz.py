@@ -46,7 +46,7 @@ from pytest_vmports.vm import (
     readiness,
     stillness,
 )
-from pytest_vmports.vm.inside import listening, qemu_agent, ssh
+from pytest_vmports.vm.inside import listening, own_address, qemu_agent, ssh
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control, Frames
 from pytest_vmports.vm.inside.window import SIZE, open_window
@@ -241,7 +241,7 @@ PARSERS = [
     # The control channel.
     Parser(
         "vm.inside.control.Frames.next", frames_in, [RAN, frame(READY, b"7") + frame(CLOCK, b"0")],
-        changed_bytes, lambda all_: all(kind in "VCXAOEoe" and len(p) <= 4096 for kind, p in all_),
+        changed_bytes, lambda all_: all(kind in "VCNXAOEoe" and len(p) <= 4096 for kind, p in all_),
     ),
     Parser(
         "vm.inside.control.Control.receive by the window", run_by_window, [SAW],
@@ -293,6 +293,9 @@ PARSERS = [
     Parser("vm.inside.listening.heard", listening.heard, [TABLES], changed_bytes,
            lambda one: one.network.isprintable() and all(
                0 <= port < 1 << 16 for _, port in one.servers)),
+    Parser("vm.inside.own_address.found_in", own_address.found_in,
+           [b"socket 1F90\nprogram sh\nfile /etc/hosts\nend\n", b"card\nsearch\nend\n", b"end\n"],
+           changed_bytes, lambda why: why is None or (why.isprintable() and len(why) < 300)),
     Parser("vm.inside.ssh.status_at_the_end", ssh.status_at_the_end, [b"out000", b"127"],
            changed_bytes, lambda code: 0 <= code <= 255),
     Parser("vm.readiness.http_status", readiness.http_status, [b"HTTP/1.1 200 OK", b"HTTP/1.0 404"],
@@ -344,6 +347,8 @@ PARSERS = [
         data[:LONGEST_FRAME], GUEST, {8000: 45123}), TO_HOST, changed_bytes, fits_a_card),
     Parser("network.host_frames.refusal", lambda data: host_frames.refusal(data, GUEST), TO_HOST,
            changed_bytes, fits_a_card),
+    Parser("network.host_frames.asked_for", host_frames.asked_for, TO_HOST, changed_bytes,
+           lambda one: one is None or len(one) == 4),
     # The console, which is searched for words.
     Parser("vm.crashes.Watch.feed", watched, [CONSOLE], changed_text),
     Parser("vm.crashes.passage", crashes.passage, [CONSOLE], changed_text,
@@ -355,8 +360,7 @@ PARSERS = [
 
 # Who reads bytes and has no row of its own, with the reason.
 OTHERS = {
-    "network.host_frames": "its own address",
-    "network.lan.Seat.__init__": "its own address",
+    "network.host_frames.mac_bytes": "addresses of ours",
     "network.udp_frames": "its own addresses",
     "network.udp_relay._ignore_others": "its own address",
     "vm.inside.listening._socket": "by vm.inside.listening.heard",

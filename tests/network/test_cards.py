@@ -16,7 +16,7 @@ from pytest_vmports.network.gvproxy import GvproxyWiring
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.system.programs import Gvproxy
 
-HOST, FIRST = "192.168.128.1", "192.168.128.2"
+HOST, FIRST, TEMPLATE = "192.168.128.1", "192.168.128.2", "192.168.128.253"
 DOORS = ((8000, 45123), (9000, 1))
 WEB = ExposedPort(internal=80, external=20080)
 FIRST_MAC, SECOND_MAC = "mac=5a:94:ef:e4:0c:ee", "mac=5a:94:ef:e4:0d:02"
@@ -28,9 +28,9 @@ def start(tmp_path):
     before = held()
     made = []
 
-    def start(network, *forwards, shared=None):
+    def start(network, *forwards, shared=None, template=False):
         wiring = make_wiring(network, forwards, gvproxy=None, workdir=tmp_path, allocator=None)
-        made.append(Cards(network, wiring, shared))
+        made.append(Cards(network, wiring, shared, template=template))
         return made[-1], made[-1].start([7])
 
     yield start
@@ -104,6 +104,38 @@ def test_two_guests_of_one_network_have_addresses_of_their_own_and_no_way_to_the
     assert network.host_address is None
 
 
+def test_a_guest_that_is_to_be_a_template_is_on_no_network_and_at_no_vms_address(start):
+    shared, network = Lan("x"), Network(lan="x", host_ports=DOORS)
+    cards = [start(network, shared=shared, template=template)[0] for template in (True, False)]
+    assert [one.lan_address for one in cards] == [TEMPLATE, FIRST]
+    assert cards[0].kernel_words()[0] == f"vmports.lan_ip={TEMPLATE}"
+    alone, _ = start(Network(host_ports=DOORS), template=True)
+    assert alone.lan_address == FIRST and alone.move(cloned=True) is None
+
+
+def test_a_clone_moves_from_the_templates_place_to_its_own_and_a_restored_guest_stays(start):
+    shared, network = Lan("x"), Network(lan="x")
+    first, second = (start(network, shared=shared)[0] for _ in range(2))
+    move = second.move(cloned=True)
+    assert (move.before.address, move.after.address) == (TEMPLATE, "192.168.128.3")
+    first.stop()
+    for _ in range(2):
+        second.stop()
+        second.start([])
+        assert second.lan_address == "192.168.128.3"  # and not the first's, which is free
+        assert second.move(cloned=False) is None
+
+
+def test_a_restored_guest_whose_place_was_taken_moves_to_another(start):
+    shared, network = Lan("x"), Network(lan="x")
+    cards, _ = start(network, shared=shared)
+    cards.stop()
+    start(network, shared=shared)
+    cards.start([])
+    move = cards.move(cloned=False)
+    assert (move.before.address, move.after.address) == (FIRST, "192.168.128.3")
+
+
 def test_qemu_does_not_inherit_the_leases_of_what_gvproxy_binds():
     class Wiring:
         ports = (WEB,)
@@ -145,7 +177,7 @@ def test_a_wiring_that_does_not_start_leaves_the_network(tmp_path):
 )
 def test_what_a_network_will_tell_qemu_is_known_before_it_starts(start, network):
     args, words = masked_args(network, [WEB]), masked_words(network)
-    cards, fds = start(network, WEB)
+    cards, fds = start(network, WEB, template=True)
     live = cards.qemu_args()
     for fd in fds[1:]:
         live = [word.replace(f"local.str={fd}", f"local.str={module.PLACEHOLDER}") for word in live]

@@ -29,6 +29,7 @@ from pytest_vmports.system.programs import Qemu
 
 HOST, HOST_MAC = "192.168.128.1", bytes.fromhex("5255c0a88001")
 FIRST, FIRST_MAC = "192.168.128.2", bytes.fromhex("5a94efe40d02")
+TEMPLATE_MAC = bytes.fromhex("5a94efe40dfd")
 SECOND_MAC = bytes.fromhex("5a94efe40d03")
 EVERYBODY = b"\xff" * 6
 GUEST = socket.inet_aton(FIRST)
@@ -166,6 +167,7 @@ def test_a_guest_may_send_anything(junk, head):
         host_frames.to_host(frame, GUEST, PORTS)
         host_frames.to_guest(frame, GUEST, BACK)
         host_frames.refusal(frame, GUEST)
+        host_frames.asked_for(frame)
 
 
 @pytest.fixture
@@ -174,8 +176,8 @@ def lan():
     before = held()
     lan, seats = Lan("backend"), []
 
-    def join(ports=None):
-        seats.append(lan.join(ports or {}))
+    def join(ports=None, **place):
+        seats.append(lan.join(ports or {}, **place))
         ends = [socket.socket(fileno=os.dup(fd)) for fd in seats[-1].fds]
         for end in ends:
             end.settimeout(SECONDS)
@@ -220,6 +222,42 @@ def test_one_that_left_is_sent_nothing_and_the_rest_go_on(lan):
     second.setblocking(False)
     with pytest.raises(BlockingIOError):
         second.recv(100)
+
+
+def test_a_place_that_was_left_is_given_back_to_who_had_it_while_it_is_free(lan):
+    seats = [lan()[0] for _ in range(3)]
+    for seat in seats[:2]:
+        seat.leave()
+    assert lan(number=3)[0].values.address == "192.168.128.3"
+    assert lan(number=3)[0].values.address == "192.168.128.2"
+
+
+def test_what_a_clone_sends_before_it_has_its_own_address_reaches_nobody(lan):
+    (seat, (first,)), (_, (second,)) = lan(), lan()
+    first.send(EVERYBODY + TEMPLATE_MAC + b"before")
+    first.send(SECOND_MAC + TEMPLATE_MAC + b"before")
+    first.send(SECOND_MAC + FIRST_MAC + b"after")
+    assert second.recv(100).endswith(b"after")
+    assert seat.sought is None
+
+
+def test_it_is_seen_that_a_guest_asks_for_another(lan):
+    """And not what each asks: for the host, and whether its own address is anybody else's."""
+    own, other = "192.168.128.253", "192.168.128.3"
+    (seat, (guest, _)) = lan(PORTS, template=True)
+    assert seat.mac_bytes == TEMPLATE_MAC
+    for frame in (
+        arp(own, HOST), arp(own, own), arp("0.0.0.0", other), arp(own, other, 2), tcp(1, 2),
+        arp(own, other)[:41], EVERYBODY + TEMPLATE_MAC + b"\x86\xdd" + bytes(60),
+    ):  # fmt: skip
+        guest.send(frame)
+    guest.send(tcp(40000, 8001, source=own))
+    assert read(guest.recv(100))[2] == RST | ACK  # all before it are read
+    assert seat.sought is None
+    guest.send(arp(own, other))
+    guest.send(arp(own, "192.168.128.4"))
+    until(lambda: seat.sought is not None, SECONDS, "it is not seen")
+    assert seat.sought == other
 
 
 def test_a_network_without_an_address_left_says_so(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_vmports import PortAllocator, PortMapping
 from pytest_vmports.errors import (
+    BootTimeoutError,
     ForwardError,
     LaunchError,
     MachineError,
@@ -16,13 +17,16 @@ from pytest_vmports.errors import (
     SetupError,
 )
 from pytest_vmports.network.exposed import lease_exposed
+from pytest_vmports.network.lan import NeighbourSoughtError
 from pytest_vmports.pool import launch, templates
+from pytest_vmports.pool.apart import Apart
 from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
 
 GUEST = SimpleNamespace(name="a guest")
+SAID = b"end\n"  # what a guest keeps of its address
 FORWARD = ForwardError(program="QEMU", port=1, protocol="tcp", host="127.0.0.1", detail="taken")
 
 
@@ -41,6 +45,16 @@ class FakeMachine:
         if self.errors:
             raise self.errors.pop()
 
+    def check_alive(self):
+        pass
+
+    @property
+    def shell(self):
+        return self
+
+    def execute(self, script, **_):
+        return 0, SAID, b""
+
     def stop(self):
         self.notes.append(f"{self.name} stops")
 
@@ -54,11 +68,15 @@ class FakePlan(SimpleNamespace):
         return FakePlan(**{**vars(self), "forwards": forwards, "own_forwards": own_forwards})
 
 
+KIND = {"why_no_template": None, "stands_by": False, "moves": True}
+SHARED = {"network": SimpleNamespace(lan="net")}
+
+
 def plan(**changes):
-    kind = SimpleNamespace(why_no_template=None, stands_by=False)
+    kind = SimpleNamespace(**changes.pop("kind", KIND))
     facts = {
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
-        "identity": {"name": "a guest"}, "standby_key": "key", "own_ports": [],
+        "identity": {"name": "a guest"}, "key": "key", "standby_key": "key", "own_ports": [],
         "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False, **changes,
     }  # fmt: skip
     return FakePlan(**facts)
@@ -154,8 +172,12 @@ def test_a_guest_that_qemu_cannot_save_boots_from_cold_and_it_is_said_once(maker
 @pytest.mark.parametrize(
     ("changes", "whose", "why"),
     [
-        ({"network": SimpleNamespace(lan="net")}, "the network net", "one address"),
-        ({"kind": SimpleNamespace(why_no_template="because", stands_by=False)}, "a guest", "beca"),
+        (
+            SHARED | {"kind": KIND | {"moves": False}},
+            "a guest on a shared network",
+            "nothing in it",
+        ),
+        ({"kind": KIND | {"why_no_template": "because"}}, "a guest", "because"),
     ],
 )
 def test_where_there_can_be_no_template_none_is_made_and_one_line_says_why(
@@ -166,6 +188,44 @@ def test_where_there_can_be_no_template_none_is_made_and_one_line_says_why(
         assert notes == [f"VM starts with {ports}"]
     (line,) = maker.said
     assert line.startswith(f"vmports: every VM of {whose} boots from cold: ") and why in line
+
+
+def test_vms_of_a_shared_network_are_cloned(maker):
+    notes, ports = maker.launch(plan(**SHARED))
+    assert notes == [f"builder starts with {ports}", "saved", "builder stops",
+                     f"VM starts with {ports}"]  # fmt: skip
+    assert maker.launch(plan(**SHARED))[0][0].startswith("VM starts") and maker.said == []
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (NeighbourSoughtError("192.168.128.3"), "it asked for another VM, at 192.168.128.3"),
+        (SetupError(returncode=1, console="x"), "alone it does not get ready: the guest's setup"),
+        (
+            BootTimeoutError(waited_for="x", timeout=1.0, ports="x", console="x"),
+            "alone it does not get ready",
+        ),
+        (None, "it listens on its own address there alone (port 80)"),
+    ],
+)
+def test_one_that_a_clone_would_be_wrong_of_boots_from_cold_for_the_run_and_one_line_says_why(
+    maker, monkeypatch, error, why
+):
+    monkeypatch.setitem(globals(), "SAID", b"socket 0050\nend\n")
+    maker.errors = [error] if error else []
+    notes, ports = maker.launch(plan(**SHARED))
+    assert notes == [f"builder starts with {ports}", "builder stops", f"VM starts with {ports}"]
+    assert maker.templates_of("cache") == []
+    assert maker.launch(plan(**SHARED))[0][0].startswith("VM starts")
+    (line,) = maker.said
+    assert line.startswith("vmports: every VM of a guest on a shared network boots from cold: ")
+    assert why in line
+    # Another worker knows, without making one.
+    other = Apart(maker.folder / "shared" / "apart", maker.said.append)
+    assert why in other.why(plan(**SHARED))
+    # By itself it is cloned.
+    assert "saved" in maker.launch(plan(identity={"name": "b"}, key="b"))[0]
 
 
 def test_what_is_to_boot_from_cold_makes_none(maker):

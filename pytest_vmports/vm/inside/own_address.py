@@ -27,12 +27,12 @@ _WHERE = "/etc /root /home /srv /opt /run /tmp /usr/local /var/lib /var/spool /v
 # What packages and cloud-init note for themselves: much of it, and nothing that acts.
 _NOT = "/var/lib/dpkg /var/lib/apt /var/lib/rpm /var/lib/cloud /run/cloud-init /run/log"
 _LARGEST_BLOCKS = 256  # of 512 bytes: configuration is smaller
-_UNSEEN = "it could not be looked through in time for what it keeps of its address"
+_UNSEEN = "it could not be looked through for what it keeps of its address"
 _REASONS = {
     "end": None, "search": _UNSEEN,
     "card": "its setup has changed the address of its second card, or moved it to another",
 }  # fmt: skip
-_LINE = re.compile(r"socket ([0-9A-F]{4})|program (\S.{0,60})|file (/.{0,150})|(card|search|end)")
+_LINE = re.compile(r"socket ([0-9A-F]{4})|program (\S.{0,60})|file (.{1,150})|(card|search|end)")
 
 
 def _script() -> str:
@@ -57,12 +57,10 @@ fi
 }} | head -n {_MOST_FOUND} | cut -c 1-80 | while read -r _ here _; do
   echo "socket ${{here##*:}}"
 done
-known() {{ cat "$@" 2>/dev/null | tr '\\000' '\\n' | grep -qE '{address}'; }}
-if known /proc/[0-9]*/cmdline /proc/[0-9]*/environ; then
-  for one in /proc/[0-9]*; do
-    known $one/cmdline $one/environ && echo "program $(cut -c 1-60 $one/comm)"
-  done | head -n {_MOST_FOUND}
-fi
+cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\000' '\\n' |
+  grep -E '{address}' | head -n {_MOST_FOUND} | cut -c 1-60 | while read -r one; do
+  echo "program $one"
+done
 folders=
 for one in {_WHERE}; do
   [ -d $one ] && [ ! -L $one ] && folders="$folders $one"
@@ -112,7 +110,7 @@ def found_in(said: bytes) -> str | None:
         if port is not None:
             return f"it listens on its own address there alone (port {int(port, 16)})"
         if program is not None:
-            return f"its program {printable(program)} was given its address there"
+            return f"a program in it was given its address there ({printable(program)})"
         if file is not None:
             return f"its address there stands in its file {printable(file)}"
         return _REASONS[alone]
