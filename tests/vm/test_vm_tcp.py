@@ -20,10 +20,11 @@ pytestmark = pytest.mark.slow_as("usernet, network")
 
 MIB = 1 << 20
 ECHO, DIGEST, HALF, RESETS, SOURCE, SINK, LATE, LEFT, NOBODY = range(8080, 8089)
-TOLD, BLOB, TIMES = 50_000, 4 * MIB, 8
+TOLD, BLOB, TIMES = 50_000, 2 * MIB, 8
 MUCH = BLOB * TIMES
-# Of what is sent to one who does not read, what the kernels' buffers and the forwarder take.
-MOST_UNDERWAY = 24 * MIB
+# Of what is sent to one who does not read, what the kernels' buffers and the forwarder take: up to
+# five are seen.
+MOST_UNDERWAY = 12 * MIB
 MANY = 40
 SCRIPTS = {
     ECHO: "exec cat",
@@ -161,7 +162,7 @@ def test_a_port_that_nobody_serves_ends_each_connection_once_the_guest_is_ready(
 def test_many_connections_at_once_are_all_answered(vm):
     said = [f"connection {number}".encode() * 10 for number in range(MANY)]
     with contextlib.ExitStack() as all_open:
-        made = [all_open.enter_context(vm.connect(ECHO, timeout=120)) for _ in said]
+        made = [all_open.enter_context(vm.connect(ECHO, timeout=240)) for _ in said]
         for connection, words in zip(made, said, strict=True):
             connection.sendall(words)
         for connection, words in zip(made, said, strict=True):
@@ -169,12 +170,12 @@ def test_many_connections_at_once_are_all_answered(vm):
 
 
 def test_much_arrives_whole_in_both_directions(vm):
-    with vm.connect(SOURCE, timeout=120) as connection:
+    with vm.connect(SOURCE, timeout=240) as connection:
         data = rest(connection)
     blob = data[:BLOB]
     assert vm.run("sha256sum </tmp/blob").stdout.encode() == digest(blob)
     assert data == blob * TIMES
-    with vm.connect(SINK, timeout=120) as connection:
+    with vm.connect(SINK, timeout=240) as connection:
         connection.sendall(blob[::-1])
         assert rest(connection) == digest(blob[::-1])
 
@@ -189,9 +190,10 @@ def test_a_client_that_reads_late_holds_the_guest_back_and_loses_nothing(vm):
 
     def has_stopped():
         seen.append(sent_by(vm) - before)
-        return seen[-1] > MIB and seen[-20:] == [seen[-1]] * 20
+        # It goes on to ask whether there is room by now.
+        return len(seen) > 10 and seen[-1] > MIB and seen[-1] - seen[-10] < TOLD
 
-    with vm.connect(SOURCE, timeout=120) as connection:
+    with vm.connect(SOURCE, timeout=240) as connection:
         until(has_stopped, 240, lambda: f"the guest sends on: {seen[-3:]}")
         assert seen[-1] < MOST_UNDERWAY
         assert len(rest(connection)) == MUCH
@@ -207,7 +209,7 @@ def test_a_guest_that_reads_late_holds_the_client_back_and_loses_nothing(vm):
                 sent += connection.send(data[sent : sent + MIB])
         assert sent < MOST_UNDERWAY
         vm.run("touch /tmp/go")
-        connection.settimeout(120)
+        connection.settimeout(240)
         connection.sendall(memoryview(data)[sent:])
         assert rest(connection) == digest(data)
 
