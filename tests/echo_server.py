@@ -36,12 +36,12 @@ _ADDRESS = b"\x02\0" + PORT.to_bytes(2, "big") + bytes(12)
 def files(folder: Path) -> dict[str, str]:
     """Write the server to ``folder``; return the setting that puts it into the guest."""
     program = folder / "echo-server"
-    program.write_bytes(_executable(_X86_64 + _ADDRESS))
+    program.write_bytes(executable(_X86_64 + _ADDRESS))
     program.chmod(0o755)
     return {str(program): "/bin/echo-server"}
 
 
-def _executable(code: bytes) -> bytes:
+def executable(code: bytes) -> bytes:
     """Return the smallest ELF executable that Linux runs: one header, one segment, no sections."""
     size = 64 + 56 + len(code)
     header = struct.pack(
