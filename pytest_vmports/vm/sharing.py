@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_vmports.system.process import Process
     from pytest_vmports.vm.inside.mounting import Mounting
     from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.monitor import Monitor
     from pytest_vmports.vm.share import Share
 
 # The file of a guest that moves from one QEMU to the next, in its VM's private folder.
@@ -206,10 +207,10 @@ class Sharing:
         is asked.
         """
         machine = self._machine
-        if shared.tag in _plugged(machine):
+        if shared.tag in plugged(machine.monitor):
             machine.monitor.execute("device_del", id=shared.tag)
         deadline = clock.now() + patience.left(_UNPLUG_SECONDS)
-        while shared.tag in _plugged(machine):
+        while shared.tag in plugged(machine.monitor):
             machine.check_alive()
             if clock.now() >= deadline:
                 what = f"the guest does not let go of the device of {shared.folder}"
@@ -236,10 +237,12 @@ def refuse_to_write(machine: Machine) -> None:
         raise ShareError(what=what, remedy=remedy)
 
 
-def _plugged(machine: Machine) -> set[str]:
-    """Return the names of the devices that were plugged in."""
-    try:
-        told = machine.monitor.execute("qom-list", path="/machine/peripheral")
-    except MonitorError as error:
-        raise ShareError(what=str(error), remedy="see what QEMU says") from error
+def plugged(monitor: Monitor) -> set[str]:
+    """Return the names of the devices that were plugged in.
+
+    Raises:
+        GuestSaidError: QEMU's answer is none.
+        MonitorError: it gives none.
+    """
+    told = monitor.execute("qom-list", path="/machine/peripheral")
     return {one.name for one in shaped(WHO, told, list[Named])}
