@@ -94,7 +94,7 @@ class Sharing:
 
         Raises:
             MachineError: it cannot; where its state was lost with that, its VM has ended.
-            OSError: its state cannot be written.
+            OSError: virtiofsd cannot be started.
         """
         used, plan = [one.tag for one in self.served], self._machine.plan
         spare = [one for one in plan.shares if one.tag not in used and one.serves(wanted)]
@@ -156,10 +156,14 @@ class Sharing:
         try:
             try:
                 snapshots.save(machine, path, whole=memory is not None)
-            except BaseException:
+            except BaseException as error:
                 machine.monitor.execute("cont")
                 self._plug_all(mounting, before)
-                raise
+                if not isinstance(error, OSError):
+                    raise
+                what = f"the guest's memory cannot be written to {machine.workdir}: {error}"
+                remedy = "make room there, or set TMPDIR to a folder on another file system"
+                raise ShareError(what=what, remedy=remedy) from error
             ram = machine.ram if memory is None else None
             moment = Snapshot(path, machine.console.recent(), ram, shared_memory=memory)
             to_open = [one for one in (*before, wanted) if one.by == NINE_P]
