@@ -57,6 +57,7 @@ class Sharing:
         # Of a clone its template's, which others are cloned from; it may have another later.
         self._first_ram = machine.ram
         self._serving: dict[str, Process] = {}
+        self._numbers = count()
 
     @property
     def served(self) -> list[Share]:
@@ -102,8 +103,7 @@ class Sharing:
         if spare and wanted.by == NINE_P:
             self._plug(mounting, replace(wanted, tag=spare[0].tag))
             return
-        known = {*used, *(one.tag for one in plan.shares)}
-        wanted = replace(wanted, tag=next(n for i in count() if (n := f"share{i}") not in known))
+        wanted = replace(wanted, tag=f"share{next(self._numbers)}")
         if wanted.by == NINE_P or plan.shared_memory is None:
             self._move(lease_fds, mounting, wanted)
         self._plug(mounting, wanted)
@@ -223,7 +223,9 @@ class Sharing:
         process = self._serving.pop(shared.tag, None)
         if process is not None:
             process.kill()
-            with suppress(MonitorError):  # it may not have come to be
+            # It may not have come to be, or QEMU 10 may hold it a moment longer than its device; its
+            # name is used no more.
+            with suppress(MonitorError):
                 machine.monitor.execute("chardev-remove", id=shared.tag)
 
 
