@@ -223,7 +223,7 @@ class Sharing:
         process = self._serving.pop(shared.tag, None)
         if process is not None:
             process.kill()
-            # It may not have come to be, or QEMU 10 may hold it a moment longer than its device; its
+            # It may not have come to be, or QEMU 10 holds it a moment longer than the device. Its
             # name is used no more.
             with suppress(MonitorError):
                 machine.monitor.execute("chardev-remove", id=shared.tag)
