@@ -842,6 +842,24 @@ _QEMU_WALLS = _of(
     who_writes_makes_what_runs_as_its_owner=("(seccomp.RIGHTS,) if write else ()", "()"),
     qemu_connects=('else ("connect",)', "else ()"),
 )
+_SHARES = _of(
+    "pytest_vmports/vm/share.py",
+    "tests/vm/test_share.py",
+    what_is_shared_to_read_is_qemus_to_write=('",readonly=on" if share.readonly else ""', '""'),
+    folders_of_vms_are_shared=(
+        "for own in {Path(os.path.realpath(one)) for one in ours}:",
+        "for own in ():",
+    ),
+)
+_VIRTIOFS = _of(
+    "pytest_vmports/vm/virtiofs.py",
+    "tests/vm/test_virtiofs.py",
+    what_is_shared_to_read_is_virtiofsds_to_write=(
+        "if share.readonly else ((), (",
+        "if False else ((), (",
+    ),
+    a_virtiofsd_without_walls=("if needed is not None:", "if True:"),
+)
 _CONSOLE = _of(
     "pytest_vmports/vm/console.py",
     "tests/vm/test_console.py",
@@ -940,7 +958,7 @@ _CRASH_DUMP = _of(
 )
 MUTANTS = [
     *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
-    *_IMAGE_LINKS, *_QEMU_WALLS,
+    *_IMAGE_LINKS, *_QEMU_WALLS, *_SHARES, *_VIRTIOFS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,
     *_GROWING, *_CLOUD_INIT_REPORTS,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_vmports.system.process import Process
     from pytest_vmports.vm.inside.mounting import Mounting
     from pytest_vmports.vm.machine import Machine
+    from pytest_vmports.vm.monitor import Monitor
     from pytest_vmports.vm.share import Share
 
 # The file of a guest that moves from one QEMU to the next, in its VM's private folder.
@@ -56,6 +57,7 @@ class Sharing:
         # Of a clone its template's, which others are cloned from; it may have another later.
         self._first_ram = machine.ram
         self._serving: dict[str, Process] = {}
+        self._numbers = count()
 
     @property
     def served(self) -> list[Share]:
@@ -93,7 +95,7 @@ class Sharing:
 
         Raises:
             MachineError: it cannot; where its state was lost with that, its VM has ended.
-            OSError: its state cannot be written.
+            OSError: virtiofsd cannot be started.
         """
         used, plan = [one.tag for one in self.served], self._machine.plan
         spare = [one for one in plan.shares if one.tag not in used and one.serves(wanted)]
@@ -101,8 +103,7 @@ class Sharing:
         if spare and wanted.by == NINE_P:
             self._plug(mounting, replace(wanted, tag=spare[0].tag))
             return
-        known = {*used, *(one.tag for one in plan.shares)}
-        wanted = replace(wanted, tag=next(n for i in count() if (n := f"share{i}") not in known))
+        wanted = replace(wanted, tag=f"share{next(self._numbers)}")
         if wanted.by == NINE_P or plan.shared_memory is None:
             self._move(lease_fds, mounting, wanted)
         self._plug(mounting, wanted)
@@ -155,10 +156,14 @@ class Sharing:
         try:
             try:
                 snapshots.save(machine, path, whole=memory is not None)
-            except BaseException:
+            except BaseException as error:
                 machine.monitor.execute("cont")
                 self._plug_all(mounting, before)
-                raise
+                if not isinstance(error, OSError):
+                    raise
+                what = f"the guest's memory cannot be written to {machine.workdir}: {error}"
+                remedy = "make room there, or set TMPDIR to a folder on another file system"
+                raise ShareError(what=what, remedy=remedy) from error
             ram = machine.ram if memory is None else None
             moment = Snapshot(path, machine.console.recent(), ram, shared_memory=memory)
             to_open = [one for one in (*before, wanted) if one.by == NINE_P]
@@ -206,10 +211,10 @@ class Sharing:
         is asked.
         """
         machine = self._machine
-        if shared.tag in _plugged(machine):
+        if shared.tag in plugged(machine.monitor):
             machine.monitor.execute("device_del", id=shared.tag)
         deadline = clock.now() + patience.left(_UNPLUG_SECONDS)
-        while shared.tag in _plugged(machine):
+        while shared.tag in plugged(machine.monitor):
             machine.check_alive()
             if clock.now() >= deadline:
                 what = f"the guest does not let go of the device of {shared.folder}"
@@ -218,7 +223,9 @@ class Sharing:
         process = self._serving.pop(shared.tag, None)
         if process is not None:
             process.kill()
-            with suppress(MonitorError):  # it may not have come to be
+            # It may not have come to be, or QEMU 10 holds it a moment longer than the device. Its
+            # name is used no more.
+            with suppress(MonitorError):
                 machine.monitor.execute("chardev-remove", id=shared.tag)
 
 
@@ -236,10 +243,12 @@ def refuse_to_write(machine: Machine) -> None:
         raise ShareError(what=what, remedy=remedy)
 
 
-def _plugged(machine: Machine) -> set[str]:
-    """Return the names of the devices that were plugged in."""
-    try:
-        told = machine.monitor.execute("qom-list", path="/machine/peripheral")
-    except MonitorError as error:
-        raise ShareError(what=str(error), remedy="see what QEMU says") from error
+def plugged(monitor: Monitor) -> set[str]:
+    """Return the names of the devices that were plugged in.
+
+    Raises:
+        GuestSaidError: QEMU's answer is none.
+        MonitorError: it gives none.
+    """
+    told = monitor.execute("qom-list", path="/machine/peripheral")
     return {one.name for one in shaped(WHO, told, list[Named])}

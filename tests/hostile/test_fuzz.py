@@ -44,6 +44,7 @@ from pytest_vmports.vm import (
     last_words,
     qmp_answers,
     readiness,
+    sharing,
     stillness,
 )
 from pytest_vmports.vm.inside import listening, own_address, qemu_agent, ssh
@@ -307,6 +308,9 @@ PARSERS = [
     Parser("vm.monitor.Monitor.disk_operations", asked("disk_operations"), [
         [{"device": "", "stats": {"rd_operations": 3, "wr_operations": 1 << 33}}]], changed_value,
         lambda all_: all(type(n) is int and n >= 0 for one in all_ for n in one)),
+    Parser("vm.sharing.plugged", lambda value: sharing.plugged(Told(value)),
+           [[{"name": "type", "type": "string"}, {"name": "share0", "type": "child<x>"}]],
+           changed_value, lambda all_: all(type(one) is str for one in all_)),
     Parser("vm.monitor.Monitor._hmp", asked("hmp", "info usernet"), [USERNET], changed_value,
            lambda one: type(one) is str),
     Parser("vm.monitor.Monitor.dump", lambda value: Told(value).dump(0, 1.0),

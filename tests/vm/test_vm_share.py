@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from pytest_vmports import Guest
 from pytest_vmports.errors import MachineDiedError, SharedCopyWarning, ShareError
 from pytest_vmports.pool import shares
 from pytest_vmports.system import landlock, seccomp
-from pytest_vmports.vm import virtiofs
+from pytest_vmports.vm import sharing, virtiofs
 
 SECRET = "a secret of the host\n"
 
@@ -273,6 +274,25 @@ def test_without_walls_no_guest_writes_to_a_folder(given, tmp_path, monkeypatch)
     monkeypatch.setattr(landlock, "problem", lambda: "there is none")
     with pytest.raises(ShareError, match=r"needs walls around QEMU.*vm\.get"):
         vm.share(tmp_path, "/srv/out", readonly=False)
+
+
+def test_a_memory_that_cannot_be_written_leaves_the_vm_and_its_folders(
+    given, tmp_path, monkeypatch
+):
+    vm = given
+    (tmp_path / "file").write_text("seen")
+    vm.share(tmp_path, "/srv/before")
+
+    def save(machine, _path, *, whole):
+        machine.monitor.execute("stop")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sharing.snapshots, "save", save)
+    # Each time another QEMU is needed by this one alone.
+    monkeypatch.setattr(vm._sharing, "way", lambda _mounting: "9p")
+    with pytest.raises(ShareError, match=r"cannot be written to .*No space left.*; make room"):
+        vm.share(tmp_path, "/srv/after")
+    assert vm.run("cat /srv/before/file").stdout == "seen"
 
 
 def test_a_virtiofsd_that_ends_is_told_of_and_the_vm_lives(given, tmp_path, monkeypatch, walled):
