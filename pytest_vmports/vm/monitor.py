@@ -6,6 +6,7 @@ one thread of this process. Source of the commands: QEMU's QMP reference manual.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -320,11 +321,23 @@ class Monitor:
         """
         self._give(descriptor, "getfd", fdname=name)
 
-    def _give(self, descriptor: int, command: str, **arguments: str) -> Any:
+    def give_and_hmp(self, descriptor: int, name: str, line: str) -> str:
+        """Do as `give` and then as `hmp`, and wait once for both answers.
+
+        Raises:
+            MonitorError: QEMU refused the descriptor, or hung up; it may have done the second.
+        """
+        return shaped(WHO, self._give(descriptor, "getfd", line, fdname=name), str)
+
+    def _give(self, descriptor: int, command: str, line: str = "", /, **arguments: str) -> Any:
         async def send() -> Any:
             assert self._client is not None
             self._client.send_fd_scm(descriptor)
-            return await self._client.execute(command, arguments or None)
+            answers = [self._client.execute(command, arguments or None)]
+            if line:  # QEMU takes one command after the other
+                told = {"command-line": line}
+                answers.append(self._client.execute("human-monitor-command", told))
+            return (await asyncio.gather(*answers))[-1]
 
         try:
             return run(send(), patience.left(_CALL_SECONDS))

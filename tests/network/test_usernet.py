@@ -30,6 +30,10 @@ class Monitor:
         self.asked.append(line)
         return self.reply
 
+    def give_and_hmp(self, descriptor, name, line):
+        self.give(descriptor, name)
+        return self.hmp(line)
+
     def give(self, descriptor, name):
         self.asked.append(("getfd", descriptor, name))
 

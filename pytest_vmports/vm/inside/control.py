@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-READY, CLOCK, ENDED = "V", "C", "X"
+READY, CLOCK, WARM, ENDED = "V", "C", "W", "X"
 CONSUMED, OUTPUT, ERRORS = "A", "O", "E"
 LARGEST = 4096
 WHO = "the guest's control channel"
@@ -27,7 +27,7 @@ _HEAD = 4
 _SEED = 32
 # What the guest's agent sends: its numbers up to an exit status, errno and wait status, its bytes
 # up to a frame's.
-_NUMBERS = {READY: 0xFF, CLOCK: 4095, ENDED: 0xFFFF}
+_NUMBERS = {READY: 0xFF, CLOCK: 4095, WARM: 4095, ENDED: 0xFFFF}
 _BYTES = {CONSUMED: 0, OUTPUT: LARGEST, ERRORS: LARGEST}
 _LAST_SIGNAL, _DUMPED = 64, 0x80
 

@@ -19,7 +19,7 @@ from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import RunnerShell
-from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
+from pytest_vmports.vm.inside.ssh import CONFIG, SshShell, copy_key, public_half, session_key
 from pytest_vmports.vm.inside.waiting import BootFiles
 from pytest_vmports.vm.last_words import TABLE
 from pytest_vmports.vm.saved import OVERLAY, VARIABLES
@@ -59,8 +59,6 @@ class DiskGuest(OwnInit):
 
     # A distribution goes on starting things after its ports answer.
     rest_seconds = 30.0
-    # Its own forwards, as that of ssh, are not handed over.
-    stands_by = False
 
     def __init__(self, guest: Guest, image: Disk, architecture: Architecture) -> None:
         super().__init__(guest, architecture)
@@ -134,6 +132,13 @@ class DiskGuest(OwnInit):
         ours, of_qemu = sockets.pair()
         self._agent = GuestAgent(ours)
         return control, until_spawned.enter_context(of_qemu).fileno()
+
+    def handed_over(self, place: Place, forwards: Sequence[ExposedPort]) -> None:
+        """Reach its ssh by the test's forward from now on."""
+        if self._image.ssh:
+            self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
+            self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
+            self.ssh.write_config(place.workdir / CONFIG)
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when cloud-init, if it is given anything, has finished well.

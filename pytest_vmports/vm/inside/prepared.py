@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError, SetupError
 from pytest_vmports.system import clock
-from pytest_vmports.vm.inside.control import CLOCK, READY
+from pytest_vmports.vm.inside.control import CLOCK, READY, WARM
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import AgentShell
 from pytest_vmports.vm.inside.waiting import BootFiles
@@ -80,6 +80,22 @@ class Prepared(OwnInit):
         code = self._answer(CLOCK, lambda: waiting.timed_out("its clock is not set"), waiting)
         if code:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
+
+    def warm(self, deadline: float, check: Callable[[], None]) -> None:
+        """Have the agent send and receive a byte by TCP.
+
+        That it cannot, as in a guest without a loopback, changes nothing but the time which the
+        test's first byte takes.
+
+        Raises:
+            GuestSaidError: what it answers is malformed.
+            MachineDiedError: QEMU or gvproxy ended.
+            MachineError: it does not answer.
+        """
+        assert self._control is not None
+        self._control.send(WARM)
+        if self._control.await_number(WARM, deadline, check) is None:
+            raise MachineError("the guest's agent does not answer")
 
     def shell(self, check: Callable[[], None]) -> Shell | None:
         """Return the agent's shell; None where there is no agent for the architecture.
