@@ -219,9 +219,8 @@ class Machine:
     def hand_over(self, plan: Plan, lease_fds: Sequence[int], leased: float) -> None:
         """Become the VM of a test that needs one like it: forward its ports instead of none.
 
-        The guest has answered once and is not asked again: a third connection would overrun the
-        queue of a server that listens with a backlog of one, and the forwarder repeats a
-        connection's first packet only after six seconds.
+        The guest has answered once and is not asked again: a third connection would overrun a
+        backlog of one, and the forwarder repeats a first packet only after six seconds.
 
         Args:
             plan: the test's.

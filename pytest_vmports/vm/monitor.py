@@ -6,7 +6,6 @@ one thread of this process. Source of the commands: QEMU's QMP reference manual.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from pytest_vmports.vm.qmp_answers import (
     RunState,
     Set,
 )
-from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, run
+from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, in_turn, run
 
 if TYPE_CHECKING:
     import socket
@@ -337,7 +336,7 @@ class Monitor:
             if line:  # QEMU takes one command after the other
                 told = {"command-line": line}
                 answers.append(self._client.execute("human-monitor-command", told))
-            return (await asyncio.gather(*answers))[-1]
+            return (await in_turn(*answers))[-1]
 
         try:
             return run(send(), patience.left(_CALL_SECONDS))

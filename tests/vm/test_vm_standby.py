@@ -1,9 +1,15 @@
 """The next test's VM, kept ready while a test runs."""
 
 import textwrap
+import time
+import urllib.request
 
+import debian_image
 import psutil
 import pytest
+
+from pytest_vmports import Guest
+from pytest_vmports.settings import options
 
 SUITE = """
     import psutil, pytest
@@ -133,3 +139,45 @@ def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary, sh
     )
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:xdist")
     result.assert_outcomes(passed=2)
+
+
+@pytest.fixture
+def debian(missing):
+    """Return the Debian image, built when it is not there."""
+    if lacking := debian_image.missing():
+        missing("what builds the Debian image", f"install {', '.join(lacking)}")
+    return debian_image.image()
+
+
+def listening(vm):
+    rows = psutil.Process(vm.pids["QEMU"]).net_connections("inet")
+    return {row.laddr.port for row in rows if row.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.slow
+def test_a_disk_is_kept_ready_too_with_a_disk_of_its_own_and_ssh_by_its_tests_port(
+    request, vmports_pool, debian, tmp_path
+):
+    data = "#cloud-config\nlocale: false\n"
+    guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=True, **debian.direct)
+    wanted = {"expose": [80], "boot_timeout": 3600, "prewarm": 2}
+    settings = options.resolve(request.config, wanted, "the test")
+    with vmports_pool.vm(settings, guest, following=[settings] * 2) as vm:
+        assert vm.origin == "cloned"
+        vm.run("echo of the first >/root/mark", timeout=600)
+        vmports_pool.standby.join()
+    seen = set()
+    for _ in range(2):
+        with vmports_pool.vm(settings, guest, following=[settings]) as vm:
+            assert vm.origin == "standby"
+            assert urllib.request.urlopen(vm[80].url, timeout=600).status == 200
+            said = vm.run("cat /root/mark; echo mine >/root/mark; date +%s", timeout=600)
+            assert said.stderr.endswith("No such file or directory\n")
+            assert abs(float(said.stdout) - time.time()) < 60
+            (ssh,) = vm._machine.plan.own_forwards
+            assert listening(vm) == {vm[80].external, ssh.external}
+            assert f"Port {ssh.external}\n" in vm.ssh_config(tmp_path / "config").read_text()
+            seen.add(vm.pids["QEMU"])
+    assert len(seen) == 2
+    vmports_pool.standby.drop()
+    assert not any(map(psutil.pid_exists, seen))
