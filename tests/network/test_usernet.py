@@ -222,6 +222,21 @@ def test_a_refusal_while_running_is_read_from_the_text():
     assert wiring.ports == ()
 
 
+def test_a_forward_whose_lease_qemu_did_not_take_does_not_stay():
+    class Full(Monitor):
+        """Has no descriptor left, and binds the port all the same."""
+
+        def give_and_hmp(self, descriptor, name, line):
+            self.hmp(line)
+            raise MonitorError(command="getfd", reply="no descriptor")
+
+    wiring, monitor = UsernetWiring(()), Full()
+    with pytest.raises(MonitorError, match="no descriptor"):
+        wiring.add_forward(WEB, 7, monitor)
+    assert monitor.asked[-1] == "hostfwd_remove n0 tcp:127.0.0.1:20417"
+    assert wiring.ports == ()
+
+
 def test_what_is_not_forwarded_cannot_be_taken_away():
     wiring = UsernetWiring((WEB,))
     monitor = Monitor("host forwarding rule for tcp:127.0.0.1:20417 not found\r\n")
