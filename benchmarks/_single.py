@@ -18,7 +18,7 @@ from pytest_vmports.pool.pool import Pool, open_pool
 from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_vmports.vm.machine import Machine
 
@@ -52,7 +52,7 @@ class Bench:
         self.folder = folder
 
     def start(
-        self, wanted: options.Settings, following: options.Settings | None = None
+        self, wanted: options.Settings, following: Sequence[options.Settings] = ()
     ) -> tuple[float, Machine, Any]:
         """Return the seconds to the first byte, from before the port was leased on; the VM."""
         began = time.perf_counter()
@@ -77,7 +77,7 @@ class Bench:
 
     def standby(self, wanted: options.Settings) -> float:
         """Return the seconds to the first byte of a VM that was kept ready."""
-        _, machine, exposed = self.start(wanted, following=wanted)
+        _, machine, exposed = self.start(wanted, following=[wanted])
         self.stop(machine, exposed)
         self.pool.standby.join()  # a test that is not over at once
         seconds, machine, exposed = self.start(wanted)

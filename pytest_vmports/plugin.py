@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 # No more of ours is imported here: most pytest runs use nothing of it.
-from pytest_vmports.report import frames, workers
+from pytest_vmports.report import coming, frames, workers
 from pytest_vmports.settings import table
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pytest_vmports.settings.options import Settings
 
 _settings_key: pytest.StashKey[Settings] = pytest.StashKey()
-_boots_key: pytest.StashKey[Settings] = pytest.StashKey()
-_next_key: pytest.StashKey[Settings | None] = pytest.StashKey()
 _closing_key: pytest.StashKey[tuple[bool, str | None]] = pytest.StashKey()
 _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
@@ -62,7 +60,7 @@ def pytest_report_collectionfinish(
     """Name them here where only markers tell that VMs are used."""
     used = any(_settings_key in item.stash for item in items)
     lines = _header(config) if used and not table.said(config, *table.BY_NAME) else []
-    boots = [item.stash[_boots_key] for item in items if _boots_key in item.stash]
+    boots = [item.stash[coming.BOOTS] for item in items if coming.BOOTS in item.stash]
     if boots and _has_header(config):
         from pytest_vmports.report.header import missing_lines
 
@@ -111,10 +109,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Remember the test, and what the next one needs: its VM can be made ready meanwhile."""
+    """Remember the test, and the next one: its VM can be made ready meanwhile."""
     item.config.stash[_running_key] = item
-    if nextitem is not None and _boots_key in nextitem.stash:
-        item.stash[_next_key] = nextitem.stash[_boots_key]
+    if nextitem is not None:
+        item.stash[coming.NEXT] = nextitem
 
 
 @pytest.hookimpl(wrapper=True)
@@ -283,7 +281,7 @@ def vm_with_ports(
     running = vmports_pool.vm(
         vmports_settings, vmports_guest, exposed=exposed_ports,
         observe=session_of(request.config).recorder.observe,
-        following=request.node.stash.get(_next_key, None),
+        following=coming.coming(request.node),
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         with _missing(vmports_settings):
@@ -298,10 +296,11 @@ def vm_factory(
     """Return a function that makes a VM, of any ports and settings, for a ``with`` block."""
     from pytest_vmports.pool.factory import VmFactory
 
-    recorder = session_of(request.config).recorder
+    recorder, stash = session_of(request.config).recorder, request.config.stash
     return VmFactory(
         request.config, vmports_pool, vmports_guest, observe=recorder.observe,
-        on_wait=recorder.on_wait,
+        on_wait=recorder.on_wait, running=lambda: stash.get(_running_key, None),
+        coming=coming.coming,
     )  # fmt: skip
 
 
@@ -344,7 +343,7 @@ def _problem(item: pytest.Item) -> str:
     except SettingError as error:
         return str(error)
     if "vm_with_ports" in _fixtures(item):
-        item.stash[_boots_key] = settings
+        item.stash[coming.BOOTS] = settings
     return ""
 
 

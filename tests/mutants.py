@@ -768,8 +768,21 @@ _SURROUNDINGS = _of(
     "pytest_vmports/pool/standby.py",
     "tests/pool/test_standby.py",
     a_test_ends_what_is_made_ready=("if changed():", "if False:"),
-    a_failure_long_ago_counts=("                    self._failures = 0\n", ""),
+    a_failure_long_ago_counts=(
+        "            self._failures = 0\n            # Who",
+        "            # Who",
+    ),
     what_is_made_ready_disturbs_the_test=("with beside_a_test():", "if True:"),
+    those_that_nobody_wants_stay=(
+        "                unwanted.append(machine)\n",
+        "                pass\n",
+    ),
+    its_test_waits_until_it_is_warm=(
+        "if machine is not None and not self._awaited:",
+        "if machine:",
+    ),
+    those_that_wait_take_no_memory=("(2 * wanted + sum(waiting))", "(2 * wanted)"),
+    who_asks_does_not_wait=("                self._state.wait()\n", "                break\n"),
 )
 _PRIVATE = (
     _of(

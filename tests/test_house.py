@@ -33,8 +33,8 @@ TOP = {"__init__", "constants", "models", "plugin", "port_forward"}
 HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
 # What of ours a run loads that uses nothing of it.
 UNUSED = {
-    "", ".plugin", ".settings", ".settings.table", ".constants", ".report", ".report.frames",
-    ".report.workers",
+    "", ".plugin", ".settings", ".settings.table", ".constants", ".report", ".report.coming",
+    ".report.frames", ".report.workers",
 }  # fmt: skip
 
 

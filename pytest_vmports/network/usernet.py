@@ -112,9 +112,15 @@ class UsernetWiring(NoProcesses):
                 f"{port} cannot be forwarded: a guest without network needs a UDP port from its "
                 "start on to be given any later"
             )
-        monitor.give(lease_fd, _lease_name(port))
-        # QMP reports success whatever came of it; the human monitor's text is the truth.
-        reply = monitor.hmp(f"hostfwd_add {NETDEV_ID} {hostfwd(port)}").strip()
+        rule = f"hostfwd_add {NETDEV_ID} {hostfwd(port)}"
+        try:
+            # QMP reports success whatever came of it; the human monitor's text is the truth.
+            reply = monitor.give_and_hmp(lease_fd, _lease_name(port), rule).strip()
+        except MonitorError:
+            # No forward without its lease.
+            with contextlib.suppress(MonitorError):
+                monitor.hmp(f"hostfwd_remove {NETDEV_ID} {_bound(port)}")
+            raise
         if reply:
             monitor.execute("closefd", fdname=_lease_name(port))
             raise ForwardError(
@@ -131,7 +137,7 @@ class UsernetWiring(NoProcesses):
         Raises:
             MachineError: there is no such forward.
         """
-        rule = f"{port.protocol}:{port.host}:{port.external}"
+        rule = _bound(port)
         reply = monitor.hmp(f"hostfwd_remove {NETDEV_ID} {rule}").strip()
         if not reply.endswith("removed"):
             raise MachineError(f"QEMU did not remove the forward {rule}: {within(reply)}")
@@ -210,6 +216,10 @@ def network_card(netdev_id: str = NETDEV_ID, mac: str = GUEST_MAC) -> list[str]:
     """
     card = f"virtio-net-pci,netdev={netdev_id},mac={mac},romfile=,guest_announce=off"
     return ["-device", card]
+
+
+def _bound(port: ExposedPort) -> str:
+    return f"{port.protocol}:{port.host}:{port.external}"
 
 
 def _lease_name(port: ExposedPort) -> str:

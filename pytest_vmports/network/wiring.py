@@ -25,6 +25,9 @@ class MonitorCommands(Protocol):
     def give(self, descriptor: int, name: str) -> None:
         """Give QEMU a copy of an open descriptor, to be closed by ``closefd`` and its name."""
 
+    def give_and_hmp(self, descriptor: int, name: str, line: str) -> str:
+        """Do as `give` and then as `hmp`, and wait once for both answers."""
+
 
 class Wiring(Protocol):
     """How one guest's first card is connected. Only `start` and `stop` touch the machine."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pytest_vmports.errors import NotEnteredError, NotEnteredWarning, SettingError
+from pytest_vmports.pool.foresight import Habits
 from pytest_vmports.settings import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pytest
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
+    from pytest_vmports.settings.options import Settings
     from pytest_vmports.vm.machine import Machine
 
 _WHERE = "vm_factory"
@@ -98,6 +101,8 @@ class VmFactory(_NoVm):
         guest: what they boot unless told otherwise; None means the setting.
         observe: told of every machine before it starts.
         on_wait: told the holder of a fixed port that is waited for.
+        running: returns the test that runs; None where there is none.
+        coming: returns what the tests after one need, given what a user of this factory does.
     """
 
     _what = "vm_factory itself"
@@ -110,7 +115,12 @@ class VmFactory(_NoVm):
         *,
         observe: Callable[[Machine], None],
         on_wait: Callable[[LeaseInfo], None],
+        running: Callable[[], pytest.Item | None],
+        coming: Callable[[pytest.Item | None, Sequence[Settings]], Iterable[Settings]],
     ) -> None:
+        self._running = running
+        self._coming = coming
+        self._habits = Habits()
         self._config = config
         self._pool = pool
         self._guest = guest
@@ -160,8 +170,11 @@ class VmFactory(_NoVm):
         if ports is not None:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)
+        test, habits = self._running(), self._habits
+        habits.take(test, wanted)
+        following = itertools.chain(habits.rest, self._coming(test, habits.whole))
         with self._pool.vm(
             wanted, guest or self._guest, observe=self._observe,
-            on_wait=self._on_wait,
+            on_wait=self._on_wait, following=following,
         ) as vm:  # fmt: skip
             yield vm

@@ -15,7 +15,9 @@ from pytest_vmports.network.exposed import lease_when_free
 from pytest_vmports.network.lan import Lan
 from pytest_vmports.pool.apart import ApartError, found_out
 from pytest_vmports.pool.blame import state_may_be
+from pytest_vmports.pool.standby import Order
 from pytest_vmports.port_forward import lease_ports
+from pytest_vmports.system import clock
 from pytest_vmports.system.progress import for_whom, slowly
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.inside.disk import lay_disks
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     Observe = Callable[[Machine], None]
 
 _TRIES = 5
+# Under emulation it takes a twentieth of a second; nobody waits for it.
+_WARM_SECONDS = 10.0
 
 
 class Launcher:
@@ -48,7 +52,7 @@ class Launcher:
         allocator: grants host ports.
         run_dir: private folder of this process.
         templates: the saved states to start from.
-        standby: the VM that waits for the next test.
+        standby: the VMs that wait for the next tests.
         failed: what has failed to start in this run.
         tell: writes a line to the terminal.
         keeper: keeps VMs beyond the run; None where none is to be kept.
@@ -81,9 +85,8 @@ class Launcher:
         observe: Observe,
         *,
         cloned: bool,
-        prepare_next: bool = False,
-    ) -> Machine:
-        """Return a machine that is ready, and begin to make the next one where that is wanted.
+    ) -> tuple[Machine, Order | None]:
+        """Return a machine that is ready, and how the next one like it can be made ready ahead.
 
         A forward that cannot be bound, although we hold its lease, was taken by a program that
         sets ``SO_REUSEADDR`` and listens in our range. Where the port was ours to choose,
@@ -94,7 +97,6 @@ class Launcher:
             exposed: the ports that were granted to the test; those that we need join them.
             observe: told of every machine before it starts, for the evidence.
             cloned: start it from a template, where its guest can have one.
-            prepare_next: the next test needs one like it.
 
         Raises:
             MachineError: see `Machine.start` and `Machine.wait_ready`; at once where a VM like it
@@ -107,7 +109,7 @@ class Launcher:
             plan = plan.with_forwards(exposed.ports, exposed.own)
             try:
                 with self._failed.minded(plan, cloned=cloned):
-                    return self._once(plan, exposed, observe, cloned, prepare_next)
+                    return self._once(plan, exposed, observe, cloned)
             except ForwardError as error:
                 if not left or _is_fixed(error, plan.wanted):
                     raise
@@ -151,7 +153,7 @@ class Launcher:
             below = lay_disks(template.folder, workdir, plan.kind.image_files())
         network = plan.network
         wiring = make_wiring(
-            network, (*plan.forwards, *plan.own_forwards), gvproxy=plan.gvproxy, workdir=workdir,
+            network, plan.all_forwards, gvproxy=plan.gvproxy, workdir=workdir,
             allocator=self._allocator, outlives=self._keeper is not None,
         )  # fmt: skip
         lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
@@ -165,12 +167,11 @@ class Launcher:
         exposed: ExposedPorts,
         observe: Observe,
         cloned: bool,
-        prepare_next: bool,
-    ) -> Machine:
+    ) -> tuple[Machine, Order | None]:
         for _ in range(_TRIES):
             template = self._template(plan, exposed, observe) if cloned else None
             if template is None:
-                return self._start(plan, exposed, observe, None)
+                break
             ready = self._from_standby(plan, exposed, observe)
             if ready is None:
                 try:
@@ -184,12 +185,15 @@ class Launcher:
                     # Found sound, and still not to be restored, or restored and dead at once.
                     self._templates.discard(template, plan.guest, error)
                     continue
-            # On a network it would take an address, and others' order with it.
-            if prepare_next and plan.kind.stands_by and plan.network.lan is None:
-                make = partial(self._make_standby, plan, template, exposed.host)
-                self._standby.prepare(plan.standby_key, plan.hardware.memory, make)
-            return ready
-        return self._start(plan, exposed, observe, None)
+            return ready, self._order(plan, template, exposed.host)
+        return self._start(plan, exposed, observe, None), None
+
+    def _order(self, plan: Plan, template: Template, host: str) -> Order | None:
+        # On a network it would take an address, and others' order with it.
+        if not plan.kind.stands_by or plan.network.lan is not None:
+            return None
+        make = partial(self._make_standby, plan, template, host)
+        return Order(plan.standby_key, plan.hardware.memory, make, _warm)
 
     def _template(self, plan: Plan, exposed: ExposedPorts, observe: Observe) -> Template | None:
         """Return what the machine is cloned from; None means: boot."""
@@ -244,20 +248,22 @@ class Launcher:
         observe(machine)
         return machine
 
-    def _make_standby(self, plan: Plan, template: Template, host: str) -> Machine:
-        granted = lease_ports(
-            [port.model_copy(update={"external": None}) for port in plan.wanted], self._allocator,
-            host=host, label=PASSING,
-        )  # fmt: skip
+    def _make_standby(self, plan: Plan, template: Template, host: str) -> Machine | None:
+        # It was found sound when the last one was made of it; meanwhile it may have been given up.
+        if not template.sound(template.folder.name):
+            return None
+        wanted = [port.model_copy(update={"external": None}) for port in plan.wanted]
+        granted = lease_ports([*wanted, *plan.own_ports], self._allocator, host=host, label=PASSING)
         try:
-            own = plan.with_forwards([port for port, _ in granted])
-            machine = self.machine(own, template=template)
+            ports = [port for port, _ in granted]
+            passing = plan.with_forwards(ports[: len(wanted)], ports[len(wanted) :])
+            machine = self.machine(passing, template=template)
             # QEMU does not inherit these leases: it is to hold none while it waits.
             machine.start()
             try:
                 machine.wait_ready()
                 with failures.cause_first(machine.vitals):
-                    for port in machine.ports:
+                    for port in machine.cards.first.ports:
                         machine.cards.first.remove_forward(port, None, machine.monitor)
             except BaseException:
                 machine.stop()
@@ -290,6 +296,12 @@ class Launcher:
             self.end_failed(machine, error)
             raise
         return machine
+
+
+def _warm(machine: Machine) -> None:
+    """Take a machine that waits through what its test would wait for otherwise."""
+    with failures.cause_first(machine.vitals):
+        machine.kind.warm(clock.now() + _WARM_SECONDS, machine.check_alive)
 
 
 def _how_far(machine: Machine) -> str:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.guests import hopeless
 from pytest_vmports.network.exposed import BY_CALL, lease_exposed
 from pytest_vmports.pool.failed_starts import FailedStarts
+from pytest_vmports.pool.foresight import Foresight
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.handle import VM
 from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.planning import lossy_line, open_host_line, plan_of, unwalled_line
-from pytest_vmports.pool.standby import Standby
+from pytest_vmports.pool.standby import Standby, how_many
 from pytest_vmports.pool.templates import Templates
 from pytest_vmports.system.run_dir import RunDir
 from pytest_vmports.system.shared_dir import SharedDir
 from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.leases import LeaseInfo, PortAllocator
@@ -40,7 +40,7 @@ class Pool:
         allocator: grants host ports.
         root: what relative paths in settings are relative to.
         run_dir: private folder of this process.
-        standby: the VM that waits for the next test.
+        standby: the VMs that wait for the next tests.
         launcher: starts VMs.
     """
 
@@ -59,6 +59,7 @@ class Pool:
         self.root = root
         self.run_dir = run_dir
         self.standby = Standby(tell)
+        self._foresight = Foresight()
         self.launcher = Launcher(
             allocator, run_dir, templates, self.standby, failed=failed, tell=tell, keeper=keeper
         )
@@ -109,7 +110,7 @@ class Pool:
         guest: Guest,
         exposed: ExposedPorts,
         observe: Callable[[Machine], None] = lambda _machine: None,
-        following: Settings | None = None,
+        following: Iterable[Settings] = (),
     ) -> Machine:
         """Return a machine that is ready; `vm` is for everybody who does not measure its parts.
 
@@ -118,7 +119,7 @@ class Pool:
             guest: what to boot.
             exposed: the ports that were granted.
             observe: told of every machine before it starts, for the evidence.
-            following: the settings of the next test, when that is known.
+            following: the settings of the VMs that are asked for next, as far as is known.
 
         Raises:
             HostError: QEMU or gvproxy is missing.
@@ -129,11 +130,13 @@ class Pool:
             plan = self.plan(settings, guest)
             waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
             hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
-            machine = self.launcher.launch(
-                plan, exposed, observe,
-                cloned=settings.template and not settings.fresh_boot,
-                prepare_next=bool(settings.prewarm) and _alike(following, settings),
-            )  # fmt: skip
+            cloned = settings.template and not settings.fresh_boot
+            machine, order = self.launcher.launch(plan, exposed, observe, cloned=cloned)
+            if cloned:
+                self._foresight.learn(settings, order)
+            if settings.prewarm:
+                most = how_many(settings.prewarm)
+                self.standby.prepare(self._foresight.orders(following, most))
             self._say_once(machine.kind.remark)
             return machine
 
@@ -146,7 +149,7 @@ class Pool:
         exposed: ExposedPorts | None = None,
         observe: Callable[[Machine], None] = lambda _machine: None,
         on_wait: Callable[[LeaseInfo], None] | None = None,
-        following: Settings | None = None,
+        following: Iterable[Settings] = (),
     ) -> Iterator[VM]:
         """Yield a VM that is ready, and end it, or have it kept; its ports are given back.
 
@@ -156,7 +159,7 @@ class Pool:
             exposed: its ports, if they are leased already: then they stay so.
             observe: told of every machine before it starts, for the evidence.
             on_wait: told the holder of a fixed port that is waited for.
-            following: the settings of the next test, when that is known.
+            following: the settings of the VMs that are asked for next, as far as is known.
 
         Raises:
             PortError: a host port cannot be had.
@@ -168,8 +171,9 @@ class Pool:
             if exposed is None:
                 exposed = self.lease(settings.expose, settings, on_wait)
                 stack.callback(exposed.release)
-            guest = self.guest(settings, own)
-            machine = self.start(settings, guest, exposed, observe, following)
+            with restored():  # once for both
+                guest = self.guest(settings, own)
+                machine = self.start(settings, guest, exposed, observe, following)
             vm = VM(
                 machine, exposed, lambda mappings: self.lease(mappings, settings),
                 settings.copy_limit, self._tell,
@@ -230,11 +234,3 @@ def open_pool(
         pool = Pool(allocator, run_dir.path, root, templates, failed, tell=tell, keeper=keeper)
         stack.callback(pool.standby.drop)
         yield pool
-
-
-def _alike(following: Settings | None, settings: Settings) -> bool:
-    """Whether the next test's VM looks the same, from inside too."""
-    if following is None:
-        return False
-    same = replace(following, allow_crash=settings.allow_crash, copy_limit=settings.copy_limit)
-    return same == settings

@@ -58,7 +58,7 @@ class Settings:
     allow_crash: bool
     crash_dump: bool
     copy_limit: int
-    prewarm: int
+    prewarm: int | str
     cache_size: int
     cache_dir: str | None
     port_range: tuple[int, int] | None

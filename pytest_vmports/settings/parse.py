@@ -27,6 +27,7 @@ _WORDS = {
     **dict.fromkeys(("yes", "true", "on", "1"), True),
     **dict.fromkeys(("no", "false", "off", "0"), False),
 }
+_MOST_READY = 64
 _LEAST_MEMORY = 64
 _MOST_MEMORY = 1 << 40  # MiB; QEMU counts bytes in 64 bits
 _MOST_SECONDS = 10**8  # three years, which every clock and system call takes
@@ -89,6 +90,14 @@ def whole(least: int, most: int) -> Callable[[Any], int]:
         return number
 
     return read
+
+
+def kept_ready(value: Any) -> int | str:
+    """Read how many VMs are kept ready: a whole number, or ``auto``."""
+    try:
+        return "auto" if str(value).strip() == "auto" else whole(0, _MOST_READY)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 def memory(value: Any) -> int:

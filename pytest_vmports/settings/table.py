@@ -152,9 +152,9 @@ OPTIONS = (
     ),
     Option("copy_limit", "1G", "memory", "most MiB that vm.get copies out of a guest, or as 1G"),
     Option(
-        "prewarm", "1" if (os.cpu_count() or 1) > 1 else "0", "whole",
-        "VMs that are kept ready for the next test while one runs: 0 or 1",
-        (0, 1),
+        "prewarm", "auto", "kept_ready",
+        "most VMs that each test process keeps ready for its next tests while one runs: a number, "
+        "or auto, by processors; never more than fit in its share of the free memory",
     ),
     Option(
         "cache_size", "4G", "memory", "MiB on disk for saved states, or as 4G", marker=False

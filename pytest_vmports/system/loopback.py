@@ -7,6 +7,7 @@ import ipaddress
 import socket
 
 from pytest_vmports.errors import HostError
+from pytest_vmports.system.sockets import Socket
 
 _ANY_PORT = 9
 
@@ -30,7 +31,7 @@ def refuse_without(host: str) -> None:
     # By what it does: /sys may show the interfaces of another network namespace.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        with Socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((host, _ANY_PORT))  # sends nothing
     except OSError as error:
         if error.errno == errno.ENETUNREACH:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import pathlib
 import re
@@ -247,10 +248,14 @@ def _put_back() -> contextlib.ExitStack:
 
 def _replaced() -> list[tuple[Any, str, Any, Any]]:
     """Return home and name of what is not as it was, what is there now and what was before."""
-    return [
-        (home, name, vars(home).get(name, _NONE), before) for home, name, before in _library
-        if vars(home).get(name, _NONE) is not before
-    ]  # fmt: skip
+    found = []
+    for home, names in itertools.groupby(_library, lambda one: one[0]):
+        now = vars(home)
+        found += [
+            (home, name, now.get(name, _NONE), before) for _, name, before in names
+            if now.get(name, _NONE) is not before
+        ]  # fmt: skip
+    return found
 
 
 def _set(home: Any, name: str, value: Any) -> None:

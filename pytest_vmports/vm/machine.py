@@ -218,13 +218,12 @@ class Machine:
     def hand_over(self, plan: Plan, lease_fds: Sequence[int], leased: float) -> None:
         """Become the VM of a test that needs one like it: forward its ports instead of none.
 
-        The guest has answered once and is not asked again: a third connection, beside the test's
-        own and the first, would overrun the queue of a server that listens with a backlog of one,
-        and the forwarder repeats a connection's first packet only after six seconds.
+        The guest has answered once and is not asked again: a third connection would overrun a
+        backlog of one, and the forwarder repeats a first packet only after six seconds.
 
         Args:
             plan: the test's.
-            lease_fds: its leases' descriptors, in the order of its forwards.
+            lease_fds: its leases' descriptors, in the order of its forwards, ours the last.
             leased: when they were leased, a `clock.now` value.
 
         Raises:
@@ -236,8 +235,9 @@ class Machine:
         self.milestones.leased, self.milestones.start = leased, clock.now()
         self.check_alive()
         with failures.cause_first(self.vitals):
-            for port, lease in zip(plan.forwards, lease_fds, strict=True):
+            for port, lease in zip(plan.all_forwards, lease_fds, strict=True):
                 self.cards.first.add_forward(port, lease, self.monitor)
+        self.kind.handed_over(self.place, plan.all_forwards)
         self.check_alive()
         self.milestones.ready = clock.now()
 

@@ -32,7 +32,7 @@ from pytest_vmports.vm.qmp_answers import (
     RunState,
     Set,
 )
-from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, run
+from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, in_turn, run
 
 if TYPE_CHECKING:
     import socket
@@ -329,11 +329,23 @@ class Monitor:
         """
         self._give(descriptor, "getfd", fdname=name)
 
-    def _give(self, descriptor: int, command: str, **arguments: str) -> Any:
+    def give_and_hmp(self, descriptor: int, name: str, line: str) -> str:
+        """Do as `give` and then as `hmp`, and wait once for both answers.
+
+        Raises:
+            MonitorError: QEMU refused the descriptor, or hung up; it may have done the second.
+        """
+        return shaped(WHO, self._give(descriptor, "getfd", line, fdname=name), str)
+
+    def _give(self, descriptor: int, command: str, line: str = "", /, **arguments: str) -> Any:
         async def send() -> Any:
             assert self._client is not None
             self._client.send_fd_scm(descriptor)
-            return await self._client.execute(command, arguments or None)
+            answers = [self._client.execute(command, arguments or None)]
+            if line:  # QEMU takes one command after the other
+                told = {"command-line": line}
+                answers.append(self._client.execute("human-monitor-command", told))
+            return (await in_turn(*answers))[-1]
 
         try:
             return run(send(), patience.left(_CALL_SECONDS))

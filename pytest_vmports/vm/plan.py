@@ -107,6 +107,11 @@ class Plan:
         """The guest ports that we need ourselves."""
         return self.kind.own_ports(self.wanted)
 
+    @property
+    def all_forwards(self) -> tuple[ExposedPort, ...]:
+        """The test's forwards, and ours behind them."""
+        return (*self.forwards, *self.own_forwards)
+
     def with_forwards(
         self, forwards: Sequence[ExposedPort], own_forwards: Sequence[ExposedPort] = ()
     ) -> Plan:

@@ -95,6 +95,14 @@ def run(coroutine: Coroutine[Any, Any, _T], timeout: float) -> _T:
         raise TimeoutError(f"no answer from QEMU within {timeout:g} s") from error
 
 
+async def in_turn(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Return what several come to that begin in this order, none of them waiting for another.
+
+    Raises what the first of them raises that does.
+    """
+    return await asyncio.gather(*coroutines)
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Counts its timeouts by the one clock; a loop of asyncio's by a `time` that tests patch."""
 

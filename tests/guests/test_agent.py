@@ -26,7 +26,7 @@ from pytest_vmports.errors import GuestFileError, MachineError
 from pytest_vmports.system import clock, patience
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
 from pytest_vmports.vm.inside.agent_shell import AgentShell
-from pytest_vmports.vm.inside.control import LARGEST, READY, Control, Frames
+from pytest_vmports.vm.inside.control import LARGEST, READY, WARM, Control, Frames
 from pytest_vmports.vm.inside.window import SIZE, SLOT, Window
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
@@ -362,3 +362,49 @@ def test_an_agent_that_hangs_costs_no_more_than_there_is_patience_for(ready):
     finally:
         os.kill(ready.process.pid, signal.SIGCONT)
     assert ready.run("echo next; exit 3") == (3, b"next\n", b"")
+
+
+def test_it_warms_the_kernels_tcp_and_nothing_of_that_stays(ready):
+    sent_before, waiting_before = segments(), waiting()
+    for _ in range(3):
+        ready.control.send(WARM)
+        assert ready.control.await_number(WARM, float("inf"), ended) == 0
+    assert segments() >= sent_before + 3 * 6  # it did go over TCP
+    assert psutil.Process(ready.process.pid).net_connections("inet") == []
+    assert waiting() <= waiting_before
+    assert ready.run("echo on") == (0, b"on\n", b"")
+
+
+def waiting():
+    """Return how many closed connections this network namespace remembers."""
+    with open("/proc/net/sockstat") as table:
+        words = next(line.split() for line in table if line.startswith("TCP:"))
+    return int(words[words.index("tw") + 1])
+
+
+def segments():
+    """Return how many segments this network namespace has sent by TCP."""
+    with open("/proc/net/snmp") as table:
+        names, values = (line.split() for line in table if line.startswith("Tcp:"))
+    return int(values[names.index("OutSegs")])
+
+
+def test_without_a_loopback_it_says_so_soon_and_works_on(tmp_path, missing):
+    if subprocess.run(["unshare", "--net", "--map-root-user", "true"], check=False).returncode:
+        missing("a network namespace (unshare --net)", "allow user namespaces, or run as root")
+    program = tmp_path / "agent"
+    program.write_bytes((GUESTS / architecture_here().agent).read_bytes())
+    program.chmod(0o755)
+    agent = Agent("unshare", "--net", "--map-root-user", program)
+    try:
+        agent.control.await_number(READY, float("inf"), ended)
+        agent.control.send(WARM)
+        assert agent.control.await_number(WARM, float("inf"), ended) != 0
+        assert agent.run("echo on") == (0, b"on\n", b"")
+    finally:
+        agent.control.close()
+        agent.process.wait(60)
+
+
+def architecture_here():
+    return next(one for one in (X86_64, AARCH64) if one.name == host_architecture())

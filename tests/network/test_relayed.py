@@ -95,6 +95,10 @@ class Monitor:
     def __init__(self):
         self.asked = []
 
+    def give_and_hmp(self, descriptor, name, line):
+        self.give(descriptor, name)
+        return self.hmp(line)
+
     def give(self, descriptor, name):
         self.asked.append(f"give {descriptor} {name}")
 

@@ -30,6 +30,10 @@ class Monitor:
         self.asked.append(line)
         return self.reply
 
+    def give_and_hmp(self, descriptor, name, line):
+        self.give(descriptor, name)
+        return self.hmp(line)
+
     def give(self, descriptor, name):
         self.asked.append(("getfd", descriptor, name))
 
@@ -215,6 +219,21 @@ def test_a_refusal_while_running_is_read_from_the_text():
         wiring.add_forward(WEB, 7, monitor)
     assert monitor.asked[-1] == ("closefd", "lease-tcp-20417")
     assert (caught.value.port, caught.value.protocol) == (20417, "tcp")
+    assert wiring.ports == ()
+
+
+def test_a_forward_whose_lease_qemu_did_not_take_does_not_stay():
+    class Full(Monitor):
+        """Has no descriptor left, and binds the port all the same."""
+
+        def give_and_hmp(self, descriptor, name, line):
+            self.hmp(line)
+            raise MonitorError(command="getfd", reply="no descriptor")
+
+    wiring, monitor = UsernetWiring(()), Full()
+    with pytest.raises(MonitorError, match="no descriptor"):
+        wiring.add_forward(WEB, 7, monitor)
+    assert monitor.asked[-1] == "hostfwd_remove n0 tcp:127.0.0.1:20417"
     assert wiring.ports == ()
 
 

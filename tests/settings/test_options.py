@@ -90,7 +90,7 @@ HOMES = [
     ("missing", "'error'", "skip", "error", "skip", ["error", "skip", "error", "skip", "error"]),
     ("boot_timeout", "1.5", "20", "30", "40", [1.5, 20.0, 30.0, 40.0, 120.0]),
     ("setup", "''", "cli", "env", "ini", [None, "cli", "env", "ini", None]),
-    ("prewarm", "0", "1", "0", "1", [0, 1, 0, 1, None]),
+    ("prewarm", "'auto'", "1", "0", "4", ["auto", 1, 0, 4, "auto"]),
 ]  # fmt: skip
 
 
@@ -109,8 +109,6 @@ def test_the_nearest_home_wins(settings, monkeypatch, name, marker, cli, env, in
     monkeypatch.delenv(variable)
     found += [settings(PLAIN_TEST, ini=in_ini), settings(PLAIN_TEST)]
     values = [getattr(one, name) for one in found]
-    if wanted[-1] is None and name == "prewarm":
-        values[-1] = None  # its default depends on the machine
     assert values == wanted
     sources = [one.sources[name] for one in found]
     assert ": marker vmports" in sources[0]

@@ -16,7 +16,7 @@ from pytest_vmports.cli import doctor, place
 from pytest_vmports.leases import candidates, guard, record, state_dir
 from pytest_vmports.network import gvproxy
 from pytest_vmports.pool import standby
-from pytest_vmports.system import listeners, proc, programs
+from pytest_vmports.system import listeners, memory, proc, programs
 
 PACKAGE = Path(pytest_vmports.__file__).parent
 # Which of ours read it, and where below that is tried. `seal` makes an error of its own of it.
@@ -68,7 +68,7 @@ def no_proc(request, monkeypatch, tmp_path):
         lambda: isinstance(programs._kvm_problem(asked_for=False), str),
         lambda: isinstance(place.towards_kvm(place.place()), str),
         lambda: isinstance(doctor._accelerator().text, str),
-        lambda: standby._memory_for(256) is True,
+        lambda: standby._memory_for(256, []) is True and memory.available() is None,
         lambda: guard.owner_of([guard.Row("0A", 3)]) == "",
         lambda: guard.command_of(os.getpid()) == "?",
         lambda: record.locked_files() == set(),

@@ -120,7 +120,7 @@ def test_a_vm_that_ends_while_its_test_waits(vm_factory, wiring, end, use):
 def test_a_vm_that_ends_while_it_is_handed_over(request, vmports_pool, wiring, end, number):
     wanted = {"expose": [PORT], "setup": GUEST, **wiring}
     settings = options.resolve(request.config, wanted, "the test")
-    with vmports_pool.vm(settings, following=settings):
+    with vmports_pool.vm(settings, following=[settings]):
         pass
     standby = vmports_pool.standby
     plan = vmports_pool.plan(settings, vmports_pool.guest(settings))

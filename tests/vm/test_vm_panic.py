@@ -399,7 +399,7 @@ WAITS = """
     def test_first(vm_with_ports, vmports_pool):
         standby = vmports_pool.standby
         standby.join()
-        machine = standby._machine
+        ((_, machine),) = standby._ready
         with contextlib.suppress(MachineDiedError, ConnectionError):
             machine.shell.execute("{panic}", timeout=60, input=b"")
         {until}

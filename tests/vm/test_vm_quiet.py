@@ -32,7 +32,7 @@ def test_qemu_has_nothing_to_say_of_a_template_a_clone_a_standby_and_a_snapshot(
     vmports_pool, wanted
 ):
     machines, origins = [], []
-    for following in (wanted, None):
+    for following in ([wanted], []):
         with vmports_pool.vm(wanted, observe=machines.append, following=following) as vm:
             origins.append(vm.origin)
             moment = vm.snapshot()

@@ -1,9 +1,19 @@
 """The next test's VM, kept ready while a test runs."""
 
+import socket
 import textwrap
+import time
+import urllib.request
 
+import debian_image
 import psutil
 import pytest
+
+from pytest_vmports import Guest
+from pytest_vmports.settings import options
+from pytest_vmports.system.architecture import X86_64
+from pytest_vmports.vm.inside.disk import DiskGuest
+from pytest_vmports.vm.inside.ssh import SshShell
 
 SUITE = """
     import psutil, pytest
@@ -114,6 +124,49 @@ def test_it_can_be_switched_off(run):
     assert run(arguments=["--vmports-prewarm", "0"])["ORIGIN"] == ["cloned"] * 4
 
 
+SEVERAL = """
+    import pytest
+
+    ONE = {"ports": [8080], "setup": "nc -lk -p 8080 -e cat &"}
+    OTHER = {"ports": [9090], "setup": "nc -lk -p 9090 -e cat &"}
+    A = pytest.mark.vmports(8080, setup=ONE["setup"])
+    B = pytest.mark.vmports(9090, setup=OTHER["setup"])
+
+    def told(vm, vmports_pool):
+        vmports_pool.standby.join()
+        print("ORIGIN", vm.origin, len(vmports_pool.standby._ready))
+
+    @pytest.mark.parametrize("kind", [
+        pytest.param(number, marks=A if number % 2 else B) for number in range(5)
+    ])
+    def test_kinds(vm_with_ports, vmports_pool, kind):
+        told(vm_with_ports, vmports_pool)
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_factory(vm_factory, vmports_pool, number):
+        with vm_factory(**ONE) as one:
+            told(one, vmports_pool)
+            with vm_factory(**OTHER) as other:
+                told(other, vmports_pool)
+"""
+
+
+def test_several_of_several_kinds_wait_for_the_tests_that_need_them(
+    pytester, qemu_binary, shared_templates
+):
+    pytester.makepyfile(textwrap.dedent(SEVERAL))
+    words = ["-s", "-p", "no:randomly", "-p", "no:xdist", "--vmports-prewarm", "2"]
+    result = pytester.runpytest_subprocess(*words)
+    result.assert_outcomes(passed=8)
+    said = [line.partition("ORIGIN ")[2] for line in result.outlines if "ORIGIN" in line]
+    # Of each kind one has to be made first; two wait then, and fewer towards the end.
+    assert said[:5] == ["cloned 1", "cloned 2", "standby 2", "standby 1", "standby 0"]
+    # Of a factory the first two tests tell what the next ones take.
+    assert said[5:] == [
+        "cloned 0", "cloned 0", "cloned 2", "standby 2", "standby 1", "standby 0",
+    ]  # fmt: skip
+
+
 def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary, shared_templates):
     pytester.makepyfile(
         """
@@ -133,3 +186,96 @@ def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary, sh
     )
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:xdist")
     result.assert_outcomes(passed=2)
+
+
+@pytest.fixture
+def debian(missing):
+    """Return the Debian image, built when it is not there."""
+    if lacking := debian_image.missing():
+        missing("what builds the Debian image", f"install {', '.join(lacking)}")
+    return debian_image.image()
+
+
+def listening(vm):
+    rows = psutil.Process(vm.pids["QEMU"]).net_connections("inet")
+    return {row.laddr.port for row in rows if row.status == psutil.CONN_LISTEN}
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """Return a disk image of the bundled guest's, and what its ssh was asked by which host port.
+
+    Faked: ssh itself and cloud-init, of which that guest has neither.
+    """
+    kernel, initrd = Guest.alpine(
+        setup="nc -lk -p 80 -e cat & nc -lk -p 22 -e cat & until nc -z 127.0.0.1 22; do :; done"
+    ).boot_files(tmp_path, tmp_path, X86_64)
+    (tmp_path / "disk.raw").write_bytes(bytes(1 << 20))
+    asked = []
+
+    def run(self, command, **_):
+        asked.append((self._port.external, command))
+        return 0, b"", b""
+
+    monkeypatch.setattr(SshShell, "run", run)
+    monkeypatch.setattr(DiskGuest, "await_setup", lambda *_: None)
+    address = "vmports.ip=192.168.127.2 vmports.gateway=192.168.127.1 vmports.dns=192.168.127.3"
+    guest = Guest.disk(
+        tmp_path / "disk.raw", kernel=kernel, initrd=initrd, ssh=True, append=address
+    )
+    return guest, asked
+
+
+def test_a_disk_is_kept_ready_too_and_its_way_in_goes_to_its_test(
+    request, vmports_pool, small_disk
+):
+    guest, asked = small_disk
+    settings = options.resolve(request.config, {"expose": [80], "prewarm": 2}, "the test")
+    with vmports_pool.vm(settings, guest, following=[settings] * 2) as vm:
+        assert vm.origin == "cloned"
+        vmports_pool.standby.join()
+        waiting = [machine for _, machine in vmports_pool.standby._ready]
+        assert len({machine.workdir / "root.qcow2" for machine in waiting}) == 2
+        for machine in waiting:
+            assert (machine.workdir / "root.qcow2").exists() and machine.cards.first.ports == ()
+    for following in ([settings], []):
+        with vmports_pool.vm(settings, guest, following=following) as vm:
+            assert vm.origin == "standby" and vm._machine is waiting.pop(0)
+            (ssh,) = vm._machine.plan.own_forwards
+            assert listening(vm) == {vm[80].external, ssh.external}
+            assert vm.run("true").returncode == 0
+            assert asked[-1] == (ssh.external, "true")
+            for port in (vm[80], ssh):
+                with socket.create_connection(port.address, 60) as connection:
+                    connection.sendall(b"hi")
+                    assert connection.recv(2) == b"hi"
+    vmports_pool.standby.drop()
+
+
+@pytest.mark.slow
+def test_a_debian_is_kept_ready_with_a_disk_of_its_own_and_ssh_by_its_tests_port(
+    request, vmports_pool, debian, tmp_path
+):
+    data = "#cloud-config\nlocale: false\n"
+    guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=True, **debian.direct)
+    wanted = {"expose": [80], "boot_timeout": 3600, "prewarm": 2}
+    settings = options.resolve(request.config, wanted, "the test")
+    with vmports_pool.vm(settings, guest, following=[settings] * 2) as vm:
+        assert vm.origin == "cloned"
+        vm.run("echo of the first >/root/mark", timeout=600)
+        vmports_pool.standby.join()
+    seen = set()
+    for _ in range(2):
+        with vmports_pool.vm(settings, guest, following=[settings]) as vm:
+            assert vm.origin == "standby"
+            assert urllib.request.urlopen(vm[80].url, timeout=600).status == 200
+            said = vm.run("cat /root/mark; echo mine >/root/mark; date +%s", timeout=600)
+            assert said.stderr.endswith("No such file or directory\n")
+            assert abs(float(said.stdout) - time.time()) < 60
+            (ssh,) = vm._machine.plan.own_forwards
+            assert listening(vm) == {vm[80].external, ssh.external}
+            assert f"Port {ssh.external}\n" in vm.ssh_config(tmp_path / "config").read_text()
+            seen.add(vm.pids["QEMU"])
+    assert len(seen) == 2
+    vmports_pool.standby.drop()
+    assert not any(map(psutil.pid_exists, seen))

@@ -173,7 +173,7 @@ class _Run:
     def _give(self, given: Given) -> None:
         room = bytearray(LARGEST)
         while self._status is None and (size := given.fill(memoryview(room))):
-            self._time.progress()
+            self._time.went_on()
             self._send("I", bytes(room[:size]))
 
     def _give_by(self, window: Window, given: Given) -> None:

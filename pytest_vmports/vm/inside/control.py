@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.vm.inside.window import Window
 
-READY, CLOCK, MOVED, ENDED = "V", "C", "N", "X"
+READY, CLOCK, MOVED, WARM, ENDED = "V", "C", "N", "T", "X"
 CONSUMED, OUTPUT, ERRORS = "A", "O", "E"
 LARGEST = 4096
 WHO = "the guest's control channel"
@@ -30,7 +30,7 @@ _HEAD = 4
 _SEED = 32
 # What the guest's agent sends: its numbers up to an exit status, errno and wait status, its bytes
 # up to a frame's.
-_NUMBERS = {READY: 0xFF, CLOCK: 4095, MOVED: 4095, ENDED: 0xFFFF, "o": SLOT, "e": SLOT}
+_NUMBERS = {READY: 0xFF, CLOCK: 4095, MOVED: 4095, WARM: 4095, ENDED: 0xFFFF, "o": SLOT, "e": SLOT}
 _BYTES = {CONSUMED: 0, OUTPUT: LARGEST, ERRORS: LARGEST}
 _LAST_SIGNAL, _DUMPED = 64, 0x80
 # Those that tell of what lies in the window.

@@ -25,7 +25,7 @@ from pytest_vmports.vm.inside.by_weight import ByWeight
 from pytest_vmports.vm.inside.first_boot import await_cloud_init, warn_of_complaints
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import RunnerShell
-from pytest_vmports.vm.inside.ssh import SshShell, copy_key, public_half, session_key
+from pytest_vmports.vm.inside.ssh import CONFIG, SshShell, copy_key, public_half, session_key
 from pytest_vmports.vm.inside.waiting import BootFiles
 from pytest_vmports.vm.last_words import TABLE
 from pytest_vmports.vm.saved import OVERLAY, VARIABLES
@@ -68,8 +68,6 @@ class DiskGuest(OwnInit):
 
     # A distribution goes on starting things after its ports answer.
     rest_seconds = 30.0
-    # Its own forwards, as that of ssh, are not handed over.
-    stands_by = False
 
     def __init__(self, guest: Guest, image: Disk, architecture: Architecture) -> None:
         super().__init__(guest, architecture)
@@ -185,6 +183,13 @@ class DiskGuest(OwnInit):
             self._link.send_ahead()
         elif self._link is not None:
             self._link, self._why_no_agent = None, "nor did it in the guest that was saved"
+
+    def handed_over(self, place: Place, forwards: Sequence[ExposedPort]) -> None:
+        """Reach its ssh by the test's forward from now on."""
+        if self._image.ssh:
+            self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
+            self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
+            self.ssh.write_config(place.workdir / CONFIG)
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when cloud-init, if it is given anything, has finished well.

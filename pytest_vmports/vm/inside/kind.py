@@ -127,6 +127,28 @@ class GuestKind(Protocol):
             MachineError: it does not answer, or its VM has ended.
         """
 
+    def warm(self, deadline: float, check: Callable[[], None]) -> None:
+        """Have it do what its first test will have it do, so that an emulator knows the code.
+
+        Args:
+            deadline: `clock.now` value at which to give up.
+            check: raises when a process of its VM has ended.
+
+        Raises:
+            MachineError: its VM has ended.
+        """
+
+    def handed_over(self, place: Place, forwards: Sequence[ExposedPort]) -> None:
+        """Take note that it is another test's now, with other forwards.
+
+        Args:
+            place: of its VM's files.
+            forwards: all forwards of the VM.
+
+        Raises:
+            OSError: a file of the VM's cannot be replaced.
+        """
+
     def set_clock(self, waiting: Waiting) -> None:
         """Give it the host's time, where we can; return when it has that and its address.
 

@@ -117,6 +117,12 @@ class OwnInit:
     def await_shell(self, waiting: Waiting) -> None:
         """Return at once: there is none."""
 
+    def warm(self, deadline: float, check: Callable[[], None]) -> None:
+        """Do nothing: nobody in it listens."""
+
+    def handed_over(self, place: Place, forwards: Sequence[ExposedPort]) -> None:
+        """Do nothing: no forward is ours."""
+
     def set_clock(self, waiting: Waiting) -> None:
         """Do nothing: nobody in it listens."""
 
