@@ -134,7 +134,7 @@ class Pool:
             hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
             return self.launcher.launch(
                 plan, exposed, observe,
-                cloned=settings.template and not settings.fresh_boot,
+                cloned=bool(settings.template) and not settings.fresh_boot,
                 prepare_next=bool(settings.prewarm) and _alike(following, settings),
             )  # fmt: skip
 

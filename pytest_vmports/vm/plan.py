@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.readiness import Condition
 
 # Of the identity and of what lies in a template's folder: a change of either is another template.
-FORMAT = 6
+FORMAT = 7
 KEY_LENGTH = 24
 
 
@@ -71,6 +71,7 @@ class Plan:
         capture: its packets are written to a file.
         reachable: console and monitor are on sockets too, for people.
         may_crash: its test allows the guest's kernel to panic.
+        clockless: it is cloned also where nothing sets a restored guest's clock.
         console_limit: MiB that are kept of what it writes to its console.
         said: name, value and source of what was set by anybody, for reports.
     """
@@ -88,6 +89,7 @@ class Plan:
     capture: bool = False
     reachable: bool = False
     may_crash: bool = False
+    clockless: bool = False
     console_limit: int = 64
     said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
 

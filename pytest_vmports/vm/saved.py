@@ -27,6 +27,14 @@ class SavedState(Protocol):
     def memory(self) -> Ram | None:
         """The file that its memory is mapped from; None where the state holds all of it."""
 
+    @property
+    def saved_at(self) -> float:
+        """When it was saved, a `clock.wall` value."""
+
+    @property
+    def clock_behind(self) -> float:
+        """By how many seconds its clock was behind then, as far as that is known."""
+
     def open_state(self) -> BinaryIO:
         """Return the state, open."""
 
@@ -40,12 +48,16 @@ class Snapshot:
         console: what the guest had written to its console.
         memory: the file that its memory was mapped from, if any.
         disks: copies of the files it wrote as its disks.
+        saved_at: when it was saved, a `clock.wall` value.
+        clock_behind: by how many seconds its clock was behind then.
     """
 
     path: Path
     console: str
     memory: Ram | None
     disks: tuple[Path, ...] = ()
+    saved_at: float = 0.0
+    clock_behind: float = 0.0
 
     def bring_back_disks(self, workdir: Path) -> None:
         """Put the disks' files back where the VM has them.

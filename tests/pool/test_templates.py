@@ -59,7 +59,8 @@ def plan(**changes):
     facts = {
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
         "identity": {"name": "a guest"}, "standby_key": "key", "own_ports": [],
-        "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False, **changes,
+        "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False,
+        "clockless": False, **changes,
     }  # fmt: skip
     return FakePlan(**facts)
 
@@ -166,6 +167,18 @@ def test_where_there_can_be_no_template_none_is_made_and_one_line_says_why(
         assert notes == [f"VM starts with {ports}"]
     (line,) = maker.said
     assert line.startswith(f"vmports: every VM of {whose} boots from cold: ") and why in line
+
+
+def test_a_guest_whose_clock_nothing_sets_is_cloned_where_that_is_wanted_and_one_line_says_so(
+    maker,
+):
+    kind = SimpleNamespace(why_no_template="nothing sets its clock", stands_by=False)
+    for _ in range(2):
+        notes, _ = maker.launch(plan(kind=kind, clockless=True))
+        assert notes[-1].startswith("VM starts") and maker.started_from
+    (line,) = maker.said
+    assert line.startswith("vmports: clones of a guest have the time of their template: nothing ")
+    assert "vm.clock_behind" in line
 
 
 def test_what_is_to_boot_from_cold_makes_none(maker):

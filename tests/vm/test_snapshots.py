@@ -40,6 +40,8 @@ class FakeMonitor:
     def why_ended(self):
         return ""
 
+    resets = SimpleNamespace(count=0)
+
 
 class FakeMachine:
     """Notes in ``notes`` what is asked of it, with its monitor and its QEMU."""
@@ -53,7 +55,7 @@ class FakeMachine:
             (self.workdir / OVERLAY).write_text("as it is")
         self.console = Console(self.workdir / "console.log")
         self.console.path.write_text("said so far\n")
-        self.ram, self.running = None, True
+        self.ram, self.running, self.clock_behind = None, True, 2.0
         self.place, self.kind = None, SimpleNamespace(save_key=lambda *_: None)
         self._died = died
         self._qemu = SimpleNamespace(
@@ -75,6 +77,9 @@ class FakeMachine:
         self.notes.append("check")
         if self._died is not None:
             raise self._died
+
+    def await_back(self):
+        """It has not rebooted."""
 
     def stop(self, *, keep_disks=False):
         self.notes.append(f"stop, keep_disks={keep_disks}")

@@ -152,7 +152,7 @@ class DiskGuest(OwnInit):
             reports.feed(new.read().text)
             found = reports.verdict
             if found is not None and (self._image.tolerant or not found.errors):
-                return
+                break
             if found is not None:
                 raise _failed(waiting, "\n".join(f"  {error}" for error in found.errors))
             failed = reports.failure
@@ -166,6 +166,13 @@ class DiskGuest(OwnInit):
                 raise waiting.timed_out("cloud-init has not said that it finished")
             waiting.check()
             clock.sleep(_LOOK_SECONDS)  # a file that grows raises no event
+
+        # Its reboot raises here, and what comes after that is waited for.
+        while self._image.seed.reboots and not (waiting.rebooted or waiting.console.before):
+            if waiting.over:
+                raise waiting.timed_out("cloud-init has finished; its power_state has no reboot")
+            waiting.check()
+            clock.sleep(_LOOK_SECONDS)
 
     def await_shell(self, waiting: Waiting) -> None:
         """Return when ssh and the QEMU guest agent, as far as it has them, answer.

@@ -89,6 +89,9 @@ class GuestKind(Protocol):
     def restored(self) -> None:
         """Do what has to be done when its state was loaded and before it runs."""
 
+    def rebooted(self) -> None:
+        """Forget what it has said: it boots anew, and is waited for again."""
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return when a guest that was booted has done what it was told to.
 

@@ -54,6 +54,12 @@ class Prepared(OwnInit):
         self._send_clock()
         self._clock_sent = True
 
+    def rebooted(self) -> None:
+        """Forget what its agent has said: it is started anew, behind the setup."""
+        assert self._control is not None
+        self._control.begin_anew()
+        self._shell, self._clock_sent = None, False
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return when its setup has ended well.
 
