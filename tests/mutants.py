@@ -363,8 +363,8 @@ _COMMAND = _of(
     disk_is_synced=("cache=unsafe", "cache=writeback"),
     capture_at_a_fixed_netdev=("netdev={capture.netdev}", "netdev=n0"),
     defaults_are_there=('"vmports", "-nodefaults", ', '"vmports", '),
-    users_files_are_read=('"-no-user-config", "-no-reboot"', '"-no-reboot"'),
-    reboots=('"-no-user-config", "-no-reboot"', '"-no-user-config"'),
+    users_files_are_read=('"-nodefaults", "-no-user-config"', '"-nodefaults"'),
+    reboots=("() if hardware.reboots else", "() if True else"),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
     disks_draw_the_same_numbers=("*(() if fitting.lean else hardware.qemu.architecture.restored_args),", ""),
     arm64_has_no_control_channel=(
@@ -560,8 +560,8 @@ _CLONE = _of(
     a_template_fails_for_ever=("if template.folder.name in self._failed:", "if False:"),
     whoever_keeps_its_address_is_cloned=("if plan.network.lan is not None and", "if False and"),
     whatever_the_kind_it_is_cloned=(
-        "(why := plan.kind.why_no_template) is not None",
-        "(why := '')",
+        "(why := plan.kind.why_no_template) is None",
+        "(why := ' ')",
     ),
     the_reason_is_said_every_time=("if line not in self._told:", "if True:"),
 )

@@ -228,7 +228,7 @@ UNSEEN = {
     "expose": "a forward is between the host and QEMU; what is waited for is in the key",
     "strict_network": "it refuses a VM; of one with network the key knows it",
     "boot_timeout": "how long the host waits",
-    "template": "whether there is a key at all",
+    "template": "whether there is a key at all, and whether clones are told the time",
     "fresh_boot": "likewise",
     "allow_crash": "what the host makes of a panic",
     "console_limit": "what the host keeps of a console",
@@ -256,8 +256,8 @@ SEEN = {
     "allow_network": "yes", "backend": "gvproxy", "host_ports": "8000:1", "network": "lab",
     "guest": "{folder}/other.raw", "kernel": "{folder}/other", "initrd": "{folder}/other",
     "append": "quiet", "files": "{folder}/other=/page", "setup": "false", "memory": "128",
-    "cpus": "2", "display": "yes", "crash_dump": "yes", "accel": "kvm", "wait_for": "none",
-    "qemu": "{folder}/{qemu}",
+    "cpus": "2", "display": "yes", "crash_dump": "yes", "on_reboot": "allow", "accel": "kvm",
+    "wait_for": "none", "qemu": "{folder}/{qemu}",
 }  # fmt: skip
 
 

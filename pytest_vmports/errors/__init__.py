@@ -43,6 +43,7 @@ from pytest_vmports.errors.machine import GuestCrashError as GuestCrashError
 from pytest_vmports.errors.machine import GuestFileError as GuestFileError
 from pytest_vmports.errors.machine import GuestForwardError as GuestForwardError
 from pytest_vmports.errors.machine import GuestPanicError as GuestPanicError
+from pytest_vmports.errors.machine import GuestRebootError as GuestRebootError
 from pytest_vmports.errors.machine import GuestSaidError as GuestSaidError
 from pytest_vmports.errors.machine import GuestShellError as GuestShellError
 from pytest_vmports.errors.machine import GuestStuckError as GuestStuckError

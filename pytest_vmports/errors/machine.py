@@ -149,6 +149,15 @@ class GuestPanicError(GuestCrashError):
         super().__init__(message, **{"hint": "", "cause": "", **fields})
 
 
+class GuestRebootError(MachineDiedError):
+    """The guest rebooted by itself, which ends its VM, or while something was asked of it.
+
+    Fields: ``what`` (happened), ``remedy``, ``program``, ``returncode``, ``stderr``, ``console``.
+    """
+
+    template = "{what}; {remedy}\nthe end of its console:\n{console}"
+
+
 class DiskFullError(MachineDiedError):
     """The host had no room for what the guest writes. Fields: ``folder``, as `MachineDiedError`."""
 

@@ -11,7 +11,7 @@ class _VmWarning(UserWarning):
 
 
 class GuestRebootWarning(_VmWarning):
-    """A guest rebooted by itself, which ends its VM."""
+    """A guest that may reboot was reset without a word of its kernel."""
 
 
 class LostEvidenceWarning(_VmWarning):

@@ -79,6 +79,17 @@ class Seed:
     meta_data: bytes | None = None
     network_config: bytes | None = None
 
+    @property
+    def reboots(self) -> bool:
+        """Whether its ``power_state`` has the guest reboot at the end of its first boot."""
+        data = self.user_data or b""
+        if b"power_state" not in data or not data.lstrip().startswith(b"#cloud-config"):
+            return False
+        found = _need("yaml").safe_load(data)
+        told = found.get("power_state") if isinstance(found, dict) else None
+        # With a condition it may not.
+        return isinstance(told, dict) and told.get("mode") == "reboot" and "condition" not in told
+
     def files(self, ssh_key: str = "", agent: str = "") -> dict[str, bytes]:
         """Return the seed's files by name.
 

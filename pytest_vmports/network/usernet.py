@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import (
@@ -32,7 +32,7 @@ NETDEV_ID = "n0"
 NO_CARD = ("-nic", "none")
 """The arguments that keep QEMU from adding its default card."""
 _ROW = re.compile(
-    r"[ \t]*(?P<proto>TCP|UDP)\[(?P<state>\w{1,20})\][ \t]+\S{1,20}[ \t]+\S{1,60}"
+    r"[ \t]*(?P<proto>TCP|UDP)\[(?P<state>\w{1,20})\][ \t]+(?P<id>\S{1,20})[ \t]+\S{1,60}"
     r"[ \t]+(?P<host_port>[0-9]{1,5})[ \t]+\S{1,60}[ \t]+[0-9]{1,5}\b"
 )
 # The states that a connection reaches only after the guest answered the first packet.
@@ -99,6 +99,7 @@ class UsernetWiring(NoProcesses):
 
     ports: tuple[ExposedPort, ...]
     restrict: bool = True
+    _answered: bool = field(default=False, init=False, compare=False)
 
     def add_forward(self, port: ExposedPort, lease_fd: int, monitor: MonitorCommands) -> None:
         """Add a forward with ``hostfwd_add``; QEMU shares its lease from before that on.
@@ -158,25 +159,37 @@ class UsernetWiring(NoProcesses):
 
     @contextlib.contextmanager
     def watch(self, port: ExposedPort, monitor: MonitorCommands) -> Iterator[Callable[[], bool]]:
-        """Yield whether ``info usernet`` shows a connection to ``port`` that the guest answered."""
-        yield lambda: self._accepted(port, monitor)
+        """Yield whether ``info usernet`` shows a connection to ``port`` that the guest answered.
 
-    def _accepted(self, port: ExposedPort, monitor: MonitorCommands) -> bool:
+        One that is there before proves nothing: a guest that was reset leaves its connections as
+        they were. None is, while no guest has answered at all.
+        """
+        before = self._answered_by(port, monitor) if self._answered else set()
+        yield lambda: self._accepted(port, monitor, before)
+
+    def _accepted(self, port: ExposedPort, monitor: MonitorCommands, before: set[str]) -> bool:
+        new = self._answered_by(port, monitor) - before
+        self._answered = self._answered or bool(new)
+        return bool(new)
+
+    def _answered_by(self, port: ExposedPort, monitor: MonitorCommands) -> set[str]:
         return accepted(monitor.hmp("info usernet"), port)
 
 
-def accepted(table: str, port: ExposedPort) -> bool:
-    """Whether HMP's ``info usernet`` shows a connection to a forward that the guest has answered.
+def accepted(table: str, port: ExposedPort) -> set[str]:
+    """Return those connections to a forward that the guest has answered, by HMP's ``info usernet``.
 
-    Rows that are none are passed over: others of the table mean nothing here either.
+    Each by QEMU's number of its socket. Rows that are none are passed over: others of the table
+    mean nothing here either.
     """
     rows = filter(None, map(_ROW.match, table.splitlines()))
-    return any(
-        row["proto"].lower() == port.protocol
+    return {
+        row["id"]
+        for row in rows
+        if row["proto"].lower() == port.protocol
         and int(row["host_port"]) == port.external
         and row["state"] in _ANSWERED
-        for row in rows
-    )
+    }
 
 
 def card_args(forwards: Sequence[ExposedPort], *, restrict: bool) -> list[str]:

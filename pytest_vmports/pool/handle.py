@@ -229,6 +229,40 @@ class VM(Shares, WithNetworkLog):
         """
         self._again(None)
 
+    def reboot(
+        self, by: Callable[[], object] | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Have the guest reboot, and return when it is ready again; needs ``on_reboot = allow``.
+
+        Args:
+            by: makes the guest reboot; left out, the command ``reboot`` in it does.
+            timeout: seconds for both; left out, those of its boot.
+
+        Raises:
+            BootTimeoutError: it has not rebooted, or is not ready again, in time.
+            MachineDiedError: the VM has ended, or the guest's kernel has crashed.
+            MachineError: a reboot would end this VM, or nothing in it can be asked.
+        """
+        limit = arguments.seconds_or_none(timeout)
+        with self._living():
+            boots = self._machine.plan.boot_timeout
+            snapshots.reboot(self._machine, boots if limit is None else limit, by)
+
+    @property
+    def reboots(self) -> int:
+        """How often the guest has rebooted by itself since it was started or reset."""
+        return self._machine.reboots.count
+
+    @property
+    def clock_behind(self) -> float:
+        """By how many seconds the guest's clock is behind the host's, as far as we know.
+
+        More than 0 only where nothing can set the clock of a restored guest, which is then cloned
+        with ``template = always``, or restored; the guest may have set it meanwhile.
+        """
+        machine = self._machine
+        return 0.0 if machine.reboots.count else machine.clock_behind  # it has read its board's
+
     def snapshot(self) -> Snapshot:
         """Save this moment, memory and all, to come back to with `restore` while the VM lives.
 

@@ -62,6 +62,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         hardware=Hardware(
             qemu, choose_accel(settings.accel, qemu.path), memory,
             guest.cpus or settings.cpus, settings.display, settings.crash_dump,
+            settings.on_reboot == "allow",
         ),
         network=choose_network(
             [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,
@@ -77,6 +78,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         capture=settings.pcap,
         reachable=reachable,
         may_crash=settings.allow_crash,
+        clockless=settings.template == "always",
         console_limit=settings.console_limit,
         said=tuple(_said(settings)),
     )  # fmt: skip

@@ -130,7 +130,7 @@ class Pool:
             plan = self.plan(settings, guest)
             waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
             hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
-            cloned = settings.template and not settings.fresh_boot
+            cloned = bool(settings.template) and not settings.fresh_boot
             machine, order = self.launcher.launch(plan, exposed, observe, cloned=cloned)
             if cloned:
                 self._foresight.learn(settings, order)

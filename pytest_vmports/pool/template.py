@@ -1,9 +1,9 @@
 """One template: the saved state of a guest that was booted once, from which clones start.
 
 It is a folder with ``ram`` (the guest's memory, sparse), ``state`` (its devices), ``console`` (what
-it wrote there until then), what it wrote to its disks if it has any, and ``manifest.json``. It is
-named by a key of everything that shapes it,
-and checked before it is believed. Sources: QEMU's documentation of ``x-ignore-shared`` and
+it wrote there until then), ``clock`` (the host's time at that moment), what it wrote to its disks
+if it has any, and ``manifest.json``. It is named by a key of everything that shapes it, and checked
+before it is believed. Sources: QEMU's documentation of ``x-ignore-shared`` and
 ``memory-backend-file``.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+CLOCK = "clock"
 _MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _WRITE = 0o222
@@ -91,6 +92,21 @@ class Template:
         """
         with self._open("console") as file:
             return file.read().decode(errors="replace")
+
+    @property
+    def saved_at(self) -> float:
+        """When it was saved, a `clock.wall` value.
+
+        Raises:
+            MonitorError: that is not there any more.
+        """
+        with self._open(CLOCK) as file:
+            return float(file.read())
+
+    @property
+    def clock_behind(self) -> float:
+        """By how many seconds its clock was behind then: it had been booted, so by none."""
+        return 0.0
 
     def touch(self) -> bool:
         """Note that it is used now; False when it has been given up."""

@@ -17,7 +17,9 @@ from pytest_vmports.errors import (
     VmPortsError,
 )
 from pytest_vmports.pool.apart import Apart
+from pytest_vmports.pool.template import CLOCK
 from pytest_vmports.pool.template_places import TemplatePlaces
+from pytest_vmports.system import clock
 from pytest_vmports.vm import failures
 from pytest_vmports.vm.argv import Ram
 from pytest_vmports.vm.snapshots import save, save_disks, settle
@@ -37,6 +39,11 @@ _MIB = 1 << 20
 _SAVE_SECONDS = 60.0
 _CONSOLE_CHARACTERS = 1 << 16
 _TOO_LARGE = re.compile(rf"signal {signal.SIGXFSZ.value}\b|File too large")
+# Kernels before 5.18 do not heed the board's word that they were restored; others have none.
+_BEHIND = (
+    "vm.clock_behind tells by how much it is behind, and what their kernel draws as random may be "
+    "the same in all; fresh_boot = yes boots one"
+)
 
 
 class Templates:
@@ -66,12 +73,15 @@ class Templates:
         """
         if repr(plan.guest) in self._without:
             return True
-        if (why := plan.kind.why_no_template) is not None:
-            self._give_up(plan.guest, why)
-            return True
         if plan.network.lan is not None and (why := self._apart.why(plan)) is not None:
             self._say_cold(f"{plan.guest.name} on a shared network", why)
             return True
+        if (why := plan.kind.why_no_template) is None:
+            return False
+        if not plan.clockless:
+            self._give_up(plan.guest, f"{why}; template = always clones it all the same")
+            return True
+        self._say(f"clones of {plan.guest.name} have the time of their template: {why}; {_BEHIND}")
         return False
 
     def find(
@@ -93,11 +103,7 @@ class Templates:
         def fill(folder: Path) -> None:
             def save_it(booted: Machine) -> None:
                 _rest_and_save(booted, folder)
-                kept = booted.console.recent()[-_CONSOLE_CHARACTERS:]
-                try:
-                    (folder / "console").write_text(kept, "utf-8")
-                except OSError as error:
-                    raise _no_room(folder, error.strerror or str(error)) from error
+                _keep(folder, "console", booted.console.recent()[-_CONSOLE_CHARACTERS:])
 
             try:
                 (folder / "ram").touch()  # QEMU may make no file there
@@ -139,7 +145,10 @@ class Templates:
         self._say_cold(guest.name, why)
 
     def _say_cold(self, whose: str, why: str) -> None:
-        line = f"vmports: every VM of {whose} boots from cold: {why}"
+        self._say(f"every VM of {whose} boots from cold: {why}")
+
+    def _say(self, what: str) -> None:
+        line = f"vmports: {what}"
         if line not in self._told:
             self._told.add(line)
             self._tell(line)
@@ -152,11 +161,20 @@ def _rest_and_save(booted: Machine, folder: Path) -> None:
         if (crash := booted.vitals.failed) is not None:
             # Its test allows that, and others would begin with what is left of it.
             raise MonitorError(f"one whose kernel crashed is not saved: {crash.said}")
-        if (why := booted.kind.why_no_template) is not None:  # which shows once it is up
+        # Which may show once it is up.
+        if (why := booted.kind.why_no_template) is not None and not booted.plan.clockless:
             raise MonitorError(why)
+        _keep(folder, CLOCK, f"{clock.wall():.3f}")
         save(booted, folder / "state")
         # QEMU has written all of them out, and lets go of them.
         save_disks(booted, folder)
+
+
+def _keep(folder: Path, name: str, text: str) -> None:
+    try:
+        (folder / name).write_text(text, "utf-8")
+    except OSError as error:
+        raise _no_room(folder, error.strerror or str(error)) from error
 
 
 def _mind_full_disk(folder: Path, error: LaunchError | MonitorError | MachineDiedError) -> None:

@@ -154,6 +154,7 @@ def _facts(machine: Machine) -> dict[str, Any]:
         "settings": {
             name: {"value": value, "from": source} for name, value, source in machine.plan.said
         },
+        "reboots": machine.reboots.count,
         "seconds": {name: round(at - first, 4) for name, at in passed.items()},
         "processes": [
             {"name": process.name, "pid": process.pid, "exit": process.returncode}

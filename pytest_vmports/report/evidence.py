@@ -14,6 +14,7 @@ from pytest_vmports.system.mishaps import noting
 from pytest_vmports.vm.crashes import Weight
 from pytest_vmports.vm.inside import listening
 from pytest_vmports.vm.readiness import ALL, Probe
+from pytest_vmports.vm.reboots import times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ _STEPS = {
     "console": "first output on its console (seen)",
     "setup": "setup ended, or restored",
     "ready": "ready, handed over",
+    "rebooted": "ready again after a reboot",
     "stopped": "stopped",
 }
 
@@ -160,6 +162,12 @@ def _time_line(machine: Machine) -> str:
         return "(nothing happened)"
     first = min(passed.values())
     lines = [f"{at - first:8.3f} s  {_STEPS[name]}" for name, at in passed.items()]
+    if count := machine.reboots.count:
+        lines.append(f"            its guest rebooted {times(count)}")
+    elif machine.clock_behind:
+        lines.append(
+            f"            its clock is {machine.clock_behind:.1f} s behind: nothing sets it"
+        )
     if "stopped" not in passed:
         lines.append(f"{clock.now() - first:8.3f} s  this report")
     # Also where it said nothing, and so has no section.

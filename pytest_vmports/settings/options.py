@@ -53,9 +53,10 @@ class Settings:
     accel: str
     boot_timeout: float
     wait_for: WaitFor
-    template: bool
+    template: bool | str
     fresh_boot: bool
     allow_crash: bool
+    on_reboot: str
     crash_dump: bool
     copy_limit: int
     prewarm: int | str

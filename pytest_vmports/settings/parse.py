@@ -67,6 +67,20 @@ def reach(value: Any) -> bool | Destinations:
     return read(map(str, value))
 
 
+def yes_no_or(*others: str) -> Callable[[Any], bool | str]:
+    """Return a reader of yes, no, or one of these words."""
+
+    def read(value: Any) -> bool | str:
+        word = str(value).strip().lower()
+        if word in others:
+            return word
+        if isinstance(value, bool) or word in _WORDS:
+            return boolean(value)
+        raise ValueError(f"write yes, no or {', '.join(others)} (also true/false, on/off, 1/0)")
+
+    return read
+
+
 def choice(*allowed: str) -> Callable[[Any], str]:
     """Return a reader of one of these words."""
 

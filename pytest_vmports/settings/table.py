@@ -141,11 +141,19 @@ OPTIONS = (
         "what must answer: any, all, none, guest ports ('80 443') or an HTTP path ('8080/health')",
     ),
     Option(
-        "template", "yes", "boolean",
-        "boot once and start each test's VM from its saved state: yes or no",
+        "template", "yes", "yes_no_or",
+        "boot once and start each test's VM from its saved state: yes, no, or always: also where "
+        "nothing can set a restored guest's clock, which is behind then",
+        ("always",),
     ),
     Option("fresh_boot", "no", "boolean", "boot this test's VM from cold: yes or no"),
     Option("allow_crash", "no", "boolean", "a crash of its kernel does not fail a test: yes or no"),
+    Option(
+        "on_reboot", "fail", "choice",
+        "a guest that reboots by itself ends its VM, and the test fails (fail), or it lives on "
+        "(allow)",
+        ("fail", "allow"),
+    ),
     Option(
         "crash_dump", "no", "boolean",
         "write the memory of a guest whose kernel crashed to the artifacts: yes or no",

@@ -32,7 +32,7 @@ class Hardware:
     """The machine that a guest sees.
 
     ``memory`` is in MiB; ``display``: it has a graphics card; ``crash_dump``: a crashed guest's
-    memory is wanted.
+    memory is wanted; ``reboots``: it may reboot, which ends QEMU otherwise.
     """
 
     qemu: Qemu
@@ -41,6 +41,7 @@ class Hardware:
     cpus: int
     display: bool = False
     crash_dump: bool = False
+    reboots: bool = False
 
     @property
     def has_window(self) -> bool:
@@ -149,7 +150,8 @@ def build_command(
         hardware: the machine.
         network: the arguments that give it its cards; see `network_args`.
         channels: where its monitor and serial ports lead.
-        kernel: the kernel to boot; None where firmware finds one on the disk.
+        kernel: the kernel to boot; None where firmware finds one on the disk. A restored machine
+            is given it too where its guest may reboot, for then it is booted.
         initrd: the initrd, or None.
         kernel_words: the kernel's command line.
         drives: its disks, or None.
@@ -161,13 +163,15 @@ def build_command(
     emulated = hardware.qemu.architecture.emulated_cpu
     command = [
         hardware.qemu.path,
-        *("-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-name", "vmports", "-nodefaults", "-no-user-config"),
+        *(() if hardware.reboots else ("-no-reboot",)),
         *("-display", "none"),
         *_board(hardware, ram, fitting, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
         *("-cpu", emulated if hardware.accelerator.name == "tcg" else "host"),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
-        *(_boot(kernel, initrd, kernel_words) if not restore else ("-incoming", "defer", "-S")),
+        *(_boot(kernel, initrd, kernel_words) if hardware.reboots or not restore else ()),
+        *(("-incoming", "defer", "-S") if restore else ()),
         *(() if fitting.lean else hardware.qemu.architecture.restored_args),
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
         *_monitor(hardware.qemu, "monitor", "control"),

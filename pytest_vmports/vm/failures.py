@@ -17,6 +17,7 @@ from pytest_vmports.errors import (
     GuestCrashError,
     GuestKernelWarning,
     GuestPanicError,
+    GuestRebootError,
     GuestRebootWarning,
     GuestShellError,
     LaunchError,
@@ -69,6 +70,8 @@ _WHY = {
 # Who writes no such word before a reset has not rebooted: a kernel says each, whatever its level.
 _SAYS_RESET = re.compile(r"reboot: |sysrq: Resetting|Rebooting in \d")
 _LINUX = re.compile(r"^\[ *\d+\.\d{6}\]", re.MULTILINE)
+# What a kernel says once for each reset of those; the other words come beside.
+_ONCE = re.compile(r"reboot: Restarting system|sysrq: Resetting")
 _UNSAID = "the guest was reset without a word of its kernel, as by a triple fault"
 # What Linux writes last (source: its kernel/reboot.c), for a QEMU whose own words were lost.
 _LINUX_SAYS = {"reboot: Restarting system": _REBOOT, "reboot: Power down": _POWER_OFF}
@@ -128,6 +131,15 @@ class Vitals:
             return False
         # A clone's kernel may have written when its template booted alone.
         return _LINUX.search(clean(self.console.recent())) is not None
+
+    @property
+    def resets_unsaid(self) -> bool:
+        """Likewise, of one that may reboot and whose QEMU goes on with it."""
+        count = self.monitor.resets.count
+        if not count or self.console.size > _LOOK_BYTES:  # where words may be out of sight
+            return False
+        said = clean(self.console.end(_LOOK_BYTES))
+        return count > len(_ONCE.findall(said)) and _LINUX.search(self.console.recent()) is not None
 
     def await_ending(self, *, sure: bool = False) -> None:
         """Wait for what is about to end; at most some seconds."""
@@ -196,7 +208,23 @@ def found(vitals: Vitals) -> MachineDiedError | None:
             kind=crash.kind.name, what=crash.kind.says, crash=crash.said,
             console=console.passage(), remedy=advice, **facts,
         )  # fmt: skip
+    if dead is qemu and qemu.returncode == 0 and vitals.why_ended == _REBOOT:
+        what = _UNSAID if vitals.reset_unsaid else "the guest rebooted by itself"
+        return GuestRebootError(
+            what=f"{what}, which ends its VM", console=console.tail(), **facts,
+            remedy="where the test wants reboots, set on_reboot = allow",
+        )  # fmt: skip
     return MachineDiedError(console=console.tail(), **facts)
+
+
+def rebooted(vitals: Vitals) -> GuestRebootError:
+    """Return the error of something that was asked of a guest that has rebooted meanwhile."""
+    return GuestRebootError(
+        what="the guest rebooted while this was asked of it, and what became of it is not known",
+        remedy="vm.reboot() asks for a reboot, and waits until the guest is ready again",
+        program="QEMU", returncode=status_of(vitals.qemu), console=vitals.console.tail(),
+        stderr=vitals.qemu.output.strip() or "(nothing)",
+    )  # fmt: skip
 
 
 def _paused(vitals: Vitals) -> MachineDiedError | None:
@@ -220,7 +248,7 @@ def _await_trace(vitals: Vitals) -> None:
 def at_the_end(vitals: Vitals) -> MachineDiedError | None:
     """Return why the test fails whose VM ends now, or begins anew; None when it does not.
 
-    A guest may power off or reboot, and panic where that is allowed.
+    A guest may power off, and panic, or end its VM by a reboot, where crashes are allowed.
     """
     vitals.await_ending()
     try:
@@ -231,7 +259,7 @@ def at_the_end(vitals: Vitals) -> MachineDiedError | None:
         raise MachineError(
             f"whether the guest has crashed is not known: its console cannot be read ({problem})"
         ) from problem
-    if isinstance(error, GuestCrashError):
+    if isinstance(error, (GuestCrashError, GuestRebootError)):
         return None if vitals.may_crash else error
     if error is None or error.program != "QEMU" or vitals.qemu.returncode != 0:
         return error
@@ -239,21 +267,14 @@ def at_the_end(vitals: Vitals) -> MachineDiedError | None:
 
 
 def warn_of_reboot(vitals: Vitals) -> None:
-    """Warn when a guest has ended its VM by a reboot, unless it may crash.
+    """Warn when a guest that may reboot did so without a word of its kernel, unless it may crash.
 
     Args:
         vitals: of a VM that has ended, by itself or not.
     """
-    if vitals.qemu.returncode != 0 or vitals.panic is not None:
-        return
-    if vitals.why_ended == _REBOOT and not vitals.may_crash:
-        what = _UNSAID if vitals.reset_unsaid else "the guest rebooted by itself"
-        warnings.warn(
-            f"{what}, which ends its VM: vm.reset() boots it again; where "
-            "the test wants that, set allow_crash = yes",
-            GuestRebootWarning,
-            stacklevel=3,
-        )
+    if vitals.panic is None and vitals.resets_unsaid and not vitals.may_crash:
+        said = f"{_UNSAID}; where the test wants that, set allow_crash = yes"
+        warnings.warn(said, GuestRebootWarning, stacklevel=3)
 
 
 def warn_of_words(vitals: Vitals) -> None:

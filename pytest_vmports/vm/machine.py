@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GVPROXY_CONFIG
 from pytest_vmports.errors import NoShellError
-from pytest_vmports.system import clock, surroundings
+from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.system.sockets import pair
 from pytest_vmports.vm import failures
@@ -25,6 +26,7 @@ from pytest_vmports.vm.monitor import Monitor
 from pytest_vmports.vm.owner import Owner
 from pytest_vmports.vm.plan import Ends
 from pytest_vmports.vm.readiness import ALL, Probe
+from pytest_vmports.vm.reboots import Reboots
 from pytest_vmports.vm.saved import remove_overlay
 from pytest_vmports.vm.stillness import Stillness
 from pytest_vmports.vm.walls import around_qemu
@@ -66,6 +68,8 @@ class Machine:
         crash_dump: what writes the guest's memory, if that is wanted.
         kind: its guest, from the host's side.
         monitor: the QMP connection; usable from the start to the stop.
+        reboots: those of its guest, within this QEMU.
+        clock_behind: by how many seconds its guest's clock is behind, as far as that is known.
         ram: the file that is its memory, if any.
         place: where its files are.
         probe: asks the ports that it is waited for by.
@@ -73,6 +77,7 @@ class Machine:
     """
 
     monitor: Monitor
+    _qemu: Process | None
 
     def __init__(
         self,
@@ -91,7 +96,7 @@ class Machine:
         self.command, self.place, self.failing = list[str](), place, False
         self.console = Console(place.workdir / "console.log", plan.console_limit * MIB)
         self.files = Files((GVPROXY_CONFIG, SEED, CAPTURE, VMCORE))
-        self.crash_dump = CrashDump(None)
+        self.crash_dump, self.reboots, self.clock_behind = CrashDump(None), Reboots(), 0.0
         self._qemu: Process | None = None
         self.probe: Probe | None = None
         self._saved, self.ram = saved, ram if saved is None else saved.memory
@@ -115,7 +120,7 @@ class Machine:
     @property
     def lives(self) -> bool:
         """Whether it runs, and all of its processes do."""
-        return self.running and all(process.running for process in self.processes())
+        return self.running and all(one.running for one in self.processes())
 
     @property
     def makes_template(self) -> bool:
@@ -130,16 +135,13 @@ class Machine:
         return Vitals(self._qemu, helpers, self.console, self.monitor, self.plan.may_crash)
 
     def how_ended(self, process: Process) -> str:
-        """Return in words how one of its processes ended, and why where that is known."""
+        """Return in words how one of its processes ended, and why."""
         if process is self._qemu:
             return failures.why_qemu_ended(self.vitals)
         return failures.status_of(process)
 
     def failure_at_the_end(self) -> MachineDiedError | None:
-        """Return why the test fails whose VM ends now, or begins anew; None when it does not.
-
-        One that we have stopped has not: whoever did so knows why.
-        """
+        """Return why the test fails whose VM ends now, or begins anew, and not by us; or None."""
         return failures.at_the_end(self.vitals) if self.running else None
 
     def processes(self) -> list[Process]:
@@ -153,9 +155,8 @@ class Machine:
     def start(self, lease_fds: Collection[int] = ()) -> None:
         """Start the network and QEMU; return when QEMU runs and every forward is bound.
 
-        Args:
-            lease_fds: descriptors of port leases; inherited by whoever binds the ports, so that
-                the leases live as long as that process.
+        The descriptors of port leases, ``lease_fds``, are inherited by whoever binds the ports, so
+        that the leases live as long as that process.
 
         Raises:
             ForwardError: a host port could not be bound.
@@ -184,6 +185,7 @@ class Machine:
         self.ram = None if saved is None else saved.memory
         self.plan, self._saved, self.kind = plan, saved, plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.RESTORED
+        self.clock_behind = 0.0
         self.start(fds)
 
     def wait_ready(self) -> None:
@@ -194,26 +196,41 @@ class Machine:
             BootTimeoutError, GuestStuckError: not ready in time, or known never to be.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        plan, restored = self.plan, self._saved is not None
-        assert self.milestones.start is not None
-        deadline = self.milestones.start + plan.boot_timeout
+        self._wait_up((self.milestones.start or clock.now()) + self.plan.boot_timeout)
+        self.milestones.ready, self.state = clock.now(), State.READY
+
+    def await_back(self, timeout: float | None = None) -> None:
+        """Return when a guest that has rebooted is ready again, within seconds; see `wait_ready`.
+
+        At once where it has not rebooted since it was waited for.
+        """
+        if self.state is State.READY and self.reboots.new:
+            limit = self.plan.boot_timeout if timeout is None else timeout
+            self._wait_up(clock.now() + patience.left(limit))
+            self.milestones.rebooted = clock.now()
+
+    def _wait_up(self, deadline: float) -> None:
+        with failures.cause_first(self.vitals):
+            self.reboots.wait_out(partial(self._come_up, deadline), self.kind.rebooted)
+
+    def _come_up(self, deadline: float) -> None:
+        plan, restored = self.plan, self._saved is not None and not self.reboots.count
         probe = self.probe = Probe(plan.wait_for, self.cards.first, self.monitor, self.ports)
         waiting = self._waiting(deadline, probe)
-        with failures.cause_first(self.vitals):
-            # A booted guest answers after its setup, a restored one at once: its clock is set
-            # while it answers.
-            if not restored:
-                self.kind.await_setup(waiting)
+        # A booted guest answers after its setup, a restored one at once: its clock is set
+        # while it answers.
+        if not restored:
+            self.kind.await_setup(waiting)
+        if self.state is State.STARTED:
             self.milestones.setup = clock.now()
-            while not probe.done:
-                if waiting.over:
-                    raise waiting.timed_out(f"waited for {plan.wait_for}", lambda: self.shell)
-                probe.step(deadline, waiting.check)
-            self.kind.await_shell(waiting)
-            if restored and self.state is State.STARTED:
-                self.kind.set_clock(waiting)
-        self.milestones.ready = clock.now()
-        self.state = State.READY
+        while not probe.done:
+            if waiting.over:
+                way = partial(self.kind.shell, self.check_alive)
+                raise waiting.timed_out(f"waited for {plan.wait_for}", way)
+            probe.step(deadline, waiting.check)
+        self.kind.await_shell(waiting)
+        if restored and self.state is State.STARTED:
+            self.kind.set_clock(waiting)
 
     def hand_over(self, plan: Plan, lease_fds: Sequence[int], leased: float) -> None:
         """Become the VM of a test that needs one like it: forward its ports instead of none.
@@ -233,7 +250,7 @@ class Machine:
         """
         self.plan, self.origin = plan, Origin.STANDBY
         self.milestones.leased, self.milestones.start = leased, clock.now()
-        self.check_alive()
+        self._check_boot()
         with failures.cause_first(self.vitals):
             for port, lease in zip(plan.all_forwards, lease_fds, strict=True):
                 self.cards.first.add_forward(port, lease, self.monitor)
@@ -242,24 +259,13 @@ class Machine:
         self.milestones.ready = clock.now()
 
     def set_clock(self, timeout: float) -> None:
-        """Give the guest the host's time; return when it has it.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            BootTimeoutError: the guest does not answer.
-            MachineDiedError: QEMU or gvproxy ended.
-        """
+        """Give the guest the host's time within seconds, or raise a `MachineError`."""
+        self.await_back(timeout)
         self.kind.set_clock(self._waiting(clock.now() + timeout, None, timeout))
 
     @surroundings.restored()
     def check_alive(self) -> None:
-        """Raise when a process of this VM has ended, or its guest's kernel has crashed.
-
-        Raises:
-            MachineDiedError: with what it said and the console's tail.
-        """
+        """Raise `MachineDiedError` when a process of this VM has ended, or its kernel failed."""
         self.owner.check()
         self.cards.check()
         if self.milestones.console is None and self.console.begun:
@@ -268,22 +274,27 @@ class Machine:
             self.crash_dump.take(self.vitals)
             raise died
 
+    def _check_boot(self) -> None:
+        self.check_alive()
+        if self.reboots.new and self.state is State.READY:
+            raise failures.rebooted(self.vitals)
+
     @property
     def shell(self) -> Shell:
-        """The way by which commands are run in the guest.
+        """The way by which commands are run in the guest, once it is back from a reboot.
 
         Raises:
-            MachineDiedError: the VM is gone.
-            NoShellError: there is none.
+            MachineError: as for `await_back`; `NoShellError`: there is none.
         """
         self.check_alive()
-        shell = self.kind.shell(self.check_alive)
+        self.await_back()
+        shell = self.kind.shell(self._check_boot)
         if shell is None:
             raise NoShellError(guest=self.plan.guest.name)
         return shell
 
     def note_refused(self) -> None:
-        """Note that a host port was somebody else's, so that another machine is tried."""
+        """Note that a host port was somebody else's."""
         self.milestones.refused = clock.now()
 
     def note_failing(self) -> None:
@@ -291,11 +302,7 @@ class Machine:
         self.failing = True
 
     def stop(self, *, keep_disks: bool = False) -> None:
-        """Kill QEMU, then its network. Nothing of value is in either. Safe to call again.
-
-        Args:
-            keep_disks: what the guest wrote to its disks is needed again.
-        """
+        """Kill QEMU, then its network; of value are its disks at most. Safe to call again."""
         if self.state is State.KEPT or not self.owner.here:
             return
         try:
@@ -317,8 +324,7 @@ class Machine:
 
         Raises:
             GuestForwardError: the guest had host ports opened that nobody asked for.
-            MachineDiedError: QEMU or gvproxy had failed before, or the guest's kernel had panicked.
-                A guest that powered off has not failed, nor one that may crash.
+            MachineDiedError: see `failures.at_the_end`.
         """
         lost: list[str] = []
         with ExitStack() as ending:  # as in `stop`
@@ -334,11 +340,7 @@ class Machine:
             raise died
 
     def let_go(self, folder: Path) -> None:
-        """Let the VM live on without us, its files in ``folder``; see `pool.keeper`.
-
-        Raises:
-            OSError: the files cannot be moved there.
-        """
+        """Let the VM live on, its files in ``folder``, or raise OSError; see `pool.keeper`."""
         self.console.keep()
         self.workdir.rename(folder)
         self.place = Place(folder, self.place.home, self.place.root)
@@ -358,7 +360,7 @@ class Machine:
             self.console, self.check_alive, deadline,
             timeout or self.plan.boot_timeout, deaths, asked, self.kind.ends,
             lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
-            Stillness(self.monitor, by_bios=self.kind.by_bios),
+            Stillness(self.monitor, by_bios=self.kind.by_bios), self.reboots if asked else None,
         )  # fmt: skip
 
     def _hang_up(self) -> None:
@@ -372,12 +374,13 @@ class Machine:
         plan, workdir, restored = self.plan, self.workdir, self._saved is not None
         ours, monitor = pair()
         self.monitor = Monitor(ours)
+        self.reboots = Reboots(self.monitor, self.console)
         with monitor, ExitStack() as until_spawned:
             own = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
             sockets = workdir if plan.reachable else None
             ends = Ends(
                 Channels(monitor.fileno(), own[0], self.console.path, own[1], sockets, own[2]),
-                self.kind.files(self.place, restored=restored),
+                self.kind.files(self.place, restored=restored and not plan.hardware.reboots),
                 self.cards.qemu_args(), self.cards.kernel_words(), self.ram,
                 workdir / CAPTURE if plan.capture else None, restored,
             )  # fmt: skip
@@ -397,4 +400,6 @@ class Machine:
         with failures.cause_first(self.vitals), saved.open_state() as file:
             self.monitor.load(file.fileno(), whole=self.plan.shared_memory is not None)
         self.kind.restored(self.cards.move(cloned=self.origin is Origin.CLONED))
+        if self.kind.why_no_template is not None:  # nothing sets it
+            self.clock_behind = saved.clock_behind + clock.wall() - saved.saved_at
         self.monitor.execute("cont")

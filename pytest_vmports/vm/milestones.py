@@ -46,6 +46,7 @@ class Milestones:
         console: its guest had written something, when that was first seen.
         setup: its setup had ended, or it was restored.
         ready: it was ready.
+        rebooted: its guest had rebooted, and was ready again.
         stopped: it was ended.
     """
 
@@ -55,6 +56,7 @@ class Milestones:
     console: float | None = None
     setup: float | None = None
     ready: float | None = None
+    rebooted: float | None = None
     stopped: float | None = None
 
     def passed(self) -> dict[str, float]:

@@ -32,7 +32,7 @@ from pytest_vmports.vm.qmp_answers import (
     RunState,
     Set,
 )
-from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, in_turn, run
+from pytest_vmports.vm.qmp_thread import FewEvents, FloodGuard, GuestResets, in_turn, run
 
 if TYPE_CHECKING:
     import socket
@@ -66,6 +66,9 @@ class Monitor:
 
     Args:
         connection: our end; QEMU has inherited the other.
+
+    Attributes:
+        resets: counts those of the guest's own.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -76,6 +79,7 @@ class Monitor:
         self._ends = FewEvents("SHUTDOWN")
         self._panics = FewEvents(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
         self._refused = FewEvents("BLOCK_IO_ERROR")
+        self.resets = GuestResets()
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.
@@ -381,6 +385,7 @@ class Monitor:
         client.register_listener(self._ends)
         client.register_listener(self._panics)
         client.register_listener(self._refused)
+        client.register_listener(self.resets)
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None

@@ -73,6 +73,7 @@ class Plan:
         capture: its packets are written to a file.
         reachable: console and monitor are on sockets too, for people.
         may_crash: its test allows the guest's kernel to panic.
+        clockless: it is cloned also where nothing sets a restored guest's clock.
         console_limit: MiB that are kept of what it writes to its console.
         shares: folders of the host that can be plugged in; no template has any.
         shared_memory: what QEMU calls its memory, where other processes of ours see it.
@@ -92,6 +93,7 @@ class Plan:
     capture: bool = False
     reachable: bool = False
     may_crash: bool = False
+    clockless: bool = False
     console_limit: int = 64
     shares: tuple[Share, ...] = ()
     shared_memory: str | None = None

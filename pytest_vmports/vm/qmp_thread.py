@@ -15,7 +15,7 @@ from pytest_vmports.system.said import malformed, said_by
 from pytest_vmports.vm.qmp_answers import WHO
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
 _MOST_EVENTS = 8
@@ -24,6 +24,7 @@ _MOST_IN_A_SPELL, _SPELL_SECONDS = 1000, 10.0
 # Those that we cause, as often as a test likes.
 _OURS = {"STOP", "RESUME", "MIGRATION", "JOB_STATUS_CHANGE"}
 _SHOWN = 100
+_SAME_REBOOT_SECONDS = 5.0
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -34,6 +35,35 @@ class FewEvents(EventListener):
     def accept(self, event: Message) -> bool:
         """Whether one is remembered."""
         return len(self.history) < _MOST_EVENTS and super().accept(event)
+
+
+class GuestResets(EventListener):
+    """Counts a guest's reboots, and keeps no event: it may make them without end.
+
+    A firmware may reset its machine once more before it begins, as the BIOS of a restored one does,
+    which finds that it has run: a reset soon after another, before which nothing was written to the
+    console, belongs to the same reboot.
+
+    Attributes:
+        count: how many there were.
+        written: returns how much the guest has written to its console.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("RESET")
+        self.count = 0
+        self.written: Callable[[], int] = int
+        self._last: tuple[float, int] | None = None
+
+    def accept(self, event: Message) -> bool:
+        """Return False."""
+        told = event.get("data")
+        if super().accept(event) and isinstance(told, dict) and told.get("guest") is True:
+            now, written = clock.now(), self.written()
+            last, self._last = self._last, (now, written)
+            if last is None or written != last[1] or now - last[0] > _SAME_REBOOT_SECONDS:
+                self.count += 1
+        return False
 
 
 class FloodGuard:

@@ -27,6 +27,14 @@ class SavedState(Protocol):
     def memory(self) -> Ram | None:
         """The file that its memory is mapped from; None where the state holds all of it."""
 
+    @property
+    def saved_at(self) -> float:
+        """When it was saved, a `clock.wall` value."""
+
+    @property
+    def clock_behind(self) -> float:
+        """By how many seconds its clock was behind then, as far as that is known."""
+
     def open_state(self) -> BinaryIO:
         """Return the state, open."""
 
@@ -41,6 +49,8 @@ class Snapshot:
         memory: the file that its memory was mapped from, if any.
         disks: copies of the files it wrote as its disks.
         shared_memory: see `Plan`.
+        saved_at: when it was saved, a `clock.wall` value.
+        clock_behind: by how many seconds its clock was behind then.
     """
 
     path: Path
@@ -48,6 +58,8 @@ class Snapshot:
     memory: Ram | None
     disks: tuple[Path, ...] = ()
     shared_memory: str | None = None
+    saved_at: float = 0.0
+    clock_behind: float = 0.0
 
     def bring_back_disks(self, workdir: Path) -> None:
         """Put the disks' files back where the VM has them.

@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError, MonitorError, NoShellError, ShutdownTimeoutError
+from pytest_vmports.errors import (
+    GuestRebootError,
+    MachineError,
+    MonitorError,
+    NoShellError,
+    ShutdownTimeoutError,
+)
 from pytest_vmports.system import clock
 from pytest_vmports.system.surroundings import restored
 from pytest_vmports.vm import failures
@@ -15,7 +22,7 @@ from pytest_vmports.vm.inside.window import forget_place
 from pytest_vmports.vm.saved import Snapshot, disk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from pytest_vmports.vm.machine import Machine
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
 # A guest rests when, for so many seconds, it uses less than this share of a processor.
 _REST, _RESTING = 0.2, 0.2
 _QUIT_SECONDS = 30.0
+# Behind the command's end, so that its answer is here before the guest ends what it was asked by.
+_REBOOT = "nohup sh -c 'sleep 0.2 || sleep 1; reboot' </dev/null >/dev/null 2>&1 &"
+_ASK_SECONDS, _LOOK_SECONDS = 30.0, 0.05
 
 
 def settle(machine: Machine, timeout: float) -> None:
@@ -35,12 +45,20 @@ def settle(machine: Machine, timeout: float) -> None:
 
     Args:
         machine: is ready.
-        timeout: seconds for setting the clock.
+        timeout: seconds for setting the clock, and as many for one that goes on rebooting.
 
     Raises:
         BootTimeoutError: the clock cannot be set.
         MachineDiedError: QEMU or gvproxy ended.
     """
+    until = clock.now() + timeout
+    _rest(machine, timeout)
+    while machine.reboots.new and clock.now() < until:  # as an installer does at its end
+        machine.await_back(timeout)
+        _rest(machine, timeout)
+
+
+def _rest(machine: Machine, timeout: float) -> None:
     # The answer comes by QEMU's main loop, which has then seen the connection's end too.
     machine.set_clock(timeout)
     # One that never rests is not waited for any longer.
@@ -94,9 +112,11 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         OSError: the file cannot be written.
     """
     machine.check_alive()
+    machine.await_back()
     running = machine.monitor.run_state().running
     disks = path.with_name(f"{path.name}-disks")
     memory = machine.plan.shared_memory
+    moment = clock.wall()
     try:
         save(machine, path, whole=memory is not None)
         # QEMU has written all of them out, and lets go of them until it runs on.
@@ -107,7 +127,9 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         if running:
             machine.monitor.execute("cont")
     copies = tuple(disks.iterdir()) if disks.exists() else ()
-    return Snapshot(path, machine.console.recent(), machine.ram, copies, memory)
+    return Snapshot(
+        path, machine.console.recent(), machine.ram, copies, memory, moment, machine.clock_behind
+    )
 
 
 def restart(
@@ -150,6 +172,42 @@ def restart(
     memory = None if saved is None else saved.shared_memory
     plan = replace(machine.plan, shares=shares, shared_memory=memory)
     machine.start_again(plan, lease_fds, saved)
+
+
+def reboot(machine: Machine, timeout: float, by: Callable[[], object] | None) -> None:
+    """Have a guest reboot, and return when it is ready again.
+
+    Args:
+        machine: runs.
+        timeout: seconds for both.
+        by: what makes it reboot; None asks it by a command.
+
+    Raises:
+        NoShellError: no command can be run in it.
+        BootTimeoutError: it has not rebooted, or is not ready again, in time.
+        MachineDiedError: the VM has ended, or the guest's kernel has crashed.
+        MachineError: a reboot would end this VM.
+    """
+    deadline = clock.now() + timeout
+    machine.check_alive()
+    if not machine.plan.hardware.reboots:
+        raise MachineError(
+            "a reboot of its guest ends this VM: set on_reboot = allow, or use vm.reset(), which "
+            "boots it anew"
+        )
+    if by is None:
+        by = partial(machine.shell.execute, _REBOOT, timeout=min(timeout, _ASK_SECONDS), input=b"")
+    before = machine.reboots.count
+    with failures.cause_first(machine.vitals):
+        with contextlib.suppress(GuestRebootError):  # it was quicker than its answer
+            by()
+        while machine.reboots.count == before:
+            if clock.now() >= deadline:
+                what = "it was asked to reboot, and has not begun anew"
+                raise failures.timed_out(machine.console, what, timeout, {})
+            machine.check_alive()
+            clock.sleep(_LOOK_SECONDS)  # what is heard of it is heard in another thread
+    machine.await_back(max(0.0, deadline - clock.now()))
 
 
 def shut_down(machine: Machine, timeout: float) -> None:

@@ -227,7 +227,7 @@ class TestRun:
         ("how", "status", "said"),
         [
             ("echo c >/proc/sysrq-trigger", 1, "pytest-vmports: the guest's kernel panicked: "),
-            ("reboot -f", 0, "vmports: the guest rebooted by itself"),
+            ("reboot -f", 1, "pytest-vmports: the guest rebooted by itself"),
             ("poweroff -f", 0, ""),
         ],
     )

@@ -327,7 +327,7 @@ PARSERS = [
         )
     ),
     Parser("network.usernet.accepted", lambda text: usernet.accepted(text, PORT), [USERNET],
-           changed_text, lambda one: type(one) is bool),
+           changed_text, lambda found: all(len(one) <= 20 for one in found)),
     Parser("vm.stillness.processors", stillness.processors, [REGISTERS * 2], changed_text),
     Parser("vm.crash_dump._put_in_place", put_in_place, [DUMP], changed_bytes),
     Parser("vm.crash_dump._name_kernel", lambda data: crash_dump._name_kernel(io.BytesIO(data)),

@@ -61,6 +61,20 @@ def accepted(reply, port=WEB):
         return answered()
 
 
+def test_a_connection_that_was_there_before_proves_nothing():
+    """A guest that was reset has left it so."""
+    wiring, old = UsernetWiring((WEB, DNS)), row("ESTABLISHED")
+    with wiring.watch(WEB, Monitor(usernet_info(old))) as answered:
+        assert answered()
+    seen = Monitor(usernet_info(old))
+    with wiring.watch(WEB, seen) as answered:
+        assert not answered()
+        seen.reply = usernet_info(old, row("SYN_SENT").replace("  17 ", "  21 "))
+        assert not answered()
+        seen.reply = usernet_info(old, row("ESTABLISHED").replace("  17 ", "  21 "))
+        assert answered()
+
+
 @pytest.mark.parametrize(
     ("port", "rule"),
     [

@@ -212,6 +212,7 @@ OTHERS = {
     "reachable": lambda _: True,
     "console_limit": None,  # the start of a guest fits in any
     "may_crash": lambda _: True,
+    "clockless": None,  # whether it is cloned is told beside
     "root": None,  # its files' contents are in the guest's digest
     "forwards": None,  # of the ports wanted; host ports are each VM's own
     "own_forwards": None,

@@ -139,6 +139,7 @@ USES = {
     "get": lambda vm: vm.get("/etc/passwd", "out"), "screenshot": lambda vm: vm.screenshot("x"),
     "ssh_config": lambda vm: vm.ssh_config("x"), "expose": lambda vm: vm.expose(80),
     "pause": VM.pause, "resume": VM.resume, "reset": VM.reset, "snapshot": VM.snapshot,
+    "reboot": VM.reboot,
     "restore": lambda vm: vm.restore(Snapshot.__new__(Snapshot)), "shutdown": VM.shutdown,
     "connect": lambda vm: vm.connect(8080),
     "unexpose": lambda vm: vm.unexpose(9090),

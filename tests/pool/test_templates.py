@@ -77,7 +77,8 @@ def plan(**changes):
     facts = {
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
         "identity": {"name": "a guest"}, "key": "key", "standby_key": "key", "own_ports": [],
-        "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False, **changes,
+        "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False,
+        "clockless": False, **changes,
     }  # fmt: skip
     return FakePlan(**facts)
 
@@ -226,6 +227,15 @@ def test_one_that_a_clone_would_be_wrong_of_boots_from_cold_for_the_run_and_one_
     assert why in other.why(plan(**SHARED))
     # By itself it is cloned.
     assert "saved" in maker.launch(plan(identity={"name": "b"}, key="b"))[0]
+def test_a_guest_whose_clock_nothing_sets_is_cloned_where_that_is_wanted_and_one_line_says_so(
+    maker,
+):
+    kind = SimpleNamespace(why_no_template="nothing sets its clock", stands_by=False)
+    wanted = plan(kind=vars(kind), clockless=True)
+    assert "saved" in maker.launch(wanted)[0] and "saved" not in maker.launch(wanted)[0]
+    (line,) = maker.said
+    assert line.startswith("vmports: clones of a guest have the time of their template: nothing ")
+    assert "vm.clock_behind" in line
 
 
 def test_what_is_to_boot_from_cold_makes_none(maker):

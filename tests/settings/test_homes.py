@@ -123,6 +123,7 @@ NATIVE = {
     },
     "allow_network": [("true", "yes"), ("false", "no"),
                       ("['a.b', '10.0.0.0/8']", "a.b, 10.0.0.0/8")],
+    "template": [("true", "yes"), ("false", "no"), ("'always'", "always")],
     "network": [("'back'", "back")],
     "guest": [("'x.qcow2'", "x.qcow2")],
     "setup": [("'''a\nb'''", "a\n  b")],

@@ -13,6 +13,7 @@ NO_GUEST = "text"
 HERE = pathlib.Path.cwd()
 cpus = parse.whole(1, 255)
 color = parse.choice("red", "green")
+or_always = parse.yes_no_or("always")
 
 
 def a_function():
@@ -30,6 +31,9 @@ def a_function():
         (parse.boolean, "0", False),
         (parse.boolean, "no", False),
         (parse.boolean, "false", False),
+        (or_always, True, True),
+        (or_always, " no ", False),
+        (or_always, "Always", "always"),
         (color, "red", "red"),
         (cpus, 1, 1),
         (cpus, " 255 ", 255),
@@ -105,6 +109,8 @@ def test_a_good_value_is_read(read, raw, value):
     ("read", "raw", "allowed"),
     [
         (parse.boolean, "maybe", "write yes or no"),
+        (or_always, "maybe", "write yes, no or always"),
+        (or_always, None, "write yes, no or always"),
         (parse.boolean, "", "write yes or no"),
         (parse.boolean, None, "write yes or no"),
         (parse.boolean, 2, "write yes or no"),

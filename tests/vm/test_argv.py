@@ -28,11 +28,12 @@ def build(
     qemu=QEMU,
     accel="tcg",
     display=False,
+    reboots=False,
     network=("-nic", "none"),
     channels=CHANNELS,
     **keywords,
 ):
-    hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display)
+    hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display, False, reboots)
     keywords = {"kernel": Path("/k"), "initrd": Path("/i"), "kernel_words": "a b", **keywords}
     return build_command(hardware, list(network), channels, **keywords)
 
@@ -52,6 +53,14 @@ def test_nothing_comes_from_defaults_or_from_a_users_files():
     assert command[0] == QEMU.path
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(command)
     assert values(command, "-display") == ["none"]
+
+
+def test_a_machine_that_may_reboot_goes_on_with_it_and_has_its_kernel_when_it_was_restored():
+    assert "-no-reboot" in build() and "-no-reboot" not in build(reboots=True)
+    restored = build(reboots=True, restore=True)
+    assert (values(restored, "-incoming"), values(restored, "-kernel")) == (["defer"], ["/k"])
+    assert (values(restored, "-initrd"), values(restored, "-append")) == (["/i"], ["a b"])
+    assert values(build(restore=True), "-kernel") == []
 
 
 def test_the_same_values_give_the_same_argv():

@@ -35,6 +35,30 @@ def frame(kind, payload=b""):
     return kind.encode() + struct.pack("<I", len(payload))[:3] + payload
 
 
+def test_after_a_reset_all_is_passed_over_until_the_agent_is_ready_again(channel):
+    """A frame that was cut, whose rest would be taken from what comes next."""
+    control, guest = channel
+    guest.sendall(frame("O", bytes(100))[:50])
+    assert control.receive(time.monotonic() + 0.01, alive) is None
+    control.begin_anew()
+    guest.sendall(b"V\1\0 \r\nnoise" + frame("V", b"7"))
+    guest.sendall(frame(READY, b"0")[:4])
+    assert control.receive(time.monotonic() + 0.01, alive) == (READY, b"7")
+    guest.sendall(b"0" + frame("C", b"0"))
+    assert control.await_number(CLOCK, soon(), alive) == 0
+
+
+def test_noise_after_a_reset_is_not_kept(channel):
+    control, guest = channel
+    control.begin_anew()
+    for _ in range(100):
+        guest.sendall(bytes(10_000))
+        assert control.receive(time.monotonic() + 0.01, alive) is None
+    assert len(control._frames._unread) < 100
+    guest.sendall(frame(READY, b"255"))
+    assert control.await_number(READY, soon(), alive) == 255
+
+
 def test_frames_come_out_one_by_one_however_they_were_put_together(channel):
     control, guest = channel
     guest.sendall(frame("O", b"one") + frame("E") + frame("O", b"\0" * LARGEST))

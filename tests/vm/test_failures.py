@@ -18,12 +18,13 @@ QEMU = SimpleNamespace(name="QEMU", returncode=0)
 def vitals(tmp_path):
     """Return what is left of a machine whose QEMU ended with 0 and said why, or did not."""
 
-    def left(reason, console, qemu=QEMU):
+    def left(reason, console, qemu=QEMU, resets=0):
         made = Console(tmp_path / "console.log")
         made.path.write_text(console)
         monitor = SimpleNamespace(
-            why_ended=lambda: reason, hung_up=False, panicked=False, disk_full=reason == DISK_FULL
-        )
+            why_ended=lambda: reason, hung_up=False, panicked=False, disk_full=reason == DISK_FULL,
+            resets=SimpleNamespace(count=resets),
+        )  # fmt: skip
         return Vitals(qemu, (), made, monitor)
 
     return left

@@ -43,6 +43,8 @@ class FakeMonitor:
     def why_ended(self):
         return ""
 
+    resets = SimpleNamespace(count=0)
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -88,6 +90,7 @@ class FakeMachine:
         self.console = Console(self.workdir / "console.log")
         self.console.path.write_text("said so far\n")
         self.ram, self.running, self.plan = None, True, Planned(("of before",))
+        self.clock_behind = 2.0
         self.place, self.kind = None, SimpleNamespace(save_key=lambda *_: None)
         self._died = died
         self._qemu = SimpleNamespace(
@@ -109,6 +112,9 @@ class FakeMachine:
         self.notes.append("check")
         if self._died is not None:
             raise self._died
+
+    def await_back(self):
+        """It has not rebooted."""
 
     def stop(self, *, keep_disks=False):
         self.notes.append(f"stop, keep_disks={keep_disks}")

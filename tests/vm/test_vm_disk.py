@@ -106,6 +106,33 @@ def booted_by(debian, way):
     return Guest.disk(debian.disk, firmware=way, **keywords)
 
 
+REBOOTS = f"{USER_DATA}power_state:\n  mode: reboot\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["kernel", "bios", "uefi"])
+def test_a_debian_that_cloud_init_reboots_is_saved_afterwards_and_its_clones_reboot(
+    vm_factory, debian, way
+):
+    keywords = {"memory": 512, "user_data": REBOOTS, "ssh": True}
+    if way == "kernel":
+        guest = Guest.disk(debian.root, **keywords, **debian.direct)
+    else:
+        guest = Guest.disk(debian.disk, firmware=way, **keywords)
+    wanted = {"guest": guest, "boot_timeout": 1500, "on_reboot": "allow"}
+    with vm_factory(ports=[80], **wanted) as vm:
+        assert vm.console.count("reboot: Restarting system") == 1  # while its template was made
+        assert (vm.origin, vm.reboots) == ("cloned", 0)
+        vm.run("echo kept >/root/kept; sync; echo lost >/run/lost")
+        before = vm.run("cat /proc/sys/kernel/random/boot_id").stdout
+        vm.reboot()
+        assert urllib.request.urlopen(vm[80].url, timeout=60).status == 200
+        assert vm.run("cat /root/kept; ls /run/lost", check=False).stdout == "kept\n"
+        assert vm.run("cat /proc/sys/kernel/random/boot_id").stdout != before
+        assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
+        assert vm.reboots == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "wiring"), [("kernel", "usernet"), ("bios", "gvproxy"), ("uefi", "usernet")]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from vm_helpers import GUEST, SHELL_PORT, WIRINGS, alive, ask_on, until
 
-from pytest_vmports.errors import GuestPanicError, GuestRebootWarning, MachineDiedError
+from pytest_vmports.errors import GuestPanicError, GuestRebootError, MachineDiedError
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.pool import templates
 from pytest_vmports.pool.kept import all_kept
@@ -226,28 +226,28 @@ def test_a_guest_that_powers_off_is_nobodys_failure(make, wiring, command):
 
 
 @pytest.mark.parametrize("command", [REBOOT, CRASH])
-def test_a_guest_that_reboots_is_told_of(make, wiring, command):
-    def use():
-        with make(**wiring) as vm:
-            ends(vm, command)
-            assert raised(lambda: vm.run("true")).returncode == "0 (the guest rebooted)"
+def test_a_guest_that_reboots_fails_its_test(make, wiring, command):
+    def use(vm):
+        ends(vm, command)
+        assert type(raised(lambda: vm.run("true"))) is GuestRebootError
 
-    with pytest.warns(GuestRebootWarning, match=r"rebooted by itself.*vm\.reset\(\)"):
-        use()
+    error = failing(make(**wiring), use)
+    assert type(error) is GuestRebootError and "on_reboot = allow" in str(error)
+    assert error.returncode == "0 (the guest rebooted)"
 
 
 def test_a_guest_that_may_crash_may_reboot(make, either):
-    with make(allow_crash=True, **either) as vm:  # a warning would be an error
+    with make(allow_crash=True, **either) as vm:
         ends(vm, REBOOT)
 
 
 @pytest.mark.slow
 def test_a_reboot_is_not_lost_by_a_reset(make):
-    with make() as vm:
+    def use(vm):
         ends(vm, "reboot")
-        with pytest.warns(GuestRebootWarning):
-            vm.reset()
-        assert lives(vm)
+        assert type(raised(vm.reset)) is GuestRebootError
+
+    assert type(failing(make(), use)) is GuestRebootError
 
 
 def test_words_of_a_panic_in_another_programs_output_are_none(make):
@@ -350,7 +350,7 @@ def test_the_panic_is_what_the_report_says_first(inner, gvproxy_081):
     """
     wiring = {"allow_network": True, "gvproxy": str(gvproxy_081)}
     result = inner(SUITE, "-rfE", "-n1", settings=wiring)
-    result.assert_outcomes(passed=5, failed=1, errors=2, warnings=1)
+    result.assert_outcomes(passed=5, failed=1, errors=3)
     said = f"GuestPanicError: the guest's kernel panicked: {HOW}*"
     result.stdout.fnmatch_lines_random(
         [
@@ -360,7 +360,7 @@ def test_the_panic_is_what_the_report_says_first(inner, gvproxy_081):
             "*VM: the guest's kernel panicked*",
             f"| {HOW}",
             f"* QEMU ended with 0 (kernel panic: {HOW})",
-            "*GuestRebootWarning: the guest rebooted by itself*",
+            "ERROR *::test_reboots - *GuestRebootError: the guest rebooted by itself*",
         ]
     )
 

@@ -7,6 +7,7 @@ frames mean is written in ``guests/agent.c``.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import TYPE_CHECKING
 
@@ -32,16 +33,24 @@ _SEED = 32
 # up to a frame's.
 _NUMBERS = {READY: 0xFF, CLOCK: 4095, MOVED: 4095, WARM: 4095, ENDED: 0xFFFF, "o": SLOT, "e": SLOT}
 _BYTES = {CONSUMED: 0, OUTPUT: LARGEST, ERRORS: LARGEST}
+_SAYS_READY = re.compile(rb"V(?:\x01\0\0[0-9]|\x02\0\0[0-9]{2}|\x03\0\0[0-9]{3})")
+_LONGEST_READY = _HEAD + 3
 _LAST_SIGNAL, _DUMPED = 64, 0x80
 # Those that tell of what lies in the window.
 _IN_WINDOW = {"o": OUTPUT, "e": ERRORS}
 
 
 class Frames:
-    """Takes the guest's bytes as they come, and gives back whole frames."""
+    """Takes the guest's bytes as they come, and gives back whole frames.
 
-    def __init__(self) -> None:
+    Args:
+        lost: what comes first may be any part of a frame, as when a guest was reset while it spoke:
+            all is passed over until its agent says that it is ready.
+    """
+
+    def __init__(self, *, lost: bool = False) -> None:
         self._unread = bytearray()
+        self._lost = lost
 
     def feed(self, data: bytes) -> None:
         """Take more bytes."""
@@ -65,7 +74,9 @@ class Frames:
         Raises:
             GuestSaidError: it is nothing that our agent says.
         """
-        if len(self._unread) < _HEAD:
+        if self._lost:
+            self._pass_over()
+        if self._lost or len(self._unread) < _HEAD:
             return None
         kind, size = chr(self._unread[0]), int.from_bytes(self._unread[1:_HEAD], "little")
         longest = len(str(_NUMBERS[kind])) if kind in _NUMBERS else _BYTES.get(kind)
@@ -82,6 +93,12 @@ class Frames:
             if kind == ENDED and not _is_an_end(number):
                 raise malformed(WHO, "no wait status of a process that has ended", payload)
         return kind, payload
+
+    def _pass_over(self) -> None:
+        begins = [one.start() for one in _SAYS_READY.finditer(self._unread)]
+        self._lost = not begins
+        # The last one: before it there may be what was said before the reset.
+        del self._unread[: begins[-1] if begins else -_LONGEST_READY]
 
 
 class Control:
@@ -248,6 +265,10 @@ class Control:
             OSError: QEMU hung up.
         """
         self.send(CLOCK, struct.pack("<qq", 0, -1))
+
+    def begin_anew(self) -> None:
+        """Forget what a guest that was reset has said, up to where its agent is ready again."""
+        self._frames, self._broken = Frames(lost=True), None
 
     def close(self) -> None:
         """Hang up. Safe to call again."""

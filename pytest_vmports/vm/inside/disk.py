@@ -203,6 +203,13 @@ class DiskGuest(OwnInit):
             return
         await_cloud_init(waiting, self._pause, tolerant=self._image.tolerant)
 
+        # Its reboot raises here, and what comes after that is waited for.
+        while self._image.seed.reboots and not (waiting.rebooted or waiting.console.before):
+            if waiting.over:
+                raise waiting.timed_out("cloud-init has finished; its power_state has no reboot")
+            waiting.check()
+            clock.sleep(_LOOK_SECONDS)
+
     def await_shell(self, waiting: Waiting) -> None:
         """Return when the ways into it, as far as it has them, answer.
 

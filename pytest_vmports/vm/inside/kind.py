@@ -113,6 +113,9 @@ class GuestKind(Protocol):
                 returns; None where it has that.
         """
 
+    def rebooted(self) -> None:
+        """Forget what it has said: it boots anew, and is waited for again."""
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return when a guest that was booted has done what it was told to.
 

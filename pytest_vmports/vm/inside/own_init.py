@@ -111,6 +111,9 @@ class OwnInit:
     def restored(self, move: Move | None) -> None:
         """Prepare a guest whose state was loaded, and that runs next: nothing to do."""
 
+    def rebooted(self) -> None:
+        """Forget what it has said before it rebooted: nothing."""
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return at once: what it does when it boots is not known."""
 

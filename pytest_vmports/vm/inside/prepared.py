@@ -63,6 +63,12 @@ class Prepared(OwnInit):
         """Send its address and the time ahead: the agent reads them as soon as the guest runs."""
         self._link.send_ahead(move)
 
+    def rebooted(self) -> None:
+        """Forget what its agent has said: it is started anew, behind the setup."""
+        assert self._control is not None
+        self._control.begin_anew()
+        self._shell, self._clock_sent = None, False
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return when its setup has ended well.
 

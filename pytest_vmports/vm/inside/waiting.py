@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.inside.shell import Shell
     from pytest_vmports.vm.last_words import LastWords
     from pytest_vmports.vm.readiness import Probe
+    from pytest_vmports.vm.reboots import Reboots
     from pytest_vmports.vm.stillness import Stillness
 
 # Of asking the ports once more when the deadline has come.
@@ -70,6 +71,7 @@ class Waiting:
         ends: what its console may end with when nothing more will come.
         probe: makes a probe of some of its ports.
         stillness: looks at its processors while its console is silent.
+        reboots: counts those of the guest; None where nobody waits for one that reboots.
     """
 
     console: Console
@@ -81,6 +83,7 @@ class Waiting:
     ends: Sequence[LastWords] = ()
     probe: Callable[[Sequence[ExposedPort]], Probe] | None = None
     stillness: Stillness | None = None
+    reboots: Reboots | None = None
 
     @cached_property
     def _watch(self) -> Watch:
@@ -92,9 +95,17 @@ class Waiting:
         Raises:
             MachineDiedError: a process of its VM has ended.
             GuestStuckError: its boot has ended short of its goal, and it stands still.
+            RebootedError: its guest has rebooted, and is to be waited for anew.
         """
         self.alive()
+        if self.reboots is not None:
+            self.reboots.check(self.deadline)
         self._watch.look()
+
+    @property
+    def rebooted(self) -> bool:
+        """Whether its guest has rebooted since it was started."""
+        return self.reboots is not None and self.reboots.count > 0
 
     @property
     def over(self) -> bool:
@@ -113,7 +124,7 @@ class Waiting:
         Raises:
             MachineDiedError: the VM has ended meanwhile.
         """
-        what += self._watch.so_far()
+        what += self._rebooted() + self._watch.so_far()
         return timed_out(self.console, what, self.timeout, self._last_answers(shell))
 
     def setup_never_ended(self) -> BootTimeoutError:
@@ -135,8 +146,11 @@ class Waiting:
         elif REFUSED not in answers.values():
             # Nothing tells whether it has come as far as its setup.
             reason += "; or it still boots: raise boot_timeout on a slow host"
-        what = f"its setup has not ended: {reason}"
+        what = f"its setup has not ended: {reason}{self._rebooted()}"
         return timed_out(self.console, what, self.timeout, answers)
+
+    def _rebooted(self) -> str:
+        return "" if self.reboots is None else self.reboots.so_far()
 
     def _last_answers(self, shell: Callable[[], Shell | None]) -> dict[int, str]:
         if self.asked is None:
