@@ -67,6 +67,12 @@ class AgentLink:
         self._send_clock()
         self._clock_sent = self.there = True
 
+    def begin_anew(self) -> None:
+        """Forget what the agent of a guest that rebooted has said: it is started anew there."""
+        self._control.begin_anew()
+        self.there = self._clock_sent = self._moving = False
+        self._shell = None
+
     def await_ready(self, missing: Callable[[], BootTimeoutError], waiting: Waiting) -> int:
         """Return what the agent says first: how the guest's setup ended.
 

@@ -64,6 +64,7 @@ class Frames:
         at = self._unread.find(whole)
         end = at + len(whole) if at >= 0 else max(0, len(self._unread) - len(whole) + 1)
         del self._unread[:end]
+        self._lost = self._lost and at < 0
         return at >= 0
 
     def next(self) -> tuple[str, bytes] | None:
@@ -269,6 +270,8 @@ class Control:
     def begin_anew(self) -> None:
         """Forget what a guest that was reset has said, up to where its agent is ready again."""
         self._frames, self._broken = Frames(lost=True), None
+        if self._window is not None:
+            self._window.offer()
 
     def close(self) -> None:
         """Hang up. Safe to call again."""

@@ -191,6 +191,14 @@ class DiskGuest(OwnInit):
             self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
             self.ssh.write_config(place.workdir / CONFIG)
 
+    def rebooted(self) -> None:
+        """Forget what its agent has said, and the login by ssh: both begin anew."""
+        self._restored = False
+        if self._link is not None:
+            self._link.begin_anew()
+        if self.ssh is not None:
+            self.ssh.begin_anew()
+
     def await_setup(self, waiting: Waiting) -> None:
         """Return when cloud-init, if it is given anything, has finished well.
 

@@ -65,9 +65,7 @@ class Prepared(OwnInit):
 
     def rebooted(self) -> None:
         """Forget what its agent has said: it is started anew, behind the setup."""
-        assert self._control is not None
-        self._control.begin_anew()
-        self._shell, self._clock_sent = None, False
+        self._link.begin_anew()
 
     def await_setup(self, waiting: Waiting) -> None:
         """Return when its setup has ended well.

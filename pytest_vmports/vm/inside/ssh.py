@@ -109,6 +109,10 @@ class SshShell:
         hosts = folder / _KNOWN_HOSTS
         self._login = SharedLogin(folder, (key, public_half(key), folder / CONFIG), (hosts,))
 
+    def begin_anew(self) -> None:
+        """End the connection that commands share, whose guest has rebooted."""
+        self._login.begin_anew()
+
     def close(self) -> None:
         """End the login that commands share. Safe to call again."""
         self._login.close()

@@ -129,6 +129,10 @@ class SharedLogin:
     def close(self) -> None:
         """End it for good. Safe to call again."""
         self._closed = True  # who waits for it waits no longer
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """End it: its guest knows it no more."""
         with self._starting:
             for one in (*self._before, self._now):
                 if one is not None:

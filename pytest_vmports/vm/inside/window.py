@@ -51,12 +51,12 @@ class Window:
     def __init__(self, file: int) -> None:
         self._map = mmap.mmap(file, SIZE)  # holds the file open by itself
         self._nonce = os.urandom(_NONCE)
-        self.seen = False
         self.offer()
 
     def offer(self) -> None:
-        """Leave there what the agent has to show: a loaded state may have taken it away."""
+        """Leave there what an agent has to show: a loaded state may have taken it away."""
         self._map[:_NONCE] = self._nonce
+        self.seen = False
 
     def look(self) -> None:
         """Find out whether the agent, which has just spoken, sees it now."""
