@@ -21,7 +21,7 @@ from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import Answer, json_said, malformed, shaped
 from pytest_vmports.vm.arguments import short_enough
 from pytest_vmports.vm.inside.channel import Channel
-from pytest_vmports.vm.inside.qemu_agent_stream import PIECE, Enough, Kept, Streamed
+from pytest_vmports.vm.inside.qemu_agent_stream import AT_ONCE, Enough, Kept, Streamed
 from pytest_vmports.vm.inside.shell import kept_at_most
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class GuestAgent:
         """
         text = _in_unicode(command)
         short_enough(text)
-        at_once = isinstance(input, bytes | None) and len(input or b"") <= PIECE and sink is None
+        at_once = isinstance(input, bytes | None) and len(input or b"") <= AT_ONCE and sink is None
         most_seconds = math.inf if timeout is None or per_progress else timeout + _CALL_SECONDS
         with self._one_at_a_time, patience.at_most(most_seconds):
             if not self.answers(_soon()):

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from pytest_vmports.system.patience import Limit
     from pytest_vmports.vm.inside.shell import Sink
 
-PIECE: Final = 1 << 20
-"""Bytes of input in one message, and of output in one answer."""
+AT_ONCE: Final = 1 << 20
+"""Bytes of input that one message may hold."""
+# An emulated guest's agent reads a message at 50 KB a second and more: this is when it goes on.
+_PIECE = 1 << 18
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.005, 0.1
 _LONGEST_COMPLAINT = 1000
 _MAKE = "umask 077; mkdir {d} && mkfifo {d}/in {d}/out {d}/ask"
@@ -194,5 +196,5 @@ class Streamed:
 def _pieces(given: Iterable[bytes]) -> Iterator[bytes]:
     """Yield an input in pieces that a message can hold."""
     for chunk in given:
-        for at in range(0, len(chunk), PIECE):
-            yield chunk[at : at + PIECE]
+        for at in range(0, len(chunk), _PIECE):
+            yield chunk[at : at + _PIECE]
