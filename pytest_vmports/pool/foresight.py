@@ -31,16 +31,19 @@ class Foresight:
             self._known = [*self._known[1 - _MOST_KINDS :], (settings, order)]
 
     def orders(self, following: Iterable[Settings], most: int) -> list[Order]:
-        """Return what the next tests need, as far as it is known, the nearest first.
+        """Return how the next VMs are made, as far as it is known, the nearest first.
 
         Args:
             following: their settings.
-            most: how many at the most.
+            most: how many are looked at. One that is not known takes its place all the same: what
+                comes after it would be ended again as soon as that one is known.
         """
-        known = (self._order_for(one) for one in following if one.prewarm)
-        return list(itertools.islice((one for one in known if one is not None), most))
+        found = map(self._order_for, itertools.islice(following, most))
+        return [one for one in found if one is not None]
 
     def _order_for(self, settings: Settings) -> Order | None:
+        if not settings.prewarm:
+            return None
         return next((order for known, order in self._known if alike(known, settings)), None)
 
 
