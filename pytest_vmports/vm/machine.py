@@ -175,13 +175,7 @@ class Machine:
         self.state = State.STARTED
 
     def start_again(self, plan: Plan, fds: Collection[int], saved: SavedState | None) -> None:
-        """Start another QEMU in the place of one that has ended; see `start`.
-
-        Args:
-            plan: what it is now.
-            fds: of leases, as for `start`.
-            saved: what to restore; None boots.
-        """
+        """Start another QEMU, of this plan, in the place of one that has ended; see `start`."""
         self.ram = None if saved is None else saved.memory
         self.plan, self._saved, self.kind = plan, saved, plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.RESTORED

@@ -217,11 +217,7 @@ class Monitor:
         return False
 
     def save(self, file: int, *, whole: bool = False) -> None:
-        """Write the state of the stopped machine to an open file, without memory it shares.
-
-        Args:
-            file: where to.
-            whole: with all of its memory.
+        """Write the state of the stopped machine to an open file; its memory too if ``whole``.
 
         Raises:
             MonitorError: QEMU cannot save it, for instance because a device forbids migration.
@@ -236,11 +232,7 @@ class Monitor:
             clock.sleep(_LOOK_SECONDS)
 
     def load(self, file: int, *, whole: bool = False) -> None:
-        """Load the state from an open file into a machine that was started to be restored.
-
-        Args:
-            file: what `save` wrote.
-            whole: as it was saved.
+        """Load what `save` wrote into an open file, as it was saved, into a new machine.
 
         Raises:
             MonitorError: the state does not fit or is damaged.
@@ -382,10 +374,8 @@ class Monitor:
         # Death is found out and told in full by the machine; the library would log it as critical.
         client.logger.setLevel("CRITICAL")
         client.events.event_filter = self._guard
-        client.register_listener(self._ends)
-        client.register_listener(self._panics)
-        client.register_listener(self._refused)
-        client.register_listener(self.resets)
+        for listener in (self._ends, self._panics, self._refused, self.resets):
+            client.register_listener(listener)
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None
