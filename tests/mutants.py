@@ -381,7 +381,10 @@ _COMMAND = _of(
     users_files_are_read=('"-nodefaults", "-no-user-config"', '"-nodefaults"'),
     reboots=("() if hardware.reboots else", "() if True else"),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
-    disks_draw_the_same_numbers=("*(() if fitting.lean else hardware.qemu.architecture.restored_args),", ""),
+    disks_draw_the_same_numbers=(
+        "*(() if fitting.lean else hardware.qemu.architecture.restored_args),",
+        "",
+    ),
     arm64_has_no_control_channel=(
         "*hardware.qemu.architecture.control_args,",
         '*("-serial", "chardev:control"),',

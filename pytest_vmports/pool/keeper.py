@@ -14,7 +14,7 @@ from pytest_vmports.system.mishaps import noting
 from pytest_vmports.system.proc import process_start
 from pytest_vmports.system.process import let_outlive
 from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET
-from pytest_vmports.vm.inside.disk import KEY
+from pytest_vmports.vm.inside.lay_disks import KEY
 from pytest_vmports.vm.inside.ssh import CONFIG, HOST
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.system import clock
 from pytest_vmports.system.progress import for_whom, slowly
 from pytest_vmports.vm import failures
-from pytest_vmports.vm.inside.disk import lay_disks
+from pytest_vmports.vm.inside.lay_disks import lay_disks
 from pytest_vmports.vm.inside.waiting import Place
 from pytest_vmports.vm.machine import Machine
 

@@ -44,6 +44,12 @@ class Hardware:
     reboots: bool = False
 
     @property
+    def processor(self) -> str:
+        """QEMU's word for its processors: the host's own, or what can be emulated."""
+        emulated = self.accelerator.name == "tcg"
+        return self.qemu.architecture.emulated_cpu if emulated else "host"
+
+    @property
     def has_window(self) -> bool:
         """Whether a guest can share memory with us by a device of QEMU's."""
         return self.qemu.has_window and self.accelerator.name in self.qemu.architecture.window
@@ -160,15 +166,13 @@ def build_command(
         restore: wait for a saved state on the monitor instead of booting.
         fitting: what the machine has, or lacks, for what runs in it or beside it.
     """
-    emulated = hardware.qemu.architecture.emulated_cpu
     command = [
         hardware.qemu.path,
-        *("-name", "vmports", "-nodefaults", "-no-user-config"),
+        *("-name", "vmports", "-nodefaults", "-no-user-config", "-display", "none"),
         *(() if hardware.reboots else ("-no-reboot",)),
-        *("-display", "none"),
         *_board(hardware, ram, fitting, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
-        *("-cpu", emulated if hardware.accelerator.name == "tcg" else "host"),
+        *("-cpu", hardware.processor),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if hardware.reboots or not restore else ()),
         *(("-incoming", "defer", "-S") if restore else ()),

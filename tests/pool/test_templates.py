@@ -227,6 +227,8 @@ def test_one_that_a_clone_would_be_wrong_of_boots_from_cold_for_the_run_and_one_
     assert why in other.why(plan(**SHARED))
     # By itself it is cloned.
     assert "saved" in maker.launch(plan(identity={"name": "b"}, key="b"))[0]
+
+
 def test_a_guest_whose_clock_nothing_sets_is_cloned_where_that_is_wanted_and_one_line_says_so(
     maker,
 ):

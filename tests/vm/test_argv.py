@@ -233,7 +233,7 @@ def test_a_machine_without_what_we_do_not_need_has_neither_clocks_nor_keyboard_n
 # --- whole machines -----------------------------------------------------------------------------
 
 WEB = ExposedPort(internal=80, external=20417)
-NAME = ["-name", "vmports", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+NAME = ["-name", "vmports", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
 CHANNELS_ARGV = [
     "-chardev", "socket,id=monitor,fd=7", "-mon", "chardev=monitor,mode=control",
     "-chardev", "file,id=console,path=/run/v/console.log", "-serial", "chardev:console",

@@ -29,8 +29,8 @@ from pytest_vmports.vm.inside import disk
 from pytest_vmports.vm.inside.agent_link import AgentLink
 from pytest_vmports.vm.inside.by_weight import ByWeight
 from pytest_vmports.vm.inside.control import Control
-from pytest_vmports.vm.inside.disk import KEY, NOTE, lay_disks
 from pytest_vmports.vm.inside.kind import kind_of
+from pytest_vmports.vm.inside.lay_disks import KEY, NOTE, lay_disks
 from pytest_vmports.vm.inside.ssh import SshShell
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 

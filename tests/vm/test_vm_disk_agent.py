@@ -11,7 +11,7 @@ import pytest
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import MachineError
-from pytest_vmports.vm.inside.disk import NOTE
+from pytest_vmports.vm.inside.lay_disks import NOTE
 from pytest_vmports.vm.inside.ssh import SshShell
 
 pytestmark = pytest.mark.slow

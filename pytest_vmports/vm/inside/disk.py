@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
-from pytest_vmports.guests import cloud_init, disk_agent, overlay
+from pytest_vmports.guests import cloud_init, disk_agent
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
@@ -23,6 +23,7 @@ from pytest_vmports.vm.argv import Drives
 from pytest_vmports.vm.inside.agent_link import AgentLink
 from pytest_vmports.vm.inside.by_weight import ByWeight
 from pytest_vmports.vm.inside.first_boot import await_cloud_init, warn_of_complaints
+from pytest_vmports.vm.inside.lay_disks import KEY, NOTE
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import CONFIG, SshShell, copy_key, public_half, session_key
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 SSH_PORT = 22
 SEED = "seed.iso"
 """Name of what cloud-init reads, in a VM's private folder."""
-KEY = "ssh_key"
-NOTE = "agent"
-"""Name of a file beside a VM's disks, and a template's: our agent is in its guest."""
 _LOOK_SECONDS = 0.05
 # It is started before cloud-init has finished, and most of the system with it.
 _AGENT_SECONDS = 10.0
@@ -365,36 +363,6 @@ class DiskGuest(OwnInit):
         if not variables.exists():
             shutil.copyfile(self._firmware.variables, variables)
         return Drives(root, seed, (self._firmware.code, variables))
-
-
-def lay_disks(folder: Path, workdir: Path, behind: Sequence[Path]) -> tuple[Path, ...]:
-    """Give a VM that will start from a template disks of its own, on top of the template's.
-
-    A template without disks has none to lay.
-
-    Args:
-        folder: the template's.
-        workdir: the VM's private folder.
-        behind: the image's files, which stand behind the template's disk.
-
-    Returns:
-        the template's files that its disks lie on.
-
-    Raises:
-        ImageError: no overlay can be made.
-        OSError: a file cannot be copied.
-    """
-    below = tuple(file for file in (folder / OVERLAY,) if file.exists())
-    for file in below:
-        if not overlay.lay(file, workdir / OVERLAY):
-            image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
-    if (folder / VARIABLES).exists():
-        shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
-    if (folder / KEY).exists():
-        copy_key(folder / KEY, workdir / KEY)
-    if (folder / NOTE).exists():
-        shutil.copyfile(folder / NOTE, workdir / NOTE)
-    return below
 
 
 def _key(place: Place) -> Path:
