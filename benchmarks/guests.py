@@ -5,8 +5,8 @@
 
 Builds a Debian disk first, where there is none yet (some minutes, on Debian and as root or where
 user namespaces are allowed); then takes about eight minutes. Let nothing else run meanwhile.
-`--against` measures another checkout of this project in the same run; what it cannot do in
-reasonable time, as copies of 100 MB by a serial port, is measured with less.
+`--suite` runs that many tests against the Debian, whose template is built; with `--against` another
+checkout of this project does too, in the same run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pytest_vmports import Guest
 from pytest_vmports.system.programs import choose_accel, find_qemu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.settings.options import Settings
@@ -48,8 +48,7 @@ HERE = Path(__file__).resolve().parent
 GUESTS = ("bundled", "debian", "network")
 MEMBERS = 3
 MEGABYTE = 1_000_000
-# Without a bulk channel a serial port carries some 70 kB a second.
-SMALL, LARGE = 1, 100
+MEGABYTES = 100
 RUNS = 20
 IN, OUT = 8081, 8082
 TRAFFIC = f"""
@@ -131,7 +130,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
 @contextlib.contextmanager
 def started(
-    measured: _single.Bench, kind: Kind, wanted: Settings, following: Settings | None = None
+    measured: _single.Bench, kind: Kind, wanted: Settings, following: Sequence[Settings] = ()
 ) -> Iterator[tuple[float, list[VM]]]:
     """Yield the seconds until each of a kind's VMs has sent its first byte, and the VMs."""
     with contextlib.ExitStack() as stack:
@@ -160,7 +159,7 @@ def starts(measured: _single.Bench, kind: Kind, rounds: int, found: dict[str, li
             found["memory"].append(_single.pss(vms[-1].pids["QEMU"]))
             ended = time.perf_counter()
         found["stop"].append((time.perf_counter() - ended) * 1e3)
-        with started(measured, kind, keep, keep):
+        with started(measured, kind, keep, [keep]):
             pass
         measured.pool.standby.join()
         with started(measured, kind, keep) as (seconds, vms):
@@ -174,7 +173,7 @@ def starts(measured: _single.Bench, kind: Kind, rounds: int, found: dict[str, li
 def inside(measured: _single.Bench, kind: Kind, size: int, found: dict[str, list[float]]) -> None:
     """Measure commands and copies in one clone, and what its forwards carry."""
     file, back = measured.folder / "file", measured.folder / "back"
-    file.write_bytes(os.urandom(MEGABYTE) * size)
+    file.write_bytes(os.urandom(MEGABYTE) * MEGABYTES)
     with started(measured, kind, kind.settings(prewarm=0)) as (_, (vm, *_)):
         vm.run("true")
         for _ in range(RUNS):
@@ -184,11 +183,11 @@ def inside(measured: _single.Bench, kind: Kind, size: int, found: dict[str, list
         for _ in range(3):
             began = time.perf_counter()
             vm.put(file, "/root/file", timeout=600)
-            found["put"].append(size / (time.perf_counter() - began))
+            found["put"].append(MEGABYTES / (time.perf_counter() - began))
             back.unlink(missing_ok=True)
             began = time.perf_counter()
             vm.get("/root/file", back, timeout=600)
-            found["get"].append(size / (time.perf_counter() - began))
+            found["get"].append(MEGABYTES / (time.perf_counter() - began))
             assert back.read_bytes() == file.read_bytes()
             vm.run("rm /root/file")
             if kind.guest is None:
@@ -211,14 +210,14 @@ def traffic(vm: VM, found: dict[str, list[float]]) -> None:
         found["out"].append((total - left) / MEGABYTE / (time.perf_counter() - began))
 
 
-def measure(name: str, rounds: int, size: int) -> dict[str, list[float]]:
+def measure(name: str, rounds: int) -> dict[str, list[float]]:
     """Return what a kind of guest was measured at."""
     found: dict[str, list[float]] = {what: [] for what in WHAT}
     with _single.bench() as measured:
         kind = kinds(measured.folder)[name]
         starts(measured, kind, rounds, found)
         if kind.members == 1:
-            inside(measured, kind, size, found)
+            inside(measured, kind, found)
     return found
 
 
@@ -288,7 +287,6 @@ def parsed() -> argparse.Namespace:
     options.add_argument("--against", type=Path, metavar="CHECKOUT")
     options.add_argument("--write", type=Path, help="a markdown file with a place for the table")
     options.add_argument("--one", help=argparse.SUPPRESS)
-    options.add_argument("--size", type=int, default=LARGE, help=argparse.SUPPRESS)
     return options.parse_args()
 
 
@@ -317,7 +315,7 @@ def main() -> None:
         print(json.dumps(suite(options.suite)))
         return
     if options.one is not None:
-        print(json.dumps(measure(options.one, options.rounds, options.size)))
+        print(json.dumps(measure(options.one, options.rounds)))
         return
     qemu = find_qemu()
     version = ".".join(map(str, qemu.version))
@@ -325,15 +323,12 @@ def main() -> None:
     ran_on = f"{_machine.machine()}, QEMU {version} ({accelerator})"
     print(f"{ran_on}, Python {platform.python_version()}", flush=True)
     found: dict[str, dict[str, list[float]]] = {}
+    for name in options.only:
+        found[name] = in_child(HERE.parent, "--one", name, "--rounds", str(options.rounds))
+        print(table(found), flush=True)
     checkouts = {"": HERE.parent}
     if options.against is not None:
         checkouts = {"before: ": options.against.resolve(), **checkouts}
-    for name in options.only:
-        for before, checkout in checkouts.items():
-            size = SMALL if before else LARGE
-            words = ("--one", name, "--rounds", str(options.rounds), "--size", str(size))
-            found[before + name] = in_child(checkout, *words)
-            print(table(found), flush=True)
     if options.suite:
         for before, checkout in checkouts.items():
             seconds = in_child(checkout, "--one", "suite", "--suite", str(options.suite))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.errors import GuestSaidError, MachineError
 from pytest_vmports.system import clock
 from pytest_vmports.vm.inside.agent_shell import AgentShell
-from pytest_vmports.vm.inside.control import CLOCK, MOVED, READY
+from pytest_vmports.vm.inside.control import CLOCK, MOVED, READY, WARM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # What is asked is asked of a guest that is busy with its boot.
 _ASK_SECONDS, _LONGEST = 30.0, 1 << 10
+_LEAST_SECONDS = 0.1
 
 
 class AgentLink:
@@ -158,6 +159,27 @@ class AgentLink:
         code = self._answer(CLOCK, lambda: waiting.timed_out("its clock is not set"), waiting)
         if code:
             raise MachineError(f"the guest refused to have its clock set: {os.strerror(code)}")
+
+    def warm(self, deadline: float, check: Callable[[], None]) -> None:
+        """Have the agent do once what a test does first: send and receive by TCP, run a command.
+
+        That it cannot, as in a guest without a loopback, changes nothing but the time which the
+        test's first byte takes.
+
+        Args:
+            deadline: `clock.now` value.
+            check: raises when a process of the VM has ended.
+
+        Raises:
+            GuestSaidError: what it answers is malformed.
+            MachineDiedError: QEMU or gvproxy ended.
+            MachineError: it does not answer.
+        """
+        self._control.send(WARM)
+        if self._control.await_number(WARM, deadline, check) is None:
+            raise MachineError("the guest's agent does not answer")
+        left = max(deadline - clock.now(), _LEAST_SECONDS)
+        self.shell(check).execute("true", timeout=left, input=b"")
 
     def narrow(self) -> bool:
         """Whether all goes by the serial port: the agent does not see the window now."""

@@ -271,6 +271,11 @@ class DiskGuest(OwnInit):
             detail = printable(said[:_LONGEST_COMPLAINT].decode(errors="replace").strip())
             raise MachineError(f"the guest refused {what} set: {detail or code}")
 
+    def warm(self, deadline: float, check: Callable[[], None]) -> None:
+        """Have our agent, where it is there, do once what a test does first."""
+        if self._link is not None and self._link.there:
+            self._link.warm(deadline, check)
+
     def shell(self, check: Callable[[], None]) -> Shell | None:
         """Return our agent, ssh or the QEMU guest agent as a shell; None where it has none.
 

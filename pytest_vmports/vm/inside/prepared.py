@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError, SetupError
+from pytest_vmports.errors import SetupError
 from pytest_vmports.vm.inside.agent_link import AgentLink
-from pytest_vmports.vm.inside.control import WARM
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.waiting import BootFiles
 
@@ -90,20 +89,8 @@ class Prepared(OwnInit):
         self._link.set_clock(waiting)
 
     def warm(self, deadline: float, check: Callable[[], None]) -> None:
-        """Have the agent send and receive a byte by TCP.
-
-        That it cannot, as in a guest without a loopback, changes nothing but the time which the
-        test's first byte takes.
-
-        Raises:
-            GuestSaidError: what it answers is malformed.
-            MachineDiedError: QEMU or gvproxy ended.
-            MachineError: it does not answer.
-        """
-        assert self._control is not None
-        self._control.send(WARM)
-        if self._control.await_number(WARM, deadline, check) is None:
-            raise MachineError("the guest's agent does not answer")
+        """Have the agent do once what a test does first; see `AgentLink.warm`."""
+        self._link.warm(deadline, check)
 
     def shell(self, check: Callable[[], None]) -> Shell | None:
         """Return the agent's shell; None where there is no agent for the architecture.
