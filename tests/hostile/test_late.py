@@ -19,7 +19,7 @@ import pytest
 import pytest_vmports
 from pytest_vmports.errors import CommandTimeoutError, GuestShellError
 from pytest_vmports.system import clock
-from pytest_vmports.vm.inside import qemu_agent, shell
+from pytest_vmports.vm.inside import agent_shell, qemu_agent
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import READY, Control
 from pytest_vmports.vm.inside.qemu_agent import GuestAgent
@@ -136,7 +136,7 @@ def real_agent(tmp_path):
 
 
 def test_a_command_whose_time_is_over_before_it_begins_never_begins(real_agent, monkeypatch):
-    monkeypatch.setattr(shell, "_AFTER_KILL", 3.0)
+    monkeypatch.setattr(agent_shell, "_AFTER_KILL", 3.0)
     way = AgentShell(real_agent, lambda: None)
     for command in ("yes", "sleep 9"):
         assert way.execute(command, timeout=0, input=b"", most=1000) == (None, b"", b"")
@@ -156,8 +156,8 @@ def frame(kind, payload=b""):
 
 
 def test_a_command_that_the_first_kill_missed_is_killed_again_although_it_writes(monkeypatch):
-    monkeypatch.setattr(shell, "_KILL_AGAIN", 0.05)
-    monkeypatch.setattr(shell, "_AFTER_KILL", 5.0)
+    monkeypatch.setattr(agent_shell, "_KILL_AGAIN", 0.05)
+    monkeypatch.setattr(agent_shell, "_AFTER_KILL", 5.0)
     ours, guest = socket.socketpair()
 
     def talk():
