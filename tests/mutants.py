@@ -382,7 +382,7 @@ _COMMAND = _of(
     reboots=("() if hardware.reboots else", "() if True else"),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
     disks_draw_the_same_numbers=(
-        "*(() if fitting.lean else hardware.qemu.architecture.restored_args),",
+        "*(() if fitting.seeded else hardware.qemu.architecture.restored_args),",
         "",
     ),
     arm64_has_no_control_channel=(

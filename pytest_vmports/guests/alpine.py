@@ -9,9 +9,9 @@ from pathlib import Path
 from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.system.architecture import architecture_named, host_architecture
 
-WORDS = "kfence.sample_interval=0 tsc=nowatchdog"
-"""For its kernel's command line: two watchmen of the kernel's own that a clone, whose code is
-translated anew, pays for each time, and that tell a test nothing of its server."""
+WORDS = "kfence.sample_interval=0"
+"""For its kernel's command line: a watchman of the kernel's own that a clone, whose code is
+translated anew, pays for each time, and that tells a test nothing of its server."""
 
 
 def least_memory() -> int:

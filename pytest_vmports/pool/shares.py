@@ -99,6 +99,7 @@ class Shares(Copies):
             ShareError: nothing was shared there, or the guest uses it.
             MachineError: as for `share`.
         """
+        self._machine.owner.check()
         place = _place(guest_path)
         found = next((one for one in self._shared if one.place == place), None)
         if found is None:

@@ -15,8 +15,6 @@ class Architecture:
         name: QEMU's word for it, ``x86_64``.
         distributions: the word of most distributions for it, ``amd64``.
         board: its machine type, as ``-machine`` takes it.
-        lean: what its machine type leaves out for a guest that we prepared, whose programs ask for
-            none of it: each device is code that a restored guest runs through again.
         boards: what names of machine types begin with in descriptions of firmware for it.
         has_bios: the board brings a BIOS, which boots a disk where no UEFI is asked for.
         console: the guest's name of its console's device.
@@ -47,7 +45,6 @@ class Architecture:
     control: str
     control_args: tuple[str, ...]
     display: str
-    lean: str = ""
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
     emulated_cpu: str = "max"
@@ -63,7 +60,6 @@ X86_64 = Architecture(
     name="x86_64",
     distributions="amd64",
     board="pc",
-    lean=",hpet=off,vmport=off,smbus=off,i8042=off",
     boards="pc-i440fx",
     has_bios=True,
     console="ttyS0",

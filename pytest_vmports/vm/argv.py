@@ -77,13 +77,14 @@ class Fitting:
     """What a machine has, or lacks, for what runs in it or beside it.
 
     Attributes:
-        lean: it lacks what a guest that we prepared does without: the notification of a vmgenid is
-            interpreted code of ACPI's, a tenth of a clone's way to its first byte.
+        seeded: our agent seeds the random numbers of a guest that was restored, so it lacks what
+            tells it so: a vmgenid's notification is interpreted code of ACPI's, a tenth of a
+            clone's way to its first byte.
         window: it has memory that it shares with us, for our agent.
         shared: the name of memory that a process beside QEMU can be given; None: it cannot.
     """
 
-    lean: bool = False
+    seeded: bool = False
     window: bool = False
     shared: str | None = None
 
@@ -176,7 +177,7 @@ def build_command(
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if hardware.reboots or not restore else ()),
         *(("-incoming", "defer", "-S") if restore else ()),
-        *(() if fitting.lean else hardware.qemu.architecture.restored_args),
+        *(() if fitting.seeded else hardware.qemu.architecture.restored_args),
         *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
         *_monitor(hardware.qemu, "monitor", "control"),
         *_console(hardware.qemu, channels),
@@ -191,16 +192,14 @@ def build_command(
         *_capture(capture),
         *_panic_device(hardware),
     ]
-    if sys.platform.startswith("linux") and hardware.qemu.has_sandbox:
-        command += ["-sandbox", _SANDBOX]
-    return command
+    linux = sys.platform.startswith("linux")
+    return command + (["-sandbox", _SANDBOX] if linux and hardware.qemu.has_sandbox else [])
 
 
 def _board(
     hardware: Hardware, ram: Ram | None, fitting: Fitting, *, by_firmware: bool
 ) -> tuple[str, ...]:
     machine = hardware.qemu.architecture.board
-    machine += hardware.qemu.architecture.lean if fitting.lean else ""
     if by_firmware and hardware.qemu.architecture.has_bios:
         machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
     if fitting.shared is not None:

@@ -326,21 +326,17 @@ class Monitor:
         self._give(descriptor, "getfd", fdname=name)
 
     def give_and_hmp(self, descriptor: int, name: str, line: str) -> str:
-        """Do as `give` and then as `hmp`, and wait once for both answers.
-
-        Raises:
-            MonitorError: QEMU refused the descriptor, or hung up; it may have done the second.
-        """
+        """Do as `give` and then `hmp`, and wait once; when it raises, both may be done."""
         return shaped(WHO, self._give(descriptor, "getfd", line, fdname=name), str)
 
     def _give(self, descriptor: int, command: str, line: str = "", /, **arguments: str) -> Any:
         async def send() -> Any:
             assert self._client is not None
             self._client.send_fd_scm(descriptor)
-            answers = [self._client.execute(command, arguments or None)]
+            ask = self._client.execute
+            answers = [ask(command, arguments or None)]
             if line:  # QEMU takes one command after the other
-                told = {"command-line": line}
-                answers.append(self._client.execute("human-monitor-command", told))
+                answers.append(ask("human-monitor-command", {"command-line": line}))
             return (await in_turn(*answers))[-1]
 
         try:
@@ -379,8 +375,8 @@ class Monitor:
         await client.connect(self._connection)
         self._client = client
         assert client.greeting is not None
-        told = shaped(WHO, client.greeting.QMP.version, Greeting).qemu
-        self._version = (told.major, told.minor)
+        qemu = shaped(WHO, client.greeting.QMP.version, Greeting).qemu
+        self._version = (qemu.major, qemu.minor)
 
 
 class _RefusedError(Exception):

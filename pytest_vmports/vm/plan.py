@@ -134,7 +134,7 @@ class Plan:
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
             ram=ends.ram, restore=ends.restore, capture=capture,
             fitting=Fitting(
-                self.kind.lean, self.hardware.has_window and self.kind.window, self.shared_memory
+                self.kind.seeded, self.hardware.has_window and self.kind.window, self.shared_memory
             ),
         )  # fmt: skip
         return command + share.arguments(self.shares)

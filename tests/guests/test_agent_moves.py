@@ -17,8 +17,8 @@ import pytest
 from pytest_vmports.network.lan import seat_values, template_seat
 from pytest_vmports.network.moving import Move
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import MOVED, READY, Control
-from pytest_vmports.vm.inside.shell import AgentShell
 
 GUESTS = resources.files("pytest_vmports.guests")
 MOVE = Move(template_seat(()), seat_values((), 7))

@@ -27,8 +27,8 @@ from pytest_vmports.system.architecture import (
     architecture_named,
     host_architecture,
 )
+from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import CLOCK, READY, Control
-from pytest_vmports.vm.inside.shell import AgentShell
 
 SYSTEMCTL = """\
 #!/bin/sh

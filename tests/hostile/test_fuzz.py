@@ -130,6 +130,9 @@ class Told(Monitor):
     def give(self, *_):
         """Hand a descriptor over."""
 
+    def _give(self, *_, **__):
+        return self.value
+
 
 def asked(question, *arguments):
     return lambda value: getattr(Told(value), question)(*arguments)
@@ -242,7 +245,7 @@ PARSERS = [
     # The control channel.
     Parser(
         "vm.inside.control.Frames.next", frames_in, [RAN, frame(READY, b"7") + frame(CLOCK, b"0")],
-        changed_bytes, lambda all_: all(kind in "VCNXAOEoe" and len(p) <= 4096 for kind, p in all_),
+        changed_bytes, lambda all_: all(k in "VCNTXAOEoe" and len(p) <= 4096 for k, p in all_),
     ),
     Parser(
         "vm.inside.control.Control.receive by the window", run_by_window, [SAW],
@@ -313,6 +316,8 @@ PARSERS = [
            changed_value, lambda all_: all(type(one) is str for one in all_)),
     Parser("vm.monitor.Monitor._hmp", asked("hmp", "info usernet"), [USERNET], changed_value,
            lambda one: type(one) is str),
+    Parser("vm.monitor.Monitor.give_and_hmp", asked("give_and_hmp", 0, "name", "hostfwd_add"),
+           [""], changed_value, lambda one: type(one) is str),
     Parser("vm.monitor.Monitor.dump", lambda value: Told(value).dump(0, 1.0),
            [{"formats": ["elf", "kdump-zlib"]}], changed_value),
     Parser("vm.monitor.Monitor.why_ended", why_ended, [{"guest": True, "reason": "guest-reset"}],

@@ -371,7 +371,7 @@ class Flood:
     """An agent's side of the control channel that answers every command with output for ever."""
 
     def __init__(self):
-        self.sent, self.killed, self.written = [], 0, 0
+        self.sent, self.killed, self.written, self.window = [], 0, 0, None
 
     def send(self, kind, payload=b""):
         self.sent.append(kind)

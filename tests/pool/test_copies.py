@@ -39,7 +39,9 @@ def guest(monkeypatch):
 
 
 def vm_of(guest):
-    machine = SimpleNamespace(owner=Owner(), vitals=None, shell=guest, check_alive=lambda: None)
+    machine = SimpleNamespace(
+        owner=Owner(), vitals=None, shell=guest, check_alive=lambda: None, ram=None
+    )
     return VM(machine, None, None, tell=guest.tell)
 
 
@@ -49,8 +51,9 @@ def test_a_copy_into_the_guest_that_takes_long_says_how_far_it_is(guest, tmp_pat
     guest.pieces = ()
     vm_of(guest).put(source, "/srv/")
     assert re.fullmatch(
-        r"vmports: copying app\.tar into the guest for tests/pool/test_copies\.py::\S+, 0 s so "
-        r"far: [0-3]\.\d of 3\.1 MB, \d+(\.\d)? MB/s",
+        r"vmports: copying app\.tar into the guest (\[gw\d+\] )?for "
+        r"tests/pool/test_copies\.py::\S+, "
+        r"0 s so far: [0-3]\.\d of 3\.1 MB, \d+(\.\d)? MB/s",
         guest.lines[0],
     )
 
@@ -58,8 +61,8 @@ def test_a_copy_into_the_guest_that_takes_long_says_how_far_it_is(guest, tmp_pat
 def test_a_copy_out_of_the_guest_that_takes_long_says_how_far_it_is(guest, tmp_path):
     vm_of(guest).get("/srv/app", tmp_path)
     assert re.fullmatch(
-        r"vmports: copying app out of the guest for tests/pool/test_copies\.py::\S+, 0 s so "
-        r"far: [01]\.\d MB, \d+(\.\d)? MB/s",
+        r"vmports: copying app out of the guest (\[gw\d+\] )?for tests/pool/test_copies\.py::\S+, "
+        r"0 s so far: [01]\.\d MB, \d+(\.\d)? MB/s",
         guest.lines[0],
     )
 

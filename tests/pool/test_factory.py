@@ -78,7 +78,7 @@ def test_one_that_was_entered_or_misused_is_not(recwarn):
 
 @pytest.fixture
 def factory():
-    return VmFactory(None, None, None, observe=None, on_wait=None)
+    return VmFactory(None, None, None, observe=None, on_wait=None, running=None, coming=None)
 
 
 def _with(factory):

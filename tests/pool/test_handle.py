@@ -44,7 +44,7 @@ def vm():
         owner=Owner(), vitals=None, ports=(ExposedPort(internal=8080, external=20080),),
         monitor=Sensitive(), shell=Sensitive(), cards=Sensitive(), workdir=Path("/nowhere"),
         kind=SimpleNamespace(ssh=Sensitive()), plan=Sensitive(), finish=ended,
-        state=SimpleNamespace(value="ready"),
+        state=SimpleNamespace(value="ready"), ram=None,
     )  # fmt: skip
     machine.check_alive = machine.owner.check
     return VM(machine, SimpleNamespace(pass_fds=(), declare=""), lambda _mappings: Sensitive())
@@ -142,7 +142,8 @@ USES = {
     "reboot": VM.reboot,
     "restore": lambda vm: vm.restore(Snapshot.__new__(Snapshot)), "shutdown": VM.shutdown,
     "connect": lambda vm: vm.connect(8080),
-    "unexpose": lambda vm: vm.unexpose(9090),
+    "unexpose": lambda vm: vm.unexpose(9090), "share": lambda vm: vm.share("/srv", "/srv"),
+    "unshare": lambda vm: vm.unshare("/srv"),
 }  # fmt: skip
 
 

@@ -31,7 +31,9 @@ RAISING = {
     "VM.console": "vm.console", "VM.screenshot": "vm.screenshot('x.png')",
     "VM.command_line": "vm.command_line", "VM.run": "vm.run('true')", "VM.put": "vm.put('a', 'b')",
     "VM.get": "vm.get('a', 'b')", "VM.network_log": "vm.network_log",
-    "VM.ssh_config": "vm.ssh_config('x')",
+    "VM.ssh_config": "vm.ssh_config('x')", "VM.reboot": "vm.reboot()", "VM.reboots": "vm.reboots",
+    "VM.clock_behind": "vm.clock_behind", "VM.share": "vm.share('/tmp', '/a')",
+    "VM.unshare": "vm.unshare('/a')",
     "VM.expose": "vm.expose(80)", "VM.unexpose": "vm.unexpose(80)", "VM.pause": "vm.pause()",
     "VM.resume": "vm.resume()", "VM.reset": "vm.reset()", "VM.snapshot": "vm.snapshot()",
     "VM.restore": "vm.restore(None)", "VM.shutdown": "vm.shutdown()", "VM.end": "vm.end()",
@@ -77,7 +79,7 @@ RAISING = {
 # Values alone, or written to meet no error.
 SILENT = {
     "VmFactory.__exit__",
-    "Guest.kernel_words", "Guest.tolerating",
+    "Guest.kernel_words", "Guest.tolerating", "Guest.bringing",
     "LeaseInfo.describe", "PortMapping.model_config", "ExposedPort.model_config", "ExposedPort.url",
     "ExposedPort.address", "PortAllocator.__enter__", "PortLease.held", "PortLease.__enter__",
     "PortLease.__exit__", "PortLease.release", "PortLease.release_guard", "PortLease.guard_with",
@@ -143,9 +145,14 @@ def released():
 class VMs(VM):
     def __repr__(self): return "a VM"
 
-vm = VMs(broken, broken, broken)
+class Machine(there["Broken"]):
+    ram = None
+
+vm = VMs(Machine(), broken, broken)
 """
-PARTS = {"pytest_vmports.pool.copies", "pytest_vmports.pool.network_log"}
+PARTS = {
+    "pytest_vmports.pool.copies", "pytest_vmports.pool.network_log", "pytest_vmports.pool.shares",
+}  # fmt: skip
 FRAME = re.compile(
     r"pytest_vmports/|contextlib\.py|subprocess\.py|pydantic|selectors\.py|functools\.py|"
     r"During handling|direct cause"
@@ -154,7 +161,7 @@ FRAME = re.compile(
 
 def _parts(kind):
     """Return a class and what it is put together from, if anything."""
-    return [kind, *(one for one in kind.__bases__ if one.__module__ in PARTS)]
+    return [kind, *(one for one in kind.__mro__[1:] if one.__module__ in PARTS)]
 
 
 def members(kind):

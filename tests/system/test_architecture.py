@@ -66,7 +66,7 @@ def test_argv_kernel_words_and_inittab_agree_whatever_the_host_is(qemu, guest, t
         "shell on": re.search(r"^(\w+)::respawn:-/vmports/console$", inittab, re.MULTILINE)[1],
         "display": {"VGA", "virtio-gpu-pci"} & set(command),
         "vmgenid": "vmgenid,guid=auto" in command,
-        "seeded by our agent": kind_of(guest, qemu.architecture).lean,
+        "seeded by our agent": kind_of(guest, qemu.architecture).seeded,
         "no template because": kind_of(guest, qemu.architecture).why_no_template,
     }
     pc = {
@@ -146,6 +146,6 @@ def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
     with contextlib.ExitStack() as stack:
         stack.callback(kind.close)
         of_qemu, *_ = kind.connect(Place(tmp_path, tmp_path, tmp_path), (), stack)
-        kind.restored()
+        kind.restored(None)
         with socket.socket(fileno=os.dup(of_qemu)) as channel:
             assert len(channel.recv(1000)) == 4 + 16 + 32

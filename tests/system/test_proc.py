@@ -24,6 +24,9 @@ READERS = {
     "system/proc.py", "leases/candidates.py", "leases/guard.py", "leases/record.py",
     "leases/state_dir.py", "network/seal.py", "system/minder.py",
     "guests/hopeless.py",  # a folder of the guest
+    "vm/argv.py",  # a descriptor's name, for QEMU
+    "vm/share.py",  # a folder that is never shared
+    "vm/virtiofs.py",  # files that virtiofsd may read
     "network/walls.py", "system/program_files.py",  # what gvproxy, and QEMU, may read
 }  # fmt: skip
 

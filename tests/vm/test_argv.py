@@ -221,13 +221,9 @@ def test_the_machine_fits_what_qemu_emulates(monkeypatch, path, native, machine)
     assert ("vmgenid,guid=auto" in values(command, "-device")) == (machine == "pc")
 
 
-def test_a_machine_without_what_we_do_not_need_has_neither_clocks_nor_keyboard_nor_vmgenid():
-    command = build(fitting=Fitting(lean=True))
-    assert values(command, "-machine") == ["pc,hpet=off,vmport=off,smbus=off,i8042=off"]
-    assert "vmgenid,guid=auto" not in values(command, "-device")
-    qemu = Qemu("/usr/bin/qemu-system-aarch64", (8, 0, 0), "named")
-    arm64 = build(qemu=qemu, fitting=Fitting(lean=True))
-    assert values(arm64, "-machine") == ["virt"]
+def test_a_guest_that_our_agent_seeds_has_no_vmgenid():
+    assert "vmgenid,guid=auto" in values(build(), "-device")
+    assert "vmgenid,guid=auto" not in values(build(fitting=Fitting(seeded=True)), "-device")
 
 
 # --- whole machines -----------------------------------------------------------------------------
@@ -290,7 +286,7 @@ def test_a_guest_of_ours_with_a_port_is_exactly_this():
 )
 def test_a_guest_with_a_window_has_its_device_whoever_shares_it(file, backend):
     channels = Channels(7, 9, Path("/run/v/console.log"), window_fd=file)
-    command = build(channels=channels, window=True)
+    command = build(channels=channels, fitting=Fitting(window=True))
     assert backend in values(command, "-object")
     assert "ivshmem-plain,memdev=window,master=on,addr=0x1e" in values(command, "-device")
     assert not [word for word in build(channels=channels) if "window" in word]

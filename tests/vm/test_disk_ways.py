@@ -63,7 +63,7 @@ class Booted:
         self.kind = kind_of(Guest("debian", image=image), architecture)
         port = ExposedPort(internal=22, external=20022, protocol="tcp", host="127.0.0.1")
         with contextlib.ExitStack() as until_spawned:
-            fd, _ = self.kind.connect(self.place, [port], until_spawned)
+            fd, _, _ = self.kind.connect(self.place, [port], until_spawned)
             self.port = socket.socket(fileno=os.dup(fd))
         (folder / "console.log").touch()
         console = Console(folder / "console.log")
@@ -210,7 +210,7 @@ def test_an_agent_that_was_killed_comes_back(booted, agent_of, tmp_path):
 def test_a_clone_knows_what_its_templates_guest_had_and_asks_nothing(booted, tmp_path):
     (tmp_path / NOTE).touch()
     guest = booted(ssh=True)
-    guest.kind.restored()
+    guest.kind.restored(None)
     sent = guest.port.recv(100)
     # The clock is on its way before the guest runs, and what random numbers begin with.
     assert sent[:4] == b"C\x30\0\0" and len(sent) == 4 + 16 + 32
@@ -227,7 +227,7 @@ def test_a_clone_knows_what_its_templates_guest_had_and_asks_nothing(booted, tmp
 def test_a_guest_that_refuses_the_time_is_told_of(booted, tmp_path):
     (tmp_path / NOTE).touch()
     guest = booted()
-    guest.kind.restored()
+    guest.kind.restored(None)
     guest.port.sendall(b"C\x01\0\0001")
     with pytest.raises(MachineError, match="refused to have its clock set: Operation not"):
         guest.kind.set_clock(guest.waiting)
@@ -235,7 +235,7 @@ def test_a_guest_that_refuses_the_time_is_told_of(booted, tmp_path):
 
 def test_a_clone_of_a_guest_without_the_agent_goes_by_ssh_and_says_so(booted):
     guest = booted(ssh=True)
-    guest.kind.restored()
+    guest.kind.restored(None)
     guest.port.setblocking(False)
     with pytest.raises(BlockingIOError):
         guest.port.recv(1)
@@ -283,7 +283,7 @@ def test_commands_have_the_systems_language_in_clones_too(
     assert lang(guest.shell()) == found
     guest.close()
     clone = booted()
-    clone.kind.restored()
+    clone.kind.restored(None)
     assert clone.port.recv(4) == b"C\x30\0\0" and len(clone.port.recv(100)) == 48  # its time
     agent_of(clone)
     clone.kind._control.await_begin("V", 0, clock.now() + 60, lambda: None)
@@ -321,7 +321,7 @@ class Way:
 
 def test_what_carries_much_goes_by_the_wide_way():
     quick, wide = Way(), Way()
-    shell = ByWeight(quick, wide)
+    shell = ByWeight(quick, wide, lambda: True)
     shell.execute("light", timeout=1, input=b"x" * (64 << 10))
     shell.execute("much", timeout=1, input=b"x" * (64 << 10) + b"x")
     shell.execute("out", timeout=1, input=b"", sink=Taker())

@@ -48,11 +48,8 @@ class GuestKind(Protocol):
         """Whether a PC's BIOS begins its boot."""
 
     @property
-    def lean(self) -> bool:
-        """Whether its machine does without what only foreign software asks for.
-
-        Its agent then seeds a restored one's random numbers.
-        """
+    def seeded(self) -> bool:
+        """Whether our agent seeds a restored one's random numbers, and nothing else need."""
 
     @property
     def window(self) -> bool:

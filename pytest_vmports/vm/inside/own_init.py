@@ -52,8 +52,8 @@ class OwnInit:
         return self.architecture.has_bios
 
     @property
-    def lean(self) -> bool:
-        """Whether its machine may do without devices: what its software asks for is not known."""
+    def seeded(self) -> bool:
+        """Whether our agent alone seeds its random numbers: others in it may ask for a vmgenid."""
         return False
 
     @property

@@ -29,7 +29,7 @@ class Prepared(OwnInit):
     moves = True
 
     @property
-    def lean(self) -> bool:
+    def seeded(self) -> bool:
         """Whether our agent is there, which then seeds its random numbers."""
         return self.architecture.agent is not None
 
