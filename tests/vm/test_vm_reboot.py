@@ -186,7 +186,7 @@ WAITS = """
     def test_first(vm_with_ports, vmports_pool):
         standby = vmports_pool.standby
         standby.join()
-        machine = standby._machine
+        ((_, machine),) = standby._ready
         with contextlib.suppress(VmPortsError):
             machine.shell.execute("reboot -f", timeout=60, input=b"")
         until(lambda: machine.reboots.count, 60, machine.console.text)

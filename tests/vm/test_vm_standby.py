@@ -230,7 +230,8 @@ def test_a_disk_is_kept_ready_too_and_its_way_in_goes_to_its_test(
     request, vmports_pool, small_disk
 ):
     guest, asked = small_disk
-    settings = options.resolve(request.config, {"expose": [80], "prewarm": 2}, "the test")
+    wanted = {"expose": [80], "prewarm": 2, "agent": False}
+    settings = options.resolve(request.config, wanted, "the test")
     with vmports_pool.vm(settings, guest, following=[settings] * 2) as vm:
         assert vm.origin == "cloned"
         vmports_pool.standby.join()

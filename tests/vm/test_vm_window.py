@@ -151,7 +151,7 @@ def test_a_booted_vm_and_one_kept_ready_see_it_too(vm_factory, vmports_pool):
             wanted,
             vmports_pool.guest(wanted),
             exposed,
-            following=wanted if origin == "cloned" else None,
+            following=[wanted] if origin == "cloned" else [],
         )
         try:
             assert str(machine.origin) == origin
