@@ -110,7 +110,7 @@ REBOOTS = f"{USER_DATA}power_state:\n  mode: reboot\n"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["kernel", "bios", "uefi"])
+@pytest.mark.parametrize("way", ["kernel", "bios"])
 def test_a_debian_that_cloud_init_reboots_is_saved_afterwards_and_its_clones_reboot(
     vm_factory, debian, way
 ):

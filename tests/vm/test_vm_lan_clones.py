@@ -195,6 +195,7 @@ def test_a_debian_disk_is_cloned_and_moved_by_ssh(vm_factory, missing):
             assert cards(vm) == (mac(number), [vm.lan_address, link])
         for asking, asked in ((one, other), (other, one)):
             there = f"/dev/tcp/{asked.lan_address}/80"
-            command = ["bash", "-c", f"exec 3<>{there}; echo >&3; head -c 8 <&3"]
+            ask = r"printf 'GET / HTTP/1.0\r\n\r\n' >&3; head -c 8 <&3"
+            command = ["bash", "-c", f"exec 3<>{there}; {ask}"]
             said = asking.run(command, timeout=300)
             assert said.stdout == "HTTP/1.1"
