@@ -553,7 +553,7 @@ _POWER = _of(
         'machine.monitor.execute("stop")',
         'machine.monitor.execute("query-status")',
     ),
-    a_snapshot_is_written_over=('state.open("x+b")', 'state.open("w+b")'),
+    a_snapshot_is_written_over=('state.open("xb")', 'state.open("w+b")'),
     a_disk_is_not_written_out=('machine.monitor.execute("quit")', "pass"),
     qemu_is_killed_while_it_writes=("machine.processes()[0].wait(_QUIT_SECONDS)", "pass"),
     a_reset_loses_the_disk=("machine.stop(keep_disks=True)", "machine.stop()"),

@@ -23,7 +23,7 @@ TESTS = tuple(
     f"tests/{'hostile' if name == 'hostile' else 'vm'}/test_vm_{name}.py"
     for name in (
         "template", "standby", "control", "keep", "usernet", "gvproxy", "host_ports", "udp",
-        "hostile", "quiet", "share",
+        "hostile", "quiet", "share", "window",
     )
 )  # fmt: skip
 ON_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}

@@ -97,9 +97,11 @@ def save(machine: Machine, state: Path, *, whole: bool = False) -> None:
         OSError: the file cannot be written.
     """
     machine.monitor.execute("stop")
-    with state.open("x+b") as file:
+    # To write only: QEMU from 10 on takes a descriptor for no other use than that it is open for.
+    with state.open("xb") as file:
         machine.monitor.save(file.fileno(), whole=whole)
-        if not whole:
+    if not whole:
+        with state.open("r+b") as file:
             forget_place(file.fileno())
 
 
