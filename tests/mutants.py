@@ -361,8 +361,8 @@ _COMMAND = _of(
     "pytest_vmports/vm/argv.py",
     "tests/vm/test_argv.py",
     seed_may_be_written=(
-        "format=raw,readonly=on,file={_comma(drives.seed)}",
-        "format=raw,file={_comma(drives.seed)}",
+        "format=raw,readonly=on,file={escaped(drives.seed)}",
+        "format=raw,file={escaped(drives.seed)}",
     ),
     firmware_may_be_written=("unit=0,format=raw,readonly=on", "unit=0,format=raw"),
     sandbox_without_resourcecontrol=(",resourcecontrol=deny", ""),

@@ -208,7 +208,7 @@ def _board(
         return ("-object", backend, "-machine", f"{machine},memory-backend={fitting.shared}")
     if ram is None:
         return ("-machine", machine)
-    mapped = f"mem-path={_comma(ram.path)},share={'on' if ram.share else 'off'}"
+    mapped = f"mem-path={escaped(ram.path)},share={'on' if ram.share else 'off'}"
     if maps_read_only(hardware.qemu, ram):
         mapped += ",readonly=on,rom=off"
     backend = f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}"
@@ -248,11 +248,11 @@ def _monitor(qemu: Qemu, chardev: str, mode: str) -> list[str]:
 
 
 def _console(qemu: Qemu, channels: Channels) -> list[str]:
-    log = _comma(channels.console)
+    log = escaped(channels.console)
     if channels.sockets is None:
         return ["-chardev", f"file,id=console,path={log}"]
     console, monitor = (
-        f"path={_comma(channels.sockets / name)},server=on,wait=off"
+        f"path={escaped(channels.sockets / name)},server=on,wait=off"
         for name in (CONSOLE_SOCKET, MONITOR_SOCKET)
     )
     return [
@@ -274,13 +274,13 @@ def _drives(drives: Drives | None) -> list[str]:
         return []
     # Boot index 0 is taken where a kernel is booted directly.
     # Nothing of it outlives the VM, so nothing has to reach the host's disk.
-    command = ["-drive", f"id=root,if=none,format=qcow2,cache=unsafe,file={_comma(drives.root)}"]
+    command = ["-drive", f"id=root,if=none,format=qcow2,cache=unsafe,file={escaped(drives.root)}"]
     command += ["-device", "virtio-blk-pci,drive=root,bootindex=1", "-device", "virtio-rng-pci"]
     if drives.seed is not None:
-        command += ["-drive", f"id=seed,if=none,format=raw,readonly=on,file={_comma(drives.seed)}"]
+        command += ["-drive", f"id=seed,if=none,format=raw,readonly=on,file={escaped(drives.seed)}"]
         command += ["-device", "virtio-blk-pci,drive=seed"]
     if drives.firmware is not None:
-        code, variables = map(_comma, drives.firmware)
+        code, variables = map(escaped, drives.firmware)
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
         command += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
     return command
@@ -289,7 +289,7 @@ def _drives(drives: Drives | None) -> list[str]:
 def _capture(capture: Capture | None) -> list[str]:
     if capture is None:
         return []
-    dump = f"filter-dump,id=capture,netdev={capture.netdev},file={_comma(capture.file)}"
+    dump = f"filter-dump,id=capture,netdev={capture.netdev},file={escaped(capture.file)}"
     return ["-object", dump]
 
 
@@ -314,6 +314,7 @@ def _agent(descriptor: int | None) -> list[str]:
     return ["-chardev", channel, "-device", "virtio-serial-pci", "-device", port]
 
 
-def _comma(path: Path) -> str:
+def escaped(path: Path) -> str:
+    """Return a path as QEMU's option syntax takes it."""
     # A comma ends a value in QEMU's option syntax unless doubled.
     return str(path).replace(",", ",,")

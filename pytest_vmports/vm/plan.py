@@ -129,12 +129,13 @@ class Plan:
         words = self.guest.kernel_words(
             architecture, self.network.dns, ends.network_words, stays=self.hardware.crash_dump
         )
+        kind = self.kind
         command = build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
             ram=ends.ram, restore=ends.restore, capture=capture,
             fitting=Fitting(
-                self.kind.seeded, self.hardware.has_window and self.kind.window, self.shared_memory
+                kind.seeded, self.hardware.has_window and kind.window, self.shared_memory
             ),
         )  # fmt: skip
         return command + share.arguments(self.shares)

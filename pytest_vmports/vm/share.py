@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_vmports.errors import ShareError
+from pytest_vmports.vm.argv import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,8 +67,7 @@ def arguments(shares: Sequence[Share]) -> list[str]:
     """
     words = []
     for share in shares:
-        # A comma ends a value in QEMU's option syntax unless doubled.
-        path = str(share.folder).replace(",", ",,")
+        path = escaped(share.folder)
         kept = ",readonly=on" if share.readonly else ""
         served = f"id={share.tag},path={path},security_model=none,multidevs=remap{kept}"
         words += ["-fsdev", f"local,{served}"]

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -17,6 +16,7 @@ import threading
 from collections import Counter
 from importlib import resources
 
+import agent_program
 import psutil
 import pytest
 from host_shell import Taker
@@ -61,17 +61,7 @@ class Agent:
 @pytest.fixture(params=[X86_64, AARCH64], ids=lambda architecture: architecture.name)
 def program(request, tmp_path, missing):
     """Return the words that run an architecture's agent."""
-    architecture = request.param
-    emulator = []
-    if architecture.name != host_architecture():
-        name = f"qemu-{architecture.name}"
-        emulator = [shutil.which(name) or shutil.which(f"{name}-static")]
-        if emulator == [None]:
-            missing(name, "install qemu-user")
-    program = tmp_path / "agent"
-    program.write_bytes((GUESTS / architecture.agent).read_bytes())
-    program.chmod(0o755)
-    return [*emulator, program]
+    return agent_program.words(request.param, tmp_path, missing)
 
 
 def device(folder, vendor="0x1af4", name="resource2_wc"):
@@ -385,10 +375,8 @@ def segments():
 def test_without_a_loopback_it_says_so_soon_and_works_on(tmp_path, missing):
     if subprocess.run(["unshare", "--net", "--map-root-user", "true"], check=False).returncode:
         missing("a network namespace (unshare --net)", "allow user namespaces, or run as root")
-    program = tmp_path / "agent"
-    program.write_bytes((GUESTS / architecture_here().agent).read_bytes())
-    program.chmod(0o755)
-    agent = Agent(["unshare", "--net", "--map-root-user", program])
+    program = agent_program.words(architecture_here(), tmp_path, missing)
+    agent = Agent(["unshare", "--net", "--map-root-user", *program])
     try:
         agent.control.await_number(READY, float("inf"), ended)
         agent.control.send(WARM)

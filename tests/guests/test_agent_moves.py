@@ -10,17 +10,16 @@ import socket
 import struct
 import subprocess
 import sys
-from importlib import resources
 
+import agent_program
 import pytest
 
 from pytest_vmports.network.lan import seat_values, template_seat
 from pytest_vmports.network.moving import Move
-from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
+from pytest_vmports.system.architecture import AARCH64, X86_64
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import MOVED, READY, Control
 
-GUESTS = resources.files("pytest_vmports.guests")
 MOVE = Move(template_seat(()), seat_values((), 7))
 OLD_LINK, NEW_LINK = "fe80::5894:efff:fee4:dfd/64", "fe80::5894:efff:fee4:d07/64"
 # As the guest's boot script makes it, with a route that leads by a neighbour, another address that
@@ -61,20 +60,10 @@ def namespace(missing):
 @pytest.fixture(params=[X86_64, AARCH64], ids=lambda architecture: architecture.name)
 def agent(request, tmp_path, missing, namespace):
     """Return an agent in that namespace: its channel, and its shell."""
-    architecture, emulator = request.param, []
-    if architecture.name != host_architecture():
-        name = f"qemu-{architecture.name}"
-        emulator = [shutil.which(name) or shutil.which(f"{name}-static")]
-        if emulator == [None]:
-            missing(name, "install qemu-user")
-    program = tmp_path / "agent"
-    program.write_bytes((GUESTS / architecture.agent).read_bytes())
-    program.chmod(0o755)
+    program = agent_program.words(request.param, tmp_path, missing)
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen(
-            [*namespace, *emulator, program, "0"], stdin=theirs, stdout=theirs
-        )
+        process = subprocess.Popen([*namespace, *program, "0"], stdin=theirs, stdout=theirs)
     control = Control(ours)
     try:
         assert control.await_number(READY, float("inf"), ended) == 0

@@ -216,6 +216,17 @@ def see(of_guest):
     of_guest[16:32] = of_guest[:16]
 
 
+@pytest.fixture
+def seen(pair, window):
+    """Return our end of a channel whose guest has shown that it sees the window, and its end."""
+    ours, guest = pair
+    control = Control(ours, window[0])
+    see(window[1])
+    guest.sendall(SEEN)
+    control.await_number(READY, soon(), alive)
+    return control, guest
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_who_lies_about_the_window_is_refused(pair, window, lie):
     ours, guest = pair
@@ -229,12 +240,8 @@ def test_who_lies_about_the_window_is_refused(pair, window, lie):
         AgentShell(control, alive).execute("true", timeout=SECONDS, input=b"")
 
 
-def test_what_the_guest_writes_in_the_window_later_changes_nothing_that_was_read(pair, window):
-    ours, guest = pair
-    control = Control(ours, window[0])
-    see(window[1])
-    guest.sendall(SEEN)
-    control.await_number(READY, soon(), alive)
+def test_what_the_guest_writes_in_the_window_later_changes_nothing_that_was_read(seen, window):
+    control, guest = seen
     window[1][2 << 20 : (2 << 20) + 5] = b"first"
     guest.sendall(frame("o", b"5"))
     got = control.receive(soon(), alive)
@@ -243,24 +250,16 @@ def test_what_the_guest_writes_in_the_window_later_changes_nothing_that_was_read
     assert got == ("O", b"first")
 
 
-def test_output_without_end_by_the_window_ends_where_no_more_is_kept(pair, window):
-    ours, guest = pair
-    control = Control(ours, window[0])
-    see(window[1])
-    guest.sendall(SEEN)
-    control.await_number(READY, soon(), alive)
+def test_output_without_end_by_the_window_ends_where_no_more_is_kept(seen):
+    control, guest = seen
     guest.sendall(frame("o", b"1048576") * 40 + frame("X", b"9"))
     status, output, _ = AgentShell(control, alive).execute("x", timeout=None, input=b"")
     assert status is None
     assert 16 << 20 < len(output) <= 17 << 20  # `MAX_OUTPUT`, and no more than has room
 
 
-def test_an_agent_that_comes_after_one_that_saw_the_window_is_not_believed_for_it(pair, window):
-    ours, guest = pair
-    control = Control(ours, window[0])
-    see(window[1])
-    guest.sendall(SEEN)
-    control.await_number(READY, soon(), alive)
+def test_an_agent_that_comes_after_one_that_saw_the_window_is_not_believed_for_it(seen, window):
+    control, guest = seen
     assert control.window is window[0]
     guest.sendall(SEEN)
     control.await_number(READY, soon(), alive)

@@ -335,7 +335,7 @@ def test_a_vm_that_ends_ends_the_waiting_for_the_agent():
         raise ProcessLookupError
 
     with guest, contextlib.closing(Control(ours)) as control:
-        link = AgentLink(control, seed=True)
+        link = AgentLink(control)
         waiting = Waiting(None, check, time.monotonic() + 60, 60.0)
         guest.sendall(FIRMWARE)
         with pytest.raises(ProcessLookupError):

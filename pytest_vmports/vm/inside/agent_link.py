@@ -30,8 +30,6 @@ class AgentLink:
 
     Args:
         control: our end of its channel.
-        seed: send bytes for random numbers to a guest that was restored; its board does not tell
-            it so, or its kernel may not listen.
         folder: where commands begin.
         variables: what their environment holds beside the usual.
 
@@ -44,14 +42,12 @@ class AgentLink:
         self,
         control: Control,
         *,
-        seed: bool,
         folder: str = "/",
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.there = False
         self.variables = dict(variables)
         self._control = control
-        self._seed = seed
         self._folder = folder
         self._clock_sent = self._moving = False
         self._shell: Shell | None = None
@@ -196,7 +192,8 @@ class AgentLink:
         return self._shell
 
     def _send_clock(self) -> None:
-        self._control.send_clock(clock.wall(), seed=self._seed)
+        # A restored guest's board need not tell it so, nor its kernel have a driver for that.
+        self._control.send_clock(clock.wall(), seed=True)
 
     def _answer(self, kind: str, missing: Callable[[], BootTimeoutError], waiting: Waiting) -> int:
         self._control.deaths = waiting.deaths

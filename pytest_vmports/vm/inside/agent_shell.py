@@ -83,8 +83,7 @@ class AgentShell:
         variables = (f"{name}={value}" for name, value in self._environment.items())
         words = [self._folder, *variables, "", "/bin/sh", "-c", command]
         text = "".join(f"{word}\0" for word in words).encode("utf-8", "surrogateescape")
-        endless = timeout is None or per_progress
-        most_seconds = math.inf if timeout is None or endless else timeout + _AFTER_KILL
+        most_seconds = math.inf if timeout is None or per_progress else timeout + _AFTER_KILL
         with self._one_at_a_time, patience.at_most(most_seconds):
             if self._last is not None:
                 self._last.pass_over()

@@ -155,9 +155,8 @@ class DiskGuest(OwnInit):
         self._note = place.workdir / NOTE
         if self._image.brings_agent(self.architecture):
             assert self._control is not None
-            # Not every kernel of a distribution has a driver for what its board tells it by.
             self._link = AgentLink(
-                self._control, seed=True, folder=disk_agent.HOME, variables=disk_agent.VARIABLES
+                self._control, folder=disk_agent.HOME, variables=disk_agent.VARIABLES
             )
         if self._image.ssh:
             self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")

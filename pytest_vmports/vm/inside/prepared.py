@@ -39,7 +39,7 @@ class Prepared(OwnInit):
         """Open the control channel; see `OwnInit.connect`."""
         ends = super().connect(place, forwards, until_spawned)
         assert self._control is not None
-        self._link = AgentLink(self._control, seed=True)
+        self._link = AgentLink(self._control)
         return ends
 
     @property

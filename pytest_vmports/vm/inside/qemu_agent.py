@@ -22,7 +22,7 @@ from pytest_vmports.system.said import Answer, json_said, malformed, shaped
 from pytest_vmports.vm.arguments import short_enough
 from pytest_vmports.vm.inside.channel import Channel
 from pytest_vmports.vm.inside.qemu_agent_stream import AT_ONCE, Enough, Kept, Streamed
-from pytest_vmports.vm.inside.shell import kept_at_most
+from pytest_vmports.vm.inside.shell import KILLED, kept_at_most
 
 if TYPE_CHECKING:
     import socket
@@ -39,7 +39,6 @@ WHO = "the QEMU guest agent"
 _LONGEST_ANSWER = 48 << 20
 # Of a command whose output goes piece by piece, all of whose errors come at once.
 _LONGEST_PIECE = 8 << 20
-_KILLED = 128 + 9
 _LONGEST_COMPLAINT = 1000
 # A session of its own, so that a timeout can end the children too.
 # It may have been started without a home.
@@ -183,7 +182,7 @@ class GuestAgent:
             else:
                 kept = Kept(kept_at_most(sink, most))
                 code = self._streamed(text, chunks, kept if sink is None else sink, limit)
-                code = _KILLED if kept.full else code
+                code = KILLED if kept.full else code
                 output, errors = bytes(kept.output), bytes(kept.errors)
         if code is None:
             raise CommandTimeoutError(cmd=command, timeout=timeout, output=output, stderr=errors)

@@ -23,6 +23,8 @@ _SHOWN = 2000
 
 MAX_OUTPUT = 16 << 20
 """Bytes that a command of `run` may write where nobody says otherwise."""
+KILLED = 128 + 9
+"""What a shell says of a command that was."""
 
 
 class Sink(Protocol):

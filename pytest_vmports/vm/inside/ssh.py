@@ -20,7 +20,7 @@ from pytest_vmports.system.probing import ask, is_of_the_host, stopped
 from pytest_vmports.system.programs import install_hint
 from pytest_vmports.system.said import malformed
 from pytest_vmports.vm.arguments import short_enough
-from pytest_vmports.vm.inside.shell import kept_at_most
+from pytest_vmports.vm.inside.shell import KILLED, kept_at_most
 from pytest_vmports.vm.inside.ssh_login import NotOpenInTime, SharedLogin
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ _STATUS = re.compile(rb"[0-9]{3}")
 # What a client says whose session the guest refuses, as more than its sshd's MaxSessions, or those
 # that programs hold which commands have left in the background (source: OpenSSH's mux.c).
 _FULL = "session request failed"
-_KILLED = 128 + 9
-"""What a shell says of a command that was."""
 # sshd keeps a session open as long as anything holds its output, also what runs on in the
 # background. So the end of both is marked, and what is written later goes nowhere, by a second cat:
 # a pipe without a reader would kill who writes to it. A shell's own word on a signal is not wanted.
@@ -185,7 +183,7 @@ class SshShell:
         if most is not None and len(output) + len(errors) > most + _DIGITS:
             if not marked:
                 self._kill(note)
-            return _KILLED, output, errors
+            return KILLED, output, errors
         if marked:
             return status_at_the_end(output), output[:-_DIGITS], errors
         return done.returncode, output, errors  # not even sh has come to its end
