@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 # The settings of a marker that lead to each wiring.
 WIRINGS: dict[str, dict[str, Any]] = {"usernet": {}, "gvproxy": {"allow_network": True}}
 
+# What `vm.origin` may be of a VM that was not booted: whether the last one came early enough to
+# be kept ready for the next depends on how busy the host is.
+FROM_TEMPLATE = {"cloned", "standby"}
+
 # A shell loop: busybox's nc serves one UDP peer, so each datagram gets an nc of its own. A server
 # that reads byte by byte, as the shell's `read` does, would lose the rest of a datagram.
 _UDP_ECHO = "while :; do nc -u -l -p {port} -e dd bs=2048 count=1; done 2>/dev/null &"

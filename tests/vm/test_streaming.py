@@ -290,7 +290,7 @@ def test_a_copy_that_stands_still_is_ended_and_says_what_may_be_there(tmp_path):
 
 def test_how_far_a_copy_is_is_told_in_megabytes(monkeypatch):
     seconds = iter([0.0, 10.0, 12.0, 12.0])
-    monkeypatch.setattr(moved.clock, "now", lambda: next(seconds))
+    monkeypatch.setattr(moved, "clock", SimpleNamespace(now=lambda: next(seconds)))
     copy = moved.Moved()
     copy.total = 500_000_000
     copy.add(120_000_000)

@@ -8,6 +8,7 @@ import urllib.request
 
 import debian_image
 import pytest
+from vm_helpers import FROM_TEMPLATE
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import MachineError
@@ -52,7 +53,7 @@ def test_a_clone_is_told_the_time_and_runs_commands_without_ssh(
     drawn = set()
     for _ in range(2):
         with vm_factory(**settings) as vm:
-            assert vm.origin == "cloned"
+            assert vm.origin in FROM_TEMPLATE
             assert [port.internal for port in vm.ports] == [80]
             assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
             drawn.add(vm.run("head -c 32 /dev/urandom | base64").stdout)
@@ -113,7 +114,7 @@ def test_a_disk_that_uefi_boots_has_clones_and_commands_without_ssh(
     guest = Guest.disk(debian.disk, firmware="uefi", memory=512, user_data=DATA, ssh=False)
     settings = {"ports": [80], "guest": guest, "boot_timeout": 1800}
     with vm_factory(**settings) as vm:
-        assert vm.origin == "cloned"
+        assert vm.origin in FROM_TEMPLATE
         assert vm._machine.kind.ssh is None
         assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
         (tmp_path / "file").write_bytes(data := os.urandom(100_000))
@@ -133,8 +134,10 @@ def test_a_guest_whose_agent_does_not_come_up_is_entered_by_ssh_and_one_line_say
 ):
     told = []
     monkeypatch.setattr(vmports_pool, "_tell", told.append)
-    # Its kernel has one serial port, the console's.
-    direct = {**debian.direct, "append": f"{debian.direct['append']} 8250.nr_uarts=1"}
+    direct = {
+        **debian.direct,
+        "append": f"{debian.direct['append']} systemd.mask=vmports-agent.service",
+    }
     guest = Guest.disk(debian.root, memory=512, user_data=DATA, **direct)
     settings = {"ports": [80], "guest": guest, "boot_timeout": 1800}
     with vm_factory(**settings) as vm:
@@ -142,7 +145,7 @@ def test_a_guest_whose_agent_does_not_come_up_is_entered_by_ssh_and_one_line_say
         assert vm.run("hostname").stdout == "vmports\n"
         assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 60
     with vm_factory(**settings) as vm:
-        assert vm.origin == "cloned"
+        assert vm.origin in FROM_TEMPLATE
     lines = [line for line in told if "our agent did not come up" in line]
     assert len(lines) == 1 and "commands go by ssh" in lines[0]
 
@@ -150,7 +153,7 @@ def test_a_guest_whose_agent_does_not_come_up_is_entered_by_ssh_and_one_line_say
 def test_without_the_agent_ssh_serves_as_before(vm_factory, debian):
     settings = {"ports": [80], "guest": kernel_guest(debian), "boot_timeout": 1800}
     with vm_factory(**settings, agent="no") as vm:
-        assert vm.origin == "cloned"
+        assert vm.origin in FROM_TEMPLATE
         assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
         assert vm.run("pwd; systemctl is-active vmports-agent || true").stdout == (
             "/root\ninactive\n"

@@ -8,7 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from vm_helpers import GUEST, SHELL_PORT, alive, ask_shell, ask_tcp, count_boots_from, until
+from vm_helpers import (
+    FROM_TEMPLATE,
+    GUEST,
+    SHELL_PORT,
+    alive,
+    ask_shell,
+    ask_tcp,
+    count_boots_from,
+    until,
+)
 
 from pytest_vmports.errors import (
     BootTimeoutError,
@@ -40,7 +49,7 @@ def tell(vm, command):
 @pytest.mark.parametrize("wiring", [{}, {"allow_network": True}], ids=["usernet", "gvproxy"])
 def test_a_clone_that_reboots_lives_on_with_its_forwards_and_is_waited_for(make, wiring):
     with make(**wiring) as vm:
-        assert vm.origin in {"cloned", "standby"}
+        assert vm.origin in FROM_TEMPLATE
         qemu, forwards = vm.pids["QEMU"], list(vm.ports)
         vm.run("touch /root/old")
         vm.reboot()
@@ -192,7 +201,7 @@ WAITS = """
         until(lambda: machine.reboots.count, 60, machine.console.text)
 
     def test_second(vm_with_ports):
-        assert vm_with_ports.origin == "cloned"
+        assert vm_with_ports.origin in FROM_TEMPLATE
         assert (vm_with_ports.reboots, vm_with_ports.run("uname").stdout) == (0, "Linux\\n")
 """
 

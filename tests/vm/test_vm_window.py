@@ -8,7 +8,7 @@ import subprocess
 
 import psutil
 import pytest
-from vm_helpers import GUEST, fixed_port, listening
+from vm_helpers import FROM_TEMPLATE, GUEST, fixed_port, listening
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.report.by_hand import script
@@ -42,7 +42,7 @@ def shared(request, qemu_binary, vmports_pool):
 
 
 def test_a_clone_s_agent_sees_the_window_and_its_user_sees_no_port_of_it(shared):
-    assert shared.origin == "cloned"
+    assert shared.origin in FROM_TEMPLATE
     assert window_of(shared) is not None
     told = shared.run("netstat -ltn | awk '/LISTEN/ { print $4 }'").stdout.split()
     assert {int(address.rpartition(":")[2]) for address in told} == {7777, 8080, 9090}
@@ -170,7 +170,7 @@ def test_without_the_device_and_without_its_memory_the_serial_port_serves(vm_fac
         # The guest has the device, of which the host has nothing; its template is the same.
         patch.setattr(own_init, "open_window", lambda _: (None, None))
         with vm_factory(ports=[8080], **SETTINGS) as vm:
-            assert vm.origin == "cloned"
+            assert vm.origin in FROM_TEMPLATE
             assert "memory-backend-ram,id=window" in vm.command_line
             assert window_of(vm) is None and both_ways(vm, 20_000)
     monkeypatch.setattr(Hardware, "has_window", False)
