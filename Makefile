@@ -35,7 +35,7 @@ test: ## run the test suite and the examples (N=workers, PYTEST_ARGS=...)
 test-slow: ## run the tests that boot guests for minutes, and test-versions
 	@scripts/setup --images
 	@failed=0; \
-	$(PYTEST) tests -n $(N) -m slow --timeout 3600 $(PYTEST_ARGS) || { code=$$?; \
+	$(PYTEST) tests -n $(N) --dist worksteal -m slow --timeout 3600 $(PYTEST_ARGS) || { code=$$?; \
 	  if [ $$code -eq 5 ]; then echo "no slow tests"; else failed=1; fi; }; \
 	$(VERSIONS) || failed=1; \
 	exit $$failed

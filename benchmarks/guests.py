@@ -39,7 +39,7 @@ from pytest_vmports import Guest
 from pytest_vmports.system.programs import choose_accel, find_qemu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.settings.options import Settings
@@ -130,13 +130,21 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
 @contextlib.contextmanager
 def started(
-    measured: _single.Bench, kind: Kind, wanted: Settings, following: Sequence[Settings] = ()
+    measured: _single.Bench, kind: Kind, wanted: Settings, following: int = 0
 ) -> Iterator[tuple[float, list[VM]]]:
-    """Yield the seconds until each of a kind's VMs has sent its first byte, and the VMs."""
+    """Yield the seconds until each of a kind's VMs has sent its first byte, and the VMs.
+
+    Args:
+        measured: has them started.
+        kind: their kind.
+        wanted: their settings.
+        following: how many more like them are to be kept ready.
+    """
     with contextlib.ExitStack() as stack:
         began, vms = time.perf_counter(), []
-        for _ in range(kind.members):
-            one = measured.pool.vm(wanted, kind.guest, following=following)
+        for left in reversed(range(kind.members)):
+            wanted_next = [wanted] * (left + following)
+            one = measured.pool.vm(wanted, kind.guest, following=wanted_next)
             vms.append(stack.enter_context(one))
             kind.first_byte(vms[-1])
         yield time.perf_counter() - began, vms
@@ -146,7 +154,7 @@ def starts(measured: _single.Bench, kind: Kind, rounds: int, found: dict[str, li
     """Measure the ways to a VM in turns, and what it takes to be rid of it."""
     qemu = find_qemu()
     accelerator = choose_accel("auto", qemu.path).name
-    clone, keep = kind.settings(prewarm=0), kind.settings(prewarm=1)
+    clone, keep = kind.settings(prewarm=0), kind.settings(prewarm=kind.members)
     with started(measured, kind, clone):  # builds the template
         pass
     for number in range(rounds):
@@ -159,7 +167,7 @@ def starts(measured: _single.Bench, kind: Kind, rounds: int, found: dict[str, li
             found["memory"].append(_single.pss(vms[-1].pids["QEMU"]))
             ended = time.perf_counter()
         found["stop"].append((time.perf_counter() - ended) * 1e3)
-        with started(measured, kind, keep, [keep]):
+        with started(measured, kind, keep, kind.members):
             pass
         measured.pool.standby.join()
         with started(measured, kind, keep) as (seconds, vms):
@@ -170,7 +178,7 @@ def starts(measured: _single.Bench, kind: Kind, rounds: int, found: dict[str, li
                 found["first run"].append((time.perf_counter() - began) * 1e3)
 
 
-def inside(measured: _single.Bench, kind: Kind, size: int, found: dict[str, list[float]]) -> None:
+def inside(measured: _single.Bench, kind: Kind, found: dict[str, list[float]]) -> None:
     """Measure commands and copies in one clone, and what its forwards carry."""
     file, back = measured.folder / "file", measured.folder / "back"
     file.write_bytes(os.urandom(MEGABYTE) * MEGABYTES)

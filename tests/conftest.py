@@ -8,8 +8,10 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import debian_image
 import pytest
 
+from pytest_vmports import Guest
 from pytest_vmports.network import seal
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
@@ -35,6 +37,26 @@ def pytest_collection_modifyitems(items):
         for word in (word for mark in item.iter_markers("slow_as") for word in mark.args):
             if word in item.callspec.id:
                 item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def debian(missing: Callable[..., Any]) -> debian_image.DebianImage:
+    """Return the Debian image, built when it is not there."""
+    if lacking := debian_image.missing():
+        missing("what builds the Debian image", f"install {', '.join(lacking)}")
+    return debian_image.image()
+
+
+@pytest.fixture(scope="session")
+def debian_guest(debian: debian_image.DebianImage) -> Guest:
+    """Return a guest whose template all tests share that need any Debian: a boot takes minutes."""
+    data = {
+        "locale": False,
+        "write_files": [{"path": "/root/hello", "content": "from cloud-init"}],
+    }
+    return Guest.disk(
+        debian.root, memory=512, user_data=data, ssh=True, agent=True, **debian.direct
+    )
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_a_kvm_that_may_not_be_used(report):
     features = Path("/proc/cpuinfo").read_text()
     if os.access("/dev/kvm", os.R_OK | os.W_OK) and ("vmx" in features or "svm" in features):
         pytest.skip("KVM works here")
-    text = report("8080, accel='kvm', setup='true'", outcome=ERROR)
+    text = report("8080, accel='kvm', setup='true', boot_timeout=20", outcome=ERROR)
     assert_told(text, "kvm", "accel")
     assert any(words in text for words in ("/dev/kvm", "KVM", "hardware: kvm (asked for)"))
 

@@ -26,6 +26,8 @@ TESTS = tuple(
         "hostile", "quiet", "share", "window",
     )
 )  # fmt: skip
+# What is slow, and what is the older gvproxy's, shows nothing of QEMU's version that others do not.
+CHOSEN = ("-m", "not slow", "-k", "not 081 and not 0.8.1", *TESTS)
 ON_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 VERSIONS = "qemu-system-x86_64 --version | head -n 1; python --version"
 
@@ -42,7 +44,7 @@ def main() -> int:
         return 1 if ON_CI else 0
     files = any(word.startswith("tests/") for word in options.arguments)
     command = ["pytest", "-p", "no:cacheprovider", "-n", options.n, *options.arguments]
-    command = ["bash"] if options.shell else [*command, *(() if files else TESTS)]
+    command = ["bash"] if options.shell else [*command, *(() if files else CHOSEN)]
     # pytest's 5 is "no tests collected", which a choice of one's own may well lead to.
     good = {0, 5} if options.arguments else {0}
     ended = {suite: _run(suite, command, good) for suite in options.suite or SUITES}

@@ -1,10 +1,10 @@
 """What cloud-init is given, and how it says that it has finished.
 
 The seed is an image with the volume label ``cidata`` (source: cloud-init's documentation of the
-data source NoCloud). Beside the user's files it holds vendor data of ours: a script that
-authorises an ssh key, starts our agent (`disk_agent`) and, once cloud-init has written its result,
-repeats that on the serial console. It depends on no version's wording, and the user's own settings
-cannot silence it.
+data source NoCloud). Beside the user's files it holds vendor data of ours: that sshd gets one host
+key, and a script that authorises an ssh key, starts our agent (`disk_agent`) and, once cloud-init
+has written its result, repeats that on the serial console. The script depends on no version's
+wording, and the user's own settings cannot silence it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,24 @@ fi
   done
 ) </dev/null >/dev/null 2>&1 &
 """
+# One host key: an emulated processor takes a quarter of a minute to find the primes of an RSA and a
+# DSA key. It is what the user's own settings override, key by key.
+_VENDOR = """\
+Content-Type: multipart/mixed; boundary="vmports"
+MIME-Version: 1.0
+
+--vmports
+Content-Type: text/cloud-config
+
+#cloud-config
+ssh_genkeytypes: [ed25519]
+
+--vmports
+Content-Type: text/cloud-boothook
+
+@REPORT@
+--vmports--
+"""
 _MOST_ERRORS, _LONGEST_ERROR = 50, 2000
 _REPORTED = re.compile(r"vmports-cloud-init: (\{.*?\}) :vmports", re.DOTALL)
 # What systemd, or cloud-init's own last resort, writes to the console when a stage cannot run.
@@ -97,9 +115,10 @@ class Seed:
             ssh_key: a public key to authorise for root.
             agent: shell text that starts our agent.
         """
-        vendor = _REPORT.replace("@KEY@", ssh_key.strip()).replace("@AGENT@", agent).encode()
+        report = _REPORT.replace("@KEY@", ssh_key.strip()).replace("@AGENT@", agent)
         user_data = self.user_data if self.user_data is not None else _EMPTY
-        files = {"user-data": user_data, "vendor-data": vendor}
+        vendor = _VENDOR.replace("@REPORT@", report)
+        files = {"user-data": user_data, "vendor-data": vendor.encode()}
         if self.network_config is not None:
             files["network-config"] = self.network_config
         # Another identity than whatever the image was made with, or cloud-init would do nothing.

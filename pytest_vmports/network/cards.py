@@ -28,6 +28,7 @@ class Cards:
         shared: the network that the second card is on; None for one of its own, where its address
             is always the same.
         template: this guest is to be saved, for VMs of any network: it is on none of them.
+        waits: this guest waits for the test that needs it: it is not yet there for others.
 
     Attributes:
         network: as given.
@@ -42,6 +43,7 @@ class Cards:
         shared: Lan | None = None,
         *,
         template: bool = False,
+        waits: bool = False,
     ) -> None:
         self.network = network
         self.first = first
@@ -49,6 +51,7 @@ class Cards:
         self._before: SeatValues | None = None
         self._lan = shared
         self._of_template = template and network.lan is not None
+        self._waits = waits and network.lan is not None
         if self._of_template or (shared is None and network.second_card):
             self._lan = lan.Lan("of one VM")
         self._first_fds: Sequence[int] = ()
@@ -82,7 +85,7 @@ class Cards:
             before = None if self.second is None else self.second.number
             self._before = self._seat
             self.second = self._lan.join(
-                dict(self.network.host_ports), before, template=self._of_template
+                dict(self.network.host_ports), before, waits=self._waits or self._of_template
             )
         try:
             self._first_fds = self.first.start(lease_fds)
@@ -119,6 +122,28 @@ class Cards:
             return None
         before = lan.template_seat(()) if cloned else self._before
         return None if before is None or before.mac == self._seat.mac else Move(before, self._seat)
+
+    def take_place(self) -> list[Move]:
+        """Take a place on the shared network, where the guest has waited for it.
+
+        Returns:
+            how the guest gets its address; empty where it has that.
+
+        Raises:
+            MachineError: the network is full.
+        """
+        if not self._waits or self.second is None:
+            return []
+        self.second.enter()
+        self._waits = False
+        return [Move(lan.template_seat(()), self.second.values)]
+
+    def rehearsal(self) -> list[Move]:
+        """Return moves after which all is as before, for a guest that waits on a shared network."""
+        if not self._waits:
+            return []
+        here, there = lan.template_seat(()), lan.rehearsal_seat(())
+        return [Move(here, there), Move(there, here)]
 
     def qemu_args(self) -> list[str]:
         """Return QEMU's arguments for all cards, between `start` and `stop`."""

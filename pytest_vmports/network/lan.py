@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _FIRST, _LAST = 2, 252
-_OF_TEMPLATES = 253
+_OF_TEMPLATES, _OF_REHEARSALS = 253, 254
 _MAC_LENGTH = 6
 _GROUP_BIT = 1
 CARD_NETDEV = "lan"
@@ -103,6 +103,11 @@ def template_seat(fds: Sequence[int | str]) -> SeatValues:
     return seat_values(fds, _OF_TEMPLATES)
 
 
+def rehearsal_seat(fds: Sequence[int | str]) -> SeatValues:
+    """Return the values of the place that whoever waits moves to, and back, to know the way."""
+    return seat_values(fds, _OF_REHEARSALS)
+
+
 _TEMPLATE_MAC = mac_bytes(template_seat(()).mac)
 
 
@@ -125,19 +130,31 @@ class Seat:
         self.links = [pump.link(self._from_guest)]
         if host_ports:
             self.links.append(pump.link(self._from_host))
+        self.sought: str | None = None
+        self._lan = lan
+        self._ports = dict(host_ports)
+        self._back = {host: guest for guest, host in host_ports.items()}
+        self.take(number)
+
+    def take(self, number: int) -> None:
+        """Have the values of this place; called before others on the network know of it."""
         self.values = seat_values(self.fds, number)
         self.number = number
         self.mac_bytes = mac_bytes(self.values.mac)
-        self.sought: str | None = None
-        self._lan = lan
         self._ip = socket.inet_aton(self.values.address)
-        self._ports = dict(host_ports)
-        self._back = {host: guest for guest, host in host_ports.items()}
 
     @property
     def fds(self) -> list[int]:
         """What QEMU has to inherit."""
         return [link.qemu_fd for link in self.links]
+
+    def enter(self) -> None:
+        """Take a place of one's own, if this is one of those who wait; see `Lan.join`.
+
+        Raises:
+            MachineError: there is none.
+        """
+        self._lan.enter(self)
 
     def leave(self) -> None:
         """Give the place up. Safe to call again."""
@@ -185,47 +202,71 @@ class Lan:
         self._pump: Pump | None = None
         # By the last part of the address. Never changed but replaced: the thread reads it.
         self._seats: dict[int, Seat] = {}
+        self._waiting: list[Seat] = []
 
     def join(
-        self, host_ports: Mapping[int, int], number: int | None = None, *, template: bool = False
+        self, host_ports: Mapping[int, int], number: int | None = None, *, waits: bool = False
     ) -> Seat:
         """Return a place for a VM, with the lowest address that is free.
 
         Args:
             host_ports: its door: port at `HOST_IP` to port of the host's 127.0.0.1.
             number: of the place that it had before, which it gets again while that is free.
-            template: it is to become a template, alone on this network.
+            waits: the VM is to become a template, or waits for the test that needs it: it has the
+                place of templates, and is not there for others before `Seat.enter`.
 
         Raises:
             MachineError: there are no more.
         """
         with self._lock:
-            if template:
-                number = _OF_TEMPLATES
-            elif number is None or number in self._seats:
-                number = next((n for n in range(_FIRST, _LAST + 1) if n not in self._seats), None)
-            if number is None:
-                raise MachineError(f"the network {self._name} has no address left: end a VM of it")
+            number = _OF_TEMPLATES if waits else self._free(number)
             if self._pump is None:
                 self._pump = Pump("vmports-lan")
             seat = Seat(self, self._pump, number, host_ports)
-            self._seats = {**self._seats, number: seat}
+            if waits:
+                self._waiting.append(seat)
+            else:
+                self._seats = {**self._seats, number: seat}
             return seat
+
+    def enter(self, seat: Seat) -> None:
+        """Give one who waits the lowest address that is free.
+
+        Raises:
+            MachineError: there are no more.
+        """
+        with self._lock:
+            if seat in self._waiting:
+                seat.take(self._free(None))
+                self._waiting.remove(seat)
+                self._seats = {**self._seats, seat.number: seat}
 
     def leave(self, seat: Seat) -> None:
         """Take a VM off. Safe to call again."""
         with self._lock:
-            if self._pump is None or seat not in self._seats.values():
+            if self._pump is None or seat not in (*self._seats.values(), *self._waiting):
                 return
             self._seats = {n: other for n, other in self._seats.items() if other is not seat}
+            self._waiting = [other for other in self._waiting if other is not seat]
             for link in seat.links:
                 self._pump.remove(link)
-            if not self._seats:
+            if not self._seats and not self._waiting:
                 self._pump.close()
                 self._pump = None
 
     def switch(self, sender: Seat, frame: bytes, *, to_all: bool) -> None:
-        """Deliver a frame to the VM it is for, or to all but its sender."""
-        for seat in self._seats.values():
+        """Deliver a frame to the VM it is for, or to all but its sender; none of one who waits."""
+        seats = self._seats
+        if seats.get(sender.number) is not sender:
+            return
+        for seat in seats.values():
             if seat is not sender and (to_all or frame.startswith(seat.mac_bytes)):
                 seat.deliver(frame)
+
+    def _free(self, number: int | None) -> int:
+        if number is not None and number not in self._seats:
+            return number
+        for free in range(_FIRST, _LAST + 1):
+            if free not in self._seats:
+                return free
+        raise MachineError(f"the network {self._name} has no address left: end a VM of it")

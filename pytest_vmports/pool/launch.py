@@ -7,7 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import ForwardError, LaunchError, MachineDiedError, MonitorError
+from pytest_vmports.errors import (
+    ForwardError,
+    LaunchError,
+    MachineDiedError,
+    MachineError,
+    MonitorError,
+)
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
@@ -19,7 +25,7 @@ from pytest_vmports.pool.standby import Order
 from pytest_vmports.port_forward import lease_ports
 from pytest_vmports.system import clock
 from pytest_vmports.system.progress import for_whom, slowly
-from pytest_vmports.vm import failures
+from pytest_vmports.vm import failures, moves
 from pytest_vmports.vm.inside.lay_disks import lay_disks
 from pytest_vmports.vm.inside.waiting import Place
 from pytest_vmports.vm.machine import Machine
@@ -135,6 +141,7 @@ class Launcher:
         template: Template | None = None,
         ram: Ram | None = None,
         leased: float | None = None,
+        waits: bool = False,
     ) -> Machine:
         """Return the machine of a plan with forwards, not started.
 
@@ -143,6 +150,7 @@ class Launcher:
             template: what it is cloned from; None boots.
             ram: the file that becomes its memory, if it is to be saved.
             leased: when its host ports were leased, a `clock.now` value.
+            waits: it is for a test that has not begun.
 
         Raises:
             OSError: its folder cannot be made.
@@ -157,7 +165,7 @@ class Launcher:
             allocator=self._allocator, outlives=self._keeper is not None,
         )  # fmt: skip
         lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
-        cards = Cards(network, wiring, lan, template=ram is not None)
+        cards = Cards(network, wiring, lan, template=ram is not None, waits=waits)
         place = Place(workdir, self._run_dir, plan.root, below)
         return Machine(plan, cards, place, saved=template, ram=ram, leased=leased)
 
@@ -189,8 +197,7 @@ class Launcher:
         return self._start(plan, exposed, observe, None), None
 
     def _order(self, plan: Plan, template: Template, host: str) -> Order | None:
-        # On a network it would take an address, and others' order with it.
-        if not plan.kind.stands_by or plan.network.lan is not None:
+        if not plan.kind.stands_by:
             return None
         make = partial(self._make_standby, plan, template, host)
         return Order(plan.standby_key, plan.hardware.memory, make, _warm)
@@ -239,7 +246,7 @@ class Launcher:
             return None
         try:
             machine.hand_over(plan, exposed.pass_fds, exposed.since)
-        except (ForwardError, MonitorError, MachineDiedError, OSError):
+        except (MachineError, OSError):
             # A fresh clone tries other ports, and tells what is wrong when that is in vain too.
             machine.stop()
             machine.discard()
@@ -257,7 +264,7 @@ class Launcher:
         try:
             ports = [port for port, _ in granted]
             passing = plan.with_forwards(ports[: len(wanted)], ports[len(wanted) :])
-            machine = self.machine(passing, template=template)
+            machine = self.machine(passing, template=template, waits=True)
             # QEMU does not inherit these leases: it is to hold none while it waits.
             machine.start()
             try:
@@ -302,6 +309,7 @@ def _warm(machine: Machine) -> None:
     """Take a machine that waits through what its test would wait for otherwise."""
     with failures.cause_first(machine.vitals):
         machine.kind.warm(clock.now() + _WARM_SECONDS, machine.check_alive)
+        moves.make(machine, machine.cards.rehearsal())
 
 
 def _how_far(machine: Machine) -> str:

@@ -13,7 +13,7 @@ from pytest_vmports.errors import NoShellError
 from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.system.sockets import pair
-from pytest_vmports.vm import failures
+from pytest_vmports.vm import failures, moves
 from pytest_vmports.vm.argv import CAPTURE, Channels
 from pytest_vmports.vm.console import MIB, Console
 from pytest_vmports.vm.crash_dump import VMCORE, CrashDump
@@ -176,10 +176,9 @@ class Machine:
 
     def start_again(self, plan: Plan, fds: Collection[int], saved: SavedState | None) -> None:
         """Start another QEMU, of this plan, in the place of one that has ended; see `start`."""
-        self.ram = None if saved is None else saved.memory
+        self.ram, self.clock_behind = None if saved is None else saved.memory, 0.0
         self.plan, self._saved, self.kind = plan, saved, plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.RESTORED
-        self.clock_behind = 0.0
         self.start(fds)
 
     def wait_ready(self) -> None:
@@ -240,7 +239,7 @@ class Machine:
         Raises:
             ForwardError: a host port could not be bound.
             MachineDiedError: QEMU or gvproxy has ended meanwhile, or the guest's kernel panicked.
-            MachineError: QEMU refused.
+            MachineError: QEMU refused, or the shared network is full.
         """
         self.plan, self.origin = plan, Origin.STANDBY
         self.milestones.leased, self.milestones.start = leased, clock.now()
@@ -248,7 +247,8 @@ class Machine:
         with failures.cause_first(self.vitals):
             for port, lease in zip(plan.all_forwards, lease_fds, strict=True):
                 self.cards.first.add_forward(port, lease, self.monitor)
-        self.kind.handed_over(self.place, plan.all_forwards)
+            self.kind.handed_over(self.place, plan.all_forwards)
+            moves.make(self, self.cards.take_place())
         self.check_alive()
         self.milestones.ready = clock.now()
 

@@ -179,6 +179,7 @@ class Plan:
             {
                 "template": self.key,
                 "wiring": self.network.kind,
+                "lan": self.network.lan,
                 "memory": self.hardware.memory,
                 "argv": self._masked(self.network, blank),
                 "gvproxy": str(self.gvproxy),

@@ -1,5 +1,6 @@
 """cloud-init: what a user may give, the seed that is written, and what the console tells of it."""
 
+import email
 import io
 import json
 
@@ -115,6 +116,16 @@ def test_the_key_for_ssh_is_in_the_script_and_no_other_file():
         "vendor-data"
     ]
     assert b"key=''" in Seed().files()["vendor-data"]
+
+
+def test_the_vendor_data_is_settings_and_a_script_that_runs_first():
+    whole = email.message_from_bytes(Seed().files("key", "agent")["vendor-data"])
+    config, script = whole.get_payload()
+    assert config.get_content_type() == "text/cloud-config"
+    assert yaml.safe_load(config.get_payload()) == {"ssh_genkeytypes": ["ed25519"]}
+    assert script.get_content_type() == "text/cloud-boothook"
+    assert script.get_payload().startswith("#cloud-boothook\n#!/bin/sh\n")
+    assert "key='key'" in script.get_payload() and "\nagent\n" in script.get_payload()
 
 
 @pytest.mark.parametrize(

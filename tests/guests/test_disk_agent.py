@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email
 import os
 import pty
 import select
@@ -206,7 +207,9 @@ def test_systemd_is_given_a_unit_whose_command_is_the_agent(boot, port, tmp_path
 
 def test_it_is_shell_text_that_every_shell_reads(tmp_path):
     vendor = tmp_path / "vendor"
-    vendor.write_bytes(Seed().files("key", disk_agent.script(X86_64))["vendor-data"])
+    data = Seed().files("key", disk_agent.script(X86_64))["vendor-data"]
+    _, script = email.message_from_bytes(data).get_payload()
+    vendor.write_text(script.get_payload())
     for shell in ("dash", "bash", "busybox"):
         if path := shutil.which(shell):
             words = [path, "sh"] if shell == "busybox" else [path]

@@ -28,9 +28,9 @@ def start(tmp_path):
     before = held()
     made = []
 
-    def start(network, *forwards, shared=None, template=False):
+    def start(network, *forwards, shared=None, **what):
         wiring = make_wiring(network, forwards, gvproxy=None, workdir=tmp_path, allocator=None)
-        made.append(Cards(network, wiring, shared, template=template))
+        made.append(Cards(network, wiring, shared, **what))
         return made[-1], made[-1].start([7])
 
     yield start
@@ -111,6 +111,40 @@ def test_a_guest_that_is_to_be_a_template_is_on_no_network_and_at_no_vms_address
     assert cards[0].kernel_words()[0] == f"vmports.lan_ip={TEMPLATE}"
     alone, _ = start(Network(host_ports=DOORS), template=True)
     assert alone.lan_address == FIRST and alone.move(cloned=True) is None
+
+
+def test_a_guest_that_waits_has_the_templates_place_until_it_takes_one_of_its_own(start):
+    shared, network = Lan("x"), Network(lan="x", host_ports=DOORS)
+    waiting, _ = start(network, shared=shared, waits=True)
+    other, _ = start(network, shared=shared)
+    assert [one.lan_address for one in (waiting, other)] == [TEMPLATE, FIRST]
+    assert waiting.move(cloned=True) is None
+    there, back = waiting.rehearsal()
+    assert there.before == back.after and there.after == back.before
+    assert there.before.address == TEMPLATE
+    (move,) = waiting.take_place()
+    assert (move.before.address, move.after.address) == (TEMPLATE, "192.168.128.3")
+    assert waiting.lan_address == "192.168.128.3"
+    assert waiting.take_place() == waiting.rehearsal() == []
+    waiting.stop()
+    waiting.start([])  # as a reset does
+    assert waiting.lan_address == "192.168.128.3" and waiting.move(cloned=False) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        (Network(host_ports=DOORS), {"waits": True}),
+        (Network(), {"waits": True}),
+        (Network(lan="x"), {"template": True}),
+        (Network(lan="x"), {}),
+    ],
+)
+def test_who_does_not_wait_for_a_place_has_nowhere_to_move_to(start, network, what):
+    cards, _ = start(network, shared=Lan("x") if network.lan else None, **what)
+    before = cards.lan_address
+    assert cards.take_place() == cards.rehearsal() == []
+    assert cards.lan_address == before
 
 
 def test_a_clone_moves_from_the_templates_place_to_its_own_and_a_restored_guest_stays(start):

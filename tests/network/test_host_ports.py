@@ -244,7 +244,7 @@ def test_what_a_clone_sends_before_it_has_its_own_address_reaches_nobody(lan):
 def test_it_is_seen_that_a_guest_asks_for_another(lan):
     """And not what each asks: for the host, and whether its own address is anybody else's."""
     own, other = "192.168.128.253", "192.168.128.3"
-    (seat, (guest, _)) = lan(PORTS, template=True)
+    (seat, (guest, _)) = lan(PORTS, waits=True)
     assert seat.mac_bytes == TEMPLATE_MAC
     for frame in (
         arp(own, HOST), arp(own, own), arp("0.0.0.0", other), arp(own, other, 2), tcp(1, 2),
@@ -258,6 +258,39 @@ def test_it_is_seen_that_a_guest_asks_for_another(lan):
     guest.send(arp(own, "192.168.128.4"))
     until(lambda: seat.sought is not None, SECONDS, "it is not seen")
     assert seat.sought == other
+
+
+def test_one_that_waits_is_there_for_nobody_and_enters_at_the_lowest_place_that_is_free(lan):
+    (waiting, (late, door)), (_, (first,)) = lan(PORTS, waits=True), lan()
+    for source in (TEMPLATE_MAC, SECOND_MAC):  # the second is what it will have
+        late.send(FIRST_MAC + source + b"before")
+        late.send(EVERYBODY + source + b"before")
+    first.send(EVERYBODY + FIRST_MAC + b"to those who are there")
+    late.send(tcp(40000, 8001, source="192.168.128.253"))
+    assert read(late.recv(100))[2] == RST | ACK  # all before it are read
+    assert waiting.values.address == "192.168.128.253"
+    waiting.enter()
+    assert (waiting.values.address, waiting.mac_bytes) == ("192.168.128.3", SECOND_MAC)
+    waiting.enter()  # twice is no error
+    late.send(FIRST_MAC + TEMPLATE_MAC + b"not moved yet")
+    late.send(FIRST_MAC + SECOND_MAC + b"after")
+    assert first.recv(100).endswith(b"after")
+    first.send(EVERYBODY + FIRST_MAC + b"to the one that has come")
+    assert late.recv(100).endswith(b"to the one that has come")
+    late.send(tcp(40000, 8000, source="192.168.128.3"))
+    assert read(door.recv(100))[1] == PORTS[8000]
+
+
+def test_one_that_waits_needs_no_place_before_it_enters(monkeypatch):
+    monkeypatch.setattr("pytest_vmports.network.lan._LAST", 2)
+    lan = Lan("backend")
+    waiting, other = lan.join({}, waits=True), lan.join({})
+    with pytest.raises(MachineError, match="network backend has no address left"):
+        waiting.enter()
+    other.leave()
+    waiting.enter()
+    assert waiting.values.address == "192.168.128.2"
+    waiting.leave()
 
 
 def test_a_network_without_an_address_left_says_so(monkeypatch):

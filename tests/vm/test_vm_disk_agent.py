@@ -6,7 +6,6 @@ import os
 import time
 import urllib.request
 
-import debian_image
 import pytest
 from vm_helpers import FROM_TEMPLATE
 
@@ -17,14 +16,6 @@ from pytest_vmports.vm.inside.ssh import SshShell
 
 pytestmark = pytest.mark.slow
 DATA = "#cloud-config\nlocale: false\n"
-
-
-@pytest.fixture(scope="session")
-def debian(missing):
-    """Return the Debian image, built when it is not there."""
-    if lacking := debian_image.missing():
-        missing("what builds the Debian image", f"install {', '.join(lacking)}")
-    return debian_image.image()
 
 
 @pytest.fixture
@@ -39,17 +30,13 @@ def no_ssh(monkeypatch):
         yield patched
 
 
-def kernel_guest(debian, **keywords):
-    return Guest.disk(debian.root, memory=512, user_data=DATA, **keywords, **debian.direct)
-
-
 def test_a_clone_is_told_the_time_and_runs_commands_without_ssh(
     vm_factory,
-    debian,
+    debian_guest,
     tmp_path,
     no_ssh,
 ):
-    settings = {"ports": [80], "guest": kernel_guest(debian), "boot_timeout": 1800}
+    settings = {"ports": [80], "guest": debian_guest, "boot_timeout": 1800}
     drawn = set()
     for _ in range(2):
         with vm_factory(**settings) as vm:
@@ -151,7 +138,8 @@ def test_a_guest_whose_agent_does_not_come_up_is_entered_by_ssh_and_one_line_say
 
 
 def test_without_the_agent_ssh_serves_as_before(vm_factory, debian):
-    settings = {"ports": [80], "guest": kernel_guest(debian), "boot_timeout": 1800}
+    guest = Guest.disk(debian.root, memory=512, user_data=DATA, **debian.direct)
+    settings = {"ports": [80], "guest": guest, "boot_timeout": 1800}
     with vm_factory(**settings, agent="no") as vm:
         assert vm.origin in FROM_TEMPLATE
         assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30

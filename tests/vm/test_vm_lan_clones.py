@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 
-import debian_image
 import pytest
-from vm_helpers import FROM_TEMPLATE, host_service
+from vm_helpers import FROM_TEMPLATE, ask_tcp, host_service
 
 from pytest_vmports import Guest
 from pytest_vmports.constants import HOST_IP
 from pytest_vmports.network.lan import seat_values, template_seat
 from pytest_vmports.network.moving import Move
+from pytest_vmports.settings import options
 from pytest_vmports.vm.inside.own_address import why_it_stays
 
 # The same for all tests here: so one saved guest serves them, and what it asked the host for.
@@ -161,6 +162,38 @@ def test_a_guest_that_keeps_its_address_is_told_from_one_that_does_not(boot):
         assert failed == {}
 
 
+def test_members_are_kept_ready_and_get_their_places_from_the_test_that_needs_them(
+    request, vmports_pool, qemu_binary
+):
+    """In the order in which it asks for them; until then they are there for nobody."""
+    words = {"expose": [PORT], "network": "soon", "setup": "nc -lk -p 9000 -e cat &", "prewarm": 2}
+    wanted = options.resolve(request.config, words, "the test")
+    with vmports_pool.vm(wanted, following=[wanted] * 2) as first:
+        assert first.lan_address == "192.168.128.2"
+        vmports_pool.standby.join()
+        for number in (3, 4, 253, 254):
+            there = f"192.168.128.{number}"
+            said = first.run(f"ping -c 1 -w 2 {there}", check=False).stdout
+            assert "100% packet loss" in said, said
+        with (
+            vmports_pool.vm(wanted, following=[wanted]) as second,
+            vmports_pool.vm(wanted) as third,
+        ):
+            vms = first, second, third
+            assert [vm.origin for vm in vms[1:]] == ["standby"] * 2
+            for number, vm in enumerate(vms, 2):
+                link = f"fe80::5894:efff:fee4:d{number:02x}"
+                assert vm.lan_address == f"192.168.128.{number}"
+                assert cards(vm) == (mac(number), [vm.lan_address, link])
+                assert ask_tcp(vm, PORT, b"by its forward") == b"by its forward"
+            for one, other in itertools.permutations(vms, 2):
+                said = one.run(f"echo to it | nc -w 20 {other.lan_address} {PORT}").stdout
+                assert said == "to it\n"
+            second.reset()
+            assert (second.origin, second.lan_address) == ("booted", "192.168.128.3")
+    vmports_pool.standby.drop()
+
+
 # What a user of cloud-init may do: an address that follows from the card's own.
 BY_CARD = """
 for card in /sys/class/net/*; do
@@ -174,10 +207,7 @@ done
 
 
 @pytest.mark.slow
-def test_a_debian_disk_is_cloned_and_moved_by_ssh(vm_factory, missing):
-    if lacking := debian_image.missing():
-        missing("what builds the Debian image", f"install {', '.join(lacking)}")
-    debian = debian_image.image()
+def test_a_debian_disk_is_cloned_and_moved_by_ssh(vm_factory, debian):
     data = {"locale": False, "runcmd": [["sh", "-c", BY_CARD]]}
     guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=True, **debian.direct)
     with contextlib.ExitStack() as stack:

@@ -406,7 +406,7 @@ WAITS = """
 
     @pytest.mark.vmports(allow_crash=True)
     def test_second(vm_with_ports):
-        assert vm_with_ports.origin in FROM_TEMPLATE
+        assert vm_with_ports.origin == "cloned"
         assert vm_with_ports.run("echo lives").stdout == "lives\\n"
 
     def test_third(vm_with_ports):

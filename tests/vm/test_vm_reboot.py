@@ -201,7 +201,7 @@ WAITS = """
         until(lambda: machine.reboots.count, 60, machine.console.text)
 
     def test_second(vm_with_ports):
-        assert vm_with_ports.origin in FROM_TEMPLATE
+        assert vm_with_ports.origin == "cloned"
         assert (vm_with_ports.reboots, vm_with_ports.run("uname").stdout) == (0, "Linux\\n")
 """
 

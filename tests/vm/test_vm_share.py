@@ -8,12 +8,10 @@ import stat
 import subprocess
 import warnings
 
-import debian_image
 import pytest
 import share_modules
 from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp
 
-from pytest_vmports import Guest
 from pytest_vmports.errors import MachineDiedError, SharedCopyWarning, ShareError
 from pytest_vmports.pool import shares
 from pytest_vmports.system import landlock, seccomp
@@ -211,18 +209,12 @@ def test_a_folder_of_our_own_is_shared_with_nobody(given, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_with_systemd_sees_a_folder_and_keeps_its_disk(vm_factory, missing, tmp_path):
-    if lacking := debian_image.missing():
-        missing("what builds the Debian image", f"install {', '.join(lacking)}")
-    debian = debian_image.image()
-    # Its kernel, for clouds, has virtiofs and no 9p.
-    guest = Guest.disk(
-        debian.root, memory=512, user_data={"locale": False}, ssh=True, **debian.direct
-    )
+def test_a_disk_with_systemd_sees_a_folder_and_keeps_its_disk(vm_factory, debian_guest, tmp_path):
+    """Its kernel, for clouds, has virtiofs and no 9p."""
     (tmp_path / "file").write_text("one")
     with (
         warnings.catch_warnings(),
-        vm_factory(ports=[80], guest=guest, boot_timeout=900, fresh_boot=True) as vm,
+        vm_factory(ports=[80], guest=debian_guest, boot_timeout=900) as vm,
     ):
         warnings.simplefilter("ignore", SharedCopyWarning)
         vm.run("echo on the disk >/root/own; sleep 900 >/dev/null 2>&1 & echo $! >/run/sleeper")

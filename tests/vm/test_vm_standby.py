@@ -5,7 +5,6 @@ import textwrap
 import time
 import urllib.request
 
-import debian_image
 import psutil
 import pytest
 
@@ -188,14 +187,6 @@ def test_a_test_of_another_kind_gets_no_vm_that_waited(pytester, qemu_binary, sh
     result.assert_outcomes(passed=2)
 
 
-@pytest.fixture
-def debian(missing):
-    """Return the Debian image, built when it is not there."""
-    if lacking := debian_image.missing():
-        missing("what builds the Debian image", f"install {', '.join(lacking)}")
-    return debian_image.image()
-
-
 def listening(vm):
     rows = psutil.Process(vm.pids["QEMU"]).net_connections("inet")
     return {row.laddr.port for row in rows if row.status == psutil.CONN_LISTEN}
@@ -255,10 +246,9 @@ def test_a_disk_is_kept_ready_too_and_its_way_in_goes_to_its_test(
 
 @pytest.mark.slow
 def test_a_debian_is_kept_ready_with_a_disk_of_its_own_and_ssh_by_its_tests_port(
-    request, vmports_pool, debian, tmp_path
+    request, vmports_pool, debian_guest, tmp_path
 ):
-    data = "#cloud-config\nlocale: false\n"
-    guest = Guest.disk(debian.root, memory=512, user_data=data, ssh=True, **debian.direct)
+    guest = debian_guest
     wanted = {"expose": [80], "boot_timeout": 3600, "prewarm": 2}
     settings = options.resolve(request.config, wanted, "the test")
     with vmports_pool.vm(settings, guest, following=[settings] * 2) as vm:
