@@ -98,6 +98,7 @@ def vm(boot, request, missing):
         assert ask_tcp(vm, 8080, b"still served") == b"still served"
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_a_qemu_that_was_taken_over_reads_and_writes_its_own_files_only(vm, tmp_path):
     secret, folder = tmp_path / "secret", vm._machine.workdir
     # Beside its own files lies what our programs go by.

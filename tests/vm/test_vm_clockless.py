@@ -73,6 +73,7 @@ def test_an_init_of_its_own_is_cloned_and_kept_ready_and_its_clock_is_told(
     assert "clones of" in line and "nothing would set a restored clock" in line
 
 
+@pytest.mark.slow
 def test_how_far_a_clock_is_behind_adds_up_over_restores_and_a_reboot_ends_it(vm_factory, own_init):
     wanted = {"template": "always", "on_reboot": "allow", "guest": own_init}
     with vm_factory(ports=[PORT], **wanted) as vm:

@@ -213,6 +213,7 @@ def test_a_vm_that_is_ready_and_one_that_was_kept_has_its_report(
 @pytest.mark.parametrize(
     ("wiring", "more"), [("relay", HOST_PORTS), ("gvproxy", NETWORK)], ids=["relay", "gvproxy"]
 )
+@pytest.mark.slow_as("gvproxy")
 def test_a_vm_whose_setup_failed_has_its_report(boot, looks, wiring, more, gvproxy_089):
     ports, settings = WIRINGS[wiring]
     machines = []

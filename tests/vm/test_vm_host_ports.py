@@ -86,6 +86,7 @@ def test_its_report_names_the_second_card_and_the_service(vm, services):
     assert f"service of the host: {HOST_IP}:8002 -> 127.0.0.1:{services['name']}" in asked
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_megabytes_go_and_come_back_whole(vm):
     said = ask_shell(
         vm, "head -c 5000000 /dev/urandom >/tmp/data; sha256sum </tmp/data; "
@@ -182,7 +183,7 @@ def test_a_guest_without_forwards_reaches_a_service_too(boot):
         assert "it is me" in vm.console
 
 
-@pytest.mark.slow_as("0.8.1")
+@pytest.mark.slow_as("gvproxy")
 def test_clones_of_one_template_reach_services_at_other_ports_and_after_a_reset(boot, wiring):
     saved = []
     for word in (b"first\n", b"second\n"):

@@ -117,6 +117,7 @@ def test_an_initrd_without_busybox_is_told_before_or_by_the_panic(boot, tmp_path
 
 
 @pytest.mark.parametrize("allow_network", [False, True])
+@pytest.mark.slow_as("False")
 def test_the_bundled_guest_comes_up_with_the_least_memory_it_is_allowed(
     boot, allow_network, gvproxy_089
 ):

@@ -96,6 +96,7 @@ def test_the_network_leads_nowhere_else(pair):
             server.accept()
 
 
+@pytest.mark.slow
 def test_a_network_of_another_name_is_apart_and_outlives_a_reset(boot_and_lines, pair):
     """Its VMs have no forwards and no other network. Those that ask for another are no clones."""
     boot, lines = boot_and_lines

@@ -145,6 +145,7 @@ def test_whatever_is_asked_of_a_guest_that_has_panicked_raises_the_panic(make, t
     assert_panic(failing(make(), use))
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_a_panic_in_the_setup_is_the_error(boot, wiring):
     assert_panic(failing(boot(PORT, setup=PANIC, **wiring), lambda _: None))
 
@@ -377,6 +378,7 @@ KEPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_guest_that_panicked_is_not_kept(inner, hangs):
     result = inner(KEPT, "--vmports-keep=always", "-p", "no:xdist", settings=hangs)
     kept = [one for one in all_kept() if one.name in result.stdout.str()]
@@ -423,6 +425,7 @@ def waited(inner, until, settings):
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.slow_as("gvproxy")
 def test_a_vm_that_panicked_while_it_waited_is_handed_to_nobody(inner, wiring):
     waited(inner, DIES, wiring)
 

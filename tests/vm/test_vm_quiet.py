@@ -28,6 +28,7 @@ def wanted(request, qemu_binary):
     return options.resolve(request.config, wired, "the test")
 
 
+@pytest.mark.slow_as("081")
 def test_qemu_has_nothing_to_say_of_a_template_a_clone_a_standby_and_a_snapshot(
     vmports_pool, wanted
 ):

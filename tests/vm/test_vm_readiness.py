@@ -127,6 +127,7 @@ def test_a_setup_that_fails_is_an_error_with_its_code_and_the_console(boot):
         ),
     ],
 )
+@pytest.mark.slow_as("powers off")
 def test_a_guest_that_ends_while_booting_fails_at_once(boot, setup, said):
     """At the timeout the error would be another: the end of QEMU is noticed as such."""
     with pytest.raises(MachineDiedError) as caught, boot(8080, setup=setup, boot_timeout=60):

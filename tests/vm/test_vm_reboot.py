@@ -47,6 +47,7 @@ def tell(vm, command):
 
 
 @pytest.mark.parametrize("wiring", [{}, {"allow_network": True}], ids=["usernet", "gvproxy"])
+@pytest.mark.slow_as("gvproxy")
 def test_a_clone_that_reboots_lives_on_with_its_forwards_and_is_waited_for(make, wiring):
     with make(**wiring) as vm:
         assert vm.origin in FROM_TEMPLATE
@@ -83,6 +84,7 @@ def test_a_command_that_a_reboot_cuts_short_says_so_and_the_next_one_runs(make):
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["booted", "cloned"])
+@pytest.mark.slow_as("booted")
 def test_a_guest_that_panics_and_reboots_has_panicked_all_the_same(make, fresh):
     """By what waits for it, by the next call, and at the end, when it runs again since long."""
 
@@ -169,6 +171,7 @@ def test_a_guest_that_was_asked_to_reboot_and_does_not_is_told_of(make):
         vm.reboot(lambda: None, timeout=0.1)
 
 
+@pytest.mark.slow
 def test_a_reset_without_a_word_of_the_kernel_is_told_of_where_reboots_are_allowed(make):
     def use():
         with make() as vm:

@@ -30,6 +30,7 @@ def picture(path):
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["booted", "cloned"])
+@pytest.mark.slow_as("booted")
 def test_the_screen_is_a_picture(vm_factory, tmp_path, monkeypatch, fresh):
     monkeypatch.chdir(tmp_path)
     with vm_factory(ports=[8080], **SHOWN, fresh_boot=fresh) as vm:

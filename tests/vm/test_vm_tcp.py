@@ -159,6 +159,7 @@ def test_a_port_that_nobody_serves_ends_each_connection_once_the_guest_is_ready(
         assert how_it_ends(connection) in {RESET, END}
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_many_connections_at_once_are_all_answered(vm):
     said = [f"connection {number}".encode() * 10 for number in range(MANY)]
     with contextlib.ExitStack() as all_open:
@@ -169,6 +170,7 @@ def test_many_connections_at_once_are_all_answered(vm):
             assert exactly(connection, len(words)) == words
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_much_arrives_whole_in_both_directions(vm):
     with vm.connect(SOURCE, timeout=240) as connection:
         data = rest(connection)
@@ -185,6 +187,7 @@ def sent_by(vm):
     return int(vm.run("cat /sys/class/net/eth0/statistics/tx_bytes").stdout)
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_a_client_that_reads_late_holds_the_guest_back_and_loses_nothing(vm):
     before, seen = sent_by(vm), []
 
@@ -199,6 +202,7 @@ def test_a_client_that_reads_late_holds_the_guest_back_and_loses_nothing(vm):
         assert len(rest(connection)) == MUCH
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_a_guest_that_reads_late_holds_the_client_back_and_loses_nothing(vm):
     data = os.urandom(MIB) * (MUCH // MIB)
     vm.run("rm -f /tmp/go")
@@ -214,6 +218,7 @@ def test_a_guest_that_reads_late_holds_the_client_back_and_loses_nothing(vm):
         assert rest(connection) == digest(data)
 
 
+@pytest.mark.slow_as("0.8.1")
 def test_a_connection_that_was_idle_while_others_came_and_went_still_carries(vm, idle):
     with vm.connect(ECHO, timeout=60) as connection:
         connection.sendall(b"another")

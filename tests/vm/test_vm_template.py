@@ -260,6 +260,7 @@ def pristine(vmports_allocator, request, tmp_path_factory, qemu_binary):
 
 
 @pytest.mark.parametrize("forge", [zeros_for_memory, half_a_state], ids=lambda f: f.__name__)
+@pytest.mark.slow_as("zeros")
 def test_a_state_that_looks_sound_and_cannot_be_restored_is_built_anew(
     own, pristine, tmp_path, forge
 ):
@@ -283,6 +284,7 @@ def test_a_state_that_looks_sound_and_cannot_be_restored_is_built_anew(
 
 
 @pytest.mark.parametrize("damaged", ["ram", "state"])
+@pytest.mark.slow_as("ram")
 def test_a_damaged_template_is_built_anew(own, pristine, tmp_path, damaged):
     folder = shutil.copytree(pristine, tmp_path / "cache" / pristine.name)
     (tmp_path / "cache").chmod(0o700)
