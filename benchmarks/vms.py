@@ -195,8 +195,8 @@ and each of its parts, named in the last column, can be had alone with
 - *Clone*, the part beyond five floors: QEMU's start and loading the state are about a fifth of it.
   The rest is the guest's own work, its first packets, its clock, its random numbers: TCG translates
   the kernel's code anew in each process, and QEMU cannot keep a translation.
-  `benchmarks/translation.py` counts the blocks of code and says how many five floors would leave. A VM
-  that was kept ready has them behind it.
+  `benchmarks/translation.py` counts the blocks of code and says how many five floors would leave.
+  A VM that was kept ready has them behind it.
 - The guest is the bundled one: {memory} MiB, one processor, and a server of one process that runs
   before the template is saved (`tests/echo_server.py`).
 - A *suite* is that many tests with a VM and one assert each, run by `pytest -n {at_once}` with an

@@ -114,6 +114,26 @@ def test_a_login_that_is_killed_or_closed_is_opened_anew(shell, server):
         assert logins(server) == before + 1
 
 
+def test_what_a_killed_login_leaves_in_the_folder_does_not_keep_the_next_from_being_shared(
+    server, tmp_path, monkeypatch
+):
+    """As after a reset of its VM, which has another way in, and a hand-over, which has the same."""
+    monkeypatch.setattr(ssh, "_USER", getpass.getuser())
+    folder, number, _ = server
+    port, key = ExposedPort(internal=22, external=number), session_key(folder)
+    for _ in range(2):
+        before = logins(server)
+        with made(port, key, tmp_path) as way:
+            for _ in range(3):
+                assert way.run("echo on", timeout=60) == (0, b"on\n", b"")
+            assert logins(server) == before + 1
+            login = way._login.now
+            way.redirect(port)
+            assert not alive(login.process.pid) and login.process.returncode is not None
+            assert way.run("echo on", timeout=60) == (0, b"on\n", b"")
+            assert logins(server) == before + 2
+
+
 def test_a_command_whose_connection_the_guest_cuts_tells_so_and_the_next_has_another(
     shell, server, tmp_path
 ):

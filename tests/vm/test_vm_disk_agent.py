@@ -89,7 +89,7 @@ def lives_through_snapshots(vm):
     moment = vm.snapshot()
     vm.run("rm large; touch other")
     vm.restore(moment)
-    assert vm.run("ls").stdout == "large\n"
+    assert vm.run("ls").stdout == "hello\nlarge\n"
     assert abs(float(vm.run("date +%s.%N").stdout) - time.time()) < 30
 
 

@@ -183,9 +183,9 @@ class DiskGuest(OwnInit):
 
     def handed_over(self, place: Place, forwards: Sequence[ExposedPort]) -> None:
         """Reach its ssh by the test's forward from now on."""
-        if self._image.ssh:
+        if self.ssh is not None:
             self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
-            self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
+            self.ssh.redirect(self._ssh_port)
             self.ssh.write_config(place.workdir / CONFIG)
 
     def rebooted(self) -> None:

@@ -111,6 +111,14 @@ class SshShell:
         """End the connection that commands share, whose guest has rebooted."""
         self._login.begin_anew()
 
+    def redirect(self, port: ExposedPort) -> None:
+        """Go by another forward from now on; the connection that commands share is ended.
+
+        While it lived its host port could be nobody else's.
+        """
+        self._port = port
+        self._login.begin_anew()
+
     def close(self) -> None:
         """End the login that commands share. Safe to call again."""
         self._login.close()

@@ -163,6 +163,7 @@ class SharedLogin:
     def _begun(self, client: Sequence[str], host: str, socket: Path) -> Connection:
         self._made += 1
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        socket.unlink(missing_ok=True)  # one that was killed has left it, before a reset of the VM
         for file in self._writes:
             file.touch(mode=0o600)  # or nothing could be said of it to its walls
         # Of its words none is kept, for a guest can have it say any number: the command that logs
