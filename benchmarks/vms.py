@@ -222,8 +222,8 @@ Written by
   PostgreSQL, redis, dnsmasq, sshd and QEMU's agent run in it. Its first byte is nginx's. It boots
   from cold once.
 - *network*: three of the bundled guest on one `network`, 256 MiB each, one after the other, until
-  the last has answered; memory is that of the last. In this table the bundled guest has 512 MiB,
-  for the files that are copied into it.
+  the last has answered; where they are kept ready, three are (`prewarm = 3`). Memory is that of the
+  last. In this table the bundled guest has 512 MiB, for the files that are copied into it.
 - Each value is a median, and how often it was measured.
 
 What leases cost: [performance-leases.md](performance-leases.md).

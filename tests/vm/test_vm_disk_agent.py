@@ -146,3 +146,4 @@ def test_without_the_agent_ssh_serves_as_before(vm_factory, debian):
         assert vm.run("pwd; systemctl is-active vmports-agent || true").stdout == (
             "/root\ninactive\n"
         )
+        assert vm._machine.kind.ssh._login.now is not None  # by one login, all of it
