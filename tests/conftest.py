@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import debian_image
 import pytest
+from vm_helpers import debian_words
 
 from pytest_vmports import Guest
 from pytest_vmports.network import seal
@@ -50,13 +51,7 @@ def debian(missing: Callable[..., Any]) -> debian_image.DebianImage:
 @pytest.fixture(scope="session")
 def debian_guest(debian: debian_image.DebianImage) -> Guest:
     """Return a guest whose template all tests share that need any Debian: a boot takes minutes."""
-    data = {
-        "locale": False,
-        "write_files": [{"path": "/root/hello", "content": "from cloud-init"}],
-    }
-    return Guest.disk(
-        debian.root, memory=512, user_data=data, ssh=True, agent=True, **debian.direct
-    )
+    return Guest.disk(debian.root, **debian_words(debian))
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from pytest_vmports.vm.machine import Machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from debian_image import DebianImage
+
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.pool.handle import VM
@@ -35,6 +37,16 @@ WIRINGS: dict[str, dict[str, Any]] = {"usernet": {}, "gvproxy": {"allow_network"
 # What `vm.origin` may be of a VM that was not booted: whether the last one came early enough to
 # be kept ready for the next depends on how busy the host is.
 FROM_TEMPLATE = {"cloned", "standby"}
+
+
+def debian_words(debian: DebianImage) -> dict[str, Any]:
+    """Return what `Guest.disk` is told beside the image by all tests that need any Debian."""
+    data = {
+        "locale": False,
+        "write_files": [{"path": "/root/hello", "content": "from cloud-init"}],
+    }
+    return {"memory": 512, "user_data": data, "ssh": True, "agent": True, **debian.direct}
+
 
 # A shell loop: busybox's nc serves one UDP peer, so each datagram gets an nc of its own. A server
 # that reads byte by byte, as the shell's `read` does, would lose the rest of a datagram.

@@ -309,7 +309,7 @@ def _warm(machine: Machine) -> None:
     """Take a machine that waits through what its test would wait for otherwise."""
     with failures.cause_first(machine.vitals):
         machine.kind.warm(clock.now() + _WARM_SECONDS, machine.check_alive)
-        moves.make(machine, machine.cards.rehearsal())
+        moves.make(machine.kind, machine.cards.rehearsal(), machine.set_clock)
 
 
 def _how_far(machine: Machine) -> str:

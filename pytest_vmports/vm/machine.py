@@ -248,7 +248,7 @@ class Machine:
             for port, lease in zip(plan.all_forwards, lease_fds, strict=True):
                 self.cards.first.add_forward(port, lease, self.monitor)
             self.kind.handed_over(self.place, plan.all_forwards)
-            moves.make(self, self.cards.take_place())
+            moves.make(self.kind, self.cards.take_place(), self.set_clock)
         self.check_alive()
         self.milestones.ready = clock.now()
 
