@@ -244,7 +244,7 @@ import debian_image, pytest
 from pytest_vmports import Guest
 
 @pytest.fixture(scope="session")
-def vm_guest():
+def vmports_guest():
     return Guest.disk(
         debian_image.image("services").disk, firmware="uefi", memory={memory},
         user_data={{"locale": False}}, ssh=True,
