@@ -176,7 +176,8 @@ class Machine:
 
     def start_again(self, plan: Plan, fds: Collection[int], saved: SavedState | None) -> None:
         """Start another QEMU, of this plan, in the place of one that has ended; see `start`."""
-        self.ram, self.clock_behind = None if saved is None else saved.memory, 0.0
+        self.ram = None if saved is None else saved.memory
+        self.clock_behind = 0.0
         self.plan, self._saved, self.kind = plan, saved, plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.RESTORED
         self.start(fds)

@@ -6,7 +6,6 @@ import socket
 
 import pytest
 from vm_helpers import (
-    FROM_TEMPLATE,
     GUEST,
     SHELL_PORT,
     addresses,
@@ -30,7 +29,7 @@ def vm(boot, any_gvproxy):
         SHELL_PORT, 8080, "5353/udp", allow_network=True, strict_network=True, setup=GUEST,
         gvproxy=str(any_gvproxy), fresh_boot=False,
     ) as vm:  # fmt: skip
-        assert vm.origin in FROM_TEMPLATE
+        assert vm.origin == "cloned"
         yield vm
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from vm_helpers import FROM_TEMPLATE, GUEST, SHELL_PORT, WIRINGS, ask_tcp, fixed_port, host_service
+from vm_helpers import GUEST, SHELL_PORT, WIRINGS, ask_tcp, fixed_port, host_service
 
 from pytest_vmports.errors import MonitorError
 from pytest_vmports.system import landlock
@@ -93,7 +93,7 @@ def vm(boot, request, missing):
     with boot(
         SHELL_PORT, 8080, "5353/udp", setup=GUEST, fresh_boot=False, **WIRINGS[request.param]
     ) as vm:
-        assert vm.origin in FROM_TEMPLATE
+        assert vm.origin == "cloned"
         yield vm
         assert ask_tcp(vm, 8080, b"still served") == b"still served"
 

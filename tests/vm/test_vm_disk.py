@@ -150,7 +150,7 @@ def test_a_debian_with_cloud_init_ssh_and_agent_serves(
         assert done.stdout == "root\n"
         looks_right_to_testinfra(config)
         stays_through_snapshots(vm)
-        if way == "bios":  # that of a kernel is tried below, that of UEFI with our agent
+        if way == "bios":  # that of a kernel is tried above, that of UEFI with our agent
             stays_through_a_reboot(vm)
         vm.shutdown(timeout=300)
     with vm_factory(**settings) as vm:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from cached import cached
-from vm_helpers import FROM_TEMPLATE
 
 from pytest_vmports.errors import GuestPanicError
 from pytest_vmports.guests.alpine import find_images
@@ -85,7 +84,7 @@ def test_a_panic_that_no_console_shows_is_told_by_qemu(make, drivers):
     errors = []
 
     def use(vm):
-        assert vm.origin in FROM_TEMPLATE
+        assert vm.origin == "cloned"
         vm.run(UNSEEN)
         with pytest.raises(GuestPanicError) as waiting:
             vm.run(PANIC, timeout=None)
