@@ -301,7 +301,7 @@ _SHELL = (
     + _of(
         "pytest_vmports/vm/inside/agent_shell.py",
         "tests/guests/test_agent.py",
-        an_interrupted_command_answers_later=("self._last.pass_over()", "pass"),
+        an_interrupted_command_answers_later=("self._last.pass_over(self.check)", "pass"),
     )
     + _of(
         "pytest_vmports/vm/inside/ssh.py",

@@ -25,6 +25,7 @@ from vm_helpers import alive, until
 from pytest_vmports.errors import GuestFileError, MachineError
 from pytest_vmports.system import clock, patience
 from pytest_vmports.system.architecture import AARCH64, X86_64, host_architecture
+from pytest_vmports.vm.inside.agent_link import AgentLink
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import LARGEST, READY, WARM, Control, Frames
 from pytest_vmports.vm.inside.window import SIZE, SLOT, Window
@@ -256,7 +257,7 @@ def test_after_an_interruption_the_next_command_gets_its_own_answer(ready, comma
         if next(count) == at:
             raise KeyboardInterrupt
 
-    ready.shell._check = interrupt
+    ready.shell.check = interrupt
     seen = set(psutil.Process(ready.process.pid).children())
     with pytest.raises(KeyboardInterrupt):
         # What does not answer is interrupted while it is waited for.
@@ -356,6 +357,23 @@ def test_it_warms_the_kernels_tcp_and_nothing_of_that_stays(ready):
     assert psutil.Process(ready.process.pid).net_connections("inet") == []
     assert waiting() <= waiting_before
     assert ready.run("echo on") == (0, b"on\n", b"")
+
+
+class _EndedError(Exception):
+    """Raised by what is called while we wait."""
+
+
+def test_who_asks_for_the_shell_says_when_its_commands_are_given_up(ready):
+    """Whoever warmed it before, or had it answer: a reboot is none of theirs."""
+
+    def gone():
+        raise _EndedError
+
+    link = AgentLink(ready.control)
+    link.warm(clock.now() + 60, ended)
+    with pytest.raises(_EndedError):
+        link.shell(gone).execute("true", timeout=None, input=b"")
+    assert link.shell(ended).execute("echo on", timeout=None, input=b"") == (0, b"on\n", b"")
 
 
 def waiting():

@@ -50,7 +50,7 @@ class AgentLink:
         self._control = control
         self._folder = folder
         self._clock_sent = self._moving = False
-        self._shell: Shell | None = None
+        self._shell: AgentShell | None = None
 
     def send_ahead(self, move: Move | None = None) -> None:
         """Send a guest that was restored what its agent reads once it runs: the host's time.
@@ -189,6 +189,8 @@ class AgentLink:
         """
         if self._shell is None:
             self._shell = AgentShell(self._control, check, self._folder, self.variables)
+        # Who asked before, to warm it or to wait for it, had other reasons to give up.
+        self._shell.check = check
         return self._shell
 
     def _send_clock(self) -> None:

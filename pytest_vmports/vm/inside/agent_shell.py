@@ -49,6 +49,9 @@ class AgentShell:
         check: raises when a process of the VM has ended.
         folder: where commands begin.
         variables: what their environment holds beside the usual.
+
+    Attributes:
+        check: may be replaced between commands.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class AgentShell:
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._control = control
-        self._check = check
+        self.check = check
         self._folder = folder
         self._environment = {**_ENVIRONMENT, **variables}
         self._one_at_a_time = threading.Lock()
@@ -86,10 +89,10 @@ class AgentShell:
         most_seconds = math.inf if timeout is None or per_progress else timeout + _AFTER_KILL
         with self._one_at_a_time, patience.at_most(most_seconds):
             if self._last is not None:
-                self._last.pass_over()
+                self._last.pass_over(self.check)
             limit = kept_at_most(sink, most)
             time = patience.Limit(timeout, per_progress=per_progress)
-            self._last = run = _Run(self._control, self._check, time, sink, limit)
+            self._last = run = _Run(self._control, self.check, time, sink, limit)
             answer = run.go(text, Given(input))
             self._last = None
             return answer
@@ -130,12 +133,16 @@ class _Run:
                 self._control.send("K")
             raise
 
-    def pass_over(self) -> None:
+    def pass_over(self, check: Callable[[], None]) -> None:
         """Wait for the end of one that was interrupted, so that no answer is taken for the next's.
+
+        Args:
+            check: raises when a process of the VM has ended.
 
         Raises:
             MachineError: the VM ended, or the agent does not answer.
         """
+        self._check = check
         self._take.clear()
         self._kill()
         # Whatever lies there nobody wants.
