@@ -1,10 +1,11 @@
 """Why is a clone not quicker? How much of the guest's code is translated until its first byte.
 
-    python benchmarks/translation.py [--rounds N]
+    python benchmarks/translation.py [--rounds N] [--debian]
 
 An emulated processor translates each block of code when it comes to it first, in every process
 anew. QEMU counts the blocks (source: its monitor's `info jit`); the counts do not depend on what
-else runs, the times do. Takes a minute.
+else runs, the times do. Takes
+a minute; with a Debian, whose disk is built where there is none yet, some more.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import _machine
 import _single
-import echo_server
+import guests
 
 from pytest_vmports.system.programs import find_qemu
 
@@ -42,67 +43,80 @@ def blocks(machine: Machine) -> int:
     return int(found[1])
 
 
+class Seen(NamedTuple):
+    """What one start came to: milliseconds since it began, and blocks, at each of three moments."""
+
+    ready: float
+    at_ready: float
+    first: float
+    at_first: float
+    run: float
+    at_run: float
+
+
 def once(
-    measured: _single.Bench, wanted: Settings, following: Sequence[Settings] = ()
-) -> tuple[float, float, float, float]:
-    """Return milliseconds until a VM is handed over and until its first byte; blocks at each."""
+    measured: _single.Bench, kind: guests.Kind, wanted: Settings, following: Sequence[Settings] = ()
+) -> Seen:
+    """Start a VM, have its first byte and run its first command."""
+    found: list[float] = []
     began = time.perf_counter()
-    exposed = measured.pool.lease(wanted.expose, wanted)
-    guest = measured.pool.guest(wanted)
-    machine = measured.pool.start(wanted, guest, exposed, following=following)
-    ready = time.perf_counter() - began
-    at_ready = blocks(machine)
-    began = time.perf_counter()
-    _single.first_byte(exposed[echo_server.PORT].address)
-    first = time.perf_counter() - began
-    found = ready * 1e3, (ready + first) * 1e3, float(at_ready), float(blocks(machine))
-    measured.stop(machine, exposed)
+    with measured.pool.vm(wanted, kind.guest, following=following) as vm:
+        for step in (lambda: None, lambda: kind.first_byte(vm), lambda: vm.run("true")):
+            step()
+            found.append((time.perf_counter() - began) * 1e3)
+            looked = time.perf_counter()
+            found.append(float(blocks(vm._machine)))
+            began += time.perf_counter() - looked
     if following:
         measured.pool.standby.join()
-    return found
+    return Seen(*found)
+
+
+def starts(
+    measured: _single.Bench, kind: guests.Kind, rounds: int, **words: object
+) -> dict[str, list[Seen]]:
+    """Return what clones came to, and then VMs that were kept ready."""
+    clone, keep = kind.settings(prewarm=0, **words), kind.settings(prewarm=1, **words)
+    once(measured, kind, clone)  # builds the template
+    clones = [once(measured, kind, clone) for _ in range(rounds)]
+    once(measured, kind, keep, [keep])
+    return {"clone": clones, "kept ready": [once(measured, kind, keep, [keep]) for _ in clones]}
 
 
 def main() -> None:
     """Count, and print a line for each kind of start."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--debian", action="store_true", help="a Debian with servers too")
+    options = parser.parse_args()
     qemu = find_qemu()
     print(f"{_machine.machine()}, QEMU {'.'.join(map(str, qemu.version))} (tcg)")
-    with _single.bench() as measured:
-        clone = _single.settings(measured.folder, accel="tcg", prewarm=0)
-        lan = _single.settings(measured.folder, accel="tcg", prewarm=0, network="lan")
-        keep = _single.settings(measured.folder, accel="tcg", prewarm=1)
-        found: dict[str, list[tuple[float, ...]]] = {
-            "clone": [],
-            "on a network": [],
-            "kept ready": [],
-        }
-        for wanted in (clone, lan):
-            once(measured, wanted)  # builds the template
-        floors = []
-        for _ in range(rounds):
-            floors.append(_single.floor(qemu.path, "tcg") * 1e3)
-            found["clone"].append(once(measured, clone))
-            found["on a network"].append(once(measured, lan))
-        once(measured, keep, [keep])
-        for _ in range(rounds):
-            found["kept ready"].append(once(measured, keep, [keep]))
-    floor = median(floors)
+    floor = median(_single.floor(qemu.path, "tcg") * 1e3 for _ in range(options.rounds))
     print(f"QEMU's own start: {floor:.1f} ms")
-    for name, values in found.items():
-        ready, first, at_ready, at_first = map(median, zip(*values, strict=True))
+    with _single.bench() as measured:
+        kinds = guests.kinds(measured.folder)
+        rows = {"bundled": ("bundled", {}), "on a network": ("bundled", {"network": "lan"})}
+        if options.debian:
+            rows["debian"] = ("debian", {})
+        for name, (kind, words) in rows.items():
+            found = starts(measured, kinds[kind], options.rounds, accel="tcg", **words)
+            for how, values in found.items():
+                tell(f"{name}, {how}", Seen(*map(median, zip(*values, strict=True))), floor)
+
+
+def tell(name: str, seen: Seen, floor: float) -> None:
+    """Print a line."""
+    print(
+        f"{name}: handed over after {seen.ready:.1f} ms and {seen.at_ready:,.0f} blocks, first "
+        f"byte {seen.first:.1f} ms and {seen.at_first:,.0f}, first command {seen.run:.1f} ms and "
+        f"{seen.at_run:,.0f}"
+    )
+    if name.endswith("clone"):
+        each = (seen.first - floor) / seen.at_first
         print(
-            f"{name}: handed over after {ready:.1f} ms and {at_ready:,.0f} blocks, "
-            f"first byte after {first:.1f} ms and {at_first:,.0f} blocks"
+            f"  {each * 1e3:.1f} µs for each block beyond QEMU's own start: {TARGET} × that leaves "
+            f"{(TARGET - 1) * floor / each:,.0f} blocks"
         )
-        if name == "clone":
-            each = (first - floor) / at_first
-            left = (TARGET - 1) * floor / each
-            print(
-                f"  {each * 1e3:.1f} µs for each block beyond QEMU's own start: "
-                f"{TARGET} × that leaves {left:,.0f} blocks"
-            )
 
 
 if __name__ == "__main__":
