@@ -85,6 +85,22 @@ def any_gvproxy(request: pytest.FixtureRequest) -> Path:
     return _gvproxy(request.param)
 
 
+@pytest.fixture(scope="session")
+def passt() -> object:
+    """Return the passt on PATH; where it is too old, tests/versions.py runs what needs one."""
+    from apt_sources import release  # noqa: PLC0415 - from the tests' own folder
+
+    from pytest_vmports.errors import PasstNotFoundError  # noqa: PLC0415 - few need it
+    from pytest_vmports.system.passt import find_passt  # noqa: PLC0415 - likewise
+
+    try:
+        return find_passt()
+    except PasstNotFoundError as error:
+        if release("VERSION_CODENAME") == "bookworm":
+            pytest.skip(f"tests/versions.py runs it with a later Debian's passt: {error}")
+        _missing(str(error))
+
+
 def _gvproxy(version: str) -> Path:
     binary = TOOLS / f"gvproxy-{version}" / "gvproxy"
     if not _runs(str(binary), "-version"):

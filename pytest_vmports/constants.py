@@ -36,7 +36,8 @@ GVPROXY_CONFIG: Final = "gvproxy.yaml"
 
 # gvproxy's DHCP server leases GUEST_IP to this address only.
 GUEST_MAC: Final = "5a:94:ef:e4:0c:ee"
-# Fixed, because a restored guest remembers it.
+# Fixed, because a restored guest remembers them.
+GATEWAY_MAC: Final = "5a:94:ef:e4:0c:dd"
 UDP_RELAY_MAC: Final = "5a:94:ef:e4:0c:fd"
 
 # The guest's second card leads to a network between VMs and this process. It is apart from the

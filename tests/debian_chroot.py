@@ -32,7 +32,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DAYS = 7
 PACKAGES = (
     "qemu-system-x86", "qemu-utils", "python3-venv", "openssh-client", "util-linux", "iproute2",
-    "virtiofsd", "e2fsprogs",
+    "virtiofsd", "e2fsprogs", "passt",
 )  # fmt: skip
 PROGRAMS = ("mmdebstrap", "apt-get", "tar", "unshare", "setpriv", "findmnt")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,9 +71,14 @@ while [ "$count" -gt 0 ]; do
   count=$((count - 1))
 done
 read_only "$root"
-[ "$network" != own ] || chroot "$root" ip link set lo up
+# Not by chroot: who is in one can make no namespace of users, which passt does.
+cd "$root"
+pivot_root . .
+umount -l .
+export PATH
+[ "$network" != own ] || ip link set lo up
 set +e
-chroot "$root" sh -c 'cd /checkout && exec "$@"' sh "$@"
+sh -c 'cd /checkout && exec "$@"' sh "$@"
 exit $?
 """
 

@@ -11,6 +11,7 @@ from pytest_vmports.cli import explain
 from pytest_vmports.errors import HostError, VmPortsError
 
 FACTS = {
+    "found": "it is too old",
     "crash": "BUG: why", "cause": "",
     "source": "pytest.ini", "name": "memory", "value": "lots", "allowed": "write MiB",
     "port": 3000, "protocol": "tcp", "host": "127.0.0.1", "holder": "pid 7",

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.cli import tables
 from pytest_vmports.cli.place import place, towards_kvm
 from pytest_vmports.cli.run import started
-from pytest_vmports.errors import GvproxyNotFoundError, QemuNotFoundError, VmPortsError
+from pytest_vmports.errors import (
+    GvproxyNotFoundError,
+    PasstNotFoundError,
+    QemuNotFoundError,
+    VmPortsError,
+)
 from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.leases import candidates, open_allocator
 from pytest_vmports.network import walls
@@ -23,6 +28,7 @@ from pytest_vmports.settings import options
 from pytest_vmports.settings.table import BY_NAME
 from pytest_vmports.system import clock, landlock, programs, surroundings
 from pytest_vmports.system.mishaps import told
+from pytest_vmports.system.passt import find_passt
 from pytest_vmports.system.run_dir import dead_folders
 from pytest_vmports.vm import walls as qemu_walls
 
@@ -57,8 +63,8 @@ class Finding:
 def examine(*, boot: bool) -> list[Finding]:
     """Return what all checks find; ``boot`` also starts a VM."""
     checks = (
-        _settings, _qemu, _accelerator, _guest, _gvproxy, _walls, _ports, _state_dir, _cache,
-        _leftovers,
+        _settings, _qemu, _accelerator, _guest, _gvproxy, _walls, _passt, _ports, _state_dir,
+        _cache, _leftovers,
     )  # fmt: skip
     found = [one for check in checks for one in _careful(check)]
     if boot and max(one.state for one in found) < BROKEN:
@@ -121,6 +127,17 @@ def _accelerator() -> Finding:
     chosen, where = programs.choose_accel(wanted, _found_qemu().path), place()
     text = f"{chosen}; {where}" if str(where) else str(chosen)
     return Finding("accelerator", FINE, text, "" if chosen.name != "tcg" else towards_kvm(where))
+
+
+def _passt() -> Finding:
+    """Return which passt there is; that there is none matters with one setting alone."""
+    (backend,) = _values("backend")
+    try:
+        return Finding("passt", FINE, str(find_passt()))
+    except PasstNotFoundError as error:
+        if backend == "passt":
+            return Finding("passt", BROKEN, error.found, error.remedy)
+        return Finding("passt", FINE, f"{error.found}, which matters with backend = passt alone")
 
 
 def _guest() -> Finding:

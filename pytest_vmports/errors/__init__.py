@@ -22,6 +22,7 @@ from pytest_vmports.errors.host import NetworkListError as NetworkListError
 from pytest_vmports.errors.host import NotEnteredError as NotEnteredError
 from pytest_vmports.errors.host import NotExposedError as NotExposedError
 from pytest_vmports.errors.host import OpenHostError as OpenHostError
+from pytest_vmports.errors.host import PasstNotFoundError as PasstNotFoundError
 from pytest_vmports.errors.host import PortError as PortError
 from pytest_vmports.errors.host import PortInUseError as PortInUseError
 from pytest_vmports.errors.host import PortsExhaustedError as PortsExhaustedError

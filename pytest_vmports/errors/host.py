@@ -91,6 +91,12 @@ class GvproxyNotFoundError(HostError):
     )
 
 
+class PasstNotFoundError(HostError):
+    """No passt that can be used is here. Fields: ``found`` (text), ``remedy``."""
+
+    template = "backend = passt, and no passt can be used here: {found}; {remedy}"
+
+
 class ProgramStoppedError(HostError):
     """A program is there, and this host keeps it from running.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_vmports.leases import PortAllocator
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.wiring import Wiring
+    from pytest_vmports.system.passt import Passt
     from pytest_vmports.system.programs import Gvproxy, Qemu
 
 # The QEMU that brought ``-netdev dgram``, which connects the relay.
@@ -36,7 +37,8 @@ class Network:
     """The shape of a guest's connection. Made by `choose_network`, before any port is leased.
 
     Attributes:
-        kind: what the first card is connected to: ``usernet``, ``gvproxy`` or ``none`` for no card.
+        kind: what the first card is connected to: ``usernet``, ``gvproxy``, ``passt``, or ``none``
+            for no card.
         restrict: the guest reaches nothing by it; forwards work all the same.
         relayed: UDP forwards go through a relay of ours on a hub, as a restricted guest needs.
         host_ports: the second card's door: port at `HOST_IP`, and port of the host's 127.0.0.1.
@@ -62,7 +64,8 @@ class Network:
     @property
     def dns(self) -> str | None:
         """The guest's name server; None when it has no first card."""
-        return {"usernet": USERNET_DNS_IP, "gvproxy": GATEWAY_IP}.get(self.kind)
+        names = {"usernet": USERNET_DNS_IP, "gvproxy": GATEWAY_IP, "passt": GATEWAY_IP}
+        return names.get(self.kind)
 
     @property
     def second_card(self) -> bool:
@@ -77,7 +80,12 @@ class Network:
     @property
     def qemu_binds(self) -> bool:
         """Whether QEMU binds the TCP forwards' host ports, and so inherits their leases."""
-        return self.kind != "gvproxy"
+        return self.kind not in {"gvproxy", "passt"}
+
+    @property
+    def forwards_later(self) -> bool:
+        """Whether a port can be forwarded while the guest runs."""
+        return self.kind != "passt"
 
     @property
     def card_netdev(self) -> str | None:
@@ -107,6 +115,10 @@ class Network:
             from pytest_vmports.network import gvproxy as by_gvproxy  # noqa: PLC0415 - few need it
 
             return by_gvproxy.card_args(fds[0])
+        if self.kind == "passt":
+            from pytest_vmports.network import passt as by_passt  # noqa: PLC0415 - likewise
+
+            return by_passt.card_args(fds[0])
         if self.relayed:
             return relayed.card_args(forwards, fds[0])
         return usernet.card_args(forwards, restrict=self.restrict)
@@ -133,8 +145,8 @@ def choose_network(
     some or none  yes, or a list      gvproxy
     ============  ==================  ==========================================
 
-    ``backend`` ``usernet`` or ``gvproxy`` overrules the last two rows; ``strict`` closes the host's
-    own addresses to gvproxy. With ``host_ports`` (port at
+    ``backend`` ``usernet``, ``gvproxy`` or ``passt`` overrules the last two rows; ``strict`` closes
+    the host's own addresses to the latter two. With ``host_ports`` (port at
     `HOST_IP` to port of the host) or ``network`` (a name) there is a second card, whatever the
     first.
 
@@ -144,6 +156,8 @@ def choose_network(
     restrict = relay = False
     if wants_gvproxy(allow_network=allow_network, backend=backend):
         kind = "gvproxy"
+    elif backend == "passt":
+        kind, restrict = "passt", allow_network is not True
     elif ports or allow_network:
         # It cannot be held to a list, which settings refuse: so then it reaches nothing.
         kind, restrict = "usernet", allow_network is not True
@@ -152,6 +166,8 @@ def choose_network(
         kind, restrict = "none", True
     doors = tuple(sorted((host_ports or {}).items()))
     chosen = Network(kind, restrict, relay, doors, network)
+    if kind == "passt":
+        chosen = replace(chosen, strict=strict)
     if kind == "gvproxy":
         listed = None if allow_network is True else allow_network or Destinations()
         chosen = replace(chosen, allowed=listed, strict=strict)
@@ -174,6 +190,7 @@ def make_wiring(
     forwards: Sequence[ExposedPort],
     *,
     gvproxy: Gvproxy | None,
+    passt: Passt | None = None,
     workdir: Path,
     allocator: PortAllocator,
     outlives: bool = False,
@@ -184,12 +201,13 @@ def make_wiring(
         network: what was chosen.
         forwards: with their host ports.
         gvproxy: the program; None where it is not chosen.
+        passt: likewise.
         workdir: private folder for gvproxy's files.
         allocator: gives gvproxy the port that old ones insist on.
         outlives: the VM may run on when we do not.
 
     Raises:
-        SettingError: gvproxy is to be used and none was given.
+        SettingError: gvproxy or passt is to be used and none was given.
     """
     ports = tuple(forwards)
     if network.kind == "none":
@@ -198,9 +216,18 @@ def make_wiring(
         return relayed.RelayedUsernetWiring(ports)
     if network.kind == "usernet":
         return usernet.UsernetWiring(ports, restrict=network.restrict)
+    if network.kind == "passt" and passt is not None:
+        from pytest_vmports.network import passt as by_passt  # noqa: PLC0415 - likewise
+
+        return by_passt.PasstWiring(
+            ports, passt, workdir, online=not network.restrict, strict=network.strict
+        )
     if gvproxy is None:
         raise SettingError(
-            source="make_wiring", name="gvproxy", value=None, allowed="a gvproxy is needed"
+            source="make_wiring",
+            name=network.kind,
+            value=None,
+            allowed=f"a {network.kind} is needed",
         )
     from pytest_vmports.network import gvproxy as by_gvproxy  # noqa: PLC0415 - likewise
 
@@ -211,7 +238,7 @@ def make_wiring(
 
 
 def wants_gvproxy(*, allow_network: bool | Destinations, backend: str) -> bool:
-    """Whether gvproxy, and not QEMU's user network, connects the guest."""
+    """Whether it is gvproxy that connects the guest."""
     return backend == "gvproxy" or (backend == "auto" and allow_network is not False)
 
 
@@ -220,9 +247,11 @@ def open_host(
 ) -> dict[str, str] | None:
     """Return what a guest would get of the host that nobody gave it; None when nothing.
 
-    Its fields are those of `OpenHostError`. Of gvproxy tells `walls.missing`.
+    Its fields are those of `OpenHostError`. Of gvproxy tells `walls.missing`; passt is not used
+    without its gate.
     """
-    if not allow_network or wants_gvproxy(allow_network=allow_network, backend=backend):
+    by_usernet = not wants_gvproxy(allow_network=allow_network, backend=backend)
+    if not (allow_network and by_usernet) or backend == "passt":
         return None
     return {
         "reached": f"every service on the host's 127.0.0.1, at {GATEWAY_IP}",

@@ -1,4 +1,4 @@
-"""What gvproxy's sockets may reach: the policy of its `gate`. Of gvproxy's own words it hears none.
+"""What gvproxy's sockets, or passt's, may reach: the policy of the `gate`. It hears none of them.
 
 The guest tells gvproxy where to connect, and were the filter of `seal` not there, what to listen on
 too: gvproxy binds the forwards that were asked for, and where it may connect to says `outgoing`.
@@ -23,29 +23,34 @@ if TYPE_CHECKING:
 _TRIALS = {("::1", 0), ("::ffff:127.0.0.1", 0)}
 
 
-def _nowhere(_asked: Asked) -> int:
+def nowhere(_asked: Asked) -> int:
+    """Return that it may not connect."""
     return errno.EACCES
 
 
 class Doorman:
-    """Decides for one gvproxy.
+    """Decides for one gvproxy, or passt.
 
     Args:
         listeners: the Unix sockets that it listens on, until `shut`.
         ports: what it forwards from the start.
         outgoing: says where it may connect to; by itself nowhere.
+
+    Attributes:
+        opening: until `shut`.
     """
 
     def __init__(
         self,
         listeners: Iterable[Path],
         ports: Iterable[ExposedPort],
-        outgoing: Callable[[Asked], int | tuple[str, int]] = _nowhere,
+        outgoing: Callable[[Asked], int | tuple[str, int]] = nowhere,
     ) -> None:
         self._listeners = {as_bytes(path) for path in listeners}
         self._lock = threading.Lock()
         self._ports: set[tuple[str, str, int]] = set().union(*map(places, ports))
         self._outgoing = outgoing
+        self.opening = True
 
     def allow(self, port: ExposedPort) -> None:
         """Let a host port be bound from now on."""
@@ -61,6 +66,12 @@ class Doorman:
         """Let it listen on no Unix socket any more: it listens on all that it needs."""
         with self._lock:
             self._listeners.clear()
+            self.opening = False
+
+    def has(self, protocol: str, host: str, port: int) -> bool:
+        """Whether this host port may be bound."""
+        with self._lock:
+            return (protocol, host, port) in self._ports
 
     def __call__(self, asked: Asked) -> int | tuple[str, int]:
         """Return 0 for what may be done, an errno, or where to connect to instead."""

@@ -1,4 +1,4 @@
-"""The walls around gvproxy, and which of them this host has.
+"""The walls around gvproxy, and which of them this host has; and passt's.
 
 1. A filter before the socket that takes the guest's frames (`seal`): the guest never reaches the
    API, nor an address that leads to the host's own services.
@@ -145,3 +145,20 @@ def around_gvproxy(
         refused += (seccomp.FORKS,)  # or one would be left when it has ended
     ours = Gate(doorman, tuple(held)) if gate.problem() is None else None
     return Confinement(walls, ours, refused=refused)
+
+
+def around_passt(doorman: Doorman) -> Confinement:
+    """Return how passt is confined: by the gate, and by the sandbox that it makes for itself.
+
+    In that it has no file at all (source: passt(1)), which Landlock would keep it from making.
+    """
+    return Confinement(None, Gate(doorman, sandboxes=True), sheds=True)
+
+
+def passts_user() -> list[str]:
+    """Return passt's options for its user.
+
+    Of root's rights a child of ours has none by which it could become another; and who changes its
+    user takes back that it ends with us.
+    """
+    return ["--runas", "0:0"] if os.geteuid() == 0 else []

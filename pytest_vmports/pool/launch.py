@@ -161,7 +161,7 @@ class Launcher:
             below = lay_disks(template.folder, workdir, plan.kind.image_files())
         network = plan.network
         wiring = make_wiring(
-            network, plan.all_forwards, gvproxy=plan.gvproxy, workdir=workdir,
+            network, plan.all_forwards, gvproxy=plan.gvproxy, passt=plan.passt, workdir=workdir,
             allocator=self._allocator, outlives=self._keeper is not None,
         )  # fmt: skip
         lan = None if network.lan is None else self._lans.setdefault(network.lan, Lan(network.lan))
@@ -197,7 +197,7 @@ class Launcher:
         return self._start(plan, exposed, observe, None), None
 
     def _order(self, plan: Plan, template: Template, host: str) -> Order | None:
-        if not plan.kind.stands_by:
+        if not plan.kind.stands_by or not plan.network.forwards_later:
             return None
         make = partial(self._make_standby, plan, template, host)
         return Order(plan.standby_key, plan.hardware.memory, make, _warm)

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from pytest_vmports.network.log import NetworkEntries
     from pytest_vmports.vm.machine import Machine
 
-_UNSEEN = {"usernet": "QEMU's user network", "none": "none at all"}
+_UNSEEN = {
+    "usernet": "QEMU's user network", "none": "none at all",
+    "passt": "passt without allow_network",
+}  # fmt: skip
 _LISTED = (
     "set allow_network to yes or a list, as ['packages.example.org'] or [] for nothing, and leave "
     "backend = auto"

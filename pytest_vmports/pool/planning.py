@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import (
+    HostError,
     MissingWallError,
     NetworkListError,
     OpenHostError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.settings.options import Settings
+    from pytest_vmports.system.passt import Passt
 
 
 def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = False) -> Plan:
@@ -75,6 +77,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         boot_timeout=settings.boot_timeout,
         root=root,
         gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
+        passt=_passt() if backend == "passt" else None,
         capture=settings.pcap,
         reachable=reachable,
         may_crash=settings.allow_crash,
@@ -82,6 +85,23 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         console_limit=settings.console_limit,
         said=tuple(_said(settings)),
     )  # fmt: skip
+
+
+def _passt() -> Passt:
+    """Return the passt of this host, where it can be walled in.
+
+    Raises:
+        HostError: there is none, or it cannot.
+    """
+    from pytest_vmports.system import gate  # noqa: PLC0415 - few need it
+    from pytest_vmports.system.passt import find_passt  # noqa: PLC0415 - likewise
+
+    if problem := gate.problem():
+        raise HostError(
+            f"backend = passt needs a gate between passt and the host, and there is none: {problem}"
+            "; use Linux, and in a container --cap-add SYS_PTRACE; or leave backend = auto"
+        )
+    return find_passt()
 
 
 def open_host_line(settings: Settings, plan: Plan) -> str | None:

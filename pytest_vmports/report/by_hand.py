@@ -27,8 +27,8 @@ _HEAD = """\
 set -e
 case $0 in */*) CDPATH= cd -- "${{0%/*}}/" ;; esac
 """
-_BY_GVPROXY = """\
-# The test's VM was wired by gvproxy; here QEMU's user network makes the same forwards.
+_BY_ANOTHER = """\
+# The test's VM was wired by {wiring}; here QEMU's user network makes the same forwards.
 """
 _NO_UDP = """\
 # Without {ports}: a guest without network gets UDP from the test's process only.
@@ -75,8 +75,8 @@ def _network(machine: Machine, lines: list[str]) -> tuple[Network, Sequence[Expo
         lines.append(_NO_SECOND_CARD)
     if own.kind == "none":
         return Network(), ()
-    if own.kind == "gvproxy":
-        lines.append(_BY_GVPROXY)
+    if own.kind != "usernet":
+        lines.append(_BY_ANOTHER.format(wiring=own.kind))
     udp = [port for port in ports if port.protocol == "udp" and own.restrict]
     if udp:
         lines.append(_NO_UDP.format(ports=", ".join(map(str, udp))))

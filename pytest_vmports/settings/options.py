@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pytest_vmports.settings.table import Option
     from pytest_vmports.settings.wait_for import WaitFor
 
+_ALL_OR_NOTHING = {"usernet": "QEMU's user network", "passt": "passt"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -172,11 +174,13 @@ def resolve(
             source = f"{source} (used by {user})"
         values[option.name] = _value(option, config, raw, source)
         sources[option.name] = source
-    if not isinstance(values["allow_network"], bool) and values["backend"] == "usernet":
+    backend = values["backend"]
+    if not isinstance(values["allow_network"], bool) and backend in _ALL_OR_NOTHING:
         raise SettingError(
-            source=sources["backend"], name="backend", value="usernet",
-            allowed="QEMU's user network reaches all or nothing, and allow_network is a list "
-            f"({sources['allow_network']}): write auto or gvproxy, or allow_network = yes or no",
+            source=sources["backend"], name="backend", value=backend,
+            allowed=f"{_ALL_OR_NOTHING[backend]} reaches all or nothing, and allow_network is a "
+            f"list ({sources['allow_network']}): write auto or gvproxy, or allow_network = yes or "
+            "no",
         )  # fmt: skip
     return Settings(**values, sources=sources)
 

@@ -90,8 +90,9 @@ OPTIONS = (
     ),
     Option(
         "backend", "auto", "choice",
-        "who connects the guest: auto (gvproxy when allow_network, else usernet), usernet, gvproxy",
-        ("auto", "usernet", "gvproxy"),
+        "who connects the guest: auto (gvproxy when allow_network, else usernet), usernet, "
+        "gvproxy, passt",
+        ("auto", "usernet", "gvproxy", "passt"),
     ),
     Option(
         "host_ports", "", "host_ports",

@@ -57,11 +57,13 @@ class Asked:
         address: what a ``bind`` or ``connect`` names, or what the socket is bound to: ``(host,
             port)``, the bytes of a Unix socket's path, or None for anything else.
         protocol: ``tcp``, ``udp``, ``unix``, or another one's name or number.
+        bound: what the socket is bound to, likewise.
     """
 
     call: str
     address: tuple[str, int] | bytes | None
     protocol: str
+    bound: tuple[str, int] | bytes | None = None
 
 
 class Gate:
@@ -69,18 +71,21 @@ class Gate:
 
     Args:
         decide: is asked of each call, in a thread of ours; returns 0 to have it made, an errno to
-            refuse it, or, of a ``connect``, the address of ours to connect to instead. What it
+            refuse it, or, of a ``bind`` or ``connect``, the address to take instead. What it
             raises refuses that call.
         held: which calls are; the others are made without us.
+        sandboxes: the child puts itself into a sandbox of its own, and is let.
     """
 
     def __init__(
         self,
         decide: Callable[[Asked], int | tuple[str, int]],
         held: tuple[str, ...] = ("bind", "listen", "connect"),
+        *,
+        sandboxes: bool = False,
     ) -> None:
         self._decide = decide
-        self._calls = held
+        self._calls, self._sandboxes = held, sandboxes
         self._listener = -1
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
 
@@ -91,7 +96,9 @@ class Gate:
             OSError: the kernel, or a container, has no such filters, or refuses.
         """
         unseen = ("sendmsg", "sendmmsg") if "sendto" in self._calls else ()
-        self._listener = seccomp.install(seccomp.program(self._calls, unseen))
+        self._listener = seccomp.install(
+            seccomp.program(self._calls, unseen, sandboxes=self._sandboxes)
+        )
         _listeners.add(self._listener)
 
     def mind(self, pidfd: int) -> None:
@@ -193,7 +200,8 @@ class Gate:
         """Return what the child is told: what the call answered, or an errno below zero."""
         arguments = held.arguments
         try:
-            address = foreign.bound(held.copy) if held.name in _BY_SOCKET else _named(held, 1)
+            bound = foreign.bound(held.copy)
+            address = bound if held.name in _BY_SOCKET else _named(held, 1)
             given = _sent(held) if held.name == "sendto" else b""
             to = _named(held, 4) if held.name == "sendto" else address
             # It may have been another's memory, that got the number of a thread that has ended.
@@ -201,7 +209,7 @@ class Gate:
         except OSError as error:
             return -(error.errno or errno.EFAULT)
         where, protocol = foreign.parsed(address), foreign.protocol(held.copy)
-        verdict = self._decide(Asked(held.name, where, protocol))
+        verdict = self._decide(Asked(held.name, where, protocol, foreign.parsed(bound)))
         if isinstance(verdict, tuple):
             to = foreign.packed(verdict, held.copy)
         elif verdict != 0:

@@ -29,7 +29,10 @@ FORKS: Final = "forks"
 """Stands for making processes, which kills; threads it may make."""
 TCP, UDP, UNIX = "tcp", "udp", "unix"
 """Stand for making such sockets."""
+ROUTES: Final = "routes"
+"""Stands for sockets by which the kernel tells of routes and addresses, and of more."""
 _X32 = 0x40000000
+_NETLINK = 16
 _STEP = struct.Struct("=HBBI")
 _SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
@@ -61,14 +64,17 @@ _SOCKETS: Final = {
     TCP: ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_STREAM)),
     UDP: ((socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_INET6, socket.SOCK_DGRAM)),
     UNIX: ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_SEQPACKET)),
+    ROUTES: ((_NETLINK, socket.SOCK_RAW),),
 }
 _TYPE = 0xF
-_SET_DEATH_SIGNAL, _THREAD = 1, 0x10000
+_SET_DEATH_SIGNAL, _SET_DUMPABLE, _THREAD = 1, 4, 0x10000
 # Connects a TCP socket, and no connect is seen.
 _FAST_OPEN = 0x20000000
 
 
-def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
+def program(
+    held: tuple[str, ...], refused: tuple[str, ...] = (), *, sandboxes: bool = False
+) -> bytes:
     """Return the filter, an array of ``struct sock_filter``.
 
     Who comes by another architecture's table of system calls is killed. Refused are the ways round
@@ -80,6 +86,8 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
         held: the names of the calls that wait for our word; of ``sendto`` those with an address.
         refused: the names of those that never pass; `ATTRIBUTES`, `FORKS`, `TCP`, `UDP` and `UNIX`
             stand for several.
+        sandboxes: who puts itself into a sandbox of its own may do so, may ask the kernel for the
+            host's routes before, and goes on to be looked into by us.
     """
     steps = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -94,9 +102,11 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
     steps += _rights() if RIGHTS in refused else []
     never = [name for name in refused if name in calls.NUMBERS]
     never += calls.ATTRIBUTES if ATTRIBUTES in refused else ()
-    for name in (*never, *calls.NEVER):
+    own = calls.SANDBOXES if sandboxes else ()
+    for name in (*never, *(one for one in calls.NEVER if one not in own)):
         steps += _of(name, [_DENIED])
-    steps += _of("socket", _known_sockets(tuple(kind for kind in _SOCKETS if kind not in refused)))
+    without = refused if sandboxes else (*refused, ROUTES)
+    steps += _of("socket", _known_sockets(tuple(one for one in _SOCKETS if one not in without)))
     steps += _of("socketpair", _known_sockets((UNIX,)))
     for name, at in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
         steps += _of(name, [
@@ -108,24 +118,31 @@ def program(held: tuple[str, ...], refused: tuple[str, ...] = ()) -> bytes:
         ])  # fmt: skip
     if FORKS in refused:
         steps += _forks(_KILL)
-    # Of itself it may say what it likes, but not that it outlives us.
-    steps += _of("prctl", [
+    steps += _of_itself(sandboxes=sandboxes)
+    steps.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(_STEP.pack(*step) for step in steps)
+
+
+def _of_itself(*, sandboxes: bool) -> list[tuple[int, int, int, int]]:
+    """Return steps by which a child says of itself what it likes, but not that it outlives us."""
+    unseen = [(_IF_EQUAL, 0, 1, _SET_DUMPABLE), _PRETENDED] if sandboxes else []
+    prctl = [
         (_LOAD, 0, 0, _ARGUMENTS[0]),
+        *unseen,
         (_IF_EQUAL, 0, 3, _SET_DEATH_SIGNAL),
         (_LOAD, 0, 0, _ARGUMENTS[1]),
         (_IF_EQUAL, 1, 0, signal.SIGKILL),
         _DENIED,
         (_RETURN, 0, 0, _ALLOW),
-    ])  # fmt: skip
+    ]
     # By its number a process names others too.
-    steps += _of("prlimit64", [
+    limits = [
         (_LOAD, 0, 0, _ARGUMENTS[0]),
         (_IF_EQUAL, 1, 0, 0),
         _DENIED,
         (_RETURN, 0, 0, _ALLOW),
-    ])  # fmt: skip
-    steps.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(_STEP.pack(*step) for step in steps)
+    ]
+    return [*_of("prctl", prctl), *_of("prlimit64", limits)]
 
 
 def _rights() -> list[tuple[int, int, int, int]]:

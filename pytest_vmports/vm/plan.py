@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.choose import Network
+    from pytest_vmports.system.passt import Passt
     from pytest_vmports.system.programs import Gvproxy
     from pytest_vmports.vm.argv import Hardware, Ram
     from pytest_vmports.vm.inside.kind import GuestKind
@@ -68,6 +69,7 @@ class Plan:
         boot_timeout: seconds until it has to be ready.
         root: what relative paths of the guest's files are relative to.
         gvproxy: the program that connects it, if one does.
+        passt: likewise.
         forwards: the test's forwards, once their host ports are leased.
         own_forwards: those that we need ourselves.
         capture: its packets are written to a file.
@@ -88,6 +90,7 @@ class Plan:
     boot_timeout: float
     root: Path
     gvproxy: Gvproxy | None = None
+    passt: Passt | None = None
     forwards: tuple[ExposedPort, ...] = ()
     own_forwards: tuple[ExposedPort, ...] = ()
     capture: bool = False
@@ -183,6 +186,7 @@ class Plan:
                 "memory": self.hardware.memory,
                 "argv": self._masked(self.network, blank),
                 "gvproxy": str(self.gvproxy),
+                "passt": str(self.passt),
                 "services": sorted(self.network.host_ports),
                 "capture": self.capture,
                 "reachable": self.reachable,

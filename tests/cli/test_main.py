@@ -92,7 +92,8 @@ class TestDoctor:
         assert status == 0
         assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [
             "ok settings", "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok wall:",
-            "ok wall:", "ok wall:", "ok wall:", "ok ports", "ok state", "ok cache", "ok leftovers",
+            "ok wall:", "ok wall:", "ok wall:", "ok passt", "ok ports", "ok state", "ok cache",
+            "ok leftovers",
         ]  # fmt: skip
 
     def test_what_only_some_tests_need_is_a_limit_and_exits_1(self, run, monkeypatch, qemu_binary):

@@ -44,7 +44,7 @@ ELSEWHERE = """
         sys.stdin.readline()
 """
 
-SUITE = '''
+THERE = '''
     import socket, subprocess, sys
     import pytest
     from vm_helpers import host_service
@@ -81,7 +81,9 @@ SUITE = '''
         return {one.name for one in entries if one.kind == "name"}
 
     HERE = "from elsewhere\\n"
+'''
 
+GVPROXY = """
     @pytest.mark.vmports(
         wait_for="none", allow_network=["*.name.example", "203.0.113.10:8000"], template=False
     )
@@ -143,17 +145,59 @@ SUITE = '''
         assert names(vm.network_log) == {"evil.example", "host.name.example"}
         # And fails, for its report.
         assert not vm.network_log.refused
-'''
+"""
+
+
+PASST = """
+    @pytest.mark.vmports(wait_for="none", allow_network=True, strict_network=True, template=False)
+    def test_a_guest_reaches_everything_but_the_host(vm_with_ports):
+        vm = vm_with_ports
+        assert web(vm, "203.0.113.9") == web(vm, "evil.example") == HERE
+        assert told(vm, "203.0.113.9") == "hello\\n"
+        with (
+            socket.create_server(("0.0.0.0", 8000)) as own,
+            socket.socket(type=socket.SOCK_DGRAM) as ear,
+        ):
+            ear.bind(("0.0.0.0", 5000))
+            assert web(vm, "203.0.113.1") == web(vm, "host.name.example") == "no\\n"
+            assert told(vm, "203.0.113.1") == told(vm, "203.0.113.255") == ""
+            # A port that is another's, or could be a test's, is not taken for the guest's own.
+            with socket.socket(type=socket.SOCK_DGRAM) as free:
+                said = vm.run("echo hello | nc -u -p 20123 -w 2 203.0.113.9 5000", check=False)
+                assert said.stdout == ""
+                free.bind(("0.0.0.0", 20123))
+            for listens, ask in ((own, own.accept), (ear, lambda: ear.recv(10))):
+                listens.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    ask()
+        assert {*connects(vm.network_log.refused)} == {
+            ("203.0.113.1", 8000, "tcp"), ("203.0.113.1", 5000, "udp"),
+            ("203.0.113.255", 5000, "udp"),
+        }
+        assert ("203.0.113.9", 8000, "tcp") in connects(vm.network_log)
+"""
+
+
+def test_a_guest_reaches_what_it_was_given_by_passt(
+    pytester, passt, gvproxy_089, missing, monkeypatch
+):
+    monkeypatch.setenv("VMPORTS_BACKEND", "passt")
+    done = reached(pytester, PASST, gvproxy_089, missing)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_a_guest_reaches_what_it_was_given(pytester, any_gvproxy, missing):
-    """In a network namespace, joined to another by a cable."""
-    what_it_takes(missing)
-    pytester.makepyfile(textwrap.dedent(SUITE), elsewhere=textwrap.dedent(ELSEWHERE))
-    (pytester.path / "resolv.conf").write_text("nameserver 203.0.113.53\n")
-    mount = "mount --bind resolv.conf /etc/resolv.conf"
-    done = pytest_apart(mount, pytester.path, any_gvproxy)
+    done = reached(pytester, GVPROXY, any_gvproxy, missing)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert ">       assert not vm.network_log.refused" in done.stdout, done.stdout
     assert "network: refused connect 203.0.113.255:5000 (udp): a broadcast" in done.stdout
+
+
+def reached(pytester, suite, gvproxy, missing):
+    """Return what a suite came to in a network namespace, joined to another by a cable."""
+    what_it_takes(missing)
+    pytester.makepyfile(textwrap.dedent(THERE + suite), elsewhere=textwrap.dedent(ELSEWHERE))
+    (pytester.path / "resolv.conf").write_text("nameserver 203.0.113.53\n")
+    mount = "mount --bind resolv.conf /etc/resolv.conf"
+    return pytest_apart(mount, pytester.path, gvproxy)

@@ -30,6 +30,8 @@ WIRINGS = {
     "gvproxy 0.8.1": ([], {"allow_network": True}),
     "gvproxy 0.8.9": ([], {"allow_network": True}),
     "gvproxy 0.8.9, a list": ([], {"allow_network": ["0.0.0.0/0"]}),
+    "passt": (["5353/udp"], {"backend": "passt"}),
+    "passt, network": (["5353/udp"], {"backend": "passt", "allow_network": True}),
 }
 ETHERNET = 14
 EVERYWHERE = [("127.0.0.1", socket.AF_INET), ("0.0.0.0", socket.AF_INET),
@@ -125,12 +127,17 @@ def test_no_service_of_the_hosts_loopback_hears_a_guest(boot, ears, tmp_path, re
     if wiring.startswith("gvproxy"):
         fixture = "gvproxy_" + wiring.split()[1].strip(",").replace(".", "")
         network = {**network, "gvproxy": str(request.getfixturevalue(fixture))}
+    if wiring.startswith("passt"):
+        request.getfixturevalue("passt")
     with boot(SHELL_PORT, 8080, *ports, setup=SETUP, fresh_boot=False, **network) as vm:
         # Out by its card goes what a guest's own kernel would keep for its loopback.
-        send(vm, knocks(ears, IPV6), tmp_path)
+        # A passt of 2025_05 ends by an assertion of its own at such a source and target together:
+        # its VM has failed then, and nobody has heard anything.
+        six = [one for one in IPV6 if not (wiring.startswith("passt") and "::ffff:" in one)]
+        send(vm, knocks(ears, six), tmp_path)
         in_turn(vm)
         assert ears.heard() == set()
-        near = [] if wiring.startswith("gvproxy") else OF_USERNET
+        near = OF_USERNET if wiring.startswith("usernet") else []
         send(vm, knocks(ears, [*IPV4, *near]), tmp_path)
         in_turn(vm)
         heard = ears.heard()

@@ -208,6 +208,7 @@ OTHERS = {
     "wait_for": lambda _: WaitFor("all"),
     "boot_timeout": lambda plan: plan.boot_timeout + 1,
     "gvproxy": lambda _: "gvproxy of another version",
+    "passt": lambda _: "another passt",
     "capture": lambda _: True,
     "reachable": lambda _: True,
     "console_limit": None,  # the start of a guest fits in any

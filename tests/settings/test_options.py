@@ -193,7 +193,7 @@ def test_an_underscore_or_blank_in_the_wrong_place_is_no_other_setting(settings)
 MISTAKES = {
     "a value": ("@pytest.mark.vmports(memory='lots')", ["memory = 'lots'", "256, or 1G"]),
     "a falsy value": ("@pytest.mark.vmports(cpus=0)", ["cpus = 0", "from 1 to 255"]),
-    "a choice": ("@pytest.mark.vmports(backend='slirp')", ["'slirp'", "auto, usernet, gvproxy"]),
+    "a choice": ("@pytest.mark.vmports(backend='slirp')", ["'slirp'", "usernet, gvproxy, passt"]),
     "a keyword": ("@pytest.mark.vmports(memry=1)", ["memry = 1", "did you mean memory?", "cpus"]),
     "an odd keyword": ("@pytest.mark.vmports(x=1)", ["x = 1", "known keywords are accel, "]),
     "a keyword per run": (

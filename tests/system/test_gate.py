@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def asking(decide, *calls):
 
 
 def test_each_call_is_asked_with_what_it_names(folder):
-    heard = []
+    heard, bound = [], []
     code = """
         one = tcp(); one.bind(("127.0.0.1", 0)); one.listen()
         there = one.getsockname()[1]
@@ -51,7 +52,8 @@ def test_each_call_is_asked_with_what_it_names(folder):
     path = str(folder / "a.sock")
 
     def decide(asked):
-        heard.append(asked)
+        heard.append(replace(asked, bound=None))
+        bound.append(asked.bound)
         return 0
 
     port = tries(asking(decide), folder, code, path=path)["port"]
@@ -65,6 +67,8 @@ def test_each_call_is_asked_with_what_it_names(folder):
         Asked("bind", os.fsencode(path), "unix"),
         Asked("bind", b"\0none", "unix"),
     ]
+    nowhere = ("0.0.0.0", 0)
+    assert bound[:3] == [nowhere, ("127.0.0.1", port), nowhere]
 
 
 def test_what_the_host_answers_is_what_the_child_hears(folder):
@@ -409,13 +413,33 @@ def test_what_is_refused_by_name_never_passes(machine, monkeypatch):
 @BOTH
 def test_sockets_that_nobody_needs_are_not_made(machine, monkeypatch):
     monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
-    for refused in ((seccomp.TCP,), (seccomp.UDP, seccomp.UNIX), tuple(seccomp._SOCKETS)):
-        steps = list(seccomp._STEP.iter_unpack(seccomp.program((), refused)))
+    of_one = [((seccomp.TCP,), True), ((seccomp.TCP,), False), ((seccomp.UDP, seccomp.UNIX), True)]
+    for refused, sandboxes in (*of_one, (tuple(seccomp._SOCKETS), True)):
+        program = seccomp.program((), refused, sandboxes=sandboxes)
+        steps = list(seccomp._STEP.iter_unpack(program))
         for name, kinds in seccomp._SOCKETS.items():
             got = {followed(steps, calls.architecture(), calls.number("socket"), *one)
                    for one in kinds}  # fmt: skip
             none = seccomp._ERRNO | errno.EAFNOSUPPORT
-            assert got == {none if name in refused else seccomp._ALLOW}
+            not_made = name in refused or (name == seccomp.ROUTES and not sandboxes)
+            assert got == {none if not_made else seccomp._ALLOW}
+
+
+@BOTH
+def test_who_makes_a_sandbox_of_its_own_may_give_up_rights_and_nothing_else(machine, monkeypatch):
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
+    steps = list(seccomp._STEP.iter_unpack(seccomp.program(("bind",), sandboxes=True)))
+    verdict = partial(followed, steps, calls.architecture())
+    for name in calls.NEVER:
+        number = calls.number(name)
+        if number >= 0:
+            denied = verdict(number) == seccomp._ERRNO | errno.EPERM
+            assert denied == (name not in calls.SANDBOXES), name
+    prctl = calls.number("prctl")
+    # It is told that nobody may look into it, and we do.
+    assert verdict(prctl, 4, 0) == seccomp._ERRNO
+    assert [verdict(prctl, 1, one) == seccomp._ALLOW for one in (9, 0, 15)] == [True, False, False]
+    assert verdict(prctl, 38, 1) == seccomp._ALLOW
 
 
 @BOTH
