@@ -1,6 +1,6 @@
 """How much do forwards carry, and how soon do they answer? Each wiring, in turns.
 
-    python benchmarks/forwards.py [--rounds N] [--gvproxy PATH ...] [--against CHECKOUT]
+    python benchmarks/forwards.py [--rounds N] [--passt] [--gvproxy PATH ...] [--against CHECKOUT]
 
 A round takes about 10 seconds a wiring. Let nothing else run meanwhile. `--against` measures
 another checkout of this project in the same run, turn by turn, and prints ratios.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_vmports.pool.handle import VM
 
 HERE = Path(__file__).resolve().parent.parent
+PASST = "passt"
 BYTES = 60 << 20
 TIMES, ECHOES = 3, 300
 OUT, IN, ECHO = 8080, 8081, 8082
@@ -71,12 +72,13 @@ def echo(vm: VM) -> float:
 
 
 def measure(gvproxy: str) -> dict[str, list[float]]:
-    """Return what one VM was measured at; no ``gvproxy`` is QEMU's user network."""
+    """Return what one VM was measured at; no ``gvproxy`` is QEMU's user network, or it is passt."""
     words = {
         "expose": f"{OUT} {IN} {ECHO}", "setup": SETUP, "wait_for": "all", "template": "no",
-        "allow_network": "yes" if gvproxy else "no",
+        "allow_network": "yes" if gvproxy not in {"", PASST} else "no",
+        "backend": PASST if gvproxy == PASST else "auto",
     }  # fmt: skip
-    with started(words | ({"gvproxy": gvproxy} if gvproxy else {})) as vm:
+    with started(words | ({"gvproxy": gvproxy} if gvproxy not in {"", PASST} else {})) as vm:
         return {
             "in": [into(vm) for _ in range(TIMES)],
             "out": [out_of(vm) for _ in range(TIMES)],
@@ -98,6 +100,7 @@ def parsed() -> argparse.Namespace:
     """Return the options."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--passt", action="store_true", help="measure passt too")
     options.add_argument("--gvproxy", nargs="*", default=[str(p) for p in tools()])
     options.add_argument("--against", type=Path, metavar="CHECKOUT")
     options.add_argument("--one", help=argparse.SUPPRESS)
@@ -117,16 +120,17 @@ def main() -> None:
         print(json.dumps(measure(options.one)))
         return
     checkouts = [HERE] if options.against is None else [options.against.resolve(), HERE]
+    wirings = ["", *([PASST] if options.passt else []), *options.gvproxy]
     values = defaultdict(list)
     for _ in range(options.rounds):
-        for gvproxy in ["", *options.gvproxy]:
+        for gvproxy in wirings:
             for checkout in checkouts:
                 for what, found in in_child(checkout, gvproxy).items():
                     values[gvproxy, what, checkout] += found
     head = ("this one",) if options.against is None else ("the other", "this one", "ratio")
     print(f"{'wiring':16}{'what':24}" + "".join(f"{word:>12}" for word in head))
-    for gvproxy in ["", *options.gvproxy]:
-        name = Path(gvproxy).parent.name if gvproxy else "user network"
+    for gvproxy in wirings:
+        name = {"": "user network", PASST: PASST}.get(gvproxy, Path(gvproxy).parent.name)
         for what, said in WHAT.items():
             row = [median(values[gvproxy, what, checkout]) for checkout in checkouts]
             row += [row[1] / row[0]] if options.against else []
