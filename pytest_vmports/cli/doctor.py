@@ -168,7 +168,8 @@ def _gvproxy_is_used() -> tuple[str | None, bool]:
     named, network, backend, strict = _values(
         "gvproxy", "allow_network", "backend", "strict_network"
     )
-    return named, network or strict or named is not None or backend == "gvproxy"
+    asked = (network or strict) and backend != "passt"
+    return named, asked or named is not None or backend == "gvproxy"
 
 
 def _walls() -> list[Finding]:

@@ -97,8 +97,11 @@ class Network:
         return lan.CARD_NETDEV if self.second_card else None
 
     def outlives(self, port: HasProtocol) -> bool:
-        """Whether a forward goes on if QEMU and gvproxy outlive our process, the relay's."""
-        return not self.relayed or port.protocol == "tcp"
+        """Whether a forward goes on if QEMU and gvproxy outlive our process, and so relay and gate.
+
+        passt answers each client of UDP by a socket that it may bind as long as we live.
+        """
+        return port.protocol == "tcp" or not (self.relayed or self.kind == "passt")
 
     def first_card_args(
         self, forwards: Sequence[ExposedPort], fds: Sequence[int | str]

@@ -55,7 +55,7 @@ class VM(Shares, WithNetworkLog):
 
     @property
     def wiring(self) -> str:
-        """``usernet``, ``gvproxy`` or ``none``."""
+        """``usernet``, ``gvproxy``, ``passt`` or ``none``."""
         return self._machine.cards.network.kind
 
     @property

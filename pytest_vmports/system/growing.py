@@ -201,14 +201,16 @@ class Bounds:
 
     Args:
         limits: the files, each with its limit in bytes.
+        logs: of every other file in a folder whose name ends in ``.log``, the folder and the limit.
 
     Attributes:
         problems: what could not be kept in bounds, a line each.
     """
 
-    def __init__(self, limits: Mapping[Path, int]) -> None:
+    def __init__(self, limits: Mapping[Path, int], logs: tuple[Path, int] | None = None) -> None:
         self.problems: list[str] = []
-        self._limits = dict(limits)
+        self._limits, self._logs = dict(limits), logs
+        self._given_up: set[Path] = set()
         self._looks = Looks("vmports-bounds", _LOOK_SECONDS, self._look_at_all)
 
     def close(self) -> None:
@@ -216,14 +218,19 @@ class Bounds:
         self._looks.close()
 
     def _look_at_all(self, _last: bool) -> None:
-        for path in list(self._limits):
-            self._look(path)
+        if self._logs is not None:
+            folder, limit = self._logs
+            for path in folder.glob("*.log"):  # of a folder that is gone, none
+                self._limits.setdefault(path, limit)
+        for path, limit in self._limits.items():
+            if path not in self._given_up:
+                self._look(path, limit)
 
-    def _look(self, path: Path) -> None:
+    def _look(self, path: Path, limit: int) -> None:
         try:
-            free_middle(path, self._limits[path])
+            free_middle(path, limit)
         except OSError as error:
-            limit = self._limits.pop(path)
+            self._given_up.add(path)
             self.problems.append(f"{path.name} is not kept below {limit} bytes: {error}")
 
 

@@ -26,7 +26,6 @@ _TAIL_LINES = 25
 _LINE_BYTES, _LEAST_BYTES, _MOST_BYTES = 4 << 10, 64 << 10, 4 * MIB
 # Of a guest's life before its last restart, or before it was saved.
 _MOST_BEFORE = 4 * MIB
-_LOGS = "qemu.log", "gvproxy.log"
 _MOST_OF_A_LOG = 4 * MIB
 # A console that is larger is kept as an open file, and not in memory.
 _MOST_IN_MEMORY = MIB
@@ -69,10 +68,10 @@ class Console:
     def keep_in_bounds(self) -> None:
         """Keep the file below its limit on the disk from now on, until `let_grow`.
 
-        And with it what a guest may have QEMU and gvproxy say.
+        And with it what a guest may have the VM's programs say, in the same folder.
         """
-        logs = (self.path.with_name(name) for name in _LOGS)
-        self._bounds = Bounds({self.path: self.limit, **dict.fromkeys(logs, _MOST_OF_A_LOG)})
+        logs = self.path.parent, _MOST_OF_A_LOG
+        self._bounds = Bounds({self.path: self.limit}, logs)
 
     def let_grow(self) -> None:
         """End that. Safe to call again."""

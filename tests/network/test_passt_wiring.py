@@ -174,3 +174,7 @@ def test_a_wiring_without_its_program_is_told():
         make_wiring(
             Network("passt"), PORTS, gvproxy=None, workdir=SimpleNamespace(), allocator=None
         )
+
+
+def test_what_goes_on_without_us_are_the_forwards_of_tcp():
+    assert [Network("passt").outlives(port) for port in PORTS] == [True, False, False]
