@@ -43,6 +43,8 @@ _LATE = (
     "passt takes its forwards at its start alone; declare the port in the marker, or use another "
     "backend"
 )
+# Its word for a host port that it cannot bind, of an option -t or -u.
+_REFUSED = re.compile(r"ailed to bind port (?P<port>\d{1,5}) .{0,200}option '-(?P<option>[tu]) ")
 _GUESTS_OWN = ipaddress.ip_network(GUEST_SUBNET)
 # By which it asks the kernel for the host's routes, before it hears of the guest.
 _ROUTES = "0"
@@ -72,7 +74,7 @@ class PasstDoorman(Doorman):
         self._names = (name_server, resolving.PORT)
 
     def __call__(self, asked: Asked) -> int | tuple[str, int]:
-        """Return 0 for what may be done, an errno, or the address to take instead."""
+        """Return 0 for what may be done, an errno, or where to connect to instead."""
         if asked.call == "bind" and asked.protocol == _ROUTES:
             return 0 if self.opening else errno.EACCES
         if asked.protocol == "udp" and not self.opening:
@@ -123,7 +125,10 @@ class PasstWiring:
         self._passt = passt
         self._log, self._ready = workdir / "passt.log", workdir / "passt.pid"
         self._capture = workdir / handshake.FILE
-        self._strict, self._name_server = strict, resolving.name_servers()[0]
+        self._strict = strict
+        # Of the guest's questions by IPv4 it passes none to one that is asked by IPv6.
+        servers = [one for one in resolving.name_servers() if ":" not in one]
+        self._name_server = servers[0] if servers and online else None
         self._outgoing: Outgoing | None = None
         self._process: Process | None = None
         # A copy of QEMU's end stays open here, so that QEMU's end is not passt's: who looks for a
@@ -212,13 +217,16 @@ class PasstWiring:
         return [
             "--foreground", "--quiet", "--fd", str(connection), "--pid", str(self._ready),
             *walls.passts_user(),
-            *arguments(self.ports, None if self.network_log is None else self._name_server),
+            *arguments(
+                self.ports, online=self.network_log is not None, name_server=self._name_server
+            ),
         ]  # fmt: skip
 
     def _await_ready(self, process: Process) -> None:
         """Return when it has bound its ports and is in its sandbox: then it writes its number."""
         deadline = clock.now() + _START_SECONDS
         while not (self._ready.exists() and self._ready.stat().st_size):
+            # That raises no event; its end does.
             code = process.wait(_LOOK_SECONDS)
             if code is not None:
                 self._raise_ended(process, code)
@@ -228,8 +236,9 @@ class PasstWiring:
 
     def _raise_ended(self, process: Process, code: int | str) -> None:
         output = process.output
-        named = re.search(r"ailed to bind \w+ ?p?o?r?t? ?(\d+)", output)
-        port = next((p for p in self.ports if named and str(p.external) == named[1]), None)
+        refused = _REFUSED.search(output)
+        named = (refused["option"], refused["port"]) if refused else None
+        port = next((p for p in self.ports if (p.protocol[0], str(p.external)) == named), None)
         if port is not None:
             raise ForwardError(
                 program="passt", port=port.external, protocol=port.protocol, host=port.host,
@@ -240,12 +249,13 @@ class PasstWiring:
         )
 
 
-def arguments(ports: Sequence[ExposedPort], name_server: str | None) -> list[str]:
+def arguments(ports: Sequence[ExposedPort], *, online: bool, name_server: str | None) -> list[str]:
     """Return passt's arguments for a guest at the addresses that every wiring has.
 
     Args:
         ports: the forwards.
-        name_server: whom the guest's questions for names go to; None for a guest without network.
+        online: the guest has a network.
+        name_server: whom its questions for names go to; None where nobody answers them.
     """
     words = [
         "--address", GUEST_IP, "--netmask", "24", "--gateway", GATEWAY_IP,
@@ -257,7 +267,7 @@ def arguments(ports: Sequence[ExposedPort], name_server: str | None) -> list[str
         words += ["--dns", GATEWAY_IP, "--dns-forward", GATEWAY_IP, "--dns-host", name_server]
     else:
         words += ["--dns", "none"]
-    if name_server is None or not _leads_to("192.0.2.1"):
+    if not online or not _leads_to("192.0.2.1"):
         # It takes its addresses from an interface that leads somewhere; without one it would make
         # up others than those it is told.
         words += ["--ipv4-only", "--interface", "lo"]

@@ -152,7 +152,7 @@ def around_passt(doorman: Doorman) -> Confinement:
 
     In that it has no file at all (source: passt(1)), which Landlock would keep it from making.
     """
-    return Confinement(None, Gate(doorman, sandboxes=True), sheds=True)
+    return Confinement(None, Gate(doorman, sandboxes=True))
 
 
 def passts_user() -> list[str]:

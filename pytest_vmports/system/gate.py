@@ -71,7 +71,7 @@ class Gate:
 
     Args:
         decide: is asked of each call, in a thread of ours; returns 0 to have it made, an errno to
-            refuse it, or, of a ``bind`` or ``connect``, the address to take instead. What it
+            refuse it, or, of a ``connect``, the address of ours to connect to instead. What it
             raises refuses that call.
         held: which calls are; the others are made without us.
         sandboxes: the child puts itself into a sandbox of its own, and is let.

@@ -99,7 +99,8 @@ def test_where_a_guest_connects_to_is_anothers_to_decide():
 )
 def test_it_is_told_the_guests_addresses_wherever_the_host_leads(monkeypatch, leads, online, more):
     monkeypatch.setattr(passt, "_leads_to", lambda address: (6 if ":" in address else 4) in leads)
-    words = passt.arguments(PORTS, "192.0.2.53" if online else None)
+    server = "192.0.2.53" if online else None
+    words = passt.arguments(PORTS, online=online, name_server=server)
     told = " ".join(words)
     assert [word for word in words if word in {"--ipv4-only", "--interface", "lo"}] == more
     for pair in ("--address 192.168.127.2", "--gateway 192.168.127.1",
@@ -110,7 +111,9 @@ def test_it_is_told_the_guests_addresses_wherever_the_host_leads(monkeypatch, le
 
 
 def test_no_forward_is_said_too():
-    assert "--tcp-ports none --udp-ports none" in " ".join(passt.arguments((), None))
+    assert "--tcp-ports none --udp-ports none" in " ".join(
+        passt.arguments((), online=False, name_server=None)
+    )
 
 
 @pytest.fixture
