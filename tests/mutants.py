@@ -144,6 +144,19 @@ _WALLS = (
         gvproxy_has_forwards_again=("        self._doorman.forbid(port)\n        self._api", "        self._api"),
     )
     + _of(
+        "pytest_vmports/network/passt.py",
+        "tests/network/test_passt_wiring.py",
+        passt_asks_for_routes_later=("return 0 if self.opening else errno.EACCES", "return 0"),
+        passt_takes_any_port_of_the_hosts=("first <= asked.address[1] <= last", "True"),
+        passt_looks_beyond_the_host=("in _GUESTS_OWN:", "in ():"),
+        passt_makes_addresses_up=('if not online or not _leads_to("192.0.2.1"):', "if not online:"),
+    )
+    + _of(
+        "pytest_vmports/system/passt.py",
+        "tests/network/test_passt_wiring.py",
+        an_old_passt_is_taken=("if needed.code:", "if False:"),
+    )
+    + _of(
         "pytest_vmports/network/outgoing.py",
         "tests/network/test_outgoing.py",
         guest_reaches_a_clouds_secrets=("if address.is_link_local:", "if False:"),
