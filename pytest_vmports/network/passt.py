@@ -43,8 +43,13 @@ _LATE = (
     "passt takes its forwards at its start alone; declare the port in the marker, or use another "
     "backend"
 )
-# Its word for a host port that it cannot bind, of an option -t or -u.
-_REFUSED = re.compile(r"ailed to bind port (?P<port>\d{1,5}) .{0,200}option '-(?P<option>[tu]) ")
+# Its words for a host port that it cannot bind: until 2025 of an option, -t or -u, later of itself.
+_REFUSED = (
+    re.compile(r"ailed to bind port (?P<port>\d{1,5}) .{0,200}option '-(?P<protocol>[tu]) "),
+    re.compile(
+        r"Listen failed for \w{1,20} (?P<protocol>[TU])\w\w port \S{1,99}/(?P<port>\d{1,5})"
+    ),
+)
 _GUESTS_OWN = ipaddress.ip_network(GUEST_SUBNET)
 # By which it asks the kernel for the host's routes, before it hears of the guest.
 _ROUTES = "0"
@@ -216,7 +221,6 @@ class PasstWiring:
     def _arguments(self, connection: int) -> list[str]:
         return [
             "--foreground", "--quiet", "--fd", str(connection), "--pid", str(self._ready),
-            *walls.passts_user(),
             *arguments(
                 self.ports, online=self.network_log is not None, name_server=self._name_server
             ),
@@ -236,9 +240,7 @@ class PasstWiring:
 
     def _raise_ended(self, process: Process, code: int | str) -> None:
         output = process.output
-        refused = _REFUSED.search(output)
-        named = (refused["option"], refused["port"]) if refused else None
-        port = next((p for p in self.ports if (p.protocol[0], str(p.external)) == named), None)
+        port = refused_port(output, self.ports)
         if port is not None:
             raise ForwardError(
                 program="passt", port=port.external, protocol=port.protocol, host=port.host,
@@ -247,6 +249,13 @@ class PasstWiring:
         raise LaunchError(
             program="passt", returncode=code, stderr=output, command=" ".join(process.command)
         )
+
+
+def refused_port(text: str, ports: Sequence[ExposedPort]) -> ExposedPort | None:
+    """Return the forward whose host port passt says that it could not bind."""
+    said = next(filter(None, (one.search(text) for one in _REFUSED)), None)
+    named = None if said is None else (said["protocol"].lower(), said["port"])
+    return next((p for p in ports if (p.protocol[0], str(p.external)) == named), None)
 
 
 def arguments(ports: Sequence[ExposedPort], *, online: bool, name_server: str | None) -> list[str]:

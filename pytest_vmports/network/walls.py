@@ -150,15 +150,8 @@ def around_gvproxy(
 def around_passt(doorman: Doorman) -> Confinement:
     """Return how passt is confined: by the gate, and by the sandbox that it makes for itself.
 
-    In that it has no file at all (source: passt(1)), which Landlock would keep it from making.
+    In that it has no file and no rights (source: passt(1)), and Landlock would keep it from making
+    it. Where we are root it becomes nobody, which takes back that the kernel ends it with us: it
+    ends when both of what holds QEMU's end are gone, QEMU and we.
     """
     return Confinement(None, Gate(doorman, sandboxes=True))
-
-
-def passts_user() -> list[str]:
-    """Return passt's options for its user.
-
-    Of root's rights a child of ours has none by which it could become another; and who changes its
-    user takes back that it ends with us.
-    """
-    return ["--runas", "0:0"] if os.geteuid() == 0 else []

@@ -61,7 +61,7 @@ def _between(first: str, last: str) -> tuple[str, ...]:
 
 NEVER: Final = ("io_uring_setup", *_between("ptrace", "ioperm"))
 """What no child of ours may do, be it QEMU, gvproxy or qemu-img."""
-SANDBOXES: Final = ("unshare", "setuid", "setgid", "setgroups")
+SANDBOXES: Final = ("unshare", "setns", "setuid", "setgid", "setgroups")
 """Of these, by which a program gives up what it has, in a sandbox that it makes for itself."""
 ATTRIBUTES: Final = _between("chmod", "file_setattr")
 """What changes a file that is there, and is not opened for that."""

@@ -97,7 +97,8 @@ class Gate:
         """
         unseen = ("sendmsg", "sendmmsg") if "sendto" in self._calls else ()
         self._listener = seccomp.install(
-            seccomp.program(self._calls, unseen, sandboxes=self._sandboxes)
+            seccomp.program(self._calls, unseen, sandboxes=self._sandboxes),
+            sandboxes=self._sandboxes,
         )
         _listeners.add(self._listener)
 

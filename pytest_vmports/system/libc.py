@@ -16,6 +16,8 @@ _NO_NEW_PRIVILEGES, _RENOUNCE = 38, 24
 # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE; there are 41 of 64.
 _OF_FILES_AND_PORTS, _RIGHTS = {1, 2, 10}, 64
 _SET_RIGHTS = 8
+# CAP_SETGID, CAP_SETUID: to say who is who in a namespace of users.
+_OF_USERS = {6, 7}
 
 
 def call(function: str, *arguments: object) -> int:
@@ -41,7 +43,7 @@ def syscall(number: int, *arguments: bytes | int | None) -> int:
     return call("syscall", ctypes.c_long(number), *given)
 
 
-def restrict_myself(*, sheds: bool = False) -> None:
+def restrict_myself(*, sheds: bool = False, sandboxes: bool = False) -> None:
     """Renounce, for this thread and what it starts, to have more rights by a program that is run.
 
     Without it only who may administer the system may restrict himself. Where we are root, what is
@@ -49,6 +51,7 @@ def restrict_myself(*, sheds: bool = False) -> None:
 
     Args:
         sheds: it may renounce more of them itself, as some programs insist to at their start.
+        sandboxes: it may make namespaces of users, and renounces all itself.
 
     Raises:
         OSError: that cannot be done.
@@ -56,9 +59,11 @@ def restrict_myself(*, sheds: bool = False) -> None:
     call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     if os.geteuid() == 0:
         # The first that fails is behind the kernel's last, or we may renounce none.
+        kept = _OF_FILES_AND_PORTS | ({_SET_RIGHTS} if sheds else set())
+        kept |= _OF_USERS if sandboxes else set()
         with contextlib.suppress(OSError):
             for right in range(_RIGHTS):
-                if right not in _OF_FILES_AND_PORTS and not (sheds and right == _SET_RIGHTS):
+                if right not in kept:
                     call("prctl", _RENOUNCE, right, 0, 0, 0)
 
 

@@ -185,19 +185,23 @@ def _forks(verdict: int) -> list[tuple[int, int, int, int]]:
     return [*steps, *_of("clone3", [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])]
 
 
-def install(program: bytes) -> int:
+def install(program: bytes, *, sandboxes: bool = False) -> int:
     """Put a filter on this thread for good; return the descriptor by which it tells of held calls.
+
+    Args:
+        program: the filter.
+        sandboxes: see `libc.restrict_myself`.
 
     Raises:
         OSError: the kernel or a container refuses; EBUSY where another such filter tells already.
     """
     try:
         # A call that a signal interrupts would be asked again; from 5.19 on it is not interrupted.
-        return _put_on(program, _NEW_LISTENER | _WAIT_KILLABLE)
+        return _put_on(program, _NEW_LISTENER | _WAIT_KILLABLE, sandboxes=sandboxes)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    return _put_on(program, _NEW_LISTENER)
+    return _put_on(program, _NEW_LISTENER, sandboxes=sandboxes)
 
 
 @lru_cache(maxsize=1)
@@ -247,8 +251,8 @@ def refuse(names: tuple[str, ...], *, sheds: bool = False) -> None:
     _put_on(program((), names), 0, sheds=sheds)
 
 
-def _put_on(program: bytes, flags: int, *, sheds: bool = False) -> int:
-    libc.restrict_myself(sheds=sheds)
+def _put_on(program: bytes, flags: int, *, sheds: bool = False, sandboxes: bool = False) -> int:
+    libc.restrict_myself(sheds=sheds, sandboxes=sandboxes)
     code = libc.room(program)
     given = struct.pack("@HP", len(program) // _STEP.size, libc.address(code))
     return libc.syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, flags, given)

@@ -158,7 +158,8 @@ class Sharing:
                 snapshots.save(machine, path, whole=memory is not None)
             except BaseException as error:
                 machine.monitor.execute("cont")
-                self._plug_all(mounting, before)
+                # The same QEMU may hold what it has served by a name for a moment more.
+                self._plug_all(mounting, [self._renamed(one) for one in before])
                 if not isinstance(error, OSError):
                     raise
                 what = f"the guest's memory cannot be written to {machine.workdir}: {error}"
@@ -173,6 +174,10 @@ class Sharing:
         machine.wait_ready()
         mounting.through(machine.shell)
         self._plug_all(mounting, before)
+
+    def _renamed(self, one: Share) -> Share:
+        """Return it with a name of its own, where QEMU was not started with one."""
+        return one if one.by == NINE_P else replace(one, tag=f"share{next(self._numbers)}")
 
     def _plug_all(self, mounting: Mounting, shares: Sequence[Share]) -> None:
         for one in shares:

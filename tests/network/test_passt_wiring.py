@@ -182,3 +182,21 @@ def test_a_wiring_without_its_program_is_told():
 
 def test_what_goes_on_without_us_are_the_forwards_of_tcp():
     assert [Network("passt").outlives(port) for port in PORTS] == [True, False, False]
+
+
+REFUSALS = {
+    "Failed to bind port 20123 (Address already in use) for option '-t 127.0.0.1/20123:80'": 0,
+    "Failed to bind port 20124 (Address already in use) for option '-u 127.0.0.1/20124:53'": 1,
+    "Listen failed for HOST TCP port 127.0.0.1/20123: Address already in use": 0,
+    "Listen failed for HOST UDP port ::/20125: Address already in use": 2,
+    "Listen failed for HOST TCP port 127.0.0.1/20124: Address already in use": None,
+    "Failed to bind port 20199 (Address already in use) for option '-t 127.0.0.1/20199:80'": None,
+    "Couldn't listen on requested ports": None,
+}
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+def test_a_port_that_it_cannot_bind_is_told_from_others(said):
+    found = passt.refused_port(f"Started as root\n{said}\nexiting\n", PORTS)
+    number = REFUSALS[said]
+    assert found == (None if number is None else PORTS[number])

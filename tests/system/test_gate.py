@@ -264,7 +264,7 @@ def test_a_start_that_fails_leaves_nothing(folder, monkeypatch):
     child.kill()
     program.unlink()
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(errno.EMFILE, "Too many open files")
 
     for module, name in ((gate.os, "dup"), (gate.seccomp, "install")):

@@ -52,13 +52,13 @@ def vm(boot, by_passt):
 
 
 def test_passt_wires_it_and_binds_the_asked_ports_alone(vm):
-    assert (vm.wiring, vm.origin) == ("passt", "cloned")
+    assert vm.wiring == "passt" and vm.origin in {"cloned", "restored"}
     assert vm.pids.keys() == {"QEMU", "passt"}
     assert listening(vm.pids["passt"]) == addresses(vm.ports)
     assert listening(vm.pids["QEMU"]) == set()
 
 
-def test_it_is_in_a_sandbox_of_its_own_and_ends_with_us(vm):
+def test_it_is_in_a_sandbox_of_its_own(vm):
     status = {}
     with open(f"/proc/{vm.pids['passt']}/status") as lines:
         for line in lines:
@@ -159,3 +159,24 @@ def test_two_vms_and_a_shared_network_beside_it(boot, by_passt):
         for vm in (one, other):
             assert ask_tcp(vm, 8080, b"by its forward") == b"by its forward"
         assert "1 packets received" in one.run(f"ping -c 1 -w 20 {other.lan_address}").stdout
+
+
+KILLED = """
+import os, signal
+
+import pytest
+
+@pytest.mark.vmports(8080, backend="passt", setup="nc -lk -p 8080 -e cat &", template=False)
+def test_that_is_killed(vm_with_ports):
+    with open("pids", "w") as file:
+        print(*vm_with_ports.pids.values(), file=file)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_it_ends_with_whoever_started_it_be_that_by_a_signal_that_nobody_hears(pytester):
+    pytester.makepyfile(KILLED)
+    assert pytester.runpytest_subprocess("-p", "no:xdist").ret == -signal.SIGKILL
+    pids = [int(pid) for pid in (pytester.path / "pids").read_text().split()]
+    assert len(pids) == 2
+    until(lambda: not any(map(alive, pids)), 60, f"{pids} are alive")

@@ -146,10 +146,11 @@ def test_a_guest_that_ends_its_half_gets_all_that_is_sent_after_that(vm, wiring)
     assert (got == digest(data)) == KEEPS_HALVES[wiring]
 
 
-def test_a_reset_by_the_guest_is_an_end_for_the_client(vm):
+def test_a_reset_by_the_guest_is_an_end_for_the_client(vm, wiring):
     with vm.connect(RESETS, timeout=60) as connection:
         connection.sendall(b"a line that is read\nand more that is not")
-        assert how_it_ends(connection) == END
+        # A passt of 2026 passes it on.
+        assert how_it_ends(connection) in ({END, RESET} if PASSES_RESETS[wiring] else {END})
 
 
 def test_a_reset_by_the_client_is_an_end_for_the_guest(vm, wiring):
@@ -163,7 +164,11 @@ def test_a_reset_by_the_client_is_an_end_for_the_guest(vm, wiring):
 
 
 def test_a_port_that_nobody_serves_ends_each_connection_once_the_guest_is_ready(vm):
-    with socket.create_connection(vm[NOBODY].address, timeout=60) as connection:
+    try:
+        connection = socket.create_connection(vm[NOBODY].address, timeout=60)
+    except ConnectionResetError:  # as soon as it was accepted
+        return
+    with connection:
         assert how_it_ends(connection) in {RESET, END}
 
 
