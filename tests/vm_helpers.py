@@ -98,7 +98,9 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
     return {
         ("tcp" if s.type == socket.SOCK_STREAM else "udp", s.laddr.ip, s.laddr.port)
         for s in psutil.net_connections("inet")
-        if s.pid == pid and (s.type == socket.SOCK_DGRAM or s.status == psutil.CONN_LISTEN)
+        # Who is connected hears nobody else.
+        if s.pid == pid
+        and (s.status == psutil.CONN_LISTEN or (s.type == socket.SOCK_DGRAM and not s.raddr))
     }
 
 
