@@ -75,10 +75,11 @@ def measure(gvproxy: str) -> dict[str, list[float]]:
     """Return what one VM was measured at; no ``gvproxy`` is QEMU's user network, or it is passt."""
     words = {
         "expose": f"{OUT} {IN} {ECHO}", "setup": SETUP, "wait_for": "all", "template": "no",
-        "allow_network": "yes" if gvproxy not in {"", PASST} else "no",
-        "backend": PASST if gvproxy == PASST else "auto",
+        "allow_network": "no",
     }  # fmt: skip
-    with started(words | ({"gvproxy": gvproxy} if gvproxy not in {"", PASST} else {})) as vm:
+    by_gvproxy = {"allow_network": "yes", "gvproxy": gvproxy}
+    wiring = {"": {}, PASST: {"backend": PASST}}.get(gvproxy, by_gvproxy)
+    with started(words | wiring) as vm:
         return {
             "in": [into(vm) for _ in range(TIMES)],
             "out": [out_of(vm) for _ in range(TIMES)],

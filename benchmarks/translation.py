@@ -4,8 +4,8 @@
 
 An emulated processor translates each block of code when it comes to it first, in every process
 anew. QEMU counts the blocks (source: its monitor's `info jit`); the counts do not depend on what
-else runs, the times do. Takes
-a minute; with a Debian, whose disk is built where there is none yet, some more.
+else runs, the times do. Takes a minute; with a Debian, whose disk is built where there is none yet,
+some more.
 """
 
 from __future__ import annotations

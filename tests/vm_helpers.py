@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from pytest_vmports.errors import PortError
+from pytest_vmports.errors import ForwardError, PortError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.system import clock
 from pytest_vmports.vm.machine import Machine
@@ -129,6 +129,38 @@ def stranger(port: ExposedPort) -> Iterator[None]:
         if tcp:
             taker.listen()
         yield
+
+
+@contextlib.contextmanager
+def where_strangers_are(boot: Callable[..., Any], *ports: Any, **settings: Any) -> Iterator[VM]:
+    """Yield a VM whose first host ports strangers have taken, so that it was given others."""
+    first: list[ExposedPort] = []
+    with contextlib.ExitStack() as takers:
+
+        def meanwhile(exposed: ExposedPorts) -> None:
+            first.extend(exposed.ports)
+            for port in exposed:
+                takers.enter_context(stranger(port))
+
+        with boot(*ports, meanwhile=meanwhile, **settings) as vm:
+            assert addresses(vm.ports).isdisjoint(addresses(first))
+            yield vm
+
+
+def assert_a_stranger_is_named(
+    boot: Callable[..., Any], protocol: str, *more: Any, **settings: Any
+) -> None:
+    """Have a stranger take a VM's fixed host port, and see that the error names it."""
+    port = fixed_port()
+    with contextlib.ExitStack() as stack:
+        vm = boot(
+            f"{port}:8080/{protocol}", *more, **settings,
+            meanwhile=lambda exposed: stack.enter_context(stranger(exposed[8080])),
+        )  # fmt: skip
+        with pytest.raises(ForwardError) as caught:
+            stack.enter_context(vm)
+    assert (caught.value.port, caught.value.protocol) == (port, protocol)
+    assert f"host port {port}/{protocol} on 127.0.0.1" in str(caught.value)
 
 
 def alive(pid: int) -> bool:

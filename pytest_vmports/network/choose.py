@@ -169,11 +169,11 @@ def choose_network(
         kind, restrict = "none", True
     doors = tuple(sorted((host_ports or {}).items()))
     chosen = Network(kind, restrict, relay, doors, network)
-    if kind == "passt":
+    if kind in {"gvproxy", "passt"}:
         chosen = replace(chosen, strict=strict)
     if kind == "gvproxy":
         listed = None if allow_network is True else allow_network or Destinations()
-        chosen = replace(chosen, allowed=listed, strict=strict)
+        chosen = replace(chosen, allowed=listed)
     if qemu.version >= _FIRST_WITH_DGRAM:
         return chosen
     if relay:

@@ -181,26 +181,20 @@ class PasstWiring:
         """Watch the guest's side of the wire: passt tells of no connection."""
         return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
 
-    def add_forward(self, port: ExposedPort, lease_fd: int, monitor: MonitorCommands) -> None:  # noqa: ARG002 - protocol
-        """Refuse: it takes none while it runs.
+    def add_forward(
+        self,
+        port: ExposedPort,
+        lease_fd: int | None,  # noqa: ARG002 - protocol
+        monitor: MonitorCommands,  # noqa: ARG002 - protocol
+    ) -> None:
+        """Refuse: it takes none while it runs, nor gives one up.
 
         Raises:
             MachineError: always.
         """
         raise MachineError(f"{port} cannot be forwarded while the guest runs: {_LATE}")
 
-    def remove_forward(
-        self,
-        port: ExposedPort,
-        lease_fd: int | None,  # noqa: ARG002 - protocol
-        monitor: MonitorCommands,  # noqa: ARG002 - protocol
-    ) -> None:
-        """Refuse likewise.
-
-        Raises:
-            MachineError: always.
-        """
-        raise MachineError(f"the forward {port} stays as long as the guest runs: {_LATE}")
+    remove_forward = add_forward
 
     def look_for_opened(self) -> None:
         """Do nothing: behind the gate passt binds what we let it bind."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from vm_helpers import (
     GUEST,
     addresses,
     ask_tcp,
     ask_udp,
+    assert_a_stranger_is_named,
     fixed_port,
     listening,
     serve,
-    stranger,
+    where_strangers_are,
 )
 
 from pytest_vmports.constants import GUEST_IP
-from pytest_vmports.errors import ForwardError
 
 
 @pytest.fixture(scope="module")
@@ -98,31 +96,11 @@ def test_a_forward_of_udp_that_comes_when_there_was_none_is_answered(second):
 
 
 def test_a_port_that_a_stranger_takes_is_replaced(boot, gvproxy):
-    first = []
-    with contextlib.ExitStack() as takers:
-
-        def meanwhile(exposed):
-            first.extend(exposed.ports)
-            for port in exposed:
-                takers.enter_context(stranger(port))
-
-        booting = boot(
-            8080, "5353/udp", meanwhile=meanwhile, setup=GUEST, fresh_boot=False, **gvproxy
-        )
-        with booting as vm:
-            assert addresses(vm.ports).isdisjoint(addresses(first))
-            assert ask_tcp(vm, 8080, b"here now") == b"here now"
+    settings = {"setup": GUEST, "fresh_boot": False, **gvproxy}
+    with where_strangers_are(boot, 8080, "5353/udp", **settings) as vm:
+        assert ask_tcp(vm, 8080, b"here now") == b"here now"
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_fixed_port_that_a_stranger_takes_is_an_error_that_names_it(boot, gvproxy, protocol):
-    port = fixed_port()
-    with contextlib.ExitStack() as stack:
-        vm = boot(
-            f"{port}:8080/{protocol}", 9090, "5353/udp", setup="true", **gvproxy,
-            meanwhile=lambda exposed: stack.enter_context(stranger(exposed[8080])),
-        )  # fmt: skip
-        with pytest.raises(ForwardError) as caught:
-            stack.enter_context(vm)
-    assert (caught.value.port, caught.value.protocol) == (port, protocol)
-    assert f"host port {port}/{protocol} on 127.0.0.1" in str(caught.value)
+    assert_a_stranger_is_named(boot, protocol, 9090, "5353/udp", setup="true", **gvproxy)

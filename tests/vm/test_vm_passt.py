@@ -15,16 +15,16 @@ from vm_helpers import (
     ask_shell,
     ask_tcp,
     ask_udp,
+    assert_a_stranger_is_named,
     fixed_port,
     listening,
     remains,
-    stranger,
     until,
+    where_strangers_are,
 )
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_ALIAS_IP
 from pytest_vmports.errors import (
-    ForwardError,
     MachineDiedError,
     MachineError,
     NetworkUnseenError,
@@ -127,30 +127,13 @@ def test_nothing_is_left_of_one_that_was_killed(boot, by_passt):
 
 
 def test_a_port_that_a_stranger_takes_is_replaced(boot, by_passt):
-    first = []
-    with contextlib.ExitStack() as takers:
-
-        def meanwhile(exposed):
-            first.extend(exposed.ports)
-            for port in exposed:
-                takers.enter_context(stranger(port))
-
-        with boot(8080, "5353/udp", meanwhile=meanwhile, fresh_boot=False, **by_passt) as vm:
-            assert addresses(vm.ports).isdisjoint(addresses(first))
-            assert ask_tcp(vm, 8080, b"here now") == b"here now"
+    with where_strangers_are(boot, 8080, "5353/udp", fresh_boot=False, **by_passt) as vm:
+        assert ask_tcp(vm, 8080, b"here now") == b"here now"
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_fixed_port_that_a_stranger_takes_is_an_error_that_names_it(boot, by_passt, protocol):
-    port = fixed_port()
-    with contextlib.ExitStack() as stack:
-        vm = boot(
-            f"{port}:8080/{protocol}", 9090, **by_passt,
-            meanwhile=lambda exposed: stack.enter_context(stranger(exposed[8080])),
-        )  # fmt: skip
-        with pytest.raises(ForwardError) as caught:
-            stack.enter_context(vm)
-    assert (caught.value.port, caught.value.protocol) == (port, protocol)
+    assert_a_stranger_is_named(boot, protocol, 9090, **by_passt)
 
 
 def test_two_vms_and_a_shared_network_beside_it(boot, by_passt):

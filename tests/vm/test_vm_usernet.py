@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 
 import pytest
-from vm_helpers import addresses, ask_tcp, ask_udp, fixed_port, listening, serve, stranger
+from vm_helpers import (
+    addresses,
+    ask_tcp,
+    ask_udp,
+    assert_a_stranger_is_named,
+    fixed_port,
+    listening,
+    serve,
+    where_strangers_are,
+)
 
 from pytest_vmports import PortMapping
-from pytest_vmports.errors import ForwardError, PortInUseError
+from pytest_vmports.errors import PortInUseError
 
 FIXED = fixed_port()
 # Two servers that say which they are and hang up.
@@ -109,36 +117,16 @@ def test_without_ports_and_network_there_is_no_card(boot):
 
 
 def test_a_port_that_a_stranger_takes_is_replaced(boot):
-    first, machines = [], []
-    with contextlib.ExitStack() as takers:
-
-        def meanwhile(exposed):
-            first.extend(exposed.ports)
-            for port in exposed:
-                takers.enter_context(stranger(port))
-
-        setup = serve(8080, "5353/udp")
-        ports = (8080, "5353/udp")
-        with boot(*ports, meanwhile=meanwhile, observe=machines.append, setup=setup) as vm:
-            assert addresses(vm.ports).isdisjoint(addresses(first))
-            assert ask_tcp(vm, 8080, b"here now") == b"here now"
-            assert ask_udp(vm, 5353, b"here too") == b"here too"
-        assert [machine.milestones.refused is not None for machine in machines] == [True, False]
+    machines, setup = [], serve(8080, "5353/udp")
+    with where_strangers_are(boot, 8080, "5353/udp", observe=machines.append, setup=setup) as vm:
+        assert ask_tcp(vm, 8080, b"here now") == b"here now"
+        assert ask_udp(vm, 5353, b"here too") == b"here too"
+    assert [machine.milestones.refused is not None for machine in machines] == [True, False]
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_fixed_port_that_a_stranger_takes_is_an_error_that_names_it(boot, protocol):
-    port = fixed_port()
-    with contextlib.ExitStack() as stack:
-        vm = boot(
-            f"{port}:8080/{protocol}",
-            meanwhile=lambda exposed: stack.enter_context(stranger(exposed[8080])),
-            setup="true",
-        )
-        with pytest.raises(ForwardError) as caught:
-            stack.enter_context(vm)
-    assert (caught.value.port, caught.value.protocol) == (port, protocol)
-    assert f"host port {port}/{protocol} on 127.0.0.1" in str(caught.value)
+    assert_a_stranger_is_named(boot, protocol, setup="true")
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
