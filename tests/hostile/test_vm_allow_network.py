@@ -45,7 +45,7 @@ ELSEWHERE = """
 """
 
 THERE = '''
-    import socket, subprocess, sys
+    import contextlib, socket, subprocess, sys
     import pytest
     from vm_helpers import host_service
 
@@ -79,6 +79,20 @@ THERE = '''
 
     def names(entries):
         return {one.name for one in entries if one.kind == "name"}
+
+    @contextlib.contextmanager
+    def services_that_hear_nothing():
+        """Have two on all of the host's addresses, and see that nobody came."""
+        with (
+            socket.create_server(("0.0.0.0", 8000)) as own,
+            socket.socket(type=socket.SOCK_DGRAM) as ear,
+        ):
+            ear.bind(("0.0.0.0", 5000))
+            yield
+            for listens, ask in ((own, own.accept), (ear, lambda: ear.recv(10))):
+                listens.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    ask()
 
     HERE = "from elsewhere\\n"
 '''
@@ -127,17 +141,9 @@ GVPROXY = """
         assert web(vm, "203.0.113.9") == web(vm, "evil.example") == HERE
         assert told(vm, "203.0.113.9") == "hello\\n"
         assert "1 packets received" in vm.run("ping -c 1 -w 10 192.168.127.1").stdout
-        with (
-            socket.create_server(("0.0.0.0", 8000)) as own,
-            socket.socket(type=socket.SOCK_DGRAM) as ear,
-        ):
-            ear.bind(("0.0.0.0", 5000))
+        with services_that_hear_nothing():
             assert web(vm, "203.0.113.1") == web(vm, "host.name.example") == "no\\n"
             assert told(vm, "203.0.113.1") == told(vm, "203.0.113.255") == ""
-            for listens, ask in ((own, own.accept), (ear, lambda: ear.recv(10))):
-                listens.setblocking(False)
-                with pytest.raises(BlockingIOError):
-                    ask()
         assert {*connects(vm.network_log.refused)} == {
             ("203.0.113.1", 8000, "tcp"), ("203.0.113.1", 5000, "udp"),
             ("203.0.113.255", 5000, "udp"),
@@ -154,11 +160,7 @@ PASST = """
         vm = vm_with_ports
         assert web(vm, "203.0.113.9") == web(vm, "evil.example") == HERE
         assert told(vm, "203.0.113.9") == "hello\\n"
-        with (
-            socket.create_server(("0.0.0.0", 8000)) as own,
-            socket.socket(type=socket.SOCK_DGRAM) as ear,
-        ):
-            ear.bind(("0.0.0.0", 5000))
+        with services_that_hear_nothing():
             assert web(vm, "203.0.113.1") == web(vm, "host.name.example") == "no\\n"
             assert told(vm, "203.0.113.1") == told(vm, "203.0.113.255") == ""
             # A port that is another's, or could be a test's, is not taken for the guest's own.
@@ -166,10 +168,6 @@ PASST = """
                 said = vm.run("echo hello | nc -u -p 20123 -w 2 203.0.113.9 5000", check=False)
                 assert said.stdout == ""
                 free.bind(("0.0.0.0", 20123))
-            for listens, ask in ((own, own.accept), (ear, lambda: ear.recv(10))):
-                listens.setblocking(False)
-                with pytest.raises(BlockingIOError):
-                    ask()
         assert {*connects(vm.network_log.refused)} == {
             ("203.0.113.1", 8000, "tcp"), ("203.0.113.1", 5000, "udp"),
             ("203.0.113.255", 5000, "udp"),
