@@ -68,6 +68,18 @@ def shared_templates(
     monkeypatch.setenv("VMPORTS_CACHE_DIR", str(base / "templates"))
 
 
+@pytest.fixture(autouse=True)
+def _none_kept_ready(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that replaces what VMs are started by gets one that it starts, and leaves none."""
+    if not {"monkeypatch", "vmports_pool"} <= set(request.fixturenames):
+        yield
+        return
+    standby = request.getfixturevalue("vmports_pool").standby
+    standby.drop()
+    yield
+    standby.drop()
+
+
 @pytest.fixture
 def encrypted_qcow2(tmp_path: Path, qemu_binary: Path) -> Path:
     """Path of an image that cannot be read without its secret."""
