@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from io import FileIO
 from pathlib import Path
 
 # Source: Linux's include/linux/sched.h: PF_EXITING and PF_SIGNALED (killed by a signal).
@@ -27,7 +28,9 @@ def said(name: str) -> str:
 def raw(name: str) -> bytes:
     """Return its bytes likewise."""
     try:
-        return (PROC / name).read_bytes()
+        # It tells what a test has put in the place of all other ways to read a file.
+        with FileIO(PROC / name) as file:
+            return file.readall()
     except OSError:
         return b""
 

@@ -27,7 +27,7 @@ from vm_helpers import GUEST, alive, ask_tcp, until
 
 from pytest_vmports.errors import BootTimeoutError, CommandTimeoutError, TemplateBusyError
 from pytest_vmports.pool.template_store import TemplateStore
-from pytest_vmports.system import surroundings
+from pytest_vmports.system import growing, surroundings
 from pytest_vmports.vm.plan import key_of
 
 
@@ -233,3 +233,20 @@ def test_a_vm_from_the_terminal_ends_in_order_when_it_is_told_to(name, tmp_path,
         run.stdout.read()
         assert run.wait(60) == 0
     assert pids and not any(map(alive, pids))
+
+
+def test_no_thread_of_ours_ends_while_a_test_replaces_things_again_and_again(clone, monkeypatch):
+    failed, wait, clock = [], threading.Event().wait, time.monotonic
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    monkeypatch.setattr(growing, "_LOOK_SECONDS", 0.0)
+    with clone() as vm:
+        ours = {one for one in threading.enumerate() if one.name.startswith("vmports-")}
+        ends, times = clock() + 4, 0
+        while clock() < ends:
+            with ODD["patched modules"]():
+                wait(0.003 * (times % 7))
+                if not times % 5:
+                    vm.run("true")
+            times += 1
+        assert not failed and all(one.is_alive() for one in ours)
+        assert "vmports-bounds" in {one.name for one in ours}
