@@ -131,6 +131,21 @@ def stranger(port: ExposedPort) -> Iterator[None]:
         yield
 
 
+def programs_of(wiring: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the settings that choose a wiring's program; without that, the test ends.
+
+    Args:
+        wiring: its name, which begins as ``gvproxy 0.8.9`` or ``passt``, or needs none.
+        request: the test's.
+    """
+    kind, *more = wiring.replace(",", "").split()
+    if kind == "passt":
+        request.getfixturevalue("passt")
+    if kind != "gvproxy":
+        return {}
+    return {"gvproxy": str(request.getfixturevalue("gvproxy_" + more[0].replace(".", "")))}
+
+
 @contextlib.contextmanager
 def where_strangers_are(boot: Callable[..., Any], *ports: Any, **settings: Any) -> Iterator[VM]:
     """Yield a VM whose first host ports strangers have taken, so that it was given others."""

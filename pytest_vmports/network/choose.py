@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_vmports.constants import GATEWAY_IP, HOST_IP, USERNET_DNS_IP
 from pytest_vmports.errors import HostError, SettingError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_vmports.system.passt import Passt
     from pytest_vmports.system.programs import Gvproxy, Qemu
 
+_Program = TypeVar("_Program")
 # The QEMU that brought ``-netdev dgram``, which connects the relay.
 _FIRST_WITH_DGRAM = (7, 2, 0)
 
@@ -219,25 +220,28 @@ def make_wiring(
         return relayed.RelayedUsernetWiring(ports)
     if network.kind == "usernet":
         return usernet.UsernetWiring(ports, restrict=network.restrict)
-    if network.kind == "passt" and passt is not None:
+    if network.kind == "passt":
         from pytest_vmports.network import passt as by_passt  # noqa: PLC0415 - likewise
 
         return by_passt.PasstWiring(
-            ports, passt, workdir, online=not network.restrict, strict=network.strict
-        )
-    if gvproxy is None:
-        raise SettingError(
-            source="make_wiring",
-            name=network.kind,
-            value=None,
-            allowed=f"a {network.kind} is needed",
-        )
+            ports, _given(network, passt), workdir, online=not network.restrict,
+            strict=network.strict,
+        )  # fmt: skip
     from pytest_vmports.network import gvproxy as by_gvproxy  # noqa: PLC0415 - likewise
 
     return by_gvproxy.GvproxyWiring(
-        ports, gvproxy, workdir, allocator, allowed=network.allowed, strict=network.strict,
-        outlives=outlives,
+        ports, _given(network, gvproxy), workdir, allocator, allowed=network.allowed,
+        strict=network.strict, outlives=outlives,
     )  # fmt: skip
+
+
+def _given(network: Network, program: _Program | None) -> _Program:
+    if program is None:
+        raise SettingError(
+            source="make_wiring", name=network.kind, value=None,
+            allowed=f"a {network.kind} is needed",
+        )  # fmt: skip
+    return program
 
 
 def wants_gvproxy(*, allow_network: bool | Destinations, backend: str) -> bool:
@@ -253,8 +257,8 @@ def open_host(
     Its fields are those of `OpenHostError`. Of gvproxy tells `walls.missing`; passt is not used
     without its gate.
     """
-    by_usernet = not wants_gvproxy(allow_network=allow_network, backend=backend)
-    if not (allow_network and by_usernet) or backend == "passt":
+    by_gvproxy = wants_gvproxy(allow_network=allow_network, backend=backend)
+    if not allow_network or by_gvproxy or backend == "passt":
         return None
     return {
         "reached": f"every service on the host's 127.0.0.1, at {GATEWAY_IP}",

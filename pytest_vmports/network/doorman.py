@@ -65,7 +65,6 @@ class Doorman:
     def shut(self) -> None:
         """Let it listen on no Unix socket any more: it listens on all that it needs."""
         with self._lock:
-            self._listeners.clear()
             self.opening = False
 
     def has(self, protocol: str, host: str, port: int) -> bool:
@@ -84,7 +83,7 @@ class Doorman:
         if asked.address is None:
             return False
         if isinstance(asked.address, bytes):
-            return asked.address in self._listeners
+            return self.opening and asked.address in self._listeners
         if asked.call == "bind" and asked.protocol == "tcp" and asked.address in _TRIALS:
             return True
         return (asked.protocol, *asked.address) in self._ports

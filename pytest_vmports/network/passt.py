@@ -15,12 +15,12 @@ import socket
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GATEWAY_IP, GATEWAY_MAC, GUEST_IP, GUEST_SUBNET
-from pytest_vmports.errors import ForwardError, LaunchError, MachineError
+from pytest_vmports.errors import ForwardError, LaunchError
 from pytest_vmports.leases.candidates import ephemeral_range
 from pytest_vmports.network import handshake, walls
 from pytest_vmports.network.doorman import Doorman, nowhere
 from pytest_vmports.network.log import NetworkLog
-from pytest_vmports.network.usernet import NETDEV_ID, network_card
+from pytest_vmports.network.usernet import NETDEV_ID, NoLaterForwards, network_card
 from pytest_vmports.system import clock, resolving, sockets
 from pytest_vmports.system.passt import NEEDED
 from pytest_vmports.system.process import spawn
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 20.0
 _LOOK_SECONDS = 0.002
-_LATE = (
-    "passt takes its forwards at its start alone; declare the port in the marker, or use another "
-    "backend"
-)
 # Its words for a host port that it cannot bind: until 2025 of an option, -t or -u, later of itself.
 _REFUSED = (
     re.compile(r"ailed to bind port (?P<port>\d{1,5}) .{0,200}option '-(?P<protocol>[tu]) "),
@@ -105,7 +101,7 @@ class PasstDoorman(Doorman):
         return any(self.has("udp", host, at[1]) for host in hosts)
 
 
-class PasstWiring:
+class PasstWiring(NoLaterForwards):
     """One passt process for one guest.
 
     Args:
@@ -115,6 +111,11 @@ class PasstWiring:
         online: the guest has a network; else it is reached by the forwards and reaches nothing.
         strict: it may not reach the host by an address of the host's own.
     """
+
+    why_none = (
+        " while the guest runs: passt takes its forwards at its start alone; declare the port in "
+        "the marker, or use another backend"
+    )
 
     def __init__(
         self,
@@ -180,21 +181,6 @@ class PasstWiring:
     ) -> AbstractContextManager[Callable[[], bool | None]]:
         """Watch the guest's side of the wire: passt tells of no connection."""
         return handshake.watch(monitor, NETDEV_ID, self._capture, port.internal)
-
-    def add_forward(
-        self,
-        port: ExposedPort,
-        lease_fd: int | None,  # noqa: ARG002 - protocol
-        monitor: MonitorCommands,  # noqa: ARG002 - protocol
-    ) -> None:
-        """Refuse: it takes none while it runs, nor gives one up.
-
-        Raises:
-            MachineError: always.
-        """
-        raise MachineError(f"{port} cannot be forwarded while the guest runs: {_LATE}")
-
-    remove_forward = add_forward
 
     def look_for_opened(self) -> None:
         """Do nothing: behind the gate passt binds what we let it bind."""

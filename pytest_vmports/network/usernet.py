@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_vmports.constants import (
     GATEWAY_IP,
@@ -59,11 +59,34 @@ class NoProcesses:
         return ()
 
 
+class NoLaterForwards:
+    """The half of a wiring that takes no forward and gives none up while the guest runs."""
+
+    why_none: ClassVar[str]
+    """Ends the sentence that a port cannot be forwarded."""
+
+    def add_forward(
+        self,
+        port: ExposedPort,
+        lease_fd: int | None,  # noqa: ARG002 - protocol
+        monitor: MonitorCommands,  # noqa: ARG002 - protocol
+    ) -> None:
+        """Refuse.
+
+        Raises:
+            MachineError: always.
+        """
+        raise MachineError(f"{port} cannot be forwarded{self.why_none}")
+
+    remove_forward = add_forward
+
+
 @dataclass(frozen=True)
-class NoNetwork(NoProcesses):
+class NoNetwork(NoProcesses, NoLaterForwards):
     """A guest without a network card."""
 
     ports: tuple[ExposedPort, ...] = ()
+    why_none = ": the guest has no network card"
 
     def refused(self, qemu_output: str) -> None:
         """Return None: there is no forward."""
@@ -73,21 +96,6 @@ class NoNetwork(NoProcesses):
     ) -> AbstractContextManager[Callable[[], bool]]:
         """Refuse: there is no forward."""
         raise NotImplementedError
-
-    def add_forward(
-        self,
-        port: ExposedPort,
-        lease_fd: int | None,  # noqa: ARG002 - protocol
-        monitor: MonitorCommands,  # noqa: ARG002 - protocol
-    ) -> None:
-        """Refuse: the guest has no network card.
-
-        Raises:
-            MachineError: always.
-        """
-        raise MachineError(f"{port} cannot be forwarded: the guest has no network card")
-
-    remove_forward = add_forward
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Sharing:
         if spare and wanted.by == NINE_P:
             self._plug(mounting, replace(wanted, tag=spare[0].tag))
             return
-        wanted = replace(wanted, tag=f"share{next(self._numbers)}")
+        wanted = self._tagged(wanted)
         if wanted.by == NINE_P or plan.shared_memory is None:
             self._move(lease_fds, mounting, wanted)
         self._plug(mounting, wanted)
@@ -177,7 +177,11 @@ class Sharing:
 
     def _renamed(self, one: Share) -> Share:
         """Return it with a name of its own, where QEMU was not started with one."""
-        return one if one.by == NINE_P else replace(one, tag=f"share{next(self._numbers)}")
+        return one if one.by == NINE_P else self._tagged(one)
+
+    def _tagged(self, one: Share) -> Share:
+        """Return it with a name that none has had."""
+        return replace(one, tag=f"share{next(self._numbers)}")
 
     def _plug_all(self, mounting: Mounting, shares: Sequence[Share]) -> None:
         for one in shares:

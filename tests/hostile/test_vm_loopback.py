@@ -12,7 +12,7 @@ import pytest
 from frames import tcp, udp
 from raw_packets import send
 from vm_helpers import GUEST as SETUP
-from vm_helpers import SHELL_PORT, ask_tcp, until
+from vm_helpers import SHELL_PORT, ask_tcp, programs_of, until
 
 from pytest_vmports.constants import (
     GATEWAY_IP,
@@ -124,11 +124,7 @@ def test_no_service_of_the_hosts_loopback_hears_a_guest(boot, ears, tmp_path, re
     if platform.machine() != "x86_64":
         pytest.fail("write the sender of raw_packets.py for this processor")
     ports, network = WIRINGS[wiring]
-    if wiring.startswith("gvproxy"):
-        fixture = "gvproxy_" + wiring.split()[1].strip(",").replace(".", "")
-        network = {**network, "gvproxy": str(request.getfixturevalue(fixture))}
-    if wiring.startswith("passt"):
-        request.getfixturevalue("passt")
+    network = {**network, **programs_of(wiring, request)}
     with boot(SHELL_PORT, 8080, *ports, setup=SETUP, fresh_boot=False, **network) as vm:
         # Out by its card goes what a guest's own kernel would keep for its loopback.
         # A passt of 2025_05 ends by an assertion of its own at such a source and target together:

@@ -13,7 +13,7 @@ import struct
 
 import pytest
 import socket_servers
-from vm_helpers import until
+from vm_helpers import programs_of, until
 
 # Of QEMU's user network, with network or without.
 pytestmark = pytest.mark.slow_as("usernet, network")
@@ -63,12 +63,7 @@ def wiring(request):
 @pytest.fixture(scope="module")
 def vm(boot, wiring, request, tmp_path_factory):
     """Return a VM with a server of each kind."""
-    given = dict(WIRINGS[wiring])
-    if wiring.startswith("gvproxy"):
-        named = "gvproxy_" + wiring.split()[1].replace(".", "")
-        given["gvproxy"] = str(request.getfixturevalue(named))
-    if wiring.startswith("passt"):
-        request.getfixturevalue("passt")
+    given = {**WIRINGS[wiring], **programs_of(wiring, request)}
     given["files"] = socket_servers.files(tmp_path_factory.mktemp("guest"), SCRIPTS)
     setup = BLOBS + socket_servers.setup(SCRIPTS)
     with boot(*SCRIPTS, NOBODY, setup=setup, wait_for=str(ECHO), **given) as vm:
