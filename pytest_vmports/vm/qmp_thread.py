@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,8 @@ _MOST_IN_A_SPELL, _SPELL_SECONDS = 1000, 10.0
 _OURS = {"STOP", "RESUME", "MIGRATION", "JOB_STATUS_CHANGE"}
 _SHOWN = 100
 _SAME_REBOOT_SECONDS = 5.0
+# What no kernel boots and resets its machine in, by QEMU's own clock.
+_AT_ONCE_SECONDS = 0.5
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 
@@ -41,8 +44,9 @@ class GuestResets(EventListener):
     """Counts a guest's reboots, and keeps no event: it may make them without end.
 
     A firmware may reset its machine once more before it begins, as the BIOS of a restored one does,
-    which finds that it has run: a reset soon after another, before which nothing was written to the
-    console, belongs to the same reboot.
+    which finds that it has run: a reset belongs to the same reboot as the one before where QEMU
+    made both at once, or soon after each other and nothing was written to the console between. The
+    console alone does not tell: where we are told of both late, the guest goes on meanwhile.
 
     Attributes:
         count: how many there were.
@@ -53,17 +57,37 @@ class GuestResets(EventListener):
         super().__init__("RESET")
         self.count = 0
         self.written: Callable[[], int] = int
-        self._last: tuple[float, int] | None = None
+        self._last: tuple[float, int, float] | None = None
 
     def accept(self, event: Message) -> bool:
         """Return False."""
         told = event.get("data")
         if super().accept(event) and isinstance(told, dict) and told.get("guest") is True:
-            now, written = clock.now(), self.written()
-            last, self._last = self._last, (now, written)
-            if last is None or written != last[1] or now - last[0] > _SAME_REBOOT_SECONDS:
+            now = (clock.now(), self.written(), _made(event))
+            last, self._last = self._last, now
+            if last is None or not _of_one_reboot(last, now):
                 self.count += 1
         return False
+
+
+def _made(event: Message) -> float:
+    """Return when QEMU made an event, in seconds; NaN where it does not say.
+
+    Source: QEMU's docs/interop/qmp-spec.
+    """
+    stamp = event.get("timestamp")
+    if not isinstance(stamp, dict):
+        return math.nan
+    seconds, rest = stamp.get("seconds"), stamp.get("microseconds")
+    if not isinstance(seconds, int) or not isinstance(rest, int):
+        return math.nan
+    return float(seconds) + rest / 1e6
+
+
+def _of_one_reboot(last: tuple[float, int, float], now: tuple[float, int, float]) -> bool:
+    if abs(now[2] - last[2]) < _AT_ONCE_SECONDS:  # False for a NaN
+        return True
+    return now[1] == last[1] and now[0] - last[0] <= _SAME_REBOOT_SECONDS
 
 
 class FloodGuard:

@@ -17,16 +17,21 @@ from pytest_vmports.vm.reboots import RebootedError, Reboots
 @pytest.fixture
 def guest(monkeypatch):
     """Return a guest that resets, at times and with a console of the test's own."""
-    now = SimpleNamespace(now=1000.0, written=0)
+    now = SimpleNamespace(now=1000.0, written=0, late=0.0)
     monkeypatch.setattr(qmp_thread, "clock", SimpleNamespace(now=lambda: now.now))
     now.resets = GuestResets()
     now.resets.written = lambda: now.written
 
-    def event(name="RESET", **data):
-        assert now.resets.accept(Message({"event": name, "data": data})) is False
+    def event(name="RESET", stamp=None, **data):
+        said = {"event": name, "data": data, "timestamp": stamp}
+        assert now.resets.accept(Message(said)) is False
 
-    now.event = event
-    now.reset = lambda: event(guest=True, reason="guest-reset")
+    def reset():
+        """Tell of one that QEMU made earlier by what we are late."""
+        seconds, rest = divmod(round((now.now - now.late) * 1e6), 10**6)
+        event(guest=True, reason="guest-reset", stamp={"seconds": seconds, "microseconds": rest})
+
+    now.event, now.reset = event, reset
     return now
 
 
@@ -34,6 +39,7 @@ def test_each_reset_of_the_guests_is_a_reboot_when_it_wrote_something_between(gu
     for number in range(1, 30):
         guest.reset()
         guest.written += 1
+        guest.now += 1
         assert guest.resets.count == number
     assert not guest.resets.history
 
@@ -47,6 +53,26 @@ def test_what_its_firmware_resets_at_once_belongs_to_the_same_reboot(guest):
     guest.now += 20
     guest.reset()
     assert guest.resets.count == 2
+
+
+def test_two_that_qemu_made_at_once_are_one_however_late_we_are_told(guest):
+    guest.reset()
+    guest.now, guest.late, guest.written = guest.now + 9, 8.96, 5000
+    guest.reset()
+    assert guest.resets.count == 1
+    guest.now, guest.late = guest.now + 9, 8
+    guest.reset()
+    assert guest.resets.count == 2
+
+
+@pytest.mark.parametrize(
+    "stamp", [None, 7, {}, {"seconds": 1}, {"seconds": "1", "microseconds": 0}, {"seconds": None}]
+)
+def test_where_qemu_does_not_say_when_what_was_written_tells(guest, stamp):
+    for written, number in ((0, 1), (0, 1), (1, 2)):
+        guest.written = written
+        guest.event(guest=True, stamp=stamp)
+        assert guest.resets.count == number
 
 
 @pytest.mark.parametrize(
