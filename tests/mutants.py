@@ -754,12 +754,12 @@ _ALLOCATOR = _of(
     waits_for_ever=("if waited >= max(timeout, 5 * _POLL):", "if waited >= 1e9:"),
 )
 _STORE = _of(
-    "pytest_vmports/pool/template_store.py",
+    "pytest_vmports/system/store.py",
     "tests/pool/test_template.py",
     eviction_takes_the_new_one=("folder.name != keep and self._remove", "self._remove"),
     eviction_takes_what_is_used=("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
     eviction_takes_the_latest_used=("key=last_use)", "key=last_use, reverse=True)"),
-    a_damaged_template_is_used=("if template.sound(key):", "if template:"),
+    a_damaged_template_is_used=("if one.sound(key):", "if one:"),
     all_who_waited_build=("self.use(facts) or self._build", "self._build"),
 )
 _READERS = _of(

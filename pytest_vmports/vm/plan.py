@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.network.cards import masked_args, masked_words
+from pytest_vmports.system.stored import KEY_LENGTH
 from pytest_vmports.vm import share
 from pytest_vmports.vm.argv import Capture, Channels, Fitting, build_command
 from pytest_vmports.vm.inside.kind import kind_of
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 # Of the identity and of what lies in a template's folder: a change of either is another template.
 FORMAT = 7
-KEY_LENGTH = 24
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from vm_helpers import fixed_port
 
 from pytest_vmports import ExposedPort, Guest
 from pytest_vmports.errors import MonitorError, StateDirError, TemplateBusyError
-from pytest_vmports.pool import template as template_module
 from pytest_vmports.pool.blame import state_may_be
 from pytest_vmports.pool.guest_choice import chosen_guest
 from pytest_vmports.pool.planning import plan_of
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
+from pytest_vmports.system import stored
 from pytest_vmports.system.programs import Accelerator
 from pytest_vmports.vm import plan as plan_module
 
@@ -272,7 +272,7 @@ class TestBelieving:
     def test_a_byte_of_the_state_that_changed_is_noticed_where_its_file_looks_the_same(
         self, new_store, build, monkeypatch
     ):
-        monkeypatch.setattr(template_module, "fingerprint", lambda path: [path.stat().st_size])
+        monkeypatch.setattr(stored, "fingerprint", lambda path: [path.stat().st_size])
         folder = new_store().get(FACTS, build, 1).folder
         (folder / "ram").write_bytes(bytes(SIZE))  # which is not read: that would take too long
         new_store().get(FACTS, build, 1)

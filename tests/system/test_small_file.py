@@ -14,10 +14,10 @@ from pytest_vmports.cli.main import main
 from pytest_vmports.errors import PortsExhaustedError, StateDirError
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.pool.kept import all_kept
-from pytest_vmports.pool.template import read_manifest
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.system.run_dir import RunDir, dead_folders
 from pytest_vmports.system.small_file import parse_object, read_object
+from pytest_vmports.system.stored import read_manifest
 
 KEY = "0" * 24
 PORT = 15941

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from nasty import EVERYTHING
 
-from pytest_vmports.vm.plan import KEY_LENGTH
+from pytest_vmports.system.stored import KEY_LENGTH
 
 TEST = r"""
 import os

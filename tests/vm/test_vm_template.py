@@ -18,10 +18,11 @@ from vm_helpers import alive, ask_udp, fixed_port, serve, until
 
 from pytest_vmports.errors import LaunchError, MachineDiedError
 from pytest_vmports.pool.pool import open_pool
-from pytest_vmports.pool.template import read_manifest, write_manifest
+from pytest_vmports.pool.template import Template
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
 from pytest_vmports.system.run_dir import RunDir
+from pytest_vmports.system.stored import read_manifest, write_manifest
 from pytest_vmports.vm import machine as machine_module
 from pytest_vmports.vm.machine import Machine
 
@@ -268,7 +269,7 @@ def test_a_state_that_looks_sound_and_cannot_be_restored_is_built_anew(
     (tmp_path / "cache").chmod(0o700)
     forge(folder)
     manifest = read_manifest(folder)
-    write_manifest(folder, manifest["key"], manifest["facts"])
+    write_manifest(folder, manifest["key"], manifest["facts"], Template.digested)
 
     fake = own()
     with fake.vm(8080, setup=SHELL) as vm:
