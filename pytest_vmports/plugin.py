@@ -217,16 +217,18 @@ def vmports_pool(
     vmports_allocator: PortAllocator, request: pytest.FixtureRequest
 ) -> Iterator[Pool]:
     """Return what makes this process's VMs."""
+    from pytest_vmports.images.images import Kept
     from pytest_vmports.pool.pool import open_pool
 
     config = request.config
     session = session_of(config)
     cache, limit = _values(config, "cache_dir", "cache_size")
+    images = Kept(*_values(config, "images_dir", "images_size", "image_mirror"))
     with (
         session.console_stream(),
         open_pool(
             vmports_allocator, root=config.rootpath, tell=session.terminal, cache_dir=cache,
-            cache_size=limit, keeper=session.keeper(),
+            cache_size=limit, images=images, keeper=session.keeper(),
             run=getattr(config, "workerinput", {}).get("testrunuid"),
         ) as pool,
     ):  # fmt: skip

@@ -846,12 +846,45 @@ _WAIT_FOR = _of(
 _TEMPLATE = _of(
     "pytest_vmports/pool/template.py",
     "tests/pool/test_template.py",
-    state_without_checksum=("hashlib.sha256(file.read())", "hashlib.sha256()"),
     what_was_written_is_cloned=("if now != then:", "if False:"),
+    state_by_its_path=("os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.lock", "os.O_RDONLY"),
+)
+_STORED = _of(
+    "pytest_vmports/system/stored.py",
+    "tests/pool/test_template.py",
+    state_without_checksum=("hashlib.sha256(file.read())", "hashlib.sha256()"),
     any_key_is_the_one=('and manifest.get("key") == key', ""),
     any_owner_is_right=("facts.st_uid == os.getuid()", "True"),
     any_folder_is_the_one=("and facts.st_ino == os.fstat(self.lock).st_ino", ""),
-    state_by_its_path=("os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.lock", "os.O_RDONLY"),
+)
+_IMAGES = _of(
+    "pytest_vmports/images/images.py",
+    "tests/images/test_images.py",
+    a_name_is_never_asked_again=("clock.wall() - asked < _FRESH", "True"),
+    a_change_is_not_said=("if known is not None and known.content != now.content:", "if False:"),
+    what_failed_is_tried_again=("if asked in self._failed:", "if False:"),
+    any_sha256_is_right=(
+        "            if source.sha256 is not None:\n                fetch.compare(file",
+        "            if False:\n                fetch.compare(file",
+    ),
+)
+_FETCH = _of(
+    "pytest_vmports/images/fetch.py",
+    "tests/images/test_images.py",
+    a_part_is_fetched_again=(
+        'headers = {"Range": f"bytes={there}-"} if there else {}',
+        "headers = {}",
+    ),
+    any_end_is_the_end=("if wanted.size and wanted.came < wanted.size:", "if False:"),
+    it_may_take_all_day=("if wanted.came - then < _SLOW_BYTES:", "if False:"),
+    it_may_be_of_any_size=("    if size > wanted.most:", "    if False:"),
+    any_room_will_do=("    if missing > free:", "    if False:"),
+)
+_UNPACK = _of(
+    "pytest_vmports/images/unpack.py",
+    "tests/images/test_images.py",
+    a_text_is_followed=("if file.read(len(_DESCRIPTOR)) == _DESCRIPTOR:", "if False:"),
+    it_unpacks_to_any_size=("            if size > most:", "            if False:"),
 )
 _DISK = _of(
     "pytest_vmports/guests/image.py",
@@ -1001,7 +1034,8 @@ _CRASH_DUMP = _of(
     a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
 )
 MUTANTS = [
-    *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_TEMPLATE, *_DISK,
+    *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_STORED, *_TEMPLATE,
+    *_IMAGES, *_FETCH, *_UNPACK, *_DISK,
     *_IMAGE_LINKS, *_QEMU_WALLS, *_SHARES, *_VIRTIOFS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,

@@ -16,7 +16,7 @@ import pytest_vmports
 from pytest_vmports.network.wiring import Wiring
 from pytest_vmports.pool import planning
 from pytest_vmports.pool.guest_choice import chosen_guest
-from pytest_vmports.settings import options, parse
+from pytest_vmports.settings import guests, options, parse
 from pytest_vmports.settings.table import OPTIONS
 from pytest_vmports.system.programs import Accelerator
 
@@ -26,8 +26,8 @@ TESTS = Path(__file__).parent
 # A room imports from those before it, for types and in functions too. docs/contributing.md says
 # what is in each.
 ROOMS = [
-    "errors", "constants", "models", "system", "leases", "port_forward", "guests", "network", "vm",
-    "settings", "pool", "report", "cli", "plugin",
+    "errors", "constants", "models", "system", "leases", "port_forward", "guests", "images",
+    "network", "vm", "settings", "pool", "report", "cli", "plugin",
 ]  # fmt: skip
 TOP = {"__init__", "constants", "models", "plugin", "port_forward"}
 HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
@@ -137,7 +137,7 @@ def test_of_what_kind_a_guest_is_is_asked_in_one_place(module):
         node.attr for node in ast.walk(ast.parse(module.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }  # fmt: skip
-    assert read & {"image", "prepared"} == set()
+    assert read & {"root_disk", "prepared"} == set()
 
 
 def test_only_hooks_and_reports_know_pytest():
@@ -238,6 +238,9 @@ UNSEEN = {
     "prewarm": "when a clone is made",
     "cache_size": "how many templates are kept",
     "cache_dir": "where templates are kept",
+    "images_size": "how many images are kept",
+    "images_dir": "where images are kept; a disk's own identity knows its file",
+    "image_mirror": "where images come from; a disk's own identity knows its file",
     "port_range": "host ports",
     "port_wait": "how long the host waits",
     "bind_host": "a host address",
@@ -302,6 +305,7 @@ UNSEEN_VALUES = {
     "agent": "no",
     "copy_limit": "64M",
     "cache_size": "1G",
+    "images_size": "1G", "images_dir": "/i", "image_mirror": "debian=https://mirror.example/d",
     "cache_dir": "/c", "port_range": "20000-20100", "port_wait": "7", "bind_host": "127.0.0.2",
     "missing": "skip", "state_dir": "/s", "artifacts": "no", "pcap": "yes", "keep": "always",
     "console": "yes", "console_limit": "128", "report": "yes", "timeline": "t.svg",
@@ -356,7 +360,8 @@ def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_setting_names_a_reader_that_reads_its_default(option):
-    assert inspect.getmodule(getattr(parse, option.reader)) is parse
+    homes = [home for home in (guests, parse) if hasattr(home, option.reader)]
+    assert [inspect.getmodule(getattr(home, option.reader)) for home in homes] == homes != []
     option.read(option.default)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +54,22 @@ def _main(arguments: Sequence[str] | None) -> int:
         help="where they are kept, if not in the user's cache folder",
     )  # fmt: skip
     cache.set_defaults(run=_cache)
+    images = commands.add_parser("images", help="list, fetch or remove disk images")
+    images.add_argument(
+        "action", choices=("list", "pull", "clear"), help="clear removes those not in use"
+    )
+    images.add_argument(
+        "names", nargs="*", metavar="NAME", help="to pull: as debian-13, or an address"
+    )
+    images.add_argument(
+        "--sha256", metavar="DIGITS", help="what the one that is pulled has to have"
+    )
+    images.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="of the VMs, by QEMU's name; else its own",
+    )
+    images.set_defaults(run=_images)
     kept = commands.add_parser("kept", help="list or stop the VMs that --vmports-keep left alive")
     kept.add_argument("action", nargs="?", choices=("list", "stop"), default="list")
     kept.add_argument("names", nargs="*", metavar="NAME", help="which to stop; all for all")
@@ -81,6 +96,12 @@ def _ports() -> int:
 
     tables.write(held_ports())
     return 0
+
+
+def _images(options: argparse.Namespace) -> int:
+    from pytest_vmports.cli import images
+
+    return images.run(options)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -169,7 +190,7 @@ def _list(store: TemplateStore) -> None:
         rows.append(
             (
                 str(manifest["key"]), str(facts.get("name", "?")), str(facts.get("wiring", "?")),
-                f"{facts.get('memory', '?')} MiB", f"{size / _MIB:.0f} MiB", _minute(used),
+                f"{facts.get('memory', '?')} MiB", f"{size / _MIB:.0f} MiB", tables.minute(used),
                 # "QEMU 7.2.9 (/usr/bin/…, from PATH)": the version is enough
                 str(qemu).partition(" (")[0],
             )
@@ -188,11 +209,6 @@ def _clear(store: TemplateStore) -> None:
 
 def _templates(number: int) -> str:
     return f"{number or 'no'} template{'' if number == 1 else 's'}"
-
-
-def _minute(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M")
 
 
 if __name__ == "__main__":

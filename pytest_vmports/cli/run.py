@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_vmports.cli.console_text import ConsoleText
+from pytest_vmports.images.images import Kept
 from pytest_vmports.leases import open_allocator
 from pytest_vmports.pool.pool import open_pool
 from pytest_vmports.settings import options
@@ -47,6 +48,7 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
         open_pool(
             allocator, root=Path.cwd(), tell=_tell, cache_dir=wanted.cache_dir,
             cache_size=wanted.cache_size,
+            images=Kept(wanted.images_dir, wanted.images_size, wanted.image_mirror),
         ) as pool,
         pool.vm(wanted) as vm,
     ):  # fmt: skip

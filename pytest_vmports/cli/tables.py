@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system.mishaps import printable
@@ -37,6 +38,12 @@ def write(
         _write_rich(rows, header, styles or {})
     else:
         _write_plain([*([header] if header else []), *rows])
+
+
+def minute(seconds: float) -> str:
+    """Return a moment as people read it, of seconds since the epoch."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M")
 
 
 def _write_plain(rows: Sequence[Sequence[str]]) -> None:

@@ -33,6 +33,15 @@ class ImageError(VmPortsError):
     template = "disk image {path} cannot be booted: {problem}; {remedy}"
 
 
+class FetchError(VmPortsError):
+    """An image cannot be had from where it is. Fields: ``source``, ``problem``, ``remedy``.
+
+    And ``passing``, where it may go well the next time.
+    """
+
+    template = "{source} cannot be fetched: {problem}; {remedy}"
+
+
 class BootFileError(VmPortsError):
     """A kernel or initrd cannot be booted. Fields: ``what``, ``path``, ``problem``, ``remedy``."""
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
-from pytest_vmports.errors import GuestNotFoundError, SettingError, StateDirError
-from pytest_vmports.guests import alpine, boot_check, host_files, image_links, initramfs
+from pytest_vmports.errors import SettingError, StateDirError
+from pytest_vmports.guests import alpine, boot_check, given, image_links, initramfs
 from pytest_vmports.guests import image as disk
+from pytest_vmports.guests import source as sources
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.guests.initrd import BUSYBOX
-from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
+    from pytest_vmports.guests.cloud_init import Seed
+    from pytest_vmports.guests.source import Source
     from pytest_vmports.system.architecture import Architecture
 
 
@@ -40,8 +41,9 @@ class Guest:
             Needs busybox in the initrd.
         memory: MiB, or None for the setting.
         cpus: number of virtual processors, or None for the setting.
-        image: the disk image, or None.
+        root_disk: the disk image, or None.
         least_memory: MiB below which it is known not to come up.
+        source: where the image is fetched from, until it is.
     """
 
     name: str
@@ -53,8 +55,9 @@ class Guest:
     prepared: bool = True
     memory: int | None = None
     cpus: int | None = None
-    image: Disk | None = None
+    root_disk: Disk | None = None
     least_memory: int = 0
+    source: Source | None = None
 
     @classmethod
     def alpine(
@@ -73,7 +76,7 @@ class Guest:
         kernel, initrd = alpine.find_images()
         return cls(
             name="alpine", kernel_path=kernel, initrd_path=initrd, append=alpine.WORDS,
-            files=files or {}, setup=_texts(setup), memory=memory, cpus=cpus,
+            files=files or {}, setup=given.texts(setup), memory=memory, cpus=cpus,
             least_memory=alpine.least_memory(),
         )  # fmt: skip
 
@@ -97,12 +100,11 @@ class Guest:
         Raises:
             GuestNotFoundError: a file is missing, empty or not a file.
         """
-        paths = [_image("kernel", kernel), None if initrd is None else _image("initrd", initrd)]
-        kernel_path, initrd_path = paths
-        assert kernel_path is not None
+        kernel_path = given.image_file("kernel", kernel)
+        initrd_path = None if initrd is None else given.image_file("initrd", initrd)
         return cls(
             name=kernel_path.name, kernel_path=kernel_path, initrd_path=initrd_path, append=append,
-            files=files or {}, setup=_texts(setup), prepared=setup is not None,
+            files=files or {}, setup=given.texts(setup), prepared=setup is not None,
             memory=memory, cpus=cpus,
         )  # fmt: skip
 
@@ -153,20 +155,76 @@ class Guest:
             SettingError: ``format`` or ``firmware`` is none of those, or words lack their kernel.
             HostError: the packages of the extra ``cloud`` are missing.
         """
-        _one_of("format", format, (None, *image_links.FORMATS))
-        _one_of("firmware", firmware, disk.FIRMWARE)
+        given.one_of("format", format, (None, *image_links.FORMATS))
+        given.one_of("firmware", firmware, disk.FIRMWARE)
         if kernel is None:
-            _refuse_words_for_a_kernel(initrd, append)
-        image = _image("disk image", path)
-        given = any(data is not None for data in (user_data, meta_data, network_config))
-        ssh = given and not agent if ssh is None else ssh
-        seed = read_seed(user_data, meta_data, network_config) if ssh or given else None
+            given.refuse_words_for_a_kernel(initrd, append)
+        image = given.image_file("disk image", path)
+        data = user_data, meta_data, network_config
+        seed, ssh = _way_in(data, ssh=ssh, agent=agent)
+        behind = given.behind(backing)
         return cls(
-            name=image.name, kernel_path=None if kernel is None else _image("kernel", kernel),
-            initrd_path=None if initrd is None else _image("initrd", initrd), append=append,
-            prepared=False, memory=memory, cpus=cpus,
-            image=Disk(image, format, firmware, seed, ssh, agent, backing=_behind(backing)),
+            name=image.name, append=append, prepared=False, memory=memory, cpus=cpus,
+            kernel_path=None if kernel is None else given.image_file("kernel", kernel),
+            initrd_path=None if initrd is None else given.image_file("initrd", initrd),
+            root_disk=Disk(image, format, firmware, seed, ssh, agent, backing=behind),
         )  # fmt: skip
+
+    @classmethod
+    def image(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        sha256: str | None = None,
+        memory: int | None = None,
+        cpus: int | None = None,
+        user_data: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
+        meta_data: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
+        network_config: str | os.PathLike[str] | bytes | Mapping[str, Any] | None = None,
+        firmware: str = "bios",
+        ssh: bool | None = None,
+        agent: bool = False,
+    ) -> Guest:
+        """Return a guest that boots an image of a distribution's, or of an address.
+
+        It is fetched when the first VM needs it, checked, and kept for all tests that come.
+
+        Args:
+            source: a name like ``debian-13``; an address by https, or by http with its digest; or a
+                file, which may be compressed (gz, xz, zst, bz2), and of another format (vmdk, vdi,
+                vhdx).
+            sha256: what the file must have, in hexadecimal digits.
+            memory: MiB, or None for what such an image needs, or the setting.
+            cpus: see `disk`; likewise all that follow.
+            user_data: by default a named image is given what brings our agent and a key for ssh.
+            meta_data: see `disk`.
+            network_config: see `disk`.
+            firmware: see `disk`.
+            ssh: see `disk`.
+            agent: see `disk`.
+
+        Raises:
+            SeedError: data for cloud-init is not what it reads.
+            SettingError: no image is called so, an address needs its digest, or ``firmware`` is
+                none.
+            HostError: the packages of the extra ``cloud`` are missing.
+        """
+        given.one_of("firmware", firmware, disk.FIRMWARE, "Guest.image")
+        wanted = sources.read(source, sha256)
+        data = user_data, meta_data, network_config
+        if wanted.release is not None:
+            memory = memory or wanted.release.distribution.memory
+            data = user_data, {} if meta_data is None else meta_data, network_config
+        seed, ssh = _way_in(data, ssh=ssh, agent=agent)
+        return cls(
+            name=wanted.name, prepared=False, memory=memory, cpus=cpus, source=wanted,
+            root_disk=Disk(Path(wanted.name), None, firmware, seed, ssh, agent),
+        )  # fmt: skip
+
+    def at(self, path: Path) -> Guest:
+        """Return this guest, whose image has been fetched to ``path``."""
+        assert self.root_disk is not None
+        return replace(self, source=None, root_disk=replace(self.root_disk, path=path))
 
     def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
         """Return this guest with a test's own ``files`` and ``setup`` on top of its own.
@@ -178,7 +236,7 @@ class Guest:
         """
         if not files and setup is None:
             return self
-        if self.image is not None:
+        if self.root_disk is not None:
             name, value = ("files", dict(files)) if files else ("setup", setup)
             raise SettingError(
                 source=f"guest {self.name}", name=name, value=value,
@@ -187,21 +245,21 @@ class Guest:
         return replace(
             self,
             files={**self.files, **files},
-            setup=self.setup + _texts(setup),
+            setup=self.setup + given.texts(setup),
             prepared=self.prepared or setup is not None,
         )
 
     def tolerating(self, *, complaints: bool) -> Guest:
         """Return this guest, used all the same when a module of its cloud-init complains."""
-        if self.image is None or self.image.seed is None or not complaints:
+        if self.root_disk is None or self.root_disk.seed is None or not complaints:
             return self
-        return replace(self, image=replace(self.image, tolerant=True))
+        return replace(self, root_disk=replace(self.root_disk, tolerant=True))
 
     def bringing(self, *, agent: bool) -> Guest:
         """Return this guest, with our agent in what its cloud-init is given or without."""
-        if agent or self.image is None or self.image.seed is None:
+        if agent or self.root_disk is None or self.root_disk.seed is None:
             return self
-        return replace(self, image=replace(self.image, bare=True))
+        return replace(self, root_disk=replace(self.root_disk, bare=True))
 
     def boot_files(
         self, cache: Path, root: Path, architecture: Architecture
@@ -248,10 +306,12 @@ class Guest:
     def digest(self, root: Path, architecture: Architecture) -> dict[str, Any]:
         """Return what tells this guest's content from another's, for the key of a template."""
         added = initramfs.archive(self._entries(root, architecture))
-        image = {} if self.image is None else {"image": disk.identity(self.image, architecture)}
+        image = (
+            {} if self.root_disk is None else {"image": disk.identity(self.root_disk, architecture)}
+        )
         return {
-            "kernel": _file_digest(self.kernel_path) if self.kernel_path else "",
-            "initrd": _file_digest(self.initrd_path) if self.initrd_path else "",
+            "kernel": given.file_digest(self.kernel_path) if self.kernel_path else "",
+            "initrd": given.file_digest(self.initrd_path) if self.initrd_path else "",
             "added": hashlib.sha256(added).hexdigest(),
             "append": self.append,
             **image,
@@ -292,7 +352,7 @@ class Guest:
                 initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
                 initramfs.file_entry("vmports/console", (ours / "console.sh").read_bytes(), 0o755),
-                initramfs.file_entry("etc/inittab", _inittab(architecture)),
+                initramfs.file_entry("etc/inittab", given.inittab(architecture)),
             ]
             if architecture.agent is not None:
                 program = (ours / architecture.agent).read_bytes()
@@ -301,86 +361,15 @@ class Guest:
                 )
         entries += initramfs.entries_from_host(self.files, root)
         for number, setup in enumerate(self.setup):
-            script = _script(setup, root)
+            script = given.script(setup, root)
             entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))
         return entries
 
 
-def _inittab(architecture: Architecture) -> bytes:
-    # Read by busybox init: our boot script once, then the agent on the control channel, and a shell
-    # on the console. The dash makes that the shell's own terminal, so that Ctrl-C works.
-    lines = [
-        "::sysinit:/vmports/boot",
-        f"{architecture.control}::respawn:/vmports/agent",
-        f"{architecture.console}::respawn:-/vmports/console",
-    ]
-    return "\n".join([*lines, ""]).encode()
-
-
-def _file_digest(path: Path) -> str:
-    facts = path.stat()
-    return _digest_of(path, facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=32)
-def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - part of the key
-    with host_files.open_file(path) as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _texts(setup: str | os.PathLike[str] | None) -> tuple[str, ...]:
-    if setup is None:
-        return ()
-    text = os.fspath(setup) if hasattr(setup, "__fspath__") else setup
-    if not isinstance(text, str):
-        raise SettingError(
-            source="Guest", name="setup", value=setup,
-            allowed="write shell text, or the path of a script; several commands as several lines",
-        )  # fmt: skip
-    return (text,)
-
-
-def _script(setup: str, root: Path) -> bytes:
-    """Return the setup's bytes, of whatever encoding: the script's content where it names one."""
-    script = existing_file(setup, root)
-    return text_bytes(f"{setup}\n") if script is None else host_files.read(script, "the setup")
-
-
-def _refuse_words_for_a_kernel(initrd: str | os.PathLike[str] | None, append: str) -> None:
-    if initrd is not None or append:
-        raise SettingError(
-            source="Guest.disk", name="append" if initrd is None else "initrd",
-            value=str(initrd or append),
-            allowed="it goes with kernel=, and without one the image's boot loader decides",
-        )  # fmt: skip
-
-
-def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
-    if value not in allowed:
-        words = ", ".join(word for word in allowed if word)
-        raise SettingError(source="Guest.disk", name=name, value=value, allowed=f"one of {words}")
-
-
-def _behind(
-    backing: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> tuple[Path, ...]:
-    files = (backing,) if isinstance(backing, (str, os.PathLike)) else backing
-    return tuple(_image("backing file", file) for file in files)
-
-
-def _image(what: str, path: str | os.PathLike[str]) -> Path:
-    try:
-        found = absolute(path)
-    except ValueError as error:
-        raise GuestNotFoundError(
-            what=f"the guest's {what} {os.fspath(path)!r} cannot be found", remedy=str(error)
-        ) from error
-    problem = host_files.problem(found, path)
-    if problem is None and found.stat().st_size == 0:
-        problem = "is empty", "fetch or build it again"
-    if problem is not None:
-        raise GuestNotFoundError(what=f"the guest's {what} {found} {problem[0]}", remedy=problem[1])
-    return found.resolve()
+def _way_in(
+    data: tuple[Any, Any, Any], *, ssh: bool | None, agent: bool
+) -> tuple[Seed | None, bool]:
+    """Return what cloud-init is given, and whether a key of ours is authorised."""
+    told = any(one is not None for one in data)
+    ssh = told and not agent if ssh is None else ssh
+    return read_seed(*data) if ssh or told else None, ssh

@@ -45,7 +45,7 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
             where one is needed, a file for a folder, or more files than memory.
     """
     _refuse_larger_than_memory(guest, memory)
-    if guest.image is not None:
+    if guest.root_disk is not None:
         return
     brought = dict(_brought(guest, root))
     contents = []

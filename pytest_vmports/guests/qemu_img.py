@@ -23,7 +23,11 @@ _MOST_SAID = 4 << 20
 
 
 def qemu_img(
-    arguments: Sequence[str], *, read: Sequence[Path], write: Sequence[Path] = ()
+    arguments: Sequence[str],
+    *,
+    read: Sequence[Path],
+    write: Sequence[Path] = (),
+    timeout: float = _TOOL_SECONDS,
 ) -> tuple[int, str, str]:
     """Return exit status, output and errors of ``qemu-img``.
 
@@ -31,6 +35,7 @@ def qemu_img(
         arguments: for it.
         read: the files that it needs.
         write: the folders that it makes files in.
+        timeout: seconds that it may take.
 
     Raises:
         QemuNotFoundError: there is none.
@@ -48,7 +53,7 @@ def qemu_img(
         refused = () if seccomp.problem() else (seccomp.ATTRIBUTES, "connect", "bind", "listen")
         confinement = Confinement(walls, binds=False, connects=False, refused=refused)
     answer = ask(
-        [program, *arguments], timeout=_TOOL_SECONDS, confinement=confinement, memory=_MOST_MEMORY,
+        [program, *arguments], timeout=timeout, confinement=confinement, memory=_MOST_MEMORY,
         most=_MOST_SAID,
     )  # fmt: skip
     return answer.code, answer.output, answer.errors

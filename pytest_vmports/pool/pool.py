@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.guests import hopeless
+from pytest_vmports.images.images import Images, Kept
 from pytest_vmports.network.exposed import BY_CALL, lease_exposed
 from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.foresight import Foresight
@@ -16,6 +17,7 @@ from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.planning import lossy_line, open_host_line, plan_of, unwalled_line
 from pytest_vmports.pool.standby import Standby, how_many
 from pytest_vmports.pool.templates import Templates
+from pytest_vmports.system.programs import find_qemu
 from pytest_vmports.system.run_dir import RunDir
 from pytest_vmports.system.shared_dir import SharedDir
 from pytest_vmports.system.surroundings import restored
@@ -39,6 +41,7 @@ class Pool:
     Attributes:
         allocator: grants host ports.
         root: what relative paths in settings are relative to.
+        images: what of disks is fetched and kept.
         run_dir: private folder of this process.
         standby: the VMs that wait for the next tests.
         launcher: starts VMs.
@@ -52,11 +55,13 @@ class Pool:
         templates: Templates,
         failed: FailedStarts,
         *,
+        images: Images,
         tell: Callable[[str], None],
         keeper: Keeper | None,
     ) -> None:
         self.allocator = allocator
         self.root = root
+        self.images = images
         self.run_dir = run_dir
         self.standby = Standby(tell)
         self._foresight = Foresight()
@@ -86,13 +91,18 @@ class Pool:
 
     @restored()
     def guest(self, settings: Settings, own: Guest | None = None) -> Guest:
-        """Return the guest to boot; see `chosen_guest`.
+        """Return the guest to boot; see `chosen_guest`. Its image is fetched, where it is not here.
 
         Raises:
+            FetchError: it cannot be had.
             GuestNotFoundError: a file of it is missing.
             SettingError: what was named makes no guest, or takes no additions.
         """
-        return chosen_guest(settings, own, self.root)
+        guest = chosen_guest(settings, own, self.root)
+        if guest.source is None:
+            return guest
+        architecture = find_qemu(settings.qemu).architecture
+        return guest.at(self.images.find(guest.source, architecture, self.root))
 
     def plan(self, settings: Settings, guest: Guest) -> Plan:
         """Return what the settings and the guest make of a VM, without host ports yet.
@@ -202,6 +212,7 @@ def open_pool(
     tell: Callable[[str], None],
     cache_dir: str | Path | None = None,
     cache_size: int = 4096,
+    images: Kept | None = None,
     keeper: Keeper | None = None,
     run: str | None = None,
 ) -> Iterator[Pool]:
@@ -213,6 +224,7 @@ def open_pool(
         tell: writes a line to the terminal.
         cache_dir: the folder of the templates; None means the user's cache folder.
         cache_size: MiB on disk that all templates may take.
+        images: where images are kept that are fetched; None means the user's cache folder.
         keeper: keeps VMs beyond the run; None where none is to be kept.
         run: names the run that this process is a worker of; None where it is the run's only one.
 
@@ -231,6 +243,10 @@ def open_pool(
         templates = Templates(cache, shared, cache_size, tell)
         stack.callback(templates.close)
         failed = FailedStarts(shared / "failed", tell)
-        pool = Pool(allocator, run_dir.path, root, templates, failed, tell=tell, keeper=keeper)
+        kept = Images(images or Kept(), tell)
+        stack.callback(kept.close)
+        pool = Pool(
+            allocator, run_dir.path, root, templates, failed, images=kept, tell=tell, keeper=keeper
+        )
         stack.callback(pool.standby.drop)
         yield pool

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
-from pytest_vmports.errors import StateDirError, TemplateBusyError
+from pytest_vmports.errors import TemplateBusyError
 from pytest_vmports.pool.template import Template
 from pytest_vmports.system.store import Store
+from pytest_vmports.system.user_cache import user_cache
 from pytest_vmports.vm.plan import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 
 class TemplateStore(Store[Template]):
@@ -48,17 +46,4 @@ def default_base() -> Path:
     Raises:
         StateDirError: the user has no home.
     """
-    try:
-        # Made of HOME, or of the list of users, which a number without a name is not in.
-        cache = Path(platformdirs.user_cache_dir("pytest-vmports"))
-    except RuntimeError:
-        cache = Path("~")
-    # Older releases of platformdirs take an empty HOME for the root folder.
-    is_root = os.environ.get("HOME") == "" and cache.parts[1:2] == (".cache",)
-    if is_root or not cache.is_absolute():
-        raise StateDirError(
-            path="~/.cache/pytest-vmports",
-            reason="no home directory is known for this user, and HOME is not set",
-            remedy="set HOME, XDG_CACHE_HOME or cache_dir",
-        )
-    return cache / "templates"
+    return user_cache("cache_dir") / "templates"

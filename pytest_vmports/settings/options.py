@@ -64,6 +64,9 @@ class Settings:
     prewarm: int | str
     cache_size: int
     cache_dir: str | None
+    images_size: int
+    images_dir: str | None
+    image_mirror: Mapping[str, str]
     port_range: tuple[int, int] | None
     port_wait: float
     bind_host: str

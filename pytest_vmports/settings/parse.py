@@ -14,12 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import MAX_PORT, PORT_FORWARD_MIN_HOST_PORT
-from pytest_vmports.errors import VmPortsError
 from pytest_vmports.settings.wait_for import WaitFor
 from pytest_vmports.system.paths import absolute, text_bytes
 
 if TYPE_CHECKING:
-    from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
     from pytest_vmports.network.destinations import Destinations
 
@@ -302,43 +300,6 @@ def ports(value: Any) -> tuple[PortMapping, ...]:
     elif isinstance(value, bytes) or not isinstance(value, Sequence):
         value = [value]
     return tuple(parse_port(port) for port in value)
-
-
-def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Guest]:
-    """Read ``alpine``, a disk image's path, ``module:attribute``, a `Guest` or what makes one."""
-    allowed = (
-        "write alpine, the path of a disk image (with a / or ending in .qcow2, .img or .raw), "
-        "module:attribute that names a Guest or a function that returns one, or give a Guest"
-    )
-    if value == "alpine":
-        return "alpine"
-    from pytest_vmports.guests.guest import Guest
-
-    if isinstance(value, Guest):
-        return value
-    by_name = isinstance(value, str) and re.search(r"/|\.(?:qcow2|img|raw)$", value)
-    if by_name or hasattr(value, "__fspath__"):
-        return str(absolute(text(str(value)), root))
-    found = value
-    if isinstance(value, str):
-        if not re.fullmatch(r"[\w.]+:[\w.]+", value):
-            raise ValueError(allowed)
-        found = _attribute(value, allowed)
-    if isinstance(found, Guest):
-        return found
-    if callable(found) and not isinstance(found, type):
-        made: Callable[[], Guest] = found
-        return made
-    raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
-
-
-def _attribute(name: str, allowed: str) -> Any:
-    import pkgutil
-
-    try:
-        return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, VmPortsError) as error:
-        raise ValueError(f"{allowed}; {name} cannot be loaded: {error}") from error
 
 
 def wait_for(value: Any) -> WaitFor:

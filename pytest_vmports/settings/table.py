@@ -47,7 +47,7 @@ class Option(NamedTuple):
     Attributes:
         name: its name in all homes.
         default: its value when nobody says anything, in the spelling a user would use.
-        reader: the name of the function in `parse` that makes the final value.
+        reader: the name of the function in `parse`, or in `guests`, that makes the final value.
         help: for ``pytest --help`` and the README.
         among: what makes that reader, where it depends: a choice's words, a number's bounds.
         marker: a marker may set it; False for what is chosen once per process.
@@ -73,9 +73,9 @@ class Option(NamedTuple):
             ValueError: the value is wrong; says what is allowed.
             TypeError: likewise.
         """
-        from pytest_vmports.settings import parse
+        from pytest_vmports.settings import guests, parse
 
-        reader = getattr(parse, self.reader)
+        reader = getattr(guests if hasattr(guests, self.reader) else parse, self.reader)
         if self.reader in parse.ROOTED:
             return reader(value, root)
         return reader(*self.among)(value) if self.among else reader(value)
@@ -110,7 +110,8 @@ OPTIONS = (
     ),
     Option(
         "guest", "alpine", "guest",
-        "what to boot: alpine, a disk image's path, or module:attribute (a Guest, or returns one)",
+        "what to boot: alpine, an image's name (debian-13), path or address, or module:attribute "
+        "(a Guest, or returns one)",
     ),
     Option("kernel", None, "path", "path of a kernel to boot instead"),
     Option("initrd", None, "path", "path of the initrd that goes with kernel"),
@@ -169,6 +170,16 @@ OPTIONS = (
         "cache_size", "4G", "memory", "MiB on disk for saved states, or as 4G", marker=False
     ),
     Option("cache_dir", None, "path", "folder of the saved states", marker=False),
+    Option(
+        "images_size", "20G", "memory", "MiB on disk for images that were fetched, or as 20G",
+        marker=False,
+    ),
+    Option("images_dir", None, "path", "folder of the images that were fetched", marker=False),
+    Option(
+        "image_mirror", "", "mirrors",
+        "where images come from instead of their distribution's own server: "
+        "debian=https://mirror.example/images/cloud, and more", marker=False,
+    ),
     Option(
         "port_range", None, "port_range",
         "host ports to choose from, e.g. 20000-30000", marker=False,

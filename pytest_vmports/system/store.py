@@ -97,7 +97,7 @@ class Store(ABC, Generic[One]):
         key = self.key(facts)
         lock = FileLock(self.base / f"{key}.lock", poll_interval=_LOCK_POLL_SECONDS)
         self._make()  # somebody may have removed it since
-        with self._refusing():
+        with self.refusing():
             # Where no file can be made filelock may go on trying.
             os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._wait_for_turn(lock, facts, timeout)
@@ -118,7 +118,7 @@ class Store(ABC, Generic[One]):
         if found is not None and not found.touch():  # given up by another process, or removed
             os.close(self._open.pop(key).lock)
             found = None
-        with self._refusing():
+        with self.refusing():
             found = found or self._use(key)
         if found is not None:
             self._open[key] = found
@@ -151,7 +151,7 @@ class Store(ABC, Generic[One]):
         Raises:
             StateDirError: the folder is read-only.
         """
-        with self._refusing():
+        with self.refusing():
             self._sweep()
             return sum(self._remove(folder) for folder in self._folders())
 
@@ -198,12 +198,12 @@ class Store(ABC, Generic[One]):
 
     def _build(self, key: str, facts: Mapping[str, Any], build: Callable[[Path], None]) -> One:
         folder = self.base / f"{key}.building-{os.getpid()}"
-        with self._refusing():
+        with self.refusing():
             self._remove_remains(key)
             folder.mkdir(mode=0o700)
         try:
             build(folder)
-            with self._refusing():
+            with self.refusing():
                 write_manifest(folder, key, facts, self.digested)
                 self._retire(key)
                 folder.rename(self.base / key)
@@ -216,12 +216,12 @@ class Store(ABC, Generic[One]):
                 path=str(self.base / key), reason=f"{self.word} vanished as soon as it was built",
                 remedy=f"look who cleans this folder, or {self.remedy}",
             )  # fmt: skip
-        with self._refusing():
+        with self.refusing():
             self._evict(keep=key)
         return one
 
     @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def refusing(self) -> Iterator[None]:
         """Make what the folder refuses, as one that is read-only or full, an error that says so."""
         try:
             yield

@@ -136,14 +136,14 @@ def test_the_vendor_data_is_settings_and_a_script_that_runs_first():
 def test_ssh_is_the_way_in_where_cloud_init_can_make_it_one(keywords, ssh, tmp_path):
     image = tmp_path / "disk.raw"
     image.write_bytes(b"x" * 1024)
-    assert Guest.disk(image, **keywords).image.ssh is ssh
+    assert Guest.disk(image, **keywords).root_disk.ssh is ssh
 
 
 def test_ssh_alone_makes_a_seed_and_a_plain_disk_none(tmp_path):
     image = tmp_path / "disk.img"
     image.write_bytes(b"x")
-    assert Guest.disk(image).image.seed is None
-    assert Guest.disk(image, ssh=True).image.seed == Seed()
+    assert Guest.disk(image).root_disk.seed is None
+    assert Guest.disk(image, ssh=True).root_disk.seed == Seed()
 
 
 def test_a_console_without_the_report_tells_nothing():

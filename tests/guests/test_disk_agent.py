@@ -226,9 +226,9 @@ def test_each_architecture_gets_its_own_agent_on_its_own_port():
 def test_a_guest_without_the_agent_is_given_what_it_was_given_before(tmp_path):
     (tmp_path / "disk.raw").write_bytes(b"x" * 512)
     guest = Guest.disk(tmp_path / "disk.raw", user_data="#cloud-config\n{}\n", ssh=False)
-    with_it, without = (guest.bringing(agent=yes).image for yes in (True, False))
+    with_it, without = (guest.bringing(agent=yes).root_disk for yes in (True, False))
     assert b"vmports-agent" in with_it.seed_files(X86_64)["vendor-data"]
-    assert without.seed_files(X86_64) == guest.image.seed.files()
+    assert without.seed_files(X86_64) == guest.root_disk.seed.files()
     assert b"vmports-agent" not in without.seed_files(X86_64)["vendor-data"]
     assert with_it.brings_agent(X86_64) and not without.brings_agent(X86_64)
     assert not with_it.brings_agent(architecture_named("riscv64"))

@@ -62,7 +62,9 @@ def test_it_is_not_where_no_port_is_waited_for(root, setup):
         guest("serve.sh"),
         guest("true"),
         guest(prepared=False),
-        guest(prepared=False, image=Disk(Path("disk.qcow2"), "qcow2", "bios", None, False, False)),
+        guest(
+            prepared=False, root_disk=Disk(Path("disk.qcow2"), "qcow2", "bios", None, False, False)
+        ),
         guest(files={"serve.sh": "/vmports/setup.d/50"}),
         guest(files={"serve.sh": "/vmports/setup.d/"}),
         guest(files={"serve.sh": "/init"}),

@@ -86,7 +86,7 @@ def test_a_folder_is_none_of_them_but_of_files(there, given):
 @pytest.mark.parametrize("written", ["noble-cloudimg.img", "~/noble-cloudimg.img"])
 def test_a_path_of_bytes_or_of_a_home_is_as_good(there, written):
     for spelling in (written, os.fsencode(written), Path(written)):
-        assert Guest.disk(spelling).image.path == there / "noble-cloudimg.img"
+        assert Guest.disk(spelling).root_disk.path == there / "noble-cloudimg.img"
         assert GIVEN["files"](spelling)["added"] == GIVEN["files"](written)["added"]
 
 

@@ -304,7 +304,7 @@ def test_guests_of_a_disk_are_equal_when_all_that_they_boot_is(make):
     assert one == Guest.disk(image, user_data=b"#cloud-config\n{}\n")
     assert one != Guest.disk(image, user_data="#cloud-config\na: 1\n")
     assert one != Guest.disk(image)
-    assert hash(one.image) == hash(Guest.disk(image, user_data="#cloud-config\n{}\n").image)
+    assert hash(one.root_disk) == hash(Guest.disk(image, user_data="#cloud-config\n{}\n").root_disk)
 
 
 # --- firmware ---------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_without_firmware_the_error_says_what_to_install(describe, monkeypatch):
 def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp_path):
     found = describe("plain")
     drives = [
-        drives_of(Guest("g", image=Disk(make(), firmware="uefi")), folder(tmp_path, name))
+        drives_of(Guest("g", root_disk=Disk(make(), firmware="uefi")), folder(tmp_path, name))
         for name in "ab"
     ]
     assert [d.firmware[0] for d in drives] == [found.code] * 2
@@ -376,7 +376,7 @@ def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp
 def test_a_kernel_that_is_booted_directly_needs_no_firmware(make, tmp_path, monkeypatch):
     monkeypatch.setattr(firmware, "PLACES", ())
     (kernel := tmp_path / "kernel").touch()
-    guest = Guest("g", kernel_path=kernel, image=Disk(make(), firmware="uefi"))
+    guest = Guest("g", kernel_path=kernel, root_disk=Disk(make(), firmware="uefi"))
     assert drives_of(guest, folder(tmp_path, "a")).firmware is None
 
 
@@ -395,12 +395,12 @@ def folder(tmp_path, name):
 
 
 def test_a_port_for_ssh_is_added_where_the_test_did_not_ask_for_it():
-    guest = Guest("g", image=Disk(Path("i"), ssh=True))
+    guest = Guest("g", root_disk=Disk(Path("i"), ssh=True))
     kind = kind_of(guest, X86_64)
     assert kind.own_ports([PortMapping(internal=80)]) == [PortMapping(internal=22)]
     assert kind.own_ports([PortMapping(internal=22)]) == []
     assert kind.own_ports([PortMapping(internal=22, protocol="udp")]) != []
-    assert kind_of(Guest("g", image=Disk(Path("i"))), X86_64).own_ports([]) == []
+    assert kind_of(Guest("g", root_disk=Disk(Path("i"))), X86_64).own_ports([]) == []
     assert kind_of(Guest("g"), X86_64).own_ports([]) == []
 
 

@@ -111,9 +111,9 @@ def test_a_backing_file_that_is_asked_for_by_name_is_taken(folder, secret, given
     backing = {"one": str(secret), "several": [folder / "content", secret], "link": folder / "link"}
     raw(folder / "content")
     guest = Guest.disk(path, kernel=raw(folder / "kernel"), backing=backing[given])
-    assert disk.check(guest.image, direct=True) == "qcow2"
-    assert guest.image.chain() == (path, secret)
-    assert str(secret) in json.dumps(disk.identity(guest.image, X86_64))
+    assert disk.check(guest.root_disk, direct=True) == "qcow2"
+    assert guest.root_disk.chain() == (path, secret)
+    assert str(secret) in json.dumps(disk.identity(guest.root_disk, X86_64))
 
 
 def test_each_link_of_a_chain_is_looked_at(folder, secret, tmp_path):
@@ -373,7 +373,7 @@ def test_an_image_that_has_become_no_file_is_not_waited_for(folder, odd, kind):
     (folder / "disk").unlink()
     odd(kind, "disk")
     with pytest.raises((VmPortsError, OSError)):
-        disk.check(guest.image, direct=True)
+        disk.check(guest.root_disk, direct=True)
 
 
 # --- qemu-img itself ----------------------------------------------------------------------------

@@ -64,8 +64,9 @@ RAISING = {
     "Guest.alpine": "without_package().alpine()",
     "Guest.kernel": "Guest.kernel('nowhere')",
     "Guest.disk": "Guest.disk('nowhere')",
+    "Guest.image": "Guest.image('nowhere')",
     "Guest.with_additions":
-        "Guest('x', None, None, image=3).with_additions(files={}, setup='true')",
+        "Guest('x', None, None, root_disk=3).with_additions(files={}, setup='true')",
     "Guest.boot_files": "Guest('x', broken, broken).boot_files(broken, broken, broken)",
     "Guest.digest": "Guest('x', broken, broken).digest(broken, broken)",
     "Snapshot.bring_back_disks": "Snapshot(None, '', None, 3).bring_back_disks(3)",
@@ -79,7 +80,7 @@ RAISING = {
 # Values alone, or written to meet no error.
 SILENT = {
     "VmFactory.__exit__",
-    "Guest.kernel_words", "Guest.tolerating", "Guest.bringing",
+    "Guest.kernel_words", "Guest.tolerating", "Guest.bringing", "Guest.at",
     "LeaseInfo.describe", "PortMapping.model_config", "ExposedPort.model_config", "ExposedPort.url",
     "ExposedPort.address", "PortAllocator.__enter__", "PortLease.held", "PortLease.__enter__",
     "PortLease.__exit__", "PortLease.release", "PortLease.release_guard", "PortLease.guard_with",

@@ -19,7 +19,8 @@ USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
 # Every setting that is a path, and what is written around the path.
 PATHS = {
     "kernel": "{}", "initrd": "{}", "cache_dir": "{}", "state_dir": "{}", "artifacts": "{}",
-    "qemu": "{}", "gvproxy": "{}", "timeline": "{}.html", "guest": "{}.qcow2", "files": "{}=/x",
+    "images_dir": "{}", "qemu": "{}", "gvproxy": "{}", "timeline": "{}.html",
+    "guest": "{}.qcow2", "files": "{}=/x",
 }  # fmt: skip
 HOMES = ("option", "environment", "ini")
 
@@ -107,6 +108,10 @@ NATIVE = {
     "artifacts": [("false", "no"), ("'x'", "x")],
     "memory": [("512", "512"), ("'1G'", "1G")],
     "cache_size": [("512", "512")],
+    "images_size": [("512", "512"), ("'20G'", "20G")],
+    "image_mirror": [
+        ("{debian = 'http://a'}", "debian=http://a"), ("['debian=http://a']", "debian=http://a"),
+    ],
     "copy_limit": [("512", "512")],
     "console_limit": [("64", "64")],
     "cpus": [("2", "2")],
@@ -130,7 +135,7 @@ NATIVE = {
     "bind_host": [("'127.0.0.1'", "127.0.0.1")],
     "timeline": [("'x.svg'", "x.svg")],
     **{name: [("'x'", "x")] for name in (
-        "kernel", "initrd", "cache_dir", "qemu", "gvproxy", "state_dir")},
+        "kernel", "initrd", "cache_dir", "images_dir", "qemu", "gvproxy", "state_dir")},
 }  # fmt: skip
 
 

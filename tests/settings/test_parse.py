@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from pytest_vmports import Guest, PortMapping
-from pytest_vmports.settings import parse
+from pytest_vmports.settings import guests, parse
 from pytest_vmports.settings.wait_for import WaitFor
 
 A_GUEST = Guest(name="of a module", kernel_path=pathlib.Path("kernel"))
@@ -76,14 +76,14 @@ def a_function():
         (parse.ports, PortMapping(internal=80), (PortMapping(internal=80),)),
         (parse.ports, "80, 81,82 ", tuple(PortMapping(internal=p) for p in (80, 81, 82))),
         (parse.ports, [80, "81"], (PortMapping(internal=80), PortMapping(internal=81))),
-        (parse.guest, "alpine", "alpine"),
-        (parse.guest, A_GUEST, A_GUEST),
-        (parse.guest, "images/web.qcow2", f"{HERE}/images/web.qcow2"),
-        (parse.guest, "web.img", f"{HERE}/web.img"),
-        (parse.guest, "./web", f"{HERE}/web"),
-        (parse.guest, pathlib.Path("web"), f"{HERE}/web"),
-        (parse.guest, a_function, a_function),
-        (parse.guest, f"{__name__}:a_function", a_function),
+        (guests.guest, "alpine", "alpine"),
+        (guests.guest, A_GUEST, A_GUEST),
+        (guests.guest, "images/web.qcow2", f"{HERE}/images/web.qcow2"),
+        (guests.guest, "web.img", f"{HERE}/web.img"),
+        (guests.guest, "./web", f"{HERE}/web"),
+        (guests.guest, pathlib.Path("web"), f"{HERE}/web"),
+        (guests.guest, a_function, a_function),
+        (guests.guest, f"{__name__}:a_function", a_function),
         (parse.wait_for, None, WaitFor("none")),
         (parse.wait_for, "none", WaitFor("none")),
         (parse.wait_for, "any", WaitFor("any")),
@@ -163,12 +163,12 @@ def test_a_good_value_is_read(read, raw, value):
         (parse.ports, "80 http", "'http' is not a port"),
         (parse.ports, {"80": 80}, "is not a port"),
         (parse.ports, True, "is not a port"),
-        (parse.guest, "debian", "write alpine, the path of a disk image"),
-        (parse.guest, None, "write alpine, the path of a disk image"),
-        (parse.guest, "no_such_module:guest", "no_such_module:guest cannot be loaded"),
-        (parse.guest, f"{__name__}:ABSENT", "cannot be loaded"),
-        (parse.guest, f"{__name__}:NO_GUEST", "is a str"),
-        (parse.guest, Guest, "is a type"),
+        (guests.guest, "debian", "write alpine, the name of an image"),
+        (guests.guest, None, "write alpine, the name of an image"),
+        (guests.guest, "no_such_module:guest", "no_such_module:guest cannot be loaded"),
+        (guests.guest, f"{__name__}:ABSENT", "cannot be loaded"),
+        (guests.guest, f"{__name__}:NO_GUEST", "is a str"),
+        (guests.guest, Guest, "is a type"),
         (parse.wait_for, "", "write any, all, none"),
         (parse.wait_for, [], "write any, all, none"),
         (parse.wait_for, "soon", "write any, all, none"),
@@ -192,7 +192,7 @@ def test_a_guest_of_a_module_is_found_by_name(monkeypatch, tmp_path):
         "class Set:\n    small = Guest(name='small', kernel_path=Path('k'))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert parse.guest("my_guests:Set.small").name == "small"
+    assert guests.guest("my_guests:Set.small").name == "small"
 
 
 def test_a_guest_module_that_misses_its_image_is_told_before_any_test_runs(monkeypatch, tmp_path):
@@ -201,4 +201,4 @@ def test_a_guest_module_that_misses_its_image_is_told_before_any_test_runs(monke
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"cannot be loaded: .*/absent\.qcow2 does not exist"):
-        parse.guest("absent_guest:guest")
+        guests.guest("absent_guest:guest")

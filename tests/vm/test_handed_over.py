@@ -25,7 +25,7 @@ def disk(tmp_path, **keywords):
     image = tmp_path / "disk.raw"
     image.write_bytes(bytes(512))
     guest = Guest.disk(image, **keywords)
-    return DiskGuest(guest, guest.image, X86_64)
+    return DiskGuest(guest, guest.root_disk, X86_64)
 
 
 def test_ssh_is_reached_by_the_forward_of_the_new_test(place, tmp_path, monkeypatch):

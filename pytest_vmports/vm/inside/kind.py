@@ -187,8 +187,8 @@ class GuestKind(Protocol):
 
 def kind_of(guest: Guest, architecture: Architecture) -> GuestKind:
     """Return what kind of guest this is, for one VM."""
-    if guest.image is not None:
-        return DiskGuest(guest, guest.image, architecture)
+    if guest.root_disk is not None:
+        return DiskGuest(guest, guest.root_disk, architecture)
     if guest.prepared:
         return Prepared(guest, architecture)
     return OwnInit(guest, architecture)

@@ -1,0 +1,119 @@
+"""What a guest is made of, as its maker gave it: looked at, and read when it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pytest_vmports.errors import GuestNotFoundError, SettingError
+from pytest_vmports.guests import host_files
+from pytest_vmports.system.paths import absolute, existing_file, text_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_vmports.system.architecture import Architecture
+
+
+def inittab(architecture: Architecture) -> bytes:
+    """Return what busybox's init reads in a guest that we prepare."""
+    # Read by busybox init: our boot script once, then the agent on the control channel, and a shell
+    # on the console. The dash makes that the shell's own terminal, so that Ctrl-C works.
+    lines = [
+        "::sysinit:/vmports/boot",
+        f"{architecture.control}::respawn:/vmports/agent",
+        f"{architecture.console}::respawn:-/vmports/console",
+    ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file's content, read once as long as it looks the same."""
+    facts = path.stat()
+    return _digest_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - part of the key
+    with host_files.open_file(path) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def texts(setup: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    """Return the setup as a guest holds it.
+
+    Raises:
+        SettingError: it is neither text nor a path.
+    """
+    if setup is None:
+        return ()
+    text = os.fspath(setup) if hasattr(setup, "__fspath__") else setup
+    if not isinstance(text, str):
+        raise SettingError(
+            source="Guest", name="setup", value=setup,
+            allowed="write shell text, or the path of a script; several commands as several lines",
+        )  # fmt: skip
+    return (text,)
+
+
+def script(setup: str, root: Path) -> bytes:
+    """Return the setup's bytes, of whatever encoding: the script's content where it names one."""
+    script = existing_file(setup, root)
+    return text_bytes(f"{setup}\n") if script is None else host_files.read(script, "the setup")
+
+
+def refuse_words_for_a_kernel(initrd: str | os.PathLike[str] | None, append: str) -> None:
+    """Raise `SettingError` where words or an initrd lack their kernel."""
+    if initrd is not None or append:
+        raise SettingError(
+            source="Guest.disk", name="append" if initrd is None else "initrd",
+            value=str(initrd or append),
+            allowed="it goes with kernel=, and without one the image's boot loader decides",
+        )  # fmt: skip
+
+
+def one_of(
+    name: str, value: str | None, allowed: tuple[str | None, ...], source: str = "Guest.disk"
+) -> None:
+    """Raise `SettingError` where a value is none of those allowed."""
+    if value not in allowed:
+        words = ", ".join(word for word in allowed if word)
+        raise SettingError(source=source, name=name, value=value, allowed=f"one of {words}")
+
+
+def behind(
+    backing: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> tuple[Path, ...]:
+    """Return the files that may stand behind an image.
+
+    Raises:
+        GuestNotFoundError: one cannot be read.
+    """
+    files = (backing,) if isinstance(backing, (str, os.PathLike)) else backing
+    return tuple(image_file("backing file", file) for file in files)
+
+
+def image_file(what: str, path: str | os.PathLike[str]) -> Path:
+    """Return where a file of a guest is.
+
+    Raises:
+        GuestNotFoundError: it cannot be read, or is empty.
+    """
+    try:
+        found = absolute(path)
+    except ValueError as error:
+        raise GuestNotFoundError(
+            what=f"the guest's {what} {os.fspath(path)!r} cannot be found", remedy=str(error)
+        ) from error
+    problem = host_files.problem(found, path)
+    if problem is None and found.stat().st_size == 0:
+        problem = "is empty", "fetch or build it again"
+    if problem is not None:
+        raise GuestNotFoundError(what=f"the guest's {what} {found} {problem[0]}", remedy=problem[1])
+    return found.resolve()

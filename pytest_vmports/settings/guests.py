@@ -1,0 +1,86 @@
+"""How a setting's text becomes a guest, or says where images come from; see `parse`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmports.errors import SettingError, VmPortsError
+from pytest_vmports.system.paths import absolute
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_vmports.guests.guest import Guest
+
+
+def mirrors(value: Any) -> Mapping[str, str]:
+    """Read a mirror's address by distribution: a mapping, or ``distribution=address`` words."""
+    from pytest_vmports.guests.catalogue import DISTRIBUTIONS
+
+    allowed = "write a distribution and an address, as debian=https://mirror.example/images/cloud"
+    if isinstance(value, Mapping):
+        pairs = [(str(name), str(address)) for name, address in value.items()]
+    else:
+        said = " ".join(value) if isinstance(value, list) else str(value or "")
+        pairs = [word.partition("=")[::2] for word in said.replace(",", " ").split()]
+    known = [one.name for one in DISTRIBUTIONS]
+    for name, address in pairs:
+        if name not in known:
+            raise ValueError(f"{allowed}; distributions are {', '.join(known)}, and not {name!r}")
+        if not re.match(r"https?://[^/]", address):
+            raise ValueError(f"{allowed}; {address!r} is no address by http or https")
+    return dict(pairs)
+
+
+def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Guest]:
+    """Read ``alpine``, an image's name, path or address, ``module:attribute``, or a `Guest`."""
+    allowed = (
+        "write alpine, the name of an image as debian-13, its address, the path of one (with a / "
+        "or ending in .qcow2, .img or .raw), module:attribute that names a Guest or a function "
+        "that returns one, or give a Guest"
+    )
+    if value == "alpine":
+        return "alpine"
+    from pytest_vmports.guests import catalogue
+    from pytest_vmports.guests.guest import Guest
+
+    if isinstance(value, Guest):
+        return value
+    if isinstance(value, str) and (catalogue.release(value) or re.match(r"[a-zA-Z]\w+:/", value)):
+        return _image(value)
+    if isinstance(value, str) and catalogue.looks_like_one(value):
+        raise ValueError(f"{allowed}; {catalogue.hint(value)}")
+    by_name = isinstance(value, str) and re.search(r"/|\.(?:qcow2|img|raw)$", value)
+    if by_name or hasattr(value, "__fspath__"):
+        return str(absolute(str(value), root))
+    found = value
+    if isinstance(value, str):
+        if not re.fullmatch(r"[\w.]+:[\w.]+", value):
+            raise ValueError(allowed)
+        found = _attribute(value, allowed)
+    if isinstance(found, Guest):
+        return found
+    if callable(found) and not isinstance(found, type):
+        made: Callable[[], Guest] = found
+        return made
+    raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
+
+
+def _image(value: str) -> Guest:
+    from pytest_vmports.guests.guest import Guest
+
+    try:
+        return Guest.image(value)
+    except SettingError as error:
+        raise ValueError(error.allowed) from error
+
+
+def _attribute(name: str, allowed: str) -> Any:
+    import pkgutil
+
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, VmPortsError) as error:
+        raise ValueError(f"{allowed}; {name} cannot be loaded: {error}") from error
