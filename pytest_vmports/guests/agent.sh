@@ -8,7 +8,7 @@ for control in "$port/power/control" "$port/../power/control"; do
 done
 code=$(cat /vmports/code)
 program=/vmports/agent.$(uname -m)
-[ ! -x "$program" ] || exec "$program" "$code"
+[ ! -x "$program" ] || exec $(cat /vmports/inside 2>/dev/null) "$program" "$code"
 # There is none for this architecture: the guest says that it is ready, and no more.
 printf "V\\$(printf %03o ${#code})\\000\\000%s" "$code"
 exec cat >/dev/null

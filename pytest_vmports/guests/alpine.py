@@ -43,5 +43,21 @@ def find_images() -> tuple[Path, Path]:
     )
 
 
+def find_disk() -> Path:
+    """Return the disk that belongs to the kernel of `find_images`.
+
+    Raises:
+        GuestNotFoundError: the package is not installed, or carries none.
+    """
+    kernel, _ = find_images()
+    disk = kernel.with_suffix(".qcow2")
+    if not disk.exists():
+        raise GuestNotFoundError(
+            what=f"{disk.parent} holds no disk beside {kernel.name}",
+            remedy="pip install --upgrade 'pytest-vmports[alpine]'",
+        )
+    return disk
+
+
 def _version(kernel: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", kernel.name.split("-")[1])]

@@ -2,9 +2,30 @@
 # Run once by busybox init before anything else. Its output is the console.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 cd /root
+inside= disk=
 arg() { for word in $(cat /proc/cmdline); do case $word in "$1="*) echo "${word#*=}"; esac; done; }
 # Told to the host by the agent, which runs next.
 report() { echo "$1" >/vmports/code; }
+root=$(arg vmports.root)
+# A guest whose programs are on a disk: all but this script and the agent's runs in its root.
+if [ -n "$root" ]; then
+  disk=/vmports/disk
+  modprobe -qa virtio_pci virtio_blk ext4
+  mkdir -p "$disk"
+  mount -t ext4 "$root" "$disk" || { echo "vmports: its disk $root cannot be mounted"; report 96; exit; }
+  for own in proc sys dev vmports; do
+    mkdir -p "$disk/$own"
+    mount -o bind "/$own" "$disk/$own"
+  done
+  mount -t devpts devpts "$disk/dev/pts"
+  mkdir -p "$disk/run" "$disk/tmp" "$disk/root"
+  mount -t tmpfs -o mode=755 run "$disk/run"
+  [ ! -d /vmports/root ] || cp -a /vmports/root/. "$disk/"
+  # OpenRC starts services for whoever asks, though it has not booted the system.
+  [ ! -e "$disk/sbin/openrc-run" ] || { mkdir -p "$disk/run/openrc"; echo default >"$disk/run/openrc/softlevel"; }
+  inside="chroot $disk"
+  echo "$inside" >/vmports/inside
+fi
 address=$(arg vmports.ip)
 ip link set lo up
 if [ -n "$address" ]; then
@@ -14,7 +35,8 @@ if [ -n "$address" ]; then
   echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad 2>/dev/null
   ip addr add "$address/24" dev eth0 || { echo "vmports: no network card was found"; report 97; exit; }
   ip route add default via "$(arg vmports.gateway)"
-  echo "nameserver $(arg vmports.dns)" >/etc/resolv.conf
+  rm -f "$disk/etc/resolv.conf"
+  echo "nameserver $(arg vmports.dns)" >"$disk/etc/resolv.conf"
 fi
 # The second card, on a network that VMs share: found by its address, for its name depends on
 # whether there is a first.
@@ -30,15 +52,16 @@ if [ -n "$lan" ]; then
   done
   [ -z "$lan" ] || { echo "vmports: no card of the shared network was found"; report 97; exit; }
 fi
-echo "127.0.0.1 localhost" >/etc/hosts
+mkdir -p "$disk/etc"
+echo "127.0.0.1 localhost" >"$disk/etc/hosts"
 hostname vmports
 code=0
 for setup in /vmports/setup.d/*; do
   [ -f "$setup" ] || continue
   # A script without a first line that names its interpreter is run by sh.
   case $(head -c 2 "$setup") in
-    '#!') "$setup" </dev/null ;;
-    *) sh "$setup" </dev/null ;;
+    '#!') $inside sh -c 'cd; exec "$0"' "$setup" </dev/null ;;
+    *) $inside sh -c 'cd; exec sh "$0"' "$setup" </dev/null ;;
   esac
   code=$?
   echo "vmports: setup ended with $code"

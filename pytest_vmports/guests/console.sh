@@ -3,4 +3,4 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux
 read -r _ || exec sleep 1
 cd /root
-exec sh -i
+exec $(cat /vmports/inside 2>/dev/null) sh -i

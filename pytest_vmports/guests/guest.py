@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pytest_vmports.system.architecture import Architecture
 
 
+_ROOT = "/dev/vda"
+
+
 @dataclass(frozen=True)
 class Guest:
     """A kernel with its initrd, or a disk image, and what is done in it before the test.
@@ -79,6 +82,23 @@ class Guest:
             files=files or {}, setup=given.texts(setup), memory=memory, cpus=cpus,
             least_memory=alpine.least_memory(),
         )  # fmt: skip
+
+    @classmethod
+    def alpine_disk(
+        cls,
+        *,
+        files: Mapping[str, str] | None = None,
+        setup: str | os.PathLike[str] | None = None,
+        memory: int | None = None,
+        cpus: int | None = None,
+    ) -> Guest:
+        """Return the bundled guest on its own disk: a whole Alpine, with ``apk`` (extra alpine).
+
+        Raises:
+            GuestNotFoundError: the package with its kernel and its disk is not installed.
+        """
+        small = cls.alpine(files=files, setup=setup, memory=memory, cpus=cpus)
+        return replace(small, name="alpine-disk", root_disk=Disk(alpine.find_disk(), "qcow2"))
 
     @classmethod
     def kernel(
@@ -236,7 +256,7 @@ class Guest:
         """
         if not files and setup is None:
             return self
-        if self.root_disk is not None:
+        if self.root_disk is not None and not self.prepared:
             name, value = ("files", dict(files)) if files else ("setup", setup)
             raise SettingError(
                 source=f"guest {self.name}", name=name, value=value,
@@ -341,6 +361,8 @@ class Guest:
             words += [
                 f"vmports.ip={GUEST_IP}", f"vmports.gateway={GATEWAY_IP}", f"vmports.dns={dns}",
             ]  # fmt: skip
+        if self.prepared and self.root_disk is not None:
+            words.append(f"vmports.root={_ROOT}")
         return " ".join([*words, *(more if self.prepared else ()), self.append]).strip()
 
     def _entries(self, root: Path, architecture: Architecture) -> list[initramfs.Entry]:
@@ -359,7 +381,10 @@ class Guest:
                 entries.append(
                     initramfs.file_entry(f"vmports/{architecture.agent}", program, 0o755)
                 )
-        entries += initramfs.entries_from_host(self.files, root)
+        # What belongs on a disk is put there by our init, which finds it in a folder of ours.
+        within = "" if self.root_disk is None else "/vmports/root"
+        placed = {host: f"{within}{target}" for host, target in self.files.items()}
+        entries += initramfs.entries_from_host(placed, root)
         for number, setup in enumerate(self.setup):
             script = given.script(setup, root)
             entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))

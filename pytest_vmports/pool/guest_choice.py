@@ -50,6 +50,8 @@ def _named(settings: Settings, root: Path) -> Guest:
         return named
     if named == "alpine":
         return Guest.alpine()
+    if named == "alpine-disk":
+        return Guest.alpine_disk()
     if isinstance(named, str):
         return Guest.disk(absolute(named, root))
     made = named()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from pytest_vmports.guests.guest import Guest
 
+BUNDLED = ("alpine", "alpine-disk")
+
 
 def mirrors(value: Any) -> Mapping[str, str]:
     """Read a mirror's address by distribution: a mapping, or ``distribution=address`` words."""
@@ -35,14 +37,14 @@ def mirrors(value: Any) -> Mapping[str, str]:
 
 
 def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Guest]:
-    """Read ``alpine``, an image's name, path or address, ``module:attribute``, or a `Guest`."""
+    """Read a bundled guest's name, an image's name, path or address, or what makes a `Guest`."""
     allowed = (
-        "write alpine, the name of an image as debian-13, its address, the path of one (with a / "
-        "or ending in .qcow2, .img or .raw), module:attribute that names a Guest or a function "
-        "that returns one, or give a Guest"
+        "write alpine, alpine-disk, the name of an image as debian-13, its address, the path of "
+        "one (with a / or ending in .qcow2, .img or .raw), module:attribute that names a Guest or "
+        "a function that returns one, or give a Guest"
     )
-    if value == "alpine":
-        return "alpine"
+    if isinstance(value, str) and value in BUNDLED:
+        return value
     from pytest_vmports.guests import catalogue
     from pytest_vmports.guests.guest import Guest
 

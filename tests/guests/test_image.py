@@ -364,7 +364,10 @@ def test_without_firmware_the_error_says_what_to_install(describe, monkeypatch):
 def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp_path):
     found = describe("plain")
     drives = [
-        drives_of(Guest("g", root_disk=Disk(make(), firmware="uefi")), folder(tmp_path, name))
+        drives_of(
+            Guest("g", prepared=False, root_disk=Disk(make(), firmware="uefi")),
+            folder(tmp_path, name),
+        )
         for name in "ab"
     ]
     assert [d.firmware[0] for d in drives] == [found.code] * 2
@@ -376,7 +379,7 @@ def test_each_vm_has_its_own_copy_of_the_firmwares_variables(describe, make, tmp
 def test_a_kernel_that_is_booted_directly_needs_no_firmware(make, tmp_path, monkeypatch):
     monkeypatch.setattr(firmware, "PLACES", ())
     (kernel := tmp_path / "kernel").touch()
-    guest = Guest("g", kernel_path=kernel, root_disk=Disk(make(), firmware="uefi"))
+    guest = Guest("g", kernel_path=kernel, prepared=False, root_disk=Disk(make(), firmware="uefi"))
     assert drives_of(guest, folder(tmp_path, "a")).firmware is None
 
 
@@ -395,12 +398,14 @@ def folder(tmp_path, name):
 
 
 def test_a_port_for_ssh_is_added_where_the_test_did_not_ask_for_it():
-    guest = Guest("g", root_disk=Disk(Path("i"), ssh=True))
+    guest = Guest("g", prepared=False, root_disk=Disk(Path("i"), ssh=True))
     kind = kind_of(guest, X86_64)
     assert kind.own_ports([PortMapping(internal=80)]) == [PortMapping(internal=22)]
     assert kind.own_ports([PortMapping(internal=22)]) == []
     assert kind.own_ports([PortMapping(internal=22, protocol="udp")]) != []
-    assert kind_of(Guest("g", root_disk=Disk(Path("i"))), X86_64).own_ports([]) == []
+    assert (
+        kind_of(Guest("g", prepared=False, root_disk=Disk(Path("i"))), X86_64).own_ports([]) == []
+    )
     assert kind_of(Guest("g"), X86_64).own_ports([]) == []
 
 

@@ -67,7 +67,7 @@ def test_of_a_guest_that_we_do_not_know_any_memory_is_tried(planned, tmp_path):
 
 @pytest.mark.parametrize("word", ["strict", "tolerant"])
 def test_what_is_tolerated_of_cloud_init_is_in_the_plans_guest(planned, tmp_path, word):
-    guest = Guest("g", root_disk=Disk(tmp_path / "disk", seed=Seed()))
+    guest = Guest("g", prepared=False, root_disk=Disk(tmp_path / "disk", seed=Seed()))
     plan = planned(guest, cloud_init=word)
     assert plan.guest.root_disk.tolerant is (word == "tolerant")
     assert plan.kind._image.tolerant is (word == "tolerant")

@@ -62,11 +62,12 @@ RAISING = {
     "VmFactory.__enter__": "vm_factory.__enter__()",
     "VmFactory.__call__": "vm_factory([80], qemu='/nowhere').__enter__()",
     "Guest.alpine": "without_package().alpine()",
+    "Guest.alpine_disk": "without_package().alpine_disk()",
     "Guest.kernel": "Guest.kernel('nowhere')",
     "Guest.disk": "Guest.disk('nowhere')",
     "Guest.image": "Guest.image('nowhere')",
     "Guest.with_additions":
-        "Guest('x', None, None, root_disk=3).with_additions(files={}, setup='true')",
+        "Guest('x', prepared=False, root_disk=3).with_additions(files={}, setup='true')",
     "Guest.boot_files": "Guest('x', broken, broken).boot_files(broken, broken, broken)",
     "Guest.digest": "Guest('x', broken, broken).digest(broken, broken)",
     "Snapshot.bring_back_disks": "Snapshot(None, '', None, 3).bring_back_disks(3)",

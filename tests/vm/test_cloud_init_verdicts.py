@@ -48,7 +48,7 @@ def ready(tmp_path, monkeypatch):
                 file.write(said.pop(0) if said else "")
 
         monkeypatch.setattr(clock, "sleep", slept)
-        guest = Guest("g", root_disk=Disk(tmp_path / "disk", seed=Seed()))
+        guest = Guest("g", prepared=False, root_disk=Disk(tmp_path / "disk", seed=Seed()))
         kind = kind_of(guest.tolerating(complaints=tolerant), X86_64)
         waiting = Waiting(console, lambda: None, clock.now() + 600, 600.0)
         if not before:
@@ -93,14 +93,14 @@ def test_what_a_guest_complains_of_reaches_the_terminal_as_text(ready):
 
 
 def test_a_guest_without_cloud_init_has_nothing_to_tolerate(tmp_path):
-    for guest in (Guest("g"), Guest("g", root_disk=Disk(tmp_path / "disk"))):
+    for guest in (Guest("g"), Guest("g", prepared=False, root_disk=Disk(tmp_path / "disk"))):
         assert guest.tolerating(complaints=True) is guest
 
 
 def test_a_template_that_complained_is_for_those_who_tolerate_it(tmp_path, qemu_binary):
     image = tmp_path / "disk.raw"
     image.write_bytes(b"\xeb\xfe" + bytes(508) + b"\x55\xaa" + bytes(1 << 20))
-    guest = Guest("g", root_disk=Disk(image, seed=Seed()))
+    guest = Guest("g", prepared=False, root_disk=Disk(image, seed=Seed()))
     strict, tolerant = (guest.tolerating(complaints=yes).root_disk for yes in (False, True))
     assert disk.identity(strict, X86_64) != disk.identity(tolerant, X86_64)
     assert disk.identity(strict, X86_64) == disk.identity(guest.root_disk, X86_64)

@@ -60,7 +60,7 @@ class Booted:
         self.place = Place(folder, folder, folder)
         for name in (KEY, f"{KEY}.pub"):
             (folder / name).write_text("a key")
-        self.kind = kind_of(Guest("debian", root_disk=image), architecture)
+        self.kind = kind_of(Guest("debian", prepared=False, root_disk=image), architecture)
         port = ExposedPort(internal=22, external=20022, protocol="tcp", host="127.0.0.1")
         with contextlib.ExitStack() as until_spawned:
             fd, _, _ = self.kind.connect(self.place, [port], until_spawned)

@@ -238,9 +238,13 @@ def test_a_guest_that_still_writes_is_not_asked_about(tmp_path, moment):
 
 def test_which_guests_a_bios_boots(tmp_path):
     disk, kernel = tmp_path / "disk", tmp_path / "vmlinuz"
-    assert kind_of(Guest("g", root_disk=Disk(disk)), X86_64).by_bios
+    assert kind_of(Guest("g", prepared=False, root_disk=Disk(disk)), X86_64).by_bios
     assert kind_of(Guest("g", kernel), X86_64).by_bios
-    assert kind_of(Guest("g", kernel, root_disk=Disk(disk, firmware="uefi")), X86_64).by_bios
-    assert not kind_of(Guest("g", root_disk=Disk(disk, firmware="uefi")), X86_64).by_bios
+    assert kind_of(
+        Guest("g", kernel, prepared=False, root_disk=Disk(disk, firmware="uefi")), X86_64
+    ).by_bios
+    assert not kind_of(
+        Guest("g", prepared=False, root_disk=Disk(disk, firmware="uefi")), X86_64
+    ).by_bios
     assert not kind_of(Guest("g", kernel), AARCH64).by_bios
-    assert not kind_of(Guest("g", root_disk=Disk(disk)), AARCH64).by_bios
+    assert not kind_of(Guest("g", prepared=False, root_disk=Disk(disk)), AARCH64).by_bios

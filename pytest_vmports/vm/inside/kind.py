@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_vmports.vm.inside.disk import DiskGuest
 from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.prepared import Prepared
+from pytest_vmports.vm.inside.rooted import Rooted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,6 +188,8 @@ class GuestKind(Protocol):
 
 def kind_of(guest: Guest, architecture: Architecture) -> GuestKind:
     """Return what kind of guest this is, for one VM."""
+    if guest.root_disk is not None and guest.prepared:
+        return Rooted(guest, guest.root_disk, architecture)
     if guest.root_disk is not None:
         return DiskGuest(guest, guest.root_disk, architecture)
     if guest.prepared:
