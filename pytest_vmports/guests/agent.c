@@ -66,12 +66,13 @@ struct pollfd { int fd; short events, got; };
 #ifdef __x86_64__
 enum { READ, WRITE, CLOSE = 3, POLL = 7, MMAP = 9, SIGACTION = 13, IOCTL = 16, MADVISE = 28, DUP2 = 33,
        SOCKET = 41, CONNECT, BIND = 49, LISTEN, GETSOCKNAME, FORK = 57, EXECVE = 59, EXIT = 60, WAIT4, KILL,
-       FCNTL = 72, CHDIR = 80, SETSID = 112, CLOCK_SETTIME = 227, OPENAT = 257, ACCEPT4 = 288, PIPE2 = 293,
+       FCNTL = 72, CHDIR = 80, SETUID = 105, SETGID, SETSID = 112, SETGROUPS = 116, CHROOT = 161, CLOCK_SETTIME = 227, OPENAT = 257, ACCEPT4 = 288, PIPE2 = 293,
        PIDFD_OPEN = 434 };
 enum { IS_ARM = 0 };
 #else
-enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
-       EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETSID = 157, SOCKET = 198, BIND = 200, LISTEN,
+enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, CHROOT = 51, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
+       EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETGID = 144, SETUID = 146, SETSID = 157,
+       SETGROUPS = 159, SOCKET = 198, BIND = 200, LISTEN,
        CONNECT = 203, GETSOCKNAME, CLONE = 220, EXECVE, MMAP, MADVISE = 233, ACCEPT4 = 242, WAIT4 = 260,
        PIDFD_OPEN = 434 };
 enum { IS_ARM = 1, SIGCHLD = 17 };
@@ -223,6 +224,15 @@ static void leave(int *fd)
 	shut(fd);
 }
 
+/* Tells of what cannot be done, and ends. */
+static void refuse(const char *what, const char *name)
+{
+	sys(WRITE, 2, (i64)what, length(what), 0);
+	sys(WRITE, 2, (i64)name, length(name), 0);
+	sys(WRITE, 2, (i64)"\n", 1, 0);
+	sys(EXIT, CANNOT_RUN, 0, 0, 0);
+}
+
 static void become_command(int *pipes)
 {
 	static char *words[ARGS];
@@ -240,13 +250,8 @@ static void become_command(int *pipes)
 	arguments = words + ++n;
 	for (at++; at < end && n < ARGS - 1; at += length(at) + 1)
 		words[n++] = at;
-	if (sys(CHDIR, (i64)text, 0, 0, 0) < 0) {
-		static const char cannot[] = "vmports: no such directory: ";
-		sys(WRITE, 2, (i64)cannot, sizeof cannot - 1, 0);
-		sys(WRITE, 2, (i64)text, length(text), 0);
-		sys(WRITE, 2, (i64)"\n", 1, 0);
-		sys(EXIT, CANNOT_RUN, 0, 0, 0);
-	}
+	if (sys(CHDIR, (i64)text, 0, 0, 0) < 0)
+		refuse("vmports: no such directory: ", text);
 	sys(EXECVE, (i64)*arguments, (i64)arguments, (i64)environment, 0);
 	sys(EXIT, CANNOT_RUN, 0, 0, 0);
 }
@@ -588,9 +593,68 @@ static void frame(void)
 	}
 }
 
+static i64 number_at(const char **at)
+{
+	i64 found = 0;
+	for (; **at >= '0' && **at <= '9'; ++*at)
+		found = found * 10 + **at - '0';
+	return found;
+}
+
+/* Where PATH says, unless its name has a folder. Returns when it cannot be run. */
+static void run_found(char **words, char **variables)
+{
+	char path[4096];
+	const char *at = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	u64 name = length(*words);
+	for (u64 i = 0; i < name; i++)
+		if (words[0][i] == '/') {
+			sys(EXECVE, (i64)*words, (i64)words, (i64)variables, 0);
+			return;
+		}
+	for (char **one = variables; *one; one++)
+		if (one[0][0] == 'P' && one[0][1] == 'A' && one[0][2] == 'T' && one[0][3] == 'H' && one[0][4] == '=')
+			at = *one + 5;
+	for (;; at++) {
+		u64 n = 0;
+		for (; *at && *at != ':'; at++)
+			if (n < sizeof path / 2)
+				path[n++] = *at;
+		path[n++] = '/';
+		for (u64 i = 0; i <= name && n < sizeof path; i++)
+			path[n++] = words[0][i];
+		sys(EXECVE, (i64)path, (i64)words, (i64)variables, 0);
+		if (!*at)
+			return;
+	}
+}
+
+/* Becomes a program below another root, where no shell need be. The words: "enter", that root, the
+ * folder to begin in, the user, the group and further groups with commas, and the program's own. */
+static void enter(char **words, char **variables)
+{
+	int groups[64];
+	i64 count = 0;
+	const char *user = words[3], *group = words[4];
+	for (const char *at = group; *at && count < 64; at += *at == ',')
+		groups[count++] = (int)number_at(&at);
+	if (sys(CHROOT, (i64)words[1], 0, 0, 0))
+		refuse("vmports: cannot enter ", words[1]);
+	if (sys(CHDIR, (i64)words[2], 0, 0, 0))
+		refuse("vmports: no such directory: ", words[2]);
+	if (sys(SETGROUPS, count, (i64)groups, 0, 0) || sys(SETGID, groups[0], 0, 0, 0) ||
+	    sys(SETUID, number_at(&user), 0, 0, 0))
+		refuse("vmports: cannot become user ", words[3]);
+	run_found(words + 5, variables);
+	refuse("vmports: cannot run ", words[5]);
+}
+
 __attribute__((used)) static void work(u64 *stack)
 {
 	const char *code = (const char *)stack[2];
+	/* Its other words are a number, and a path. */
+	if (stack[0] > 6 && *code == 'e')
+		enter((char **)stack + 2, (char **)stack + 2 + stack[0]);
 	open_window(stack[0] > 2 ? (const char *)stack[3] : "/sys/bus/pci/devices/0000:00:1e.0");
 	for (int i = 0; i < LEFT; i++)
 		left[i] = -1;

@@ -312,8 +312,8 @@ def test_what_a_template_wrote_is_not_this_guests(waiting, pass_time):
 def test_each_kind_of_guest_is_watched_for_what_it_can_end_with(tmp_path):
     disk = Disk(tmp_path / "disk")
     kernel = tmp_path / "vmlinuz"
-    assert kind_of(Guest("g", image=disk), X86_64).ends == TABLE
-    assert kind_of(Guest("g", kernel, image=disk), X86_64).ends == AFTER_LOADER
+    assert kind_of(Guest("g", prepared=False, root_disk=disk), X86_64).ends == TABLE
+    assert kind_of(Guest("g", kernel, prepared=False, root_disk=disk), X86_64).ends == AFTER_LOADER
     assert kind_of(Guest("g", kernel, prepared=False), X86_64).ends == AFTER_LOADER
     # Its setup may write anything, and take its time after it.
     assert kind_of(Guest("g", kernel), X86_64).ends == ()
