@@ -59,6 +59,15 @@ def qemu_binary() -> Path:
 
 
 @pytest.fixture(scope="session")
+def skopeo() -> str:
+    """Path of what fetches container images."""
+    found = shutil.which("skopeo")
+    if found is None:
+        _missing("skopeo")
+    return found
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a browser that can be run without a display."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -80,11 +80,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # What it remembers is as it was before the first test.
         from pytest_vmports.system import surroundings  # noqa: F401
     told = [(item.nodeid, problem) for item in asking if (problem := _problem(item))]
-    problems: list[str] = []
     if told:
         from pytest_vmports.settings.mistyped import in_common
 
-        problems = in_common(told)
+    problems = in_common(told) if told else []
     if asking or any("vmports_allocator" in _fixtures(item) for item in items):
         problems += _misspelt(config)
     if problems:
@@ -255,13 +254,14 @@ def vmports_settings(request: pytest.FixtureRequest) -> Settings:
 def exposed_ports(
     vmports_allocator: PortAllocator,
     vmports_settings: Settings,
+    vmports_guest: Guest | None,
     request: pytest.FixtureRequest,
 ) -> Iterator[ExposedPorts]:
     """Return the test's forwards, their host ports leased until it ends; starts no VM."""
     from pytest_vmports.network.exposed import lease_exposed
     from pytest_vmports.settings.mistyped import how_to_declare
 
-    wanted, session = vmports_settings, session_of(request.config)
+    wanted, session = vmports_settings.with_ports_of(vmports_guest), session_of(request.config)
     exposed = lease_exposed(
         wanted.expose, vmports_allocator, session.terminal, host=wanted.bind_host,
         wait=wanted.port_wait, allow_network=wanted.allow_network,
@@ -376,12 +376,12 @@ def _as_usage_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _missing(settings: Settings) -> Iterator[None]:
-    from pytest_vmports.errors import HostError
+    from pytest_vmports.errors import VmPortsError
 
     try:
         yield
-    except HostError as error:
-        if settings.missing == "skip":
+    except VmPortsError as error:
+        if error.lacking and settings.missing == "skip":
             pytest.skip(str(error))
         raise
 

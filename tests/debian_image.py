@@ -6,6 +6,7 @@ user namespaces are allowed, and the files are put together without mounting any
     root.ext4    a bare file system; vmlinuz and initrd.img beside it boot it directly
     disk.qcow2   a partitioned disk with the same system, which BIOS (syslinux) and UEFI
                  (systemd-boot) boot
+    nginx.tar    what of it nginx needs, as a container image's layer
 
 `image("services")` has some servers more, as the benchmarks want them.
 """
@@ -52,6 +53,11 @@ MAKE_ROOT = """
 set -e
 mkdir "$1.alone"
 mount --bind "$1" "$1.alone"
+cd "$1"
+tar --numeric-owner -cf '{out}/nginx.tar' bin lib lib64 sbin etc/group etc/nginx etc/passwd \
+  usr/bin usr/lib/nginx usr/lib/*-linux-gnu usr/lib64 usr/sbin/nginx usr/share/nginx var/lib/nginx \
+  var/log/nginx var/www
+chmod a+r '{out}/nginx.tar'
 mv "$1"/boot/vmlinuz-* '{out}/vmlinuz'
 mv "$1"/boot/initrd.img-* '{out}/initrd.img'
 chmod a+r '{out}/vmlinuz' '{out}/initrd.img'
@@ -77,6 +83,11 @@ class DebianImage:
     def disk(self) -> Path:
         """A qcow2 that boots by itself."""
         return self.folder / "disk.qcow2"
+
+    @property
+    def nginx(self) -> Path:
+        """The layer of a container image with nginx."""
+        return self.folder / "nginx.tar"
 
     @property
     def direct(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ class Server(http.server.ThreadingHTTPServer):
         asked: method, path and range of each request.
         cut: bytes of an answer after which the connection ends, by path, for the next times.
         broken: what the server does instead of answering, by path.
+        types: what kind of content an answer says it is, by path.
         ranges: whether it knows what a range is.
     """
 
@@ -25,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files, self.asked, self.cut, self.broken = {}, [], {}, {}
+        self.types = {}
         self.ranges = True
         self.tags = True
 
@@ -74,10 +76,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
         if server.tags:
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()[:8]}"')
+        if path in server.types:
+            self.send_header("Content-Type", server.types[path])
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
         if body:
-            self._send(path, content[begin:])
+            self._send(path, memoryview(content)[begin:])  # it may be large
 
     def _send(self, path, content):
         cuts = self.server.cut.get(path)

@@ -860,7 +860,7 @@ _STORED = _of(
 _IMAGES = _of(
     "pytest_vmports/images/images.py",
     "tests/images/test_images.py",
-    a_name_is_never_asked_again=("clock.wall() - asked < _FRESH", "True"),
+    a_name_is_never_asked_again=("0 <= age < (_FRESH if there else _JUST_ASKED)", "True"),
     a_change_is_not_said=("if known is not None and known.content != now.content:", "if False:"),
     what_failed_is_tried_again=("if asked in self._failed:", "if False:"),
     any_sha256_is_right=(
@@ -885,6 +885,31 @@ _UNPACK = _of(
     "tests/images/test_images.py",
     a_text_is_followed=("if file.read(len(_DESCRIPTOR)) == _DESCRIPTOR:", "if False:"),
     it_unpacks_to_any_size=("            if size > most:", "            if False:"),
+)
+_SAVED_IMAGE = _of(
+    "pytest_vmports/images/saved_image.py",
+    "tests/images/test_containers.py",
+    a_damaged_layer_is_taken=("if _sha256(plain) != digest:", "if False:"),
+    a_damaged_manifest_is_taken=(
+        'if digest is not None and f"sha256:{hashlib.sha256(text).hexdigest()}" != digest:',
+        "if False:",
+    ),
+    it_reads_beside_itself=('if pure.is_absolute() or ".." in pure.parts:', "if False:"),
+    any_architecture_will_do=('if _architecture(one) in {"", architecture}]', "if True]"),
+)
+_ROOT_TREE = _of(
+    "pytest_vmports/images/root_tree.py",
+    "tests/images/test_containers.py",
+    a_layer_hides_what_it_brings=("if there.layer != self._layer:", "if True:"),
+    links_lead_about_without_end=("if links > _MOST_LINKS:", "if False:"),
+    a_hard_link_follows_its_name=("folder.children[name] = node\n", "pass\n"),
+    names_lead_outside=('if ".." in parts:', "if False:"),
+    our_own_part_is_overlaid=("        if name == _OURS:", "        if False:"),
+)
+_BOUNDED_TAR = _of(
+    "pytest_vmports/images/bounded_tar.py",
+    "tests/images/test_containers.py",
+    a_header_may_be_endless=("if found.type in _TOLD and found.size > _MOST_HEADER:", "if False:"),
 )
 _DISK = _of(
     "pytest_vmports/guests/image.py",
@@ -1035,7 +1060,8 @@ _CRASH_DUMP = _of(
 )
 MUTANTS = [
     *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_STORED, *_TEMPLATE,
-    *_IMAGES, *_FETCH, *_UNPACK, *_DISK,
+    *_IMAGES, *_FETCH, *_UNPACK, *_SAVED_IMAGE, *_ROOT_TREE,
+    *_BOUNDED_TAR, *_DISK,
     *_IMAGE_LINKS, *_QEMU_WALLS, *_SHARES, *_VIRTIOFS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,

@@ -46,7 +46,10 @@ def _pull(images: Images, arguments: argparse.Namespace, qemu: str | None) -> in
     architecture = _architecture(arguments.arch, qemu)
     code = 0
     for name in arguments.names:
-        wanted = source.read(name, arguments.sha256)
+        if source.names_container(name):
+            wanted = source.read_container(name)
+        else:
+            wanted = source.read(name, arguments.sha256)
         try:
             path = images.find(wanted, architecture, Path.cwd(), fresh=True)
         except FetchError as error:

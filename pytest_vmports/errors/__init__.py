@@ -12,6 +12,7 @@ from __future__ import annotations
 from pytest_vmports.errors.base import VmPortsError as VmPortsError
 from pytest_vmports.errors.base import rebuild as rebuild
 from pytest_vmports.errors.host import BootFileError as BootFileError
+from pytest_vmports.errors.host import ContainerError as ContainerError
 from pytest_vmports.errors.host import FetchError as FetchError
 from pytest_vmports.errors.host import FirmwareNotFoundError as FirmwareNotFoundError
 from pytest_vmports.errors.host import GuestNotFoundError as GuestNotFoundError

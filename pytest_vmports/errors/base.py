@@ -23,6 +23,11 @@ class VmPortsError(Exception):
     __module__ = _PUBLIC
     template: ClassVar[str] = "{message}"
 
+    @property
+    def lacking(self) -> bool:
+        """Whether something that a test needs is not here: `missing = skip` lets it be skipped."""
+        return False
+
     def __init_subclass__(cls) -> None:
         # Where it is imported from, and what a report calls it.
         if cls.__module__.startswith(f"{_PUBLIC}."):

@@ -41,6 +41,17 @@ class FetchError(VmPortsError):
 
     template = "{source} cannot be fetched: {problem}; {remedy}"
 
+    @property
+    def lacking(self) -> bool:
+        """Whether its server did not answer. An image that is another than it should be is none."""
+        return bool(self.fields.get("passing"))
+
+
+class ContainerError(VmPortsError):
+    """A container image cannot be used. Fields: ``path``, ``problem``, ``remedy``."""
+
+    template = "container image {path} cannot be used: {problem}; {remedy}"
+
 
 class BootFileError(VmPortsError):
     """A kernel or initrd cannot be booted. Fields: ``what``, ``path``, ``problem``, ``remedy``."""
@@ -84,6 +95,11 @@ class StateDirError(PortError):
 
 class HostError(VmPortsError):
     """This machine lacks something that is needed."""
+
+    @property
+    def lacking(self) -> bool:
+        """True."""
+        return True
 
 
 class QemuNotFoundError(HostError):

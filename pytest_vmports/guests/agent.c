@@ -66,11 +66,11 @@ struct pollfd { int fd; short events, got; };
 #ifdef __x86_64__
 enum { READ, WRITE, CLOSE = 3, POLL = 7, MMAP = 9, SIGACTION = 13, IOCTL = 16, MADVISE = 28, DUP2 = 33,
        SOCKET = 41, CONNECT, BIND = 49, LISTEN, GETSOCKNAME, FORK = 57, EXECVE = 59, EXIT = 60, WAIT4, KILL,
-       FCNTL = 72, CHDIR = 80, SETUID = 105, SETGID, SETSID = 112, SETGROUPS = 116, CHROOT = 161, CLOCK_SETTIME = 227, OPENAT = 257, ACCEPT4 = 288, PIPE2 = 293,
+       FCNTL = 72, CHDIR = 80, FCHOWN = 93, SETUID = 105, SETGID, SETSID = 112, SETGROUPS = 116, CHROOT = 161, CLOCK_SETTIME = 227, OPENAT = 257, ACCEPT4 = 288, PIPE2 = 293,
        PIDFD_OPEN = 434 };
 enum { IS_ARM = 0 };
 #else
-enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, CHROOT = 51, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
+enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, CHROOT = 51, FCHOWN = 55, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
        EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETGID = 144, SETUID = 146, SETSID = 157,
        SETGROUPS = 159, SOCKET = 198, BIND = 200, LISTEN,
        CONNECT = 203, GETSOCKNAME, CLONE = 220, EXECVE, MMAP, MADVISE = 233, ACCEPT4 = 242, WAIT4 = 260,
@@ -253,7 +253,7 @@ static void become_command(int *pipes)
 	if (sys(CHDIR, (i64)text, 0, 0, 0) < 0)
 		refuse("vmports: no such directory: ", text);
 	sys(EXECVE, (i64)*arguments, (i64)arguments, (i64)environment, 0);
-	sys(EXIT, CANNOT_RUN, 0, 0, 0);
+	refuse("vmports: cannot run ", *arguments);
 }
 
 static void run(void)
@@ -601,6 +601,11 @@ static i64 number_at(const char **at)
 	return found;
 }
 
+static i64 number(const char *text)
+{
+	return number_at(&text);
+}
+
 /* Where PATH says, unless its name has a folder. Returns when it cannot be run. */
 static void run_found(char **words, char **variables)
 {
@@ -642,8 +647,11 @@ static void enter(char **words, char **variables)
 		refuse("vmports: cannot enter ", words[1]);
 	if (sys(CHDIR, (i64)words[2], 0, 0, 0))
 		refuse("vmports: no such directory: ", words[2]);
+	/* Or it could not open its own output by name, as /dev/stderr. */
+	for (int fd = 1; fd < 3; fd++)
+		sys(FCHOWN, fd, number(user), groups[0], 0);
 	if (sys(SETGROUPS, count, (i64)groups, 0, 0) || sys(SETGID, groups[0], 0, 0, 0) ||
-	    sys(SETUID, number_at(&user), 0, 0, 0))
+	    sys(SETUID, number(user), 0, 0, 0))
 		refuse("vmports: cannot become user ", words[3]);
 	run_found(words + 5, variables);
 	refuse("vmports: cannot run ", words[5]);

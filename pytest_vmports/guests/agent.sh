@@ -7,8 +7,10 @@ for control in "$port/power/control" "$port/../power/control"; do
   [ ! -w "$control" ] || echo on >"$control"
 done
 code=$(cat /vmports/code)
+inside=/vmports/inside
+[ -x "$inside" ] || inside=
 program=/vmports/agent.$(uname -m)
-[ ! -x "$program" ] || exec $(cat /vmports/inside 2>/dev/null) "$program" "$code"
+[ ! -x "$program" ] || exec $inside "$program" "$code"
 # There is none for this architecture: the guest says that it is ready, and no more.
 printf "V\\$(printf %03o ${#code})\\000\\000%s" "$code"
 exec cat >/dev/null

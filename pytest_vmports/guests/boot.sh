@@ -12,19 +12,28 @@ if [ -n "$root" ]; then
   disk=/vmports/disk
   modprobe -qa virtio_pci virtio_blk ext4
   mkdir -p "$disk"
-  mount -t ext4 "$root" "$disk" || { echo "vmports: its disk $root cannot be mounted"; report 96; exit; }
+  # What of an empty disk is not made yet is made as it is needed.
+  mount -t ext4 -o noinit_itable "$root" "$disk" || { echo "vmports: its disk $root cannot be mounted"; report 96; exit; }
+  files=$(arg vmports.files)
+  if [ -n "$files" ] && [ ! -e "$disk/vmports" ]; then  # else they are there, and this is a reset
+    tar -xpf "$files" -C "$disk" || { echo "vmports: the image's files cannot be unpacked"; report 95; exit; }
+  fi
   for own in proc sys dev vmports; do
     mkdir -p "$disk/$own"
     mount -o bind "/$own" "$disk/$own"
   done
+  mkdir -p /dev/shm
   mount -t devpts devpts "$disk/dev/pts"
+  mount -t tmpfs -o mode=1777 shm "$disk/dev/shm"
+  # As udev or a container's runtime makes them: a container's log may be a link to its output.
+  ln -sf /proc/self/fd "$disk/dev/fd"
+  for name in 0:stdin 1:stdout 2:stderr; do ln -sf "/proc/self/fd/${name%:*}" "$disk/dev/${name#*:}"; done
   mkdir -p "$disk/run" "$disk/tmp" "$disk/root"
   mount -t tmpfs -o mode=755 run "$disk/run"
   [ ! -d /vmports/root ] || cp -a /vmports/root/. "$disk/"
   # OpenRC starts services for whoever asks, though it has not booted the system.
   [ ! -e "$disk/sbin/openrc-run" ] || { mkdir -p "$disk/run/openrc"; echo default >"$disk/run/openrc/softlevel"; }
-  inside="chroot $disk"
-  echo "$inside" >/vmports/inside
+  inside=/vmports/inside
 fi
 address=$(arg vmports.ip)
 ip link set lo up
@@ -68,3 +77,6 @@ for setup in /vmports/setup.d/*; do
   [ "$code" = 0 ] || break
 done
 report "$code"
+if [ "$code" = 0 ] && [ -f /vmports/service ]; then
+  { setsid sh /vmports/service </dev/null 2>&1; echo "vmports: the service has ended with $?"; } | cat &
+fi

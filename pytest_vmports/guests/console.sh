@@ -3,4 +3,6 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux
 read -r _ || exec sleep 1
 cd /root
-exec $(cat /vmports/inside 2>/dev/null) sh -i
+inside=/vmports/inside
+[ -x "$inside" ] || inside=
+exec $inside sh -i

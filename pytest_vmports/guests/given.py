@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestNotFoundError, SettingError
 from pytest_vmports.guests import host_files
+from pytest_vmports.port_forward import normalize_port_mappings
 from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
+    from pytest_vmports.models import PortMapping
     from pytest_vmports.system.architecture import Architecture
 
 
@@ -85,6 +88,50 @@ def one_of(
     if value not in allowed:
         words = ", ".join(word for word in allowed if word)
         raise SettingError(source=source, name=name, value=value, allowed=f"one of {words}")
+
+
+def refuse_unknown(keywords: Collection[str], source: str, allowed: Sequence[str]) -> None:
+    """Raise `SettingError` where a keyword is none of those allowed."""
+    for name in keywords:
+        if name not in allowed:
+            raise SettingError(
+                source=source, name=name, value="…",
+                allowed=f"no such keyword; those for the disk that it may hold are "
+                f"{', '.join(allowed)}",
+            )  # fmt: skip
+
+
+def refuse_for_disk(name: str, files: Mapping[str, str], setup: Sequence[str]) -> None:
+    """Raise `SettingError` where a disk image is to be given what only a guest of ours takes."""
+    for what, value in (("files", dict(files)), ("setup", "\n".join(setup))):
+        if value:
+            raise SettingError(
+                source=f"guest {name}", name=what, value=value,
+                allowed="a disk image takes neither files nor setup: give it user_data",
+            )  # fmt: skip
+
+
+def refuse_for_container(name: str, seed: object, firmware: str) -> None:
+    """Raise `SettingError` where a container is to be given what only a disk takes."""
+    if seed is not None or firmware != "bios":
+        what, value = ("user_data", "…") if seed is not None else ("firmware", firmware)
+        raise SettingError(
+            source=f"guest {name}", name=what, value=value,
+            allowed="this container image holds no disk: give it files, setup, command or env",
+        )  # fmt: skip
+
+
+def mappings(ports: Sequence[Any] | str | int, source: str) -> tuple[PortMapping, ...]:
+    """Return the guest ports that are forwarded, in any spelling.
+
+    Raises:
+        SettingError: one is none.
+    """
+    listed = ports.replace(",", " ").split() if isinstance(ports, str) else ports
+    try:
+        return tuple(normalize_port_mappings([listed] if isinstance(listed, int) else listed))
+    except (ValueError, TypeError) as error:
+        raise SettingError(source=source, name="ports", value=ports, allowed=str(error)) from error
 
 
 def behind(

@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass, field, replace
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
-from pytest_vmports.errors import SettingError, StateDirError
-from pytest_vmports.guests import alpine, boot_check, given, image_links, initramfs
+from pytest_vmports.guests import alpine, given, image_links
+from pytest_vmports.guests import container as containers
 from pytest_vmports.guests import image as disk
 from pytest_vmports.guests import source as sources
+from pytest_vmports.guests.booted import Booted
 from pytest_vmports.guests.cloud_init import read_seed
 from pytest_vmports.guests.image import Disk
-from pytest_vmports.guests.initrd import BUSYBOX
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from pytest_vmports.guests.cloud_init import Seed
-    from pytest_vmports.guests.source import Source
-    from pytest_vmports.system.architecture import Architecture
-
-
-_ROOT = "/dev/vda"
 
 
 @dataclass(frozen=True)
-class Guest:
-    """A kernel with its initrd, or a disk image, and what is done in it before the test.
-
-    Attributes:
-        name: what to call it.
-        kernel_path: the kernel; None where firmware finds it on the disk.
-        initrd_path: the initrd, or None.
-        append: words added to the kernel's command line.
-        files: host path (file or folder) to guest path, put in place before the setup runs.
-        setup: shell texts or scripts' paths, run as root one after the other.
-        prepared: our own init replaces the initrd's, configures the network and runs the setup.
-            Needs busybox in the initrd.
-        memory: MiB, or None for the setting.
-        cpus: number of virtual processors, or None for the setting.
-        root_disk: the disk image, or None.
-        least_memory: MiB below which it is known not to come up.
-        source: where the image is fetched from, until it is.
-    """
-
-    name: str
-    kernel_path: Path | None = None
-    initrd_path: Path | None = None
-    append: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
-    setup: tuple[str, ...] = ()
-    prepared: bool = True
-    memory: int | None = None
-    cpus: int | None = None
-    root_disk: Disk | None = None
-    least_memory: int = 0
-    source: Source | None = None
+class Guest(Booted):
+    """A kernel with its initrd, or a disk image, and what is done in it before the test."""
 
     @classmethod
     def alpine(
@@ -241,10 +204,71 @@ class Guest:
             root_disk=Disk(Path(wanted.name), None, firmware, seed, ssh, agent),
         )  # fmt: skip
 
+    @classmethod
+    def oci(
+        cls,
+        image: str | os.PathLike[str],
+        *,
+        ports: Sequence[Any] | str | int = (),
+        command: str | Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
+        setup: str | os.PathLike[str] | None = None,
+        memory: int | None = None,
+        cpus: int | None = None,
+        **disk_keywords: Any,
+    ) -> Guest:
+        """Return a guest that runs a container image's service, with the bundled kernel and init.
+
+        Its files are unpacked to a disk when a VM boots first, and its template has them. An image
+        that holds a disk (a KubeVirt containerdisk) is booted as that disk.
+
+        Args:
+            image: an OCI layout, or what ``docker save`` or ``podman save`` wrote; or a reference,
+                as ``nginx:1.27``, which ``skopeo`` fetches when the first VM needs it.
+            ports: guest ports that every test of it has, as the marker takes them.
+            command: the words that are run in place of the image's own.
+            env: variables for it, beside the image's own.
+            files: host path to path in the container, put in place before the setup runs.
+            setup: shell text or a script's path, run as root by the container's own ``sh`` before
+                the service starts.
+            memory: MiB, or None for the setting.
+            cpus: number of virtual processors, or None for the setting.
+            disk_keywords: for a containerdisk, as `image` takes them.
+
+        Raises:
+            GuestNotFoundError: the package with the bundled kernel is not installed.
+            SeedError: data for cloud-init is not what it reads.
+            SettingError: a value is none that can be.
+        """
+        given.refuse_unknown(disk_keywords, "Guest.oci", disk.KEYWORDS)
+        small = cls.alpine(files=files, setup=setup, memory=memory, cpus=cpus)
+        wanted = sources.read_container(image)
+        held = replace(cls.image(Path(wanted.name), **disk_keywords), source=wanted)
+        return replace(
+            small, name=wanted.name, source=wanted, root_disk=held.root_disk,
+            container=containers.asked(command, env), ports=given.mappings(ports, "Guest.oci"),
+        )  # fmt: skip
+
     def at(self, path: Path) -> Guest:
-        """Return this guest, whose image has been fetched to ``path``."""
+        """Return this guest, whose image has been fetched to ``path``.
+
+        Raises:
+            SettingError: what was said of it is not for what was found there.
+        """
         assert self.root_disk is not None
-        return replace(self, source=None, root_disk=replace(self.root_disk, path=path))
+        found = replace(self, source=None, root_disk=replace(self.root_disk, path=path))
+        if self.container is None:
+            return found
+        held = containers.read(path)
+        if held is not None:
+            given.refuse_for_container(self.name, self.root_disk.seed, self.root_disk.firmware)
+            return replace(found, container=self.container.over(held), root_disk=Disk(path, "raw"))
+        given.refuse_for_disk(self.name, self.files, self.setup)
+        return replace(
+            found, container=None, prepared=False, kernel_path=None, initrd_path=None, append="",
+            least_memory=0,
+        )  # fmt: skip
 
     def with_additions(self, *, files: Mapping[str, str], setup: str | None) -> Guest:
         """Return this guest with a test's own ``files`` and ``setup`` on top of its own.
@@ -257,11 +281,7 @@ class Guest:
         if not files and setup is None:
             return self
         if self.root_disk is not None and not self.prepared:
-            name, value = ("files", dict(files)) if files else ("setup", setup)
-            raise SettingError(
-                source=f"guest {self.name}", name=name, value=value,
-                allowed="a disk image takes neither files nor setup: give it user_data",
-            )  # fmt: skip
+            given.refuse_for_disk(self.name, files, given.texts(setup))
         return replace(
             self,
             files={**self.files, **files},
@@ -280,115 +300,6 @@ class Guest:
         if agent or self.root_disk is None or self.root_disk.seed is None:
             return self
         return replace(self, root_disk=replace(self.root_disk, bare=True))
-
-    def boot_files(
-        self, cache: Path, root: Path, architecture: Architecture
-    ) -> tuple[Path | None, Path | None]:
-        """Return the kernel and the initrd to boot, made once per content below ``cache``.
-
-        Both are None where firmware boots a disk.
-
-        Args:
-            cache: a private folder, made where it is needed and missing.
-            root: what relative paths in ``files`` and ``setup`` are relative to.
-            architecture: that of the VM.
-
-        Raises:
-            BootFileError: kernel or initrd is none, or lacks the busybox that a setup needs.
-            GuestNotFoundError: a file named in ``files`` is missing.
-            StateDirError: the initrd cannot be written.
-        """
-        entries = self._entries(root, architecture)
-        boot_check.check(
-            self.kernel_path, self.initrd_path,
-            kernels=architecture.kernels,
-            busybox=self.prepared and all(one.path.lstrip("/") != BUSYBOX for one in entries),
-        )  # fmt: skip
-        if not entries:
-            return self.kernel_path, self.initrd_path
-        content = initramfs.archive(entries, alone=self.initrd_path is None)
-        base = os.fsencode(self.initrd_path or "None")
-        target = cache / f"{hashlib.sha256(base + content).hexdigest()[:20]}.initrd"
-        if not target.exists():
-            part = target.with_suffix(f".{os.getpid()}")
-            try:
-                cache.mkdir(exist_ok=True)
-                initramfs.append(self.initrd_path, content, part)
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise StateDirError(
-                    path=str(cache), reason=f"{error.strerror} (the guest's initrd)",
-                    remedy="free some space there, or set TMPDIR",
-                ) from error  # fmt: skip
-            part.replace(target)
-        return self.kernel_path, target
-
-    def digest(self, root: Path, architecture: Architecture) -> dict[str, Any]:
-        """Return what tells this guest's content from another's, for the key of a template."""
-        added = initramfs.archive(self._entries(root, architecture))
-        image = (
-            {} if self.root_disk is None else {"image": disk.identity(self.root_disk, architecture)}
-        )
-        return {
-            "kernel": given.file_digest(self.kernel_path) if self.kernel_path else "",
-            "initrd": given.file_digest(self.initrd_path) if self.initrd_path else "",
-            "added": hashlib.sha256(added).hexdigest(),
-            "append": self.append,
-            **image,
-        }
-
-    def kernel_words(
-        self,
-        architecture: Architecture,
-        dns: str | None,
-        more: Sequence[str] = (),
-        *,
-        stays: bool = False,
-    ) -> str:
-        """Return the kernel's command line.
-
-        Args:
-            architecture: that of the VM.
-            dns: the name server; None means there is no network card.
-            more: words for our own init, if it runs.
-            stays: a kernel that has panicked stays as it is, and does not reboot.
-        """
-        words = [f"console={architecture.console}", f"panic={0 if stays else -1}", "quiet"]
-        # Some kernels are so quiet that they hide errors: a hung task, a process that was killed.
-        words.append("loglevel=5")
-        words += architecture.kernel_words
-        if self.prepared and dns is not None:
-            words += [
-                f"vmports.ip={GUEST_IP}", f"vmports.gateway={GATEWAY_IP}", f"vmports.dns={dns}",
-            ]  # fmt: skip
-        if self.prepared and self.root_disk is not None:
-            words.append(f"vmports.root={_ROOT}")
-        return " ".join([*words, *(more if self.prepared else ()), self.append]).strip()
-
-    def _entries(self, root: Path, architecture: Architecture) -> list[initramfs.Entry]:
-        entries = []
-        if self.prepared:
-            ours = resources.files("pytest_vmports.guests")
-            entries += [
-                initramfs.file_entry("init", (ours / "init.sh").read_bytes(), 0o755),
-                initramfs.file_entry("vmports/boot", (ours / "boot.sh").read_bytes(), 0o755),
-                initramfs.file_entry("vmports/agent", (ours / "agent.sh").read_bytes(), 0o755),
-                initramfs.file_entry("vmports/console", (ours / "console.sh").read_bytes(), 0o755),
-                initramfs.file_entry("etc/inittab", given.inittab(architecture)),
-            ]
-            if architecture.agent is not None:
-                program = (ours / architecture.agent).read_bytes()
-                entries.append(
-                    initramfs.file_entry(f"vmports/{architecture.agent}", program, 0o755)
-                )
-        # What belongs on a disk is put there by our init, which finds it in a folder of ours.
-        within = "" if self.root_disk is None else "/vmports/root"
-        placed = {host: f"{within}{target}" for host, target in self.files.items()}
-        entries += initramfs.entries_from_host(placed, root)
-        for number, setup in enumerate(self.setup):
-            script = given.script(setup, root)
-            entries.append(initramfs.file_entry(f"vmports/setup.d/{number:02}", script, 0o755))
-        return entries
 
 
 def _way_in(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_vmports.system.architecture import Architecture
 
 FIRMWARE = ("bios", "uefi")
+# What a guest of an image takes beside it, and a container image's where that holds a disk.
+KEYWORDS = ("user_data", "meta_data", "network_config", "firmware", "ssh", "agent")
 # Its data are the disk's, and what makes it a vhd comes behind them.
 _RAW_ALL_THE_SAME = ("vhd",)
 _LEAKS_ONLY = 3  # exit status of `qemu-img check`: space is wasted, nothing is lost

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+import shutil
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -14,7 +15,7 @@ from filelock import FileLock
 
 from pytest_vmports.errors import FetchError, GuestNotFoundError, VmPortsError
 from pytest_vmports.guests import host_files, image_links
-from pytest_vmports.images import fetch, unpack
+from pytest_vmports.images import containers, fetch, skopeo, unpack
 from pytest_vmports.images.listing import Published, look_up
 from pytest_vmports.images.store import ImageStore
 from pytest_vmports.system import clock
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 # Seconds: how long a name's image is taken for the one that is published, and how long one waits.
 _FRESH: Final = 86400.0
+# Likewise, while another process may be fetching it.
+_JUST_ASKED: Final = 600.0
 _WAIT: Final = 4 * 3600.0
 _SUFFIXES = re.compile(
-    r"(\.(qcow2?|img|raw|vmdk|vdi|vhdx?|qed|hdd|gz|xz|lzma|zst|bz2))+$", re.IGNORECASE
+    r"(\.(qcow2?|img|raw|vmdk|vdi|vhdx?|qed|hdd|gz|xz|lzma|zst|bz2|tar|tgz|oci))+$", re.IGNORECASE
 )
 
 
@@ -94,6 +97,7 @@ class Images:
             FetchError: it cannot be had.
             GuestNotFoundError: there is no such file.
             HostError: what fetches or unpacks it is not installed.
+            ContainerError: it is no container image, or a damaged one.
             ImageError: it is damaged, or cannot be converted.
             StateDirError: nothing can be kept.
         """
@@ -101,6 +105,8 @@ class Images:
         if asked in self._failed:
             raise self._failed[asked]
         try:
+            if source.container:
+                return self._container(source, architecture, root, fresh=fresh)
             if source.path is not None:
                 return self._from_file(source, root / source.path)
             if source.release is not None:
@@ -131,6 +137,54 @@ class Images:
             lambda folder: unpack.unpack(path, folder, self._limit),
             "unpacking",
         )
+
+    def _container(
+        self, source: Source, architecture: Architecture, root: Path, *, fresh: bool
+    ) -> Path:
+        """Return the disk that is made of a container image, or that one holds."""
+        if source.reference is not None:
+            return self._by_reference(source, source.reference, architecture, fresh=fresh)
+        assert source.path is not None
+        path = (root / source.path).resolve()
+        index = path
+        if path.is_dir():
+            names = [path / one for one in ("index.json", "manifest.json")]
+            index = next((one for one in names if one.exists()), names[0])
+        problem = host_files.problem(index, source.written)
+        if problem is not None:
+            what = f"the guest's container image {index} {problem[0]}"
+            raise GuestNotFoundError(what=what, remedy=problem[1])
+        content = {
+            "path": str(path), "fingerprint": fingerprint(index),
+            "container": architecture.distributions,
+        }  # fmt: skip
+        return self._kept(
+            _facts(source, content, source.written, architecture),
+            lambda folder: containers.make(path, folder, self._limit, architecture),
+            "unpacking",
+        )
+
+    def _by_reference(
+        self, source: Source, reference: str, architecture: Architecture, *, fresh: bool
+    ) -> Path:
+        slug = hashlib.sha256(reference.encode()).hexdigest()[:KEY_LENGTH]
+        published = self._published(
+            source.written, f"reference-{slug}.{architecture.distributions}",
+            lambda: Published(
+                reference, skopeo.look_up(reference, architecture),
+                container=architecture.distributions,
+            ), fresh=fresh,
+        )  # fmt: skip
+
+        def build(folder: Path) -> Path:
+            layout = folder / "layout"
+            skopeo.copy(reference, layout, architecture)
+            made = containers.make(layout, folder, self._limit, architecture)
+            shutil.rmtree(layout)
+            return made
+
+        facts = _facts(source, published.content, reference, architecture)
+        return self._kept(facts, build, "fetching")
 
     def _by_name(self, source: Source, architecture: Architecture, *, fresh: bool) -> Path:
         release = source.release
@@ -163,7 +217,8 @@ class Images:
         with slowly(self._tell, for_whom(f"asking what {name} is now")), lock:
             known, asked = _remembered(path)
             there = known is not None and self.store.use({"content": known.content}) is not None
-            if known is not None and there and not fresh and 0 <= clock.wall() - asked < _FRESH:
+            age = clock.wall() - asked
+            if known is not None and not fresh and 0 <= age < (_FRESH if there else _JUST_ASKED):
                 return known
             try:
                 now = ask()
@@ -220,11 +275,20 @@ class Images:
         return self.store.get(facts, build, _WAIT).path
 
 
+def _facts(
+    source: Source, content: Mapping[str, Any], origin: str, architecture: Architecture
+) -> dict[str, Any]:
+    return {
+        "name": source.name, "content": content, "from": origin,
+        "architecture": architecture.distributions,
+    }  # fmt: skip
+
+
 def _remembered(path: Path) -> tuple[Published | None, float]:
     """Return what a name stood for when it was asked last, and when that was."""
     try:
         found = read_object(path)
-        known = Published(str(found["url"]), str(found["digest"]), str(found["marks"]))
+        known = Published(*(str(found.get(one.name, one.default)) for one in fields(Published)))
         return known, float(found["asked"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, 0.0

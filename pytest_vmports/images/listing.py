@@ -34,16 +34,19 @@ class Published:
         url: the file's address.
         digest: what its content has, as ``sha512:…``; empty where nobody said.
         marks: by which its server tells one content from another; empty where it does not.
+        container: of a container image: the architecture of what is made of it.
     """
 
     url: str
     digest: str = ""
     marks: str = ""
+    container: str = ""
 
     @property
     def content(self) -> dict[str, str]:
         """What tells this content from any other."""
-        return {"digest": self.digest} if self.digest else {"url": self.url, "marks": self.marks}
+        found = {"digest": self.digest} if self.digest else {"url": self.url, "marks": self.marks}
+        return {**found, "container": self.container} if self.container else found
 
     @property
     def shown(self) -> str:

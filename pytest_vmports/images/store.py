@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from filelock import Timeout
 
 from pytest_vmports.errors import FetchError
+from pytest_vmports.guests import container
 from pytest_vmports.system import clock
 from pytest_vmports.system.store import Store
 from pytest_vmports.system.stored import KEY_LENGTH, Stored, files_of
@@ -33,7 +34,8 @@ class Image(Stored):
     @property
     def path(self) -> Path:
         """The image."""
-        (file,) = files_of(self.folder)
+        beside = {container.FILES, container.FACTS}
+        (file,) = (one for one in files_of(self.folder) if one.name not in beside)
         return file
 
 

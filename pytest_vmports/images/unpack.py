@@ -73,13 +73,10 @@ def unpack(path: Path, folder: Path, most: int) -> Path:
         ImageError: it is damaged, too large, or cannot be converted.
         OSError: there is no room.
     """
+    path = decompressed(path, folder / "unpacked", most)
     kind = _kind(path)
     if kind in _OPENERS:
-        target = folder / "unpacked"
-        _decompress(path, kind, target, most)
-        path, kind = target, _kind(target)
-        if kind in _OPENERS:
-            raise _refusal(path, "it is compressed twice", "unpack it by hand, and name that")
+        raise _refusal(path, "it is compressed twice", "unpack it by hand, and name that")
     if kind not in _FOREIGN:
         return path
     with host_files.open_file(path) as file:
@@ -96,6 +93,26 @@ def unpack(path: Path, folder: Path, most: int) -> Path:
         raise _refusal(path, f"qemu-img cannot convert it: {first}", _AGAIN)
     if path.parent == folder:
         path.unlink()
+    return target
+
+
+def decompressed(path: Path, target: Path, most: int) -> Path:
+    """Return the file that holds what another does, decompressed; that itself where it is not.
+
+    Args:
+        path: a file.
+        target: where the other is made.
+        most: bytes that it may have.
+
+    Raises:
+        HostError: what unpacks it is not installed.
+        ImageError: it is damaged or too large.
+        OSError: it cannot be read, or there is no room.
+    """
+    kind = _kind(path)
+    if kind not in _OPENERS:
+        return path
+    _decompress(path, kind, target, most)
     return target
 
 

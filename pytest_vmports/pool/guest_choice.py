@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_vmports.constants import FIXTURE_NEARNESS
 from pytest_vmports.errors import SettingError
 from pytest_vmports.guests.guest import Guest
 from pytest_vmports.system.paths import absolute
@@ -27,13 +26,8 @@ def chosen_guest(settings: Settings, own: Guest | None, root: Path) -> Guest:
         GuestNotFoundError: a file of it is missing.
         SettingError: what was named makes no guest, or takes no additions.
     """
-    # Marker, command line and environment are nearer to the test than its fixture, the ini and
-    # the default are farther.
-    homes = settings.nearness("guest"), settings.nearness("kernel")
-    by_kernel = settings.kernel is not None and (
-        homes[1] < homes[0] or (homes[1] == homes[0] and settings.guest == "alpine")
-    )
-    if own is not None and homes[by_kernel] > FIXTURE_NEARNESS:
+    by_kernel, by_own = settings.whose_guest(own)
+    if own is not None and by_own:
         guest = own
     elif by_kernel:
         kernel = absolute(settings.kernel or "", root)

@@ -177,6 +177,9 @@ class Pool:
             MachineError: it does not get ready; `MachineDiedError` at the end too, when QEMU or
                 gvproxy had failed.
         """
+        with restored():
+            settings = settings.with_ports_of(own)
+        following = (one.with_ports_of(own) for one in following)
         with contextlib.ExitStack() as stack:
             if exposed is None:
                 exposed = self.lease(settings.expose, settings, on_wait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.errors import SettingError, VmPortsError
@@ -39,21 +40,19 @@ def mirrors(value: Any) -> Mapping[str, str]:
 def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Guest]:
     """Read a bundled guest's name, an image's name, path or address, or what makes a `Guest`."""
     allowed = (
-        "write alpine, alpine-disk, the name of an image as debian-13, its address, the path of "
-        "one (with a / or ending in .qcow2, .img or .raw), module:attribute that names a Guest or "
-        "a function that returns one, or give a Guest"
+        "write alpine, alpine-disk, the name of an image as debian-13, its address, a container "
+        "image as docker://nginx:1.27 or oci:build/app.tar, the path of an image (with a / or "
+        "ending in .qcow2, .img or .raw), module:attribute that names a Guest or a function that "
+        "returns one, or give a Guest"
     )
     if isinstance(value, str) and value in BUNDLED:
         return value
-    from pytest_vmports.guests import catalogue
     from pytest_vmports.guests.guest import Guest
 
     if isinstance(value, Guest):
         return value
-    if isinstance(value, str) and (catalogue.release(value) or re.match(r"[a-zA-Z]\w+:/", value)):
-        return _image(value)
-    if isinstance(value, str) and catalogue.looks_like_one(value):
-        raise ValueError(f"{allowed}; {catalogue.hint(value)}")
+    if isinstance(value, str) and (to_fetch := _to_fetch(value, allowed)) is not None:
+        return to_fetch
     by_name = isinstance(value, str) and re.search(r"/|\.(?:qcow2|img|raw)$", value)
     if by_name or hasattr(value, "__fspath__"):
         return str(absolute(str(value), root))
@@ -68,6 +67,28 @@ def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Gu
         made: Callable[[], Guest] = found
         return made
     raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
+
+
+def _to_fetch(value: str, allowed: str) -> Guest | Callable[[], Guest] | None:
+    """Return the guest of an image that is fetched; None where the text means something else."""
+    from pytest_vmports.guests import catalogue, source
+
+    if source.names_container(value):
+        return _container(value)
+    if catalogue.release(value) or re.match(r"[a-zA-Z]\w+:/", value):
+        return _image(value)
+    if catalogue.looks_like_one(value):
+        raise ValueError(f"{allowed}; {catalogue.hint(value)}")
+    return None
+
+
+# The same for all tests, which are told apart by what they boot; and made when a VM is, since the
+# bundled kernel may not be here.
+@lru_cache
+def _container(value: str) -> Callable[[], Guest]:
+    from pytest_vmports.guests.guest import Guest
+
+    return partial(Guest.oci, value)
 
 
 def _image(value: str) -> Guest:

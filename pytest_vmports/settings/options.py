@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.constants import FIXTURE_NEARNESS
 from pytest_vmports.errors import SettingError
 from pytest_vmports.settings.mistyped import hint
 from pytest_vmports.settings.table import BY_NAME, MARKER, OPTIONS, find, misspelt
@@ -95,6 +96,33 @@ class Settings:
         if source.startswith("environment variable "):
             return 2
         return 4 if re.match(rf"[^:]*: {MARKER}_{name}\b", source) else 0
+
+    def whose_guest(self, own: Guest | None) -> tuple[bool, bool]:
+        """Return whether a kernel is named nearer than a guest, and whether the fixture's counts.
+
+        Args:
+            own: what the fixture ``vmports_guest`` returned.
+        """
+        # Marker, command line and environment are nearer to the test than its fixture, the ini and
+        # the default are farther.
+        homes = self.nearness("guest"), self.nearness("kernel")
+        by_kernel = self.kernel is not None and (
+            homes[1] < homes[0] or (homes[1] == homes[0] and self.guest == "alpine")
+        )
+        return by_kernel, own is not None and homes[by_kernel] > FIXTURE_NEARNESS
+
+    def with_ports_of(self, own: Guest | None) -> Settings:
+        """Return the same with the ports that the test's guest brings for every test of it.
+
+        Args:
+            own: what the fixture ``vmports_guest`` returned.
+        """
+        by_kernel, by_own = self.whose_guest(own)
+        guest = own if by_own else None if by_kernel else self.guest
+        ports = getattr(guest() if callable(guest) else guest, "ports", ())
+        asked = {(port.internal, port.protocol) for port in self.expose}
+        more = tuple(port for port in ports if (port.internal, port.protocol) not in asked)
+        return replace(self, expose=(*self.expose, *more)) if more else self
 
 
 assert set(BY_NAME) == {f.name for f in fields(Settings)} - {"sources"}

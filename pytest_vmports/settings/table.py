@@ -110,7 +110,8 @@ OPTIONS = (
     ),
     Option(
         "guest", "alpine", "guest",
-        "what to boot: alpine, an image's name (debian-13), path or address, or module:attribute "
+        "what to boot: alpine, alpine-disk, an image's name (debian-13), path or address, a "
+        "container image (docker://nginx:1.27, oci:app.tar), or module:attribute "
         "(a Guest, or returns one)",
     ),
     Option("kernel", None, "path", "path of a kernel to boot instead"),

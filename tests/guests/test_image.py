@@ -6,7 +6,6 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -489,8 +488,7 @@ def test_a_function_is_called_for_the_guest_and_has_to_return_one(tmp_path, make
     image = make()
 
     def settings(guest):
-        facts = {"guest": guest, "kernel": None, "files": {}, "setup": None}
-        return SimpleNamespace(**facts, nearness=lambda _: 4, sources={"guest": "pytest.ini"})
+        return options.resolve(options.NoConfig(), {"guest": guest}, "pytest.ini")
 
     assert chosen_guest(settings(lambda: Guest.disk(image)), None, tmp_path).name == "disk.qcow2"
     with pytest.raises(SettingError, match=r"pytest\.ini: .* has to return a Guest.* a NoneType"):

@@ -413,3 +413,35 @@ def test_a_guest_of_an_image_has_what_lets_us_in_and_room():
     assert guest.root_disk.seed is not None and guest.source.release.version == "13"
     plain = Guest.image("https://example.org/a/disk%20one.qcow2")
     assert (plain.name, plain.memory, plain.root_disk.seed) == ("disk one.qcow2", None, None)
+
+
+@pytest.mark.parametrize(("fault", "outcome"), [("gone", "skipped"), ("another", "errors")])
+def test_missing_skip_holds_for_a_server_that_is_not_there_and_for_no_wrong_file(
+    fault, outcome, server, pytester, monkeypatch, qcow2, qemu_binary
+):
+    publish(server, qcow2)
+    url = server.url if fault == "another" else "http://127.0.0.1:1"
+    server.files[FOLDER + FILE] = qcow2[:-1] + b"x"
+    monkeypatch.setenv("VMPORTS_IMAGE_MIRROR", f"debian={url}")
+    monkeypatch.setenv("VMPORTS_IMAGES_DIR", str(pytester.path / "images"))
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vmports(80, guest="debian-13", missing="skip")
+        def test_it(vm_with_ports):
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines(["*cannot be fetched*"])
+
+
+def test_a_name_with_a_digest_is_that_content_and_no_newer(server, new, tmp_path, qcow2):
+    publish(server, qcow2)
+    right = hashlib.sha256(qcow2).hexdigest()
+    with pytest.raises(FetchError, match="should be"):
+        find(new(), tmp_path, NAME, sha256="ab" * 32)
+    assert nothing_is_left(tmp_path)
+    assert find(new(), tmp_path, NAME, sha256=right).read_bytes() == qcow2

@@ -66,6 +66,7 @@ RAISING = {
     "Guest.kernel": "Guest.kernel('nowhere')",
     "Guest.disk": "Guest.disk('nowhere')",
     "Guest.image": "Guest.image('nowhere')",
+    "Guest.oci": "Guest.oci('')", "Guest.at": "Guest('x', root_disk=3).at(broken)",
     "Guest.with_additions":
         "Guest('x', prepared=False, root_disk=3).with_additions(files={}, setup='true')",
     "Guest.boot_files": "Guest('x', broken, broken).boot_files(broken, broken, broken)",
@@ -81,7 +82,7 @@ RAISING = {
 # Values alone, or written to meet no error.
 SILENT = {
     "VmFactory.__exit__",
-    "Guest.kernel_words", "Guest.tolerating", "Guest.bringing", "Guest.at",
+    "Guest.kernel_words", "Guest.tolerating", "Guest.bringing",
     "LeaseInfo.describe", "PortMapping.model_config", "ExposedPort.model_config", "ExposedPort.url",
     "ExposedPort.address", "PortAllocator.__enter__", "PortLease.held", "PortLease.__enter__",
     "PortLease.__exit__", "PortLease.release", "PortLease.release_guard", "PortLease.guard_with",
@@ -153,7 +154,8 @@ class Machine(there["Broken"]):
 vm = VMs(Machine(), broken, broken)
 """
 PARTS = {
-    "pytest_vmports.pool.copies", "pytest_vmports.pool.network_log", "pytest_vmports.pool.shares",
+    "pytest_vmports.guests.booted", "pytest_vmports.pool.copies",
+    "pytest_vmports.pool.network_log", "pytest_vmports.pool.shares",
 }  # fmt: skip
 FRAME = re.compile(
     r"pytest_vmports/|contextlib\.py|subprocess\.py|pydantic|selectors\.py|functools\.py|"

@@ -11,7 +11,7 @@ from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.waiting import BootFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
     from pytest_vmports.models import ExposedPort
@@ -39,8 +39,13 @@ class Prepared(OwnInit):
         """Open the control channel; see `OwnInit.connect`."""
         ends = super().connect(place, forwards, until_spawned)
         assert self._control is not None
-        self._link = AgentLink(self._control)
+        self._link = AgentLink(self._control, variables=self.variables)
         return ends
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What the environment of commands holds beside the usual."""
+        return {}
 
     @property
     def window(self) -> bool:
