@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-_MOST_MEMBERS: Final = 1_000_000
+MOST_MEMBERS: Final = 1_000_000
 # A name is no longer than a path; what else pax tells of a file is a few attributes.
 _MOST_HEADER: Final = 1 << 20
 _TOLD = {
@@ -45,6 +45,6 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tarfile.TarError: it is damaged, or has more of something than is read.
     """
     for number, member in enumerate(tar):
-        if number >= _MOST_MEMBERS:
-            raise tarfile.ReadError(f"it has more than {_MOST_MEMBERS} files")
+        if number >= MOST_MEMBERS:
+            raise tarfile.ReadError(f"it has more than {MOST_MEMBERS} files")
         yield member

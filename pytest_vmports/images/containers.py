@@ -51,7 +51,7 @@ def make(path: Path, folder: Path, most: int, architecture: Architecture) -> Pat
         OSError: there is no room.
     """
     with contextlib.closing(SavedImage(path, folder, most, architecture)) as image:
-        tree = RootTree()
+        tree = RootTree(most)
         try:
             for layer in image.layers():
                 tree.add(layer)

@@ -11,11 +11,12 @@ import tarfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from pytest_vmports.images.bounded_tar import members
+from pytest_vmports.images.bounded_tar import MOST_MEMBERS, members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import IO
 
 _HIDDEN, _OPAQUE = ".wh.", ".wh..wh..opq"
 _MOST_LINKS: Final = 40
@@ -39,11 +40,18 @@ class _Node:
 
 
 class RootTree:
-    """The files of a container, empty at first."""
+    """The files of a container, empty at first.
 
-    def __init__(self) -> None:
+    Args:
+        most: bytes that all of its files may have.
+
+    Attributes:
+        count: how many files `write` has written.
+    """
+
+    def __init__(self, most: int) -> None:
         self._root = _Node(_folder_info(), None, 0)
-        self._layer = 0
+        self._left, self._layer, self._members = most, 0, 0
         self.count = 0
 
     def add(self, layer: tarfile.TarFile) -> None:
@@ -58,6 +66,9 @@ class RootTree:
         """
         self._layer += 1
         for member in members(layer):
+            self._members += 1
+            if self._members > MOST_MEMBERS:
+                raise BadTreeError(f"it has more than {MOST_MEMBERS} files")
             parts = self._parts(member.name)
             if not parts:
                 self._root.info = member if member.isdir() else self._root.info
@@ -100,12 +111,12 @@ class RootTree:
         """Write one file to the host.
 
         Raises:
+            BadTreeError: it is too large.
             tarfile.TarError: it is damaged.
         """
         node = self._find(self._parts(name))
         assert node is not None
-        assert node.tar is not None
-        file = node.tar.extractfile(node.info)
+        file = self._opened(node)
         assert file is not None
         with target.open("xb") as copied:
             while chunk := file.read(1 << 20):
@@ -126,14 +137,21 @@ class RootTree:
                 if node.children is None and id(node) in first:
                     info.type, info.linkname, info.size = tarfile.LNKTYPE, first[id(node)], 0
                 elif info.isreg():
-                    assert node.tar is not None
-                    file = node.tar.extractfile(node.info)
+                    file = self._opened(node)
                 first.setdefault(id(node), name)
                 try:
                     out.addfile(info, file)
                 except ValueError as error:
                     raise BadTreeError(f"{name} cannot be kept: {error}") from error
                 self.count += 1
+
+    def _opened(self, node: _Node) -> IO[bytes] | None:
+        # One with holes may have any size, whatever its layer has.
+        self._left -= node.info.size
+        if self._left < 0:
+            raise BadTreeError("unpacked it is larger than all images may be (images_size)")
+        assert node.tar is not None
+        return node.tar.extractfile(node.info)
 
     def _put(
         self, folder: _Node, name: str, member: tarfile.TarInfo, layer: tarfile.TarFile

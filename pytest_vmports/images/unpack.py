@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import importlib
+import json
 import lzma
 import os
 import sys
@@ -85,6 +86,7 @@ def unpack(path: Path, folder: Path, most: int) -> Path:
                 path, "it is the text that describes a vmdk, and its data are in other files",
                 "convert it by hand: qemu-img convert -O qcow2",
             )  # fmt: skip
+    _refuse_too_large(path, _FOREIGN[kind], most)
     target = folder / "converted.qcow2"
     arguments = ["convert", "-q", "-f", _FOREIGN[kind], "-O", "qcow2", str(path), str(target)]
     code, _, said = qemu_img(arguments, read=(path,), write=(folder,), timeout=_CONVERT_SECONDS)
@@ -94,6 +96,20 @@ def unpack(path: Path, folder: Path, most: int) -> Path:
     if path.parent == folder:
         path.unlink()
     return target
+
+
+def _refuse_too_large(path: Path, kind: str, most: int) -> None:
+    # What is compressed in it has any size, and its header says another.
+    asked = ["measure", "--output=json", "-f", kind, "-O", "qcow2", str(path)]
+    code, text, said = qemu_img(asked, read=(path,))
+    if code:
+        first = (said.strip() or "(nothing was said)").splitlines()[0]
+        raise _refusal(path, f"qemu-img cannot read it: {first}", _AGAIN)
+    if (size := json.loads(text)["required"]) > most:
+        raise _refusal(
+            path, f"converted it has {size >> 20} MiB, and all images may take {most >> 20}",
+            "raise images_size, if it is what it should be",
+        )  # fmt: skip
 
 
 def decompressed(path: Path, target: Path, most: int) -> Path:

@@ -26,7 +26,7 @@ from pytest_vmports.errors import (
     VmPortsError,
 )
 from pytest_vmports.guests import container, source
-from pytest_vmports.images import bounded_tar, containers
+from pytest_vmports.images import bounded_tar, containers, root_tree
 from pytest_vmports.images.images import Images, Kept
 from pytest_vmports.settings import options
 from pytest_vmports.system import clock, surroundings
@@ -156,10 +156,24 @@ def test_layers_that_cannot_be_put_together_are_refused(layers, words, tmp_path,
     assert is_empty(tmp_path)
 
 
-def test_no_more_files_are_taken_than_any_image_has(tmp_path, new, monkeypatch):
-    monkeypatch.setattr(bounded_tar, "_MOST_MEMBERS", 3)
+@pytest.mark.parametrize("layers", [["abcd"], ["ab", "cd"]], ids=["a layer", "all layers"])
+def test_no_more_files_are_taken_than_any_image_has(layers, tmp_path, new, monkeypatch):
+    for module in (bounded_tar, root_tree):
+        monkeypatch.setattr(module, "MOST_MEMBERS", 3)
     with pytest.raises(ContainerError, match="more than 3 files"):
-        find(new(), layout(tmp_path / "image", [layer("a", "b", "c", "d")]), tmp_path)
+        find(new(), layout(tmp_path / "image", [layer(*names) for names in layers]), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["big", "disk/big.img"], ids=["container", "containerdisk"])
+def test_a_file_that_is_almost_nothing_but_a_hole_is_bounded(name, tmp_path, new):
+    told = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name,
+        "GNU.sparse.realsize": str(1 << 44),
+    }  # fmt: skip
+    hole = layer((name, b"1\n0\n1\n".ljust(512, b"\0") + b"x" * 512, {"pax_headers": told}))
+    with pytest.raises(ContainerError, match="larger than all images may be"):
+        find(new(), layout(tmp_path / "image", [hole]), tmp_path)
+    assert is_empty(tmp_path)
 
 
 def as_tar(folder, target, mode="w"):

@@ -445,3 +445,14 @@ def test_a_name_with_a_digest_is_that_content_and_no_newer(server, new, tmp_path
         find(new(), tmp_path, NAME, sha256="ab" * 32)
     assert nothing_is_left(tmp_path)
     assert find(new(), tmp_path, NAME, sha256=right).read_bytes() == qcow2
+
+
+def test_what_is_converted_to_more_than_all_images_may_take_is_refused(new, tmp_path, qemu_binary):
+    (tmp_path / "raw").write_bytes(RAW[:512] + b"\0" * (7 << 20) + b"x" * (12 << 20))
+    words = ["-O", "vmdk", "-o", "subformat=streamOptimized"]
+    convert = ["qemu-img", "convert", *words, tmp_path / "raw", tmp_path / "d.vmdk"]
+    subprocess.run(convert, check=True)
+    assert (tmp_path / "d.vmdk").stat().st_size < 1 << 20
+    with pytest.raises(ImageError, match="converted it has 12 MiB, and all images may take 8"):
+        find(new(size=8), tmp_path, "d.vmdk")
+    assert nothing_is_left(tmp_path)
