@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pytest_vmports.errors import NotEnteredError, NotEnteredWarning, SettingError
+from pytest_vmports.guests.guest import Guest
 from pytest_vmports.pool.foresight import Habits
 from pytest_vmports.settings import options
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_vmports.guests.guest import Guest
     from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
@@ -131,7 +131,7 @@ class VmFactory(_NoVm):
         self,
         ports: Sequence[Any] | str | None = None,
         *more: Any,
-        guest: Guest | None = None,
+        guest: Guest | str | Callable[[], Guest] | None = None,
         **settings: Any,
     ) -> VmToBe:
         """Return what makes a VM that is ready in a ``with`` block, in a test or a fixture.
@@ -139,7 +139,7 @@ class VmFactory(_NoVm):
         Args:
             ports: guest ports, as the marker takes them; None means the setting ``expose``.
             more: is refused: what the marker takes one by one is a list here.
-            guest: what to boot; None means the session's.
+            guest: what to boot, as the marker takes it; None means the session's.
             settings: as the marker takes them.
 
         Raises:
@@ -165,8 +165,14 @@ class VmFactory(_NoVm):
 
     @contextlib.contextmanager
     def _made(
-        self, ports: Sequence[Any] | str | None, guest: Guest | None, settings: dict[str, Any]
+        self,
+        ports: Sequence[Any] | str | None,
+        guest: Guest | str | Callable[[], Guest] | None,
+        settings: dict[str, Any],
     ) -> Iterator[VM]:
+        own = guest if isinstance(guest, Guest) else self._guest
+        if own is not guest and guest is not None:
+            settings["guest"] = guest
         if ports is not None:
             settings["expose"] = ports
         wanted = options.settings_of_call(self._config, settings, _WHERE)
@@ -174,7 +180,7 @@ class VmFactory(_NoVm):
         habits.take(test, wanted)
         following = itertools.chain(habits.rest, self._coming(test, habits.whole))
         with self._pool.vm(
-            wanted, guest or self._guest, observe=self._observe,
+            wanted, own, observe=self._observe,
             on_wait=self._on_wait, following=following,
         ) as vm:  # fmt: skip
             yield vm

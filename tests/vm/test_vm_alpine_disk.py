@@ -22,11 +22,11 @@ def vm(boot, request, tmp_path_factory):
     config.write_text("colour = blue\n")
     guest = Guest.alpine_disk(files={str(config): "/etc/app.conf"})
     with boot(PORT, guest=guest, setup=SETUP, fresh_boot=False, **WIRINGS[request.param]) as vm:
+        assert vm.origin in FROM_TEMPLATE  # a test may reset it
         yield vm
 
 
 def test_it_is_a_clone_of_an_alpine_with_our_addresses_files_and_setup(vm):
-    assert vm.origin in FROM_TEMPLATE
     assert ask_tcp(vm, PORT, b"echo") == b"echo"
     assert "colour = blue" in vm.console
     said = vm.run(
@@ -94,3 +94,9 @@ def test_a_package_is_installed_from_a_server_and_its_service_answers(boot, tmp_
                 with vm.connect(9000) as connection, connection.makefile() as said:
                     assert said.readline() == "it is installed\n"
         server.shutdown()
+
+
+@pytest.mark.parametrize("guest", ["alpine-disk", Guest.alpine_disk], ids=["name", "function"])
+def test_a_factory_takes_what_the_marker_takes(vm_factory, guest):
+    with vm_factory(guest=guest, wait_for="none") as vm:
+        assert "Alpine Linux" in vm.run("cat /etc/os-release").stdout
