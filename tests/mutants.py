@@ -393,6 +393,7 @@ _COMMAND = _of(
     defaults_are_there=('"vmports", "-nodefaults", ', '"vmports", '),
     users_files_are_read=('"-nodefaults", "-no-user-config"', '"-nodefaults"'),
     reboots=("() if hardware.reboots else", "() if True else"),
+    a_processor_is_not_as_asked=("            return self.cpu\n", "            pass\n"),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
     disks_draw_the_same_numbers=(
         "*(() if fitting.seeded else hardware.qemu.architecture.restored_args),",

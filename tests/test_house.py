@@ -16,7 +16,7 @@ import pytest_vmports
 from pytest_vmports.network.wiring import Wiring
 from pytest_vmports.pool import planning
 from pytest_vmports.pool.guest_choice import chosen_guest
-from pytest_vmports.settings import guests, options, parse
+from pytest_vmports.settings import guests, hardware, options, parse
 from pytest_vmports.settings.table import OPTIONS
 from pytest_vmports.system.programs import Accelerator
 
@@ -260,7 +260,7 @@ SEEN = {
     "guest": "{folder}/other.raw", "kernel": "{folder}/other", "initrd": "{folder}/other",
     "append": "quiet", "files": "{folder}/other=/page", "setup": "false", "memory": "128",
     "cpus": "2", "display": "yes", "crash_dump": "yes", "on_reboot": "allow", "accel": "kvm",
-    "wait_for": "none", "qemu": "{folder}/{qemu}",
+    "wait_for": "none", "qemu": "{folder}/{qemu}", "cpu": "qemu64,+avx",
 }  # fmt: skip
 
 
@@ -360,7 +360,7 @@ def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_setting_names_a_reader_that_reads_its_default(option):
-    homes = [home for home in (guests, parse) if hasattr(home, option.reader)]
+    homes = [home for home in (guests, hardware, parse) if hasattr(home, option.reader)]
     assert [inspect.getmodule(getattr(home, option.reader)) for home in homes] == homes != []
     option.read(option.default)
 

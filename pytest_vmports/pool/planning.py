@@ -13,6 +13,7 @@ from pytest_vmports.errors import (
     SettingError,
 )
 from pytest_vmports.network.choose import choose_network, open_host, wants_gvproxy
+from pytest_vmports.pool import devices
 from pytest_vmports.system import landlock
 from pytest_vmports.system.programs import (
     NEWER_GVPROXY,
@@ -46,7 +47,8 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
     Raises:
         HostError: QEMU or gvproxy is missing, or cannot do what is asked for.
         NetworkListError: no guest can be held to a list here.
-        SettingError: the guest does not come up with so little memory.
+        SettingError: the guest does not come up with so little memory, or this QEMU makes no such
+            hardware.
     """
     guest = guest.tolerating(complaints=settings.cloud_init == "tolerant")
     guest = guest.bringing(agent=settings.agent)
@@ -59,12 +61,14 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
 
         if problem := gate.problem():
             raise NetworkListError(why=problem)
+    accelerator = choose_accel(settings.accel, qemu.path)
+    devices.check_cpu(settings, qemu, accelerator)
     own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
     return Plan(
         hardware=Hardware(
-            qemu, choose_accel(settings.accel, qemu.path), memory,
+            qemu, accelerator, memory,
             guest.cpus or settings.cpus, settings.display, settings.crash_dump,
-            settings.on_reboot == "allow",
+            settings.on_reboot == "allow", settings.cpu,
         ),
         network=choose_network(
             [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,

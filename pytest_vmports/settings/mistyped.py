@@ -27,14 +27,14 @@ _PORTS = frozenset(
 # Only names that no likeness of letters leads to, or that one would lead to another setting.
 _MEANT = {
     **dict.fromkeys(("ram", "mem", "mem_size", "size"), "memory"),
-    **dict.fromkeys(("cpu", "cores", "smp", "vcpus", "processors"), "cpus"),
+    **dict.fromkeys(("cores", "smp", "vcpus", "processors"), "cpus"),
     **dict.fromkeys(("timeout", "start_timeout", "ready_timeout", "wait_timeout"), "boot_timeout"),
     **dict.fromkeys(("wait", "ready", "wait_until", "health", "healthcheck"), "wait_for"),
     **dict.fromkeys(("image", "disk", "os", "distro", "qcow2", "vm"), "guest"),
     **dict.fromkeys(("script", "command", "cmd", "run", "provision", "init", "user_data"), "setup"),
     **dict.fromkeys(("internet", "net", "network_access", "online", "nat"), "allow_network"),
     **dict.fromkeys(("file", "copy", "put", "volumes", "mount", "mounts"), "files"),
-    **dict.fromkeys(("kvm", "acceleration", "accelerator", "tcg", "machine"), "accel"),
+    **dict.fromkeys(("kvm", "acceleration", "accelerator", "tcg"), "accel"),
     **dict.fromkeys(("cmdline", "kernel_args", "kernel_cmdline"), "append"),
     **dict.fromkeys(("cold", "fresh", "no_template"), "fresh_boot"),
     **dict.fromkeys(("snapshot", "clone"), "template"),

@@ -52,6 +52,7 @@ class Settings:
     agent: bool
     memory: int
     cpus: int
+    cpu: str | None
     display: bool
     accel: str
     boot_timeout: float

@@ -47,7 +47,8 @@ class Option(NamedTuple):
     Attributes:
         name: its name in all homes.
         default: its value when nobody says anything, in the spelling a user would use.
-        reader: the name of the function in `parse`, or in `guests`, that makes the final value.
+        reader: the name of the function in `parse`, `guests` or `hardware` that makes the final
+            value.
         help: for ``pytest --help`` and the README.
         among: what makes that reader, where it depends: a choice's words, a number's bounds.
         marker: a marker may set it; False for what is chosen once per process.
@@ -73,9 +74,10 @@ class Option(NamedTuple):
             ValueError: the value is wrong; says what is allowed.
             TypeError: likewise.
         """
-        from pytest_vmports.settings import guests, parse
+        from pytest_vmports.settings import guests, hardware, parse
 
-        reader = getattr(guests if hasattr(guests, self.reader) else parse, self.reader)
+        home = next(one for one in (guests, hardware, parse) if hasattr(one, self.reader))
+        reader = getattr(home, self.reader)
         if self.reader in parse.ROOTED:
             return reader(value, root)
         return reader(*self.among)(value) if self.among else reader(value)
@@ -132,6 +134,11 @@ OPTIONS = (
     ),
     Option("memory", "256", "memory", "the guest's memory in MiB, or as 1G"),
     Option("cpus", "1", "whole", "the guest's virtual processors", (1, 255)),
+    Option(
+        "cpu", None, "cpu",
+        "the guest's processor, as QEMU's -cpu takes it: max, or 'qemu64,+avx' (default: the "
+        "host's own, or what can be emulated)",
+    ),
     Option("display", "no", "boolean", "give the guest a graphics card, for screenshots"),
     Option(
         "accel", "auto", "choice",

@@ -32,7 +32,8 @@ class Hardware:
     """The machine that a guest sees.
 
     ``memory`` is in MiB; ``display``: it has a graphics card; ``crash_dump``: a crashed guest's
-    memory is wanted; ``reboots``: it may reboot, which ends QEMU otherwise.
+    memory is wanted; ``reboots``: it may reboot, which ends QEMU otherwise; ``cpu``: its processor,
+    as ``-cpu`` takes it, or None for the one that is best here.
     """
 
     qemu: Qemu
@@ -42,10 +43,13 @@ class Hardware:
     display: bool = False
     crash_dump: bool = False
     reboots: bool = False
+    cpu: str | None = None
 
     @property
     def processor(self) -> str:
-        """QEMU's word for its processors: the host's own, or what can be emulated."""
+        """QEMU's word for its processors: as asked, the host's own, or what can be emulated."""
+        if self.cpu is not None:
+            return self.cpu
         emulated = self.accelerator.name == "tcg"
         return self.qemu.architecture.emulated_cpu if emulated else "host"
 

@@ -115,6 +115,7 @@ NATIVE = {
     "copy_limit": [("512", "512")],
     "console_limit": [("64", "64")],
     "cpus": [("2", "2")],
+    "cpu": [("'qemu64,+avx'", "qemu64,+avx")],
     "prewarm": [("0", "0"), ("3", "3"), ("'auto'", "auto")],
     "boot_timeout": [("60", "60"), ("1.5", "1.5")],
     "port_wait": [("60", "60"), ("0.5", "0.5")],
@@ -230,7 +231,7 @@ def test_what_the_command_line_says_by_o_is_told_as_such(pytester, setting):
 
 
 def test_all_unknown_names_are_told_at_once(pytester, monkeypatch):
-    monkeypatch.setenv("VMPORTS_CPU", "1")
+    monkeypatch.setenv("VMPORTS_CORE", "1")
     pytester.makeini("[pytest]\nvmports_port_ragne = 1\n")
     pytester.makepyfile("def test_it(free_port): pass")
     done = pytester.runpytest_inprocess(*PLAIN)

@@ -10,7 +10,7 @@ from pytest_vmports.settings.mistyped import misspelt
 
 KEYWORDS = {
     "ram": "memory", "mem": "memory", "Memory": "memory", "memry": "memory",
-    "cpu": "cpus", "smp": "cpus", "cores": "cpus",
+    "smp": "cpus", "cores": "cpus",
     "timeout": "boot_timeout", "boottimeout": "boot_timeout", "boot-timeout": "boot_timeout",
     "wait": "wait_for", "waitfor": "wait_for", "ready": "wait_for",
     "image": "guest", "disk": "guest", "guests": "guest",

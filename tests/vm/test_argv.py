@@ -29,11 +29,12 @@ def build(
     accel="tcg",
     display=False,
     reboots=False,
+    cpu=None,
     network=("-nic", "none"),
     channels=CHANNELS,
     **keywords,
 ):
-    hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display, False, reboots)
+    hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display, False, reboots, cpu)
     keywords = {"kernel": Path("/k"), "initrd": Path("/i"), "kernel_words": "a b", **keywords}
     return build_command(hardware, list(network), channels, **keywords)
 
@@ -65,6 +66,11 @@ def test_a_machine_that_may_reboot_goes_on_with_it_and_has_its_kernel_when_it_wa
 
 def test_the_same_values_give_the_same_argv():
     assert build() == build()
+
+
+def test_a_processor_that_is_asked_for_is_the_one_whatever_the_accelerator():
+    for accel in ("tcg", "kvm"):
+        assert values(build(accel=accel, cpu="qemu64,+avx"), "-cpu") == ["qemu64,+avx"]
 
 
 def test_memory_and_processors_are_those_of_the_hardware():

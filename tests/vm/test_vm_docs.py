@@ -12,7 +12,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 # Each example has a guest of its own, and most boot more than once.
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["vm.md", "guests.md"])
+@pytest.mark.parametrize("page", ["vm.md", "guests.md", "hardware.md"])
 def test_the_examples_of_a_page_work(page, pytester, qemu_binary):
     """Those that begin with a file's name belong together, and to a guest that boots slowly."""
     examples = re.findall(
