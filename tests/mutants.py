@@ -370,6 +370,12 @@ _SHELL = (
         a_child_is_its_parent=("return os.getpid() == self.pid", "return True"),
     )
 )
+_BOARDS = _of(
+    "pytest_vmports/system/architecture.py",
+    "tests/system/test_architecture.py",
+    q35_takes_plugs=('"pc-q35", "hot_plugs": False', '"pc-q35", "hot_plugs": True'),
+    microvm_is_emulated=('"emulated": False', '"emulated": True'),
+)
 _COMMAND = _of(
     "pytest_vmports/vm/argv.py",
     "tests/vm/test_argv.py",

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
 from pytest_vmports.system import processors
 
 if TYPE_CHECKING:
+    from pytest_vmports.guests.guest import Guest
     from pytest_vmports.settings.options import Settings
     from pytest_vmports.system.programs import Accelerator, Qemu
+
+
+def on_machine(settings: Settings, guest: Guest, qemu: Qemu, accelerator: Accelerator) -> Qemu:
+    """Return this QEMU, as one that makes the machine type that was asked for.
+
+    Raises:
+        SettingError: there is none of this name for its architecture, or it does not boot the
+            guest, or lacks what else was asked for.
+    """
+    machine = settings.machine
+    if machine is None:
+        return qemu
+    architecture, why = qemu.architecture, None
+    if machine not in architecture.machines:
+        why = f"guests for {architecture.name} are given {', '.join(architecture.machines)}"
+    else:
+        other = architecture.on(machine)
+        if guest.kernel_path is None and not other.boots_disks:
+            why = (
+                f"no firmware boots a disk on it, and {guest.name} brings no kernel: give its "
+                f"Guest.disk a kernel, or use {architecture.machines[0]}"
+            )
+        elif settings.display and other.display is None:
+            why = f"it has no graphics card, and display = yes ({settings.sources['display']})"
+        elif accelerator.name == "tcg" and not other.emulated:
+            why = (
+                "a guest that is emulated, as here, finds no clock on it that a busy host cannot "
+                f"spoil, and then hangs while it boots: use KVM or HVF, or "
+                f"{architecture.machines[0]}"
+            )
+    if why is not None:
+        raise SettingError(
+            source=settings.sources["machine"], name="machine", value=machine, allowed=why
+        )
+    return replace(qemu, machine=machine)
 
 
 def check_cpu(settings: Settings, qemu: Qemu, accelerator: Accelerator) -> None:

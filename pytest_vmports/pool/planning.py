@@ -54,6 +54,9 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
     guest = guest.bringing(agent=settings.agent)
     memory = _enough_memory(settings, guest)
     qemu = find_qemu(settings.qemu)
+    accelerator = choose_accel(settings.accel, qemu.path)
+    qemu = devices.on_machine(settings, guest, qemu, accelerator)
+    devices.check_cpu(settings, qemu, accelerator)
     network, backend = settings.allow_network, settings.backend
     by_gvproxy = wants_gvproxy(allow_network=network, backend=backend)
     if not isinstance(network, bool):
@@ -61,8 +64,6 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
 
         if problem := gate.problem():
             raise NetworkListError(why=problem)
-    accelerator = choose_accel(settings.accel, qemu.path)
-    devices.check_cpu(settings, qemu, accelerator)
     own = kind_of(guest, qemu.architecture).own_ports(settings.expose)
     return Plan(
         hardware=Hardware(

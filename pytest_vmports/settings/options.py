@@ -52,6 +52,7 @@ class Settings:
     agent: bool
     memory: int
     cpus: int
+    machine: str | None
     cpu: str | None
     display: bool
     accel: str

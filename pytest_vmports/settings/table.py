@@ -135,6 +135,11 @@ OPTIONS = (
     Option("memory", "256", "memory", "the guest's memory in MiB, or as 1G"),
     Option("cpus", "1", "whole", "the guest's virtual processors", (1, 255)),
     Option(
+        "machine", None, "text_or_none",
+        "the guest's board, as QEMU calls it, e.g. pc, q35 or microvm (default: the first that "
+        "its architecture has)",
+    ),
+    Option(
         "cpu", None, "cpu",
         "the guest's processor, as QEMU's -cpu takes it: max, or 'qemu64,+avx' (default: the "
         "host's own, or what can be emulated)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Architecture:
         console: the guest's name of its console's device.
         control: the guest's name of the control channel's device.
         control_args: what connects that device to the chardev ``control``.
-        display: its graphics card.
+        display: its graphics card; None where there is none.
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
             random numbers; where there is no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
@@ -30,6 +31,8 @@ class Architecture:
         panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
             none.
         hot_plugs: devices can be plugged into its board while it runs.
+        boots_disks: firmware can boot a disk on its board; else a kernel has to be given.
+        emulated: its guests boot for certain where QEMU emulates the processor.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
         kernels: what kernels QEMU boots for it, by `file_kinds`; empty where that is not known.
@@ -44,18 +47,56 @@ class Architecture:
     console: str
     control: str
     control_args: tuple[str, ...]
-    display: str
+    display: str | None
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
     emulated_cpu: str = "max"
     window: frozenset[str] = frozenset()
     panic_device: str | None = None
     hot_plugs: bool = False
+    boots_disks: bool = True
+    emulated: bool = True
     agent: str | None = None
     kernels: frozenset[str] = frozenset()
     bundled_memory: int = 0
 
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The machine types that a guest may be given, the one that it has by default first."""
+        return tuple(_MACHINES.get(self.name, {self.board: {}}))
 
+    def on(self, machine: str | None) -> Architecture:
+        """Return this architecture on another of its machine types; None means its default.
+
+        Args:
+            machine: one of `machines`.
+        """
+        changes = {} if machine is None else _MACHINES.get(self.name, {}).get(machine, {})
+        return replace(self, **changes) if changes else self
+
+
+# What the machine types of an architecture differ in from the first, its default.
+_OF_X86: dict[str, dict[str, Any]] = {
+    "pc": {},
+    # A device that is plugged into its first bus while it runs is refused there.
+    "q35": {"board": "q35", "boards": "pc-q35", "hot_plugs": False},
+    # With a bus of PCI, for it has no other place for a second card or for memory that is shared.
+    # It has neither HPET nor a timer of ACPI's. An emulated guest on a busy host fails to calibrate
+    # its processor's counter by the one timer that is left, and then hangs in two boots of three.
+    "microvm": {
+        "board": "microvm,pcie=on", "emulated": False, "boards": "microvm",
+        "hot_plugs": False, "boots_disks": False, "display": None,
+        "restored_args": (),
+        # It makes the first serial port alone by itself.
+        "control_args": ("-device", "isa-serial,chardev=control,index=1"),
+    },
+}  # fmt: skip
+_MACHINES: dict[str, dict[str, dict[str, Any]]] = {
+    "x86_64": _OF_X86,
+    "i386": _OF_X86,
+    "aarch64": {"virt": {}},
+    "arm": {"virt": {}},
+}
 X86_64 = Architecture(
     name="x86_64",
     distributions="amd64",

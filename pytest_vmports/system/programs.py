@@ -58,6 +58,7 @@ class Qemu:
         has_panic_device: it was built with its architecture's `panic_device`.
         has_window: likewise with the device by which a guest shares memory with us.
         shares_by: those of its devices by which a guest sees a folder of the host's.
+        machine: the machine type that it is to make; None for its architecture's default.
     """
 
     path: str
@@ -67,11 +68,12 @@ class Qemu:
     has_panic_device: bool = False
     has_window: bool = False
     shares_by: frozenset[str] = frozenset()
+    machine: str | None = None
 
     @property
     def architecture(self) -> Architecture:
-        """What it emulates."""
-        return architecture_of(self.path)
+        """What it emulates, with the machine type that it is to make."""
+        return architecture_of(self.path).on(self.machine)
 
     def __str__(self) -> str:
         return f"QEMU {'.'.join(map(str, self.version))} ({self.path}, {self.found})"

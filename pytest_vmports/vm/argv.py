@@ -225,7 +225,8 @@ def maps_read_only(qemu: Qemu, ram: Ram) -> bool:
 
 
 def _display(hardware: Hardware) -> tuple[str, ...]:
-    return ("-device", hardware.qemu.architecture.display) if hardware.display else ()
+    display = hardware.qemu.architecture.display
+    return ("-device", display) if hardware.display and display is not None else ()
 
 
 def _panic_device(hardware: Hardware) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ NATIVE = {
     "copy_limit": [("512", "512")],
     "console_limit": [("64", "64")],
     "cpus": [("2", "2")],
+    "machine": [("'q35'", "q35")],
     "cpu": [("'qemu64,+avx'", "qemu64,+avx")],
     "prewarm": [("0", "0"), ("3", "3"), ("'auto'", "auto")],
     "boot_timeout": [("60", "60"), ("1.5", "1.5")],

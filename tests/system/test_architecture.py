@@ -149,3 +149,16 @@ def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
         kind.restored(None)
         with socket.socket(fileno=os.dup(of_qemu)) as channel:
             assert len(channel.recv(1000)) == 4 + 16 + 32
+
+
+@pytest.mark.parametrize("architecture", [X86_64, AARCH64], ids=lambda one: one.name)
+def test_the_default_board_is_the_first_of_an_architectures_machines(architecture):
+    assert architecture.machines[0] == architecture.board
+    assert architecture.on(None) is architecture.on(architecture.machines[0]) is architecture
+
+
+def test_another_board_of_a_pc_says_what_it_lacks():
+    q35, microvm = X86_64.on("q35"), X86_64.on("microvm")
+    assert (q35.board, q35.boards, q35.hot_plugs, q35.boots_disks) == ("q35", "pc-q35", False, True)
+    assert (microvm.boots_disks, microvm.display, microvm.emulated) == (False, None, False)
+    assert Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "", machine="q35").architecture == q35

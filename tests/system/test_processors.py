@@ -1,8 +1,11 @@
 """Processors: what a QEMU says of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_vmports.system import processors
+from pytest_vmports.system.architecture import X86_64
 from pytest_vmports.system.programs import Accelerator, find_qemu
 
 TCG = Accelerator("tcg", "a test")
@@ -25,6 +28,11 @@ def test_what_it_does_not_make_is_told_in_its_own_words(qemu, cpu, said):
     why = processors.problem(qemu, TCG, cpu)
     assert why.startswith("QEMU says: ") and said in why
     assert "qemu-system" not in why
+
+
+@pytest.mark.parametrize("machine", X86_64.machines)
+def test_this_qemu_makes_each_board_that_a_guest_may_be_given(qemu, machine):
+    assert processors.problem(replace(qemu, machine=machine), TCG, "max") is None
 
 
 def test_some_that_it_has_are_named_the_plain_ones_first(qemu):
