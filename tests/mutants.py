@@ -399,6 +399,7 @@ _COMMAND = _of(
     defaults_are_there=('"vmports", "-nodefaults", ', '"vmports", '),
     users_files_are_read=('"-nodefaults", "-no-user-config"', '"-nodefaults"'),
     reboots=("() if hardware.reboots else", "() if True else"),
+    words_for_qemu_are_lost=("*sandbox, *hardware.qemu_args]", "*sandbox]"),
     a_processor_is_not_as_asked=("            return self.cpu\n", "            pass\n"),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
     disks_draw_the_same_numbers=(
@@ -406,7 +407,7 @@ _COMMAND = _of(
         "",
     ),
     arm64_has_no_control_channel=(
-        "*hardware.qemu.architecture.control_args,",
+        "*qemu.architecture.control_args,",
         '*("-serial", "chardev:control"),',
     ),
     memory_of_clones_is_shared=("'on' if ram.share else 'off'", "'on' if ram else 'off'"),
@@ -594,7 +595,7 @@ _CLONE = _of(
         'Ram(folder / "ram", share=True)',
         'Ram(folder / "ram", share=False)',
     ),
-    given_up_is_forgotten=("self._without.add(repr(guest))", "pass"),
+    given_up_is_forgotten=("self._without.add(plan.family)", "pass"),
     a_template_fails_for_ever=("if template.folder.name in self._failed:", "if False:"),
     whoever_keeps_its_address_is_cloned=("if plan.network.lan is not None and", "if False and"),
     whatever_the_kind_it_is_cloned=(
@@ -625,7 +626,7 @@ _LAUNCH = _of(
     ),
     cold_boots_are_cloned=("exposed, observe) if cloned else None", "exposed, observe)"),
     a_broken_template_is_used_for_ever=(
-        "self._templates.discard(template, plan.guest, error)",
+        "self._templates.discard(template, plan, error)",
         "pass",
     ),
 )

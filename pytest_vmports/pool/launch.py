@@ -191,7 +191,7 @@ class Launcher:
                     if not state_may_be(error) and template.sound(template.folder.name):
                         raise
                     # Found sound, and still not to be restored, or restored and dead at once.
-                    self._templates.discard(template, plan.guest, error)
+                    self._templates.discard(template, plan, error)
                     continue
             return ready, self._order(plan, template, exposed.host)
         return self._start(plan, exposed, observe, None), None
@@ -234,7 +234,7 @@ class Launcher:
         try:
             return self._templates.find(plan, build)
         except MonitorError as error:
-            self._templates.cannot_be_saved(plan.guest, error)
+            self._templates.cannot_be_saved(plan, error)
         except ApartError as error:
             self._templates.cannot_be_shared(plan, error)
         return None

@@ -69,7 +69,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         hardware=Hardware(
             qemu, accelerator, memory,
             guest.cpus or settings.cpus, settings.display, settings.crash_dump,
-            settings.on_reboot == "allow", settings.cpu,
+            settings.on_reboot == "allow", settings.cpu, settings.qemu_args,
         ),
         network=choose_network(
             [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_vmports.guests.guest import Guest
     from pytest_vmports.pool.apart import ApartError
     from pytest_vmports.pool.template import Template
     from pytest_vmports.vm.machine import Machine
@@ -62,7 +61,7 @@ class Templates:
         self._tell = tell
         self._places = TemplatePlaces(cache, shared, limit * _MIB, tell)
         self._told: set[str] = set()
-        self._without: set[str] = set()  # guests, each as its repr: names may be equal
+        self._without: set[str] = set()  # of plans, see `Plan.family`: names may be equal
         self._failed: set[str] = set()
         self._apart = Apart(shared / "apart", tell)
 
@@ -71,7 +70,10 @@ class Templates:
 
         Whether a test wants that is not asked here.
         """
-        if repr(plan.guest) in self._without:
+        if plan.family in self._without:
+            return True
+        if plan.why_cold is not None:
+            self._say(f"this VM of {plan.guest.name} boots from cold: {plan.why_cold}")
             return True
         if plan.network.lan is not None and (why := self._apart.why(plan)) is not None:
             self._say_cold(f"{plan.guest.name} on a shared network", why)
@@ -79,7 +81,7 @@ class Templates:
         if (why := plan.kind.why_no_template) is None:
             return False
         if not plan.clockless:
-            self._give_up(plan.guest, f"{why}; template = always clones it all the same")
+            self._give_up(plan, f"{why}; template = always clones it all the same")
             return True
         self._say(f"clones of {plan.guest.name} have the time of their template: {why}; {_BEHIND}")
         return False
@@ -117,20 +119,20 @@ class Templates:
 
         return self._places.find(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
 
-    def cannot_be_saved(self, guest: Guest, error: VmPortsError) -> None:
-        """Boot this guest from cold from now on, and say so once."""
-        self._give_up(guest, _brief(error))
+    def cannot_be_saved(self, plan: Plan, error: VmPortsError) -> None:
+        """Boot this plan's guest, with such hardware, from cold from now on, and say so once."""
+        self._give_up(plan, _brief(error))
 
     def cannot_be_shared(self, plan: Plan, error: ApartError) -> None:
         """Boot VMs of this plan from cold from now on, and say so once."""
         self._apart.note(plan, str(error))
         self.boots_from_cold(plan)
 
-    def discard(self, template: Template, guest: Guest, error: VmPortsError) -> None:
+    def discard(self, template: Template, plan: Plan, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""
         self._places.discard(template)
         if template.folder.name in self._failed:
-            self._give_up(guest, f"its saved state cannot be restored: {_brief(error)}")
+            self._give_up(plan, f"its saved state cannot be restored: {_brief(error)}")
         else:
             self._failed.add(template.folder.name)
             said = "a saved state could not be restored and is built anew"
@@ -140,9 +142,9 @@ class Templates:
         """Let go of the templates in use."""
         self._places.close()
 
-    def _give_up(self, guest: Guest, why: str) -> None:
-        self._without.add(repr(guest))
-        self._say_cold(guest.name, why)
+    def _give_up(self, plan: Plan, why: str) -> None:
+        self._without.add(plan.family)
+        self._say_cold(plan.whose, why)
 
     def _say_cold(self, whose: str, why: str) -> None:
         self._say(f"every VM of {whose} boots from cold: {why}")

@@ -3,12 +3,73 @@
 from __future__ import annotations
 
 import re
+import shlex
+from itertools import zip_longest
 from typing import Any
 
 from pytest_vmports.settings import parse
 
 _NAME = r"[A-Za-z0-9_.-]+"
 _CPU = re.compile(rf"{_NAME}(,[+-]?{_NAME}(=[^,\s]*)?)*")
+
+_BY_SETTING = {
+    **dict.fromkeys(("-cpu",), "cpu"), **dict.fromkeys(("-m",), "memory"), "-smp": "cpus",
+    **dict.fromkeys(("-accel", "-enable-kvm", "-no-kvm"), "accel"),
+    "-kernel": "kernel", "-initrd": "initrd", "-append": "append", "-no-reboot": "on_reboot",
+}  # fmt: skip
+_MONITOR = "QEMU's monitor is ours; one for people comes with pytest-vmports run and keep"
+_LISTENS = "it would listen where no lease is held, or wait for a window on a desktop"
+_ENDS = "QEMU would only tell something and end"
+_LEAVES = "QEMU has to stay our child, with the rights and walls that it is given"
+_STARTS = "it decides how QEMU starts, which clones and paused VMs need for themselves"
+_REFUSED = {
+    **{word: f"use the setting {name}" for word, name in _BY_SETTING.items()},
+    **dict.fromkeys(("-monitor", "-mon", "-qmp", "-qmp-pretty"), _MONITOR),
+    **dict.fromkeys(
+        ("-vnc", "-spice", "-gdb", "-s", "-display", "-nographic", "-curses", "-sdl"), _LISTENS
+    ),
+    **dict.fromkeys(("-h", "-help", "-version", "-dump-vmstate"), _ENDS),
+    **dict.fromkeys(
+        ("-daemonize", "-runas", "-run-with", "-chroot", "-pidfile", "-sandbox"), _LEAVES
+    ),
+    **dict.fromkeys(
+        ("-S", "-incoming", "-loadvm", "-preconfig", "-only-migratable", "-snapshot", "-action",
+         "-no-shutdown", "-readconfig", "-writeconfig"),
+        _STARTS,
+    ),
+}  # fmt: skip
+_OPENS_PORTS = re.compile(r"(^|,)(hostfwd|guestfwd)=")
+_MACHINE = ("-machine", "-M")
+
+
+def qemu_args(value: Any) -> tuple[str, ...]:
+    """Read words for QEMU: a text, as a shell splits it, or a list of words."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        words = shlex.split(parse.text(value))
+    elif isinstance(value, list | tuple):
+        words = [parse.text(word) for word in value]
+    else:
+        raise TypeError("write a text like '-device edu', or a list of words")
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        if why := _why_not(word, following):
+            raise ValueError(f"{word} is not to be given to QEMU so: {why}")
+    return tuple(words)
+
+
+def _why_not(word: str, following: str) -> str | None:
+    """Return why a word is refused; None where it is not."""
+    if "\0" in word or "\n" in word:
+        return "it has no such characters in it"
+    if _OPENS_PORTS.search(word):
+        return "ports are forwarded by the marker's, and services of the host by host_ports"
+    if not word.startswith("-"):
+        return None
+    plain = f"-{word.lstrip('-').partition('=')[0]}"  # QEMU takes one sign and two
+    if plain in _MACHINE and not re.match(r"[a-z0-9_-]+=", following.removeprefix("type=")):
+        return "use the setting machine; of its own options alone, as usb=on, this may follow"
+    return _REFUSED.get(plain)
 
 
 def cpu(value: Any) -> str | None:

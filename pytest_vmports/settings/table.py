@@ -144,6 +144,11 @@ OPTIONS = (
         "the guest's processor, as QEMU's -cpu takes it: max, or 'qemu64,+avx' (default: the "
         "host's own, or what can be emulated)",
     ),
+    Option(
+        "qemu_args", "", "qemu_args",
+        "further words for QEMU, as a shell splits them, or a list, e.g. '-device edu'; not those "
+        "that settings or we need",
+    ),
     Option("display", "no", "boolean", "give the guest a graphics card, for screenshots"),
     Option(
         "accel", "auto", "choice",

@@ -33,7 +33,8 @@ class Hardware:
 
     ``memory`` is in MiB; ``display``: it has a graphics card; ``crash_dump``: a crashed guest's
     memory is wanted; ``reboots``: it may reboot, which ends QEMU otherwise; ``cpu``: its processor,
-    as ``-cpu`` takes it, or None for the one that is best here.
+    as ``-cpu`` takes it, or None for the one that is best here; ``qemu_args``: the test's own
+    words for QEMU.
     """
 
     qemu: Qemu
@@ -44,6 +45,7 @@ class Hardware:
     crash_dump: bool = False
     reboots: bool = False
     cpu: str | None = None
+    qemu_args: tuple[str, ...] = ()
 
     @property
     def processor(self) -> str:
@@ -182,12 +184,7 @@ def build_command(
         *(_boot(kernel, initrd, kernel_words) if hardware.reboots or not restore else ()),
         *(("-incoming", "defer", "-S") if restore else ()),
         *(() if fitting.seeded else hardware.qemu.architecture.restored_args),
-        *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
-        *_monitor(hardware.qemu, "monitor", "control"),
-        *_console(hardware.qemu, channels),
-        *("-serial", "chardev:console"),
-        *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
-        *hardware.qemu.architecture.control_args,
+        *_channels(hardware.qemu, channels),
         *(_window(channels.window_fd) if fitting.window else ()),
         *_display(hardware),
         *_drives(drives),
@@ -197,7 +194,8 @@ def build_command(
         *_panic_device(hardware),
     ]
     linux = sys.platform.startswith("linux")
-    return command + (["-sandbox", _SANDBOX] if linux and hardware.qemu.has_sandbox else [])
+    sandbox = ("-sandbox", _SANDBOX) if linux and hardware.qemu.has_sandbox else ()
+    return [*command, *sandbox, *hardware.qemu_args]
 
 
 def _board(
@@ -250,6 +248,17 @@ def _monitor(qemu: Qemu, chardev: str, mode: str) -> list[str]:
         return ["-mon", f"chardev={chardev},mode={mode}"]
     kind = "monitor-qmp" if mode == "control" else "monitor-hmp"
     return ["-object", f"{kind},id={chardev}0,chardev={chardev}"]
+
+
+def _channels(qemu: Qemu, channels: Channels) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=monitor,fd={channels.monitor_fd}"),
+        *_monitor(qemu, "monitor", "control"),
+        *_console(qemu, channels),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=control,fd={channels.control_fd}"),
+        *qemu.architecture.control_args,
+    ]
 
 
 def _console(qemu: Qemu, channels: Channels) -> list[str]:

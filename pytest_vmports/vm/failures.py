@@ -54,8 +54,9 @@ _DENIED = re.compile(
     r"|while loading shared libraries"
 )
 _WALLED = (
-    "(where that file is there: Landlock keeps QEMU to its own files and its VM's; to give it "
-    "others, name as qemu a script of yours that runs it, which is kept from nothing)"
+    "(where that file is there: Landlock keeps QEMU to its own files and its VM's, also from what "
+    "qemu_args name; to give it others, name as qemu a script of yours that runs it, which is "
+    "kept from nothing)"
 )
 # Of a console's end.
 _LOOK_BYTES = 256 << 10

@@ -108,6 +108,22 @@ class Plan:
         return kind_of(self.guest, self.hardware.qemu.architecture)
 
     @property
+    def why_cold(self) -> str | None:
+        """Why no VM of it can be a clone, whatever the guest is; None where nothing forbids it."""
+        return None
+
+    @property
+    def family(self) -> str:
+        """What VMs have in common that can be saved all, or none of them."""
+        return repr((self.guest, self.hardware.qemu_args))
+
+    @property
+    def whose(self) -> str:
+        """What to call VMs of its family."""
+        words = " ".join(self.hardware.qemu_args)
+        return f"{self.guest.name} with qemu_args = {words}" if words else self.guest.name
+
+    @property
     def own_ports(self) -> list[PortMapping]:
         """The guest ports that we need ourselves."""
         return self.kind.own_ports(self.wanted)

@@ -78,7 +78,7 @@ def plan(**changes):
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
         "identity": {"name": "a guest"}, "key": "key", "standby_key": "key", "own_ports": [],
         "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False,
-        "clockless": False, **changes,
+        "clockless": False, "why_cold": None, "family": "a guest", "whose": "a guest", **changes,
     }  # fmt: skip
     return FakePlan(**facts)
 
@@ -168,6 +168,19 @@ def test_a_guest_that_qemu_cannot_save_boots_from_cold_and_it_is_said_once(maker
     assert len(maker.launch(plan())[0]) == 1
     (line,) = maker.said
     assert line.startswith("vmports: every VM of a guest boots from cold: ")
+
+
+def test_what_cannot_be_saved_of_one_hardware_is_cloned_of_another(maker):
+    maker.errors = [MonitorError(command="migrate", reply="no")]
+    maker.launch(plan(family="with a device"))
+    assert "saved" in maker.launch(plan(family="without"))[0]
+
+
+def test_one_that_can_be_no_clone_by_itself_is_told_and_others_of_its_guest_are_cloned(maker):
+    notes, ports = maker.launch(plan(why_cold="it begins paused"))
+    assert notes == [f"VM starts with {ports}"]
+    assert maker.said == ["vmports: this VM of a guest boots from cold: it begins paused"]
+    assert "saved" in maker.launch(plan())[0]
 
 
 @pytest.mark.parametrize(

@@ -26,3 +26,50 @@ def test_what_is_no_processor_is_refused_with_an_example(raw):
 def test_a_number_of_processors_is_told_the_setting_that_it_is_meant_for(raw):
     with pytest.raises(ValueError, match="how many there are says cpus"):
         hardware.cpu(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (None, ()), ("", ()), ("-device 'edu,id=a b'", ("-device", "edu,id=a b")),
+        (["-device", "edu"], ("-device", "edu")), (("-machine", "usb=on"), ("-machine", "usb=on")),
+        ("-global virtio-net-pci.romfile= -M hpet=off",
+         ("-global", "virtio-net-pci.romfile=", "-M", "hpet=off")),
+    ],
+)  # fmt: skip
+def test_words_for_qemu_are_split_as_a_shell_does(raw, value):
+    assert hardware.qemu_args(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        ("-monitor stdio", "monitor is ours"),
+        ("--monitor stdio", "-monitor.* is not to be given"),
+        ("-cpu max", "use the setting cpu"),
+        ("-m 1G", "use the setting memory"),
+        ("-M q35", "use the setting machine"),
+        ("-machine type=q35,usb=on", "use the setting machine"),
+        ("-machine q35,usb=on", "use the setting machine"),
+        ("-machine", "use the setting machine"),
+        ("-S", "clones and paused VMs"),
+        ("-incoming defer", "clones and paused VMs"),
+        ("-snapshot", "clones and paused VMs"),
+        ("-daemonize", "our child"),
+        ("-sandbox off", "rights and walls"),
+        ("-nographic", "listen where no lease is held"),
+        ("-s", "listen where no lease is held"),
+        ("-version", "tell something and end"),
+        ("-netdev user,id=x,hostfwd=tcp::1-:2", "forwarded by the marker's"),
+        (["a\nb"], "no such characters"),
+    ],
+)
+def test_words_that_would_break_ours_are_refused_with_a_reason(raw, why):
+    with pytest.raises(ValueError, match=why):
+        hardware.qemu_args(raw)
+
+
+@pytest.mark.parametrize("raw", [5, True, [1], {"-device": "edu"}, "'open"])
+def test_what_are_no_words_are_refused(raw):
+    with pytest.raises((ValueError, TypeError)):
+        hardware.qemu_args(raw)

@@ -116,6 +116,9 @@ NATIVE = {
     "console_limit": [("64", "64")],
     "cpus": [("2", "2")],
     "machine": [("'q35'", "q35")],
+    "qemu_args": [
+        ("['-device', 'edu']", "-device edu"), ("'-device edu'", "-device edu"),
+    ],
     "cpu": [("'qemu64,+avx'", "qemu64,+avx")],
     "prewarm": [("0", "0"), ("3", "3"), ("'auto'", "auto")],
     "boot_timeout": [("60", "60"), ("1.5", "1.5")],

@@ -30,11 +30,14 @@ def build(
     display=False,
     reboots=False,
     cpu=None,
+    words=(),
     network=("-nic", "none"),
     channels=CHANNELS,
     **keywords,
 ):
-    hardware = Hardware(qemu, Accelerator(accel, "a test"), 300, 2, display, False, reboots, cpu)
+    hardware = Hardware(
+        qemu, Accelerator(accel, "a test"), 300, 2, display, False, reboots, cpu, words
+    )
     keywords = {"kernel": Path("/k"), "initrd": Path("/i"), "kernel_words": "a b", **keywords}
     return build_command(hardware, list(network), channels, **keywords)
 
@@ -71,6 +74,10 @@ def test_the_same_values_give_the_same_argv():
 def test_a_processor_that_is_asked_for_is_the_one_whatever_the_accelerator():
     for accel in ("tcg", "kvm"):
         assert values(build(accel=accel, cpu="qemu64,+avx"), "-cpu") == ["qemu64,+avx"]
+
+
+def test_words_for_qemu_come_last():
+    assert build(words=("-device", "edu"))[-2:] == ["-device", "edu"]
 
 
 def test_memory_and_processors_are_those_of_the_hardware():

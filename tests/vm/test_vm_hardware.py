@@ -6,7 +6,7 @@ import pytest
 from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp
 
 from pytest_vmports import Guest
-from pytest_vmports.errors import SettingError
+from pytest_vmports.errors import LaunchError, SettingError
 
 
 def test_a_processor_that_was_asked_for_is_the_clones_too(vm_factory):
@@ -58,4 +58,44 @@ def test_a_board_that_cannot_be_had_costs_no_boot(vm_factory, wanted, why):
         pytest.raises(SettingError, match=f"machine = '{wanted['machine']}' is not .*{why}"),
         vm_factory(ports=[8080], setup=GUEST, **wanted),
     ):
+        pass
+
+
+def test_a_device_by_words_for_qemu_is_the_clones_too(vm_factory):
+    """QEMU's own device for teaching, by the numbers in its docs/specs/edu.rst."""
+    wanted = {"ports": [8080], "setup": GUEST, "qemu_args": "-device edu"}
+    with vm_factory(**wanted) as vm:
+        assert vm.origin in FROM_TEMPLATE
+        assert "0x1234:0x11e8" in vm.run(
+            "cd /sys/bus/pci/devices; for d in *; do echo $(cat $d/vendor):$(cat $d/device); done"
+        ).stdout.replace("\n", " ")
+
+
+NO_STATE = [
+    *("-blockdev", "driver=null-co,node-name=none,size=1048576,read-zeroes=on"),
+    *("-device", "nvme,drive=none,serial=none"),
+]
+
+
+def test_a_device_whose_state_qemu_cannot_save_boots_from_cold_and_its_neighbours_are_cloned(
+    vm_factory, vmports_pool
+):
+    with vm_factory(ports=[8080], setup=GUEST, qemu_args=NO_STATE) as vm:
+        assert vm.origin == "booted"
+        assert ask_tcp(vm, 8080, b"hello") == b"hello"
+    with vm_factory(ports=[8080], setup=GUEST) as vm:
+        assert vm.origin in FROM_TEMPLATE
+    said = " ".join(vmports_pool.launcher._templates._told)
+    assert "every VM of alpine with qemu_args = -blockdev" in said and "nvme" in said
+
+
+def test_words_that_name_a_file_of_the_hosts_are_told_of_the_walls(vm_factory, tmp_path):
+    (tmp_path / "disk").write_bytes(bytes(512))
+    with (
+        pytest.raises(LaunchError, match=r"Permission denied[^$]*also from what qemu_args name"),
+        vm_factory(
+            ports=[8080], setup=GUEST, template=False,
+            qemu_args=f"-drive if=virtio,format=raw,file={tmp_path}/disk",
+        ),
+    ):  # fmt: skip
         pass
