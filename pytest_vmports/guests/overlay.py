@@ -61,13 +61,31 @@ def lay(below: Path, target: Path) -> bool:
     return True
 
 
+def blank(size: int, target: Path) -> None:
+    """Write a qcow2 of its own that holds nothing, as a new disk does.
+
+    Args:
+        size: of the disk, in bytes, a multiple of 512; at most four terabytes.
+        target: the new file.
+
+    Raises:
+        ImageError: it cannot be written.
+    """
+    try:
+        target.write_bytes(_content(b"", size))
+    except OSError as error:
+        raise _refusal(target, error) from error
+
+
 def _content(name: bytes, size: int) -> bytes:
-    """Return an empty overlay of this size."""
-    form = b"qcow2"
-    extensions = struct.pack(">II8sII", _FORMAT, len(form), form, _END, 0)
+    """Return an empty overlay of this size; without a name, one on nothing."""
+    form = b"qcow2" if name else b""
+    extensions = struct.pack(">II8s", _FORMAT, len(form), form) if name else b""
+    extensions += struct.pack(">II", _END, 0)
+    behind = _HEADER.size + len(extensions) if name else 0
     entries = -(-size // _OF_AN_ENTRY)
     header = _HEADER.pack(
-        _MAGIC, _VERSION, _HEADER.size + len(extensions), len(name), _CLUSTER_BITS, size, 0,
+        _MAGIC, _VERSION, behind, len(name), _CLUSTER_BITS, size, 0,
         entries, _TABLE * _CLUSTER, _COUNTS * _CLUSTER, 1, 0, 0, 0, 0, 0, 4, _HEADER.size,
     )  # fmt: skip
     clusters = [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
+from pytest_vmports.guests.more_disks import MoreDisk
 from pytest_vmports.system import processors
 
 if TYPE_CHECKING:
@@ -47,6 +49,26 @@ def on_machine(settings: Settings, guest: Guest, qemu: Qemu, accelerator: Accele
             source=settings.sources["machine"], name="machine", value=machine, allowed=why
         )
     return replace(qemu, machine=machine)
+
+
+def disks(settings: Settings) -> tuple[MoreDisk, ...]:
+    """Return the disks beside the root that were asked for.
+
+    Raises:
+        SettingError: an image is not there.
+    """
+    found = []
+    for one in settings.disks:
+        if isinstance(one, int):
+            found.append(MoreDisk(size=one))
+        elif not Path(one).is_file():
+            raise SettingError(
+                source=settings.sources["disks"], name="disks", value=one,
+                allowed="there is no such file; write an image's path, or a size like 512M or 1G",
+            )  # fmt: skip
+        else:
+            found.append(MoreDisk(image=Path(one)))
+    return tuple(found)
 
 
 def check_cpu(settings: Settings, qemu: Qemu, accelerator: Accelerator) -> None:

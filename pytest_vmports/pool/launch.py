@@ -14,6 +14,7 @@ from pytest_vmports.errors import (
     MachineError,
     MonitorError,
 )
+from pytest_vmports.guests.more_disks import make_all
 from pytest_vmports.leases.record import PASSING
 from pytest_vmports.network.cards import Cards
 from pytest_vmports.network.choose import make_wiring
@@ -154,11 +155,14 @@ class Launcher:
 
         Raises:
             OSError: its folder cannot be made.
+            ImageError: likewise one of its further disks.
         """
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
         below: tuple[Path, ...] = ()
         if template is not None:
-            below = lay_disks(template.folder, workdir, plan.kind.image_files())
+            below = lay_disks(template.folder, workdir, plan.image_files())
+        else:
+            make_all(plan.disks, workdir)
         network = plan.network
         wiring = make_wiring(
             network, plan.all_forwards, gvproxy=plan.gvproxy, passt=plan.passt, workdir=workdir,

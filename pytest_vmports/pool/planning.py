@@ -88,6 +88,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         may_crash=settings.allow_crash,
         clockless=settings.template == "always",
         console_limit=settings.console_limit,
+        disks=devices.disks(settings),
         said=tuple(_said(settings)),
     )  # fmt: skip
 

@@ -55,6 +55,8 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
     plan = machine.plan
     network, forwards = _network(machine, lines)
     commands, drives = plan.kind.by_hand(Path(seed) if seed else None)
+    own = plan.disk_files(Path())
+    commands += [one.by_hand(file) for one, file in zip(plan.disks, own, strict=True)]
     lines += [f"[ -e {command[-1]} ] || {shlex.join(command)}\n" for command in commands]
     boots = BootFiles(plan.guest.kernel_path, Path(initrd) if initrd else None, drives)
     alone = replace(plan, network=network)

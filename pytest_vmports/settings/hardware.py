@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.settings import parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _NAME = r"[A-Za-z0-9_.-]+"
 _CPU = re.compile(rf"{_NAME}(,[+-]?{_NAME}(=[^,\s]*)?)*")
@@ -40,6 +43,39 @@ _REFUSED = {
 }  # fmt: skip
 _OPENS_PORTS = re.compile(r"(^|,)(hostfwd|guestfwd)=")
 _MACHINE = ("-machine", "-M")
+_SIZE = re.compile(r"(\d{1,7})\s*([MGT])(?:i?B)?", re.IGNORECASE)
+_MIB_OF = {"M": 1, "G": 1024, "T": 1024 * 1024}
+_MOST_DISKS = 8
+_LARGEST_DISK = 4 * 1024 * 1024
+_DISKS = (
+    f"up to {_MOST_DISKS} disks: sizes from 1M to 4T, and paths of images, like 512M data.qcow2"
+)
+
+
+def disks(value: Any, root: Path | None = None) -> tuple[int | str, ...]:
+    """Read disks, MiB for each empty one and a path for each image: a text, or a list."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = shlex.split(parse.text(value))
+    if not isinstance(value, list | tuple) or len(value) > _MOST_DISKS:
+        raise TypeError(f"write {_DISKS}")
+    return tuple(_disk(one, root) for one in value)
+
+
+def _disk(value: Any, root: Path | None) -> int | str:
+    if isinstance(value, bool | int | float) or str(value).isdigit():
+        raise ValueError(f"{value} has no unit; write {_DISKS}")
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        path = parse.path(value, root)
+        if path is None:
+            raise ValueError(f"one is empty; write {_DISKS}")
+        return path
+    size = int(match[1]) * _MIB_OF[match[2].upper()]
+    if not 1 <= size <= _LARGEST_DISK:
+        raise ValueError(f"{value} is no such size; write {_DISKS}")
+    return size
 
 
 def qemu_args(value: Any) -> tuple[str, ...]:

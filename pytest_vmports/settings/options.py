@@ -54,6 +54,7 @@ class Settings:
     cpus: int
     machine: str | None
     cpu: str | None
+    disks: tuple[int | str, ...]
     qemu_args: tuple[str, ...]
     display: bool
     accel: str

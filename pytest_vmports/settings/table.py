@@ -145,6 +145,11 @@ OPTIONS = (
         "host's own, or what can be emulated)",
     ),
     Option(
+        "disks", "", "disks",
+        "further disks, behind the root if there is one: sizes of empty ones and images' paths, "
+        "e.g. '512M data.qcow2'",
+    ),
+    Option(
         "qemu_args", "", "qemu_args",
         "further words for QEMU, as a shell splits them, or a list, e.g. '-device edu'; not those "
         "that settings or we need",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.vm.inside.window import BUS_SLOT, SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_vmports.system.programs import Accelerator, Qemu
@@ -21,6 +22,9 @@ PICTURE = "screen.png"
 CONSOLE_SOCKET, MONITOR_SOCKET = "console.sock", "monitor.sock"
 # QEMU's own seccomp filter; no part of it is needed by a guest that only computes and talks.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+# Nothing of a disk outlives its VM, so nothing has to reach the host's.
+_UNSAFE = "cache=unsafe"
 
 # This QEMU calls ``-mon`` deprecated (source: its document on deprecated features).
 _FIRST_WITH_MONITOR_OBJECTS = (11, 1, 0)
@@ -149,6 +153,7 @@ def build_command(
     initrd: Path | None,
     kernel_words: str,
     drives: Drives | None = None,
+    more_disks: Sequence[Path] = (),
     ram: Ram | None = None,
     capture: Capture | None = None,
     restore: bool = False,
@@ -167,7 +172,8 @@ def build_command(
             is given it too where its guest may reboot, for then it is booted.
         initrd: the initrd, or None.
         kernel_words: the kernel's command line.
-        drives: its disks, or None.
+        drives: its root and what belongs to that, or None.
+        more_disks: qcow2 files that are its next disks.
         ram: the file that is its memory; None for anonymous memory.
         capture: whose packets to write down; None for nobody's.
         restore: wait for a saved state on the monitor instead of booting.
@@ -187,7 +193,7 @@ def build_command(
         *_channels(hardware.qemu, channels),
         *(_window(channels.window_fd) if fitting.window else ()),
         *_display(hardware),
-        *_drives(drives),
+        *_drives(drives, more_disks),
         *_agent(channels.agent_fd),
         *network,
         *_capture(capture),
@@ -283,13 +289,18 @@ def _boot(kernel: Path | None, initrd: Path | None, kernel_words: str) -> tuple[
     return ("-kernel", str(kernel), *given, "-append", kernel_words)
 
 
-def _drives(drives: Drives | None) -> list[str]:
+def _drives(drives: Drives | None, more_disks: Sequence[Path]) -> list[str]:
+    """Return the disks, in the order in which a guest names them: root, others, seed."""
+    more = []
+    for number, file in enumerate(more_disks, 1):
+        more += ["-drive", f"id=disk{number},if=none,format=qcow2,{_UNSAFE},file={escaped(file)}"]
+        more += ["-device", f"virtio-blk-pci,drive=disk{number},serial=disk{number}"]
     if drives is None:
-        return []
+        return more
     # Boot index 0 is taken where a kernel is booted directly.
-    # Nothing of it outlives the VM, so nothing has to reach the host's disk.
-    command = ["-drive", f"id=root,if=none,format=qcow2,cache=unsafe,file={escaped(drives.root)}"]
+    command = ["-drive", f"id=root,if=none,format=qcow2,{_UNSAFE},file={escaped(drives.root)}"]
     command += ["-device", "virtio-blk-pci,drive=root,bootindex=1", "-device", "virtio-rng-pci"]
+    command += more
     if drives.seed is not None:
         command += ["-drive", f"id=seed,if=none,format=raw,readonly=on,file={escaped(drives.seed)}"]
         command += ["-device", "virtio-blk-pci,drive=seed"]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.guests.more_disks import name_of
 from pytest_vmports.network.cards import masked_args, masked_words
 from pytest_vmports.system.stored import KEY_LENGTH
 from pytest_vmports.vm import share
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_vmports.guests.guest import Guest
+    from pytest_vmports.guests.more_disks import MoreDisk
     from pytest_vmports.models import ExposedPort, PortMapping
     from pytest_vmports.network.choose import Network
     from pytest_vmports.system.passt import Passt
@@ -79,6 +81,7 @@ class Plan:
         console_limit: MiB that are kept of what it writes to its console.
         shares: folders of the host that can be plugged in; no template has any.
         shared_memory: what QEMU calls its memory, where other processes of ours see it.
+        disks: those beside its root, in their order.
         said: name, value and source of what was set by anybody, for reports.
     """
 
@@ -100,6 +103,7 @@ class Plan:
     console_limit: int = 64
     shares: tuple[Share, ...] = ()
     shared_memory: str | None = None
+    disks: tuple[MoreDisk, ...] = ()
     said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
 
     @property
@@ -123,6 +127,18 @@ class Plan:
         words = " ".join(self.hardware.qemu_args)
         return f"{self.guest.name} with qemu_args = {words}" if words else self.guest.name
 
+    def image_files(self) -> tuple[Path, ...]:
+        """Return the files of the host that its disks lie on.
+
+        Raises:
+            ImageError: an image leads to what the guest may not have.
+        """
+        return (*self.kind.image_files(), *(file for disk in self.disks for file in disk.files))
+
+    def disk_files(self, folder: Path) -> list[Path]:
+        """Return the files that its disks beside the root are in its private folder."""
+        return [folder / name_of(number) for number in range(1, len(self.disks) + 1)]
+
     @property
     def own_ports(self) -> list[PortMapping]:
         """The guest ports that we need ourselves."""
@@ -145,13 +161,15 @@ class Plan:
         card, capture = self.network.card_netdev, None
         if card is not None and ends.capture is not None:
             capture = Capture(card, ends.capture)
+        told = [*ends.network_words, *(["vmports.disks"] if self.disks else [])]
         words = self.guest.kernel_words(
-            architecture, self.network.dns, ends.network_words, stays=self.hardware.crash_dump
+            architecture, self.network.dns, told, stays=self.hardware.crash_dump
         )
         kind = self.kind
         command = build_command(
             self.hardware, ends.network, ends.channels,
             kernel=boots.kernel, initrd=boots.initrd, drives=boots.drives, kernel_words=words,
+            more_disks=self.disk_files(ends.channels.console.parent),
             ram=ends.ram, restore=ends.restore, capture=capture,
             fitting=Fitting(
                 kind.seeded, self.hardware.has_window and kind.window, self.shared_memory
@@ -182,6 +200,7 @@ class Plan:
             "memory": self.hardware.memory,
             "argv": self._masked(replace(self.network, relayed=False), ())[1:],
             "guest": self.guest.digest(self.root, qemu.architecture),
+            "disks": [disk.identity(qemu.architecture) for disk in self.disks],
             "ready": f"{self.wait_for}: {asked}",
         }
 

@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_vmports.guests import more_disks
+
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
@@ -77,13 +79,18 @@ class Snapshot:
 
 def disk_files(workdir: Path) -> list[Path]:
     """Return the files that a VM with this private folder writes as its disks."""
-    files = (workdir / name for name in (OVERLAY, VARIABLES))
-    return [file for file in files if file.exists()]
+    return [file for file in (*overlays(workdir), workdir / VARIABLES) if file.exists()]
+
+
+def overlays(folder: Path) -> list[Path]:
+    """Return those of them that lie on an image, or on a template's, or are a disk of their own."""
+    return [file for file in (folder / OVERLAY, *more_disks.files_in(folder)) if file.exists()]
 
 
 def remove_overlay(workdir: Path) -> None:
-    """Remove what a VM that has stopped wrote to its disk. Safe to call again.
+    """Remove what a VM that has stopped wrote to its disks. Safe to call again.
 
     A failed VM's folder stays until its report was made, and an overlay may be large.
     """
-    (workdir / OVERLAY).unlink(missing_ok=True)
+    for file in overlays(workdir):
+        file.unlink(missing_ok=True)

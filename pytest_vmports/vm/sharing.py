@@ -79,7 +79,7 @@ class Sharing:
         place, ram = self._machine.place, self._first_ram
         plan = self._machine.plan
         guest = plan.guest
-        used = [place.home, *place.below, *plan.kind.image_files()]
+        used = [place.home, *place.below, *plan.image_files()]
         used += [one for one in (guest.kernel_path, guest.initrd_path) if one is not None]
         used += [] if ram is None else [ram.path]
         share.refuse(wanted.folder, [place.home], readonly=wanted.readonly, used=used)

@@ -53,7 +53,8 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     if needed is None:
         return None
     change = [*program_files.DEVICES, *_devices(accelerator), *_written(ends, place)]
-    read = [*needed, *plan.kind.image_files(), *place.below, *_boots(ends)]
+    change += plan.disk_files(place.workdir)
+    read = [*needed, *plan.image_files(), *place.below, *_boots(ends)]
     if ends.ram is not None:
         (read if maps_read_only(qemu, ends.ram) else change).append(ends.ram.path)
     by_qemu = plan.network.kind == "usernet"

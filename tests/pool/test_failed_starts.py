@@ -18,6 +18,7 @@ from pytest_vmports.errors import (
     SetupError,
     VmPortsError,
 )
+from pytest_vmports.guests.more_disks import MoreDisk
 from pytest_vmports.pool import failed_starts
 from pytest_vmports.pool.failed_starts import FailedStarts, start_key
 from pytest_vmports.pool.guest_choice import chosen_guest
@@ -220,6 +221,7 @@ OTHERS = {
     "said": None,
     "shares": None,  # what is being started has none
     "shared_memory": None,
+    "disks": lambda _: (MoreDisk(size=64),),
 }
 
 

@@ -73,3 +73,16 @@ def test_words_that_would_break_ours_are_refused_with_a_reason(raw, why):
 def test_what_are_no_words_are_refused(raw):
     with pytest.raises((ValueError, TypeError)):
         hardware.qemu_args(raw)
+
+
+def test_disks_are_sizes_in_mib_and_paths(tmp_path):
+    assert hardware.disks(None) == hardware.disks("") == ()
+    read = hardware.disks("512M 1g 2T 'a b.qcow2' /x.raw", tmp_path)
+    assert read == (512, 1024, 2 << 20, f"{tmp_path}/a b.qcow2", "/x.raw")
+    assert hardware.disks(["64MiB", tmp_path / "x"], tmp_path) == (64, f"{tmp_path}/x")
+
+
+@pytest.mark.parametrize("raw", [5, ["5"], "64", "0M", "5T", ["1M"] * 9, [""], [True], {"a": 1}])
+def test_what_are_no_disks_is_refused_with_what_is_allowed(raw):
+    with pytest.raises((ValueError, TypeError), match="sizes from 1M to 4T, and paths of images"):
+        hardware.disks(raw)

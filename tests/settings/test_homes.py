@@ -20,7 +20,7 @@ USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
 PATHS = {
     "kernel": "{}", "initrd": "{}", "cache_dir": "{}", "state_dir": "{}", "artifacts": "{}",
     "images_dir": "{}", "qemu": "{}", "gvproxy": "{}", "timeline": "{}.html",
-    "guest": "{}.qcow2", "files": "{}=/x",
+    "guest": "{}.qcow2", "files": "{}=/x", "disks": "{}",
 }  # fmt: skip
 HOMES = ("option", "environment", "ini")
 
@@ -44,7 +44,7 @@ def written(pytester, monkeypatch):
         (value,) = options.values(config, name)
         monkeypatch.chdir(pytester.path)
         elsewhere.rmdir()
-        return next(iter(value)) if name == "files" else value
+        return next(iter(value)) if name in {"files", "disks"} else value
 
     return read
 
@@ -116,6 +116,7 @@ NATIVE = {
     "console_limit": [("64", "64")],
     "cpus": [("2", "2")],
     "machine": [("'q35'", "q35")],
+    "disks": [("['64M', 'a.qcow2']", "64M a.qcow2"), ("'1G'", "1G")],
     "qemu_args": [
         ("['-device', 'edu']", "-device edu"), ("'-device edu'", "-device edu"),
     ],

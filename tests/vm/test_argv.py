@@ -377,3 +377,17 @@ def test_a_comma_in_the_path_of_a_drive_does_not_end_it(which):
     drives = Drives(paths["root"], paths["seed"], (paths["code"], paths["variables"]))
     drives_argv = values(build(drives=drives, kernel=None), "-drive")
     assert [value.endswith(",file=/a,,b") for value in drives_argv].count(True) == 1
+
+
+def test_further_disks_come_between_the_root_and_the_seed():
+    command = build(drives=Drives(Path("/r"), Path("/s")), more_disks=[Path("/a,b"), Path("/c")])
+    disks = [one for one in values(command, "-device") if one.startswith("virtio-blk-pci")]
+    assert disks == [
+        "virtio-blk-pci,drive=root,bootindex=1",
+        "virtio-blk-pci,drive=disk1,serial=disk1",
+        "virtio-blk-pci,drive=disk2,serial=disk2",
+        "virtio-blk-pci,drive=seed",
+    ]
+    assert "id=disk1,if=none,format=qcow2,cache=unsafe,file=/a,,b" in values(command, "-drive")
+    alone = build(more_disks=[Path("/a")])
+    assert values(alone, "-device").count("virtio-blk-pci,drive=disk1,serial=disk1") == 1

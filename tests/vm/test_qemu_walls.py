@@ -48,7 +48,8 @@ def walled(
     """Return how the QEMU of a VM with these files is confined."""
     plan = SimpleNamespace(
         hardware=SimpleNamespace(qemu=qemu or find_qemu(), accelerator=Accelerator("tcg", "")),
-        kind=SimpleNamespace(image_files=lambda: (files / "image", files / "base")),
+        image_files=lambda: (files / "image", files / "base"),
+        disk_files=lambda folder: [folder / "disk1.qcow2"],
         network=SimpleNamespace(kind=kind, restrict=restrict, host_ports=doors),
         reachable=reachable, shares=shares,
     )  # fmt: skip

@@ -99,3 +99,50 @@ def test_words_that_name_a_file_of_the_hosts_are_told_of_the_walls(vm_factory, t
         ),
     ):  # fmt: skip
         pass
+
+
+SEEN = "cd /sys/block; for d in vd*; do echo $d $(cat $d/serial) $(cat $d/size); done"
+WRITE = "for d in vda vdb; do printf own | dd of=/dev/$d conv=notrunc 2>/dev/null; done; sync"
+
+
+def first_bytes(vm, disk):
+    return vm.run(f"dd if=/dev/{disk} bs=8 count=1 2>/dev/null").stdout.rstrip("\0")
+
+
+def test_further_disks_are_each_clones_own_and_their_images_stay_as_they_are(vm_factory, tmp_path):
+    """What the setup wrote before the guest was saved is there in each."""
+    image = tmp_path / "image.raw"
+    image.write_bytes(b"an image".ljust(1 << 20, b"\0"))
+    setup = f"{GUEST}printf saved | dd of=/dev/vda conv=notrunc; sync\n"
+    wanted = {"ports": [8080], "setup": setup, "disks": ["64M", image]}
+    for _ in range(2):
+        with vm_factory(**wanted) as vm:
+            assert vm.origin in FROM_TEMPLATE
+            assert vm.run(SEEN).stdout == "vda disk1 131072\nvdb disk2 2048\n"
+            assert (first_bytes(vm, "vda"), first_bytes(vm, "vdb")) == ("saved", "an image")
+            before = vm.snapshot()
+            vm.run(WRITE)
+            assert (first_bytes(vm, "vda"), first_bytes(vm, "vdb")) == ("owned", "ownimage")
+            vm.restore(before)
+            assert (first_bytes(vm, "vda"), first_bytes(vm, "vdb")) == ("saved", "an image")
+            vm.run(WRITE)
+    assert image.read_bytes().rstrip(b"\0") == b"an image"
+
+
+def test_a_root_stays_the_first_disk(vm_factory):
+    wanted = {"ports": [8080], "guest": Guest.alpine_disk(setup=GUEST), "disks": "1G"}
+    with vm_factory(**wanted) as vm:
+        assert vm.origin in FROM_TEMPLATE
+        assert "/dev/vda /" in vm.run("mount; cat /proc/mounts").stdout.replace(" on /", " /")
+        assert vm.run("cat /sys/block/vdb/size").stdout == "2097152\n"
+        vm.run("dd if=/dev/zero of=/dev/vdb bs=1M count=1 2>/dev/null && sync && sleep 0")
+        vm.reset()
+        assert vm.run("cat /sys/block/vdb/serial").stdout == "disk1"
+
+
+def test_an_image_that_is_not_there_costs_no_boot(vm_factory):
+    with (
+        pytest.raises(SettingError, match=r"disks = .*absent.qcow2.*no such file.*like 512M"),
+        vm_factory(ports=[8080], setup=GUEST, disks=["64M", "absent.qcow2"]),
+    ):
+        pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.guests import overlay
 from pytest_vmports.vm.inside.ssh import copy_key
-from pytest_vmports.vm.saved import OVERLAY, VARIABLES
+from pytest_vmports.vm.saved import VARIABLES, overlays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,10 @@ def lay_disks(folder: Path, workdir: Path, behind: Sequence[Path]) -> tuple[Path
         ImageError: no overlay can be made.
         OSError: a file cannot be copied.
     """
-    below = tuple(file for file in (folder / OVERLAY,) if file.exists())
+    below = tuple(overlays(folder))
     for file in below:
-        if not overlay.lay(file, workdir / OVERLAY):
-            image_file.make_overlay(file, "qcow2", workdir / OVERLAY, behind)
+        if not overlay.lay(file, workdir / file.name):
+            image_file.make_overlay(file, "qcow2", workdir / file.name, behind)
     if (folder / VARIABLES).exists():
         shutil.copyfile(folder / VARIABLES, workdir / VARIABLES)
     if (folder / KEY).exists():
