@@ -370,6 +370,12 @@ _SHELL = (
         a_child_is_its_parent=("return os.getpid() == self.pid", "return True"),
     )
 )
+_CARDS = _of(
+    "pytest_vmports/network/more_cards.py",
+    "tests/network/test_more_cards.py",
+    further_cards_lead_out=("restrict=on", "restrict=off"),
+    further_cards_have_one_address=("{number:02x}", "01"),
+)
 _BOARDS = _of(
     "pytest_vmports/system/architecture.py",
     "tests/system/test_architecture.py",
@@ -1068,9 +1074,8 @@ _CRASH_DUMP = _of(
     a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
 )
 MUTANTS = [
-    *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE, *_STORED, *_TEMPLATE,
-    *_IMAGES, *_FETCH, *_UNPACK, *_SAVED_IMAGE, *_ROOT_TREE,
-    *_BOUNDED_TAR, *_DISK,
+    *_CARDS, *_BOARDS, *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE,
+    *_STORED, *_TEMPLATE, *_IMAGES, *_FETCH, *_UNPACK, *_SAVED_IMAGE, *_ROOT_TREE, *_BOUNDED_TAR, *_DISK,
     *_IMAGE_LINKS, *_QEMU_WALLS, *_SHARES, *_VIRTIOFS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,

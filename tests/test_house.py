@@ -261,7 +261,7 @@ SEEN = {
     "append": "quiet", "files": "{folder}/other=/page", "setup": "false", "memory": "128",
     "cpus": "2", "display": "yes", "crash_dump": "yes", "on_reboot": "allow", "accel": "kvm",
     "wait_for": "none", "qemu": "{folder}/{qemu}", "cpu": "qemu64,+avx",
-    "qemu_args": "-device edu", "disks": "64M",
+    "qemu_args": "-device edu", "disks": "64M", "nics": "2",
     "machine": "q35",
 }  # fmt: skip
 

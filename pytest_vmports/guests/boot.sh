@@ -35,7 +35,8 @@ if [ -n "$root" ]; then
   [ ! -e "$disk/sbin/openrc-run" ] || { mkdir -p "$disk/run/openrc"; echo default >"$disk/run/openrc/softlevel"; }
   inside=/vmports/inside
 fi
-# Further disks; nothing else here loads drivers by itself.
+# Further disks and cards; nothing else here loads drivers by itself.
+! grep -qw vmports.nics /proc/cmdline || modprobe -qa virtio_pci virtio_net
 ! grep -qw vmports.disks /proc/cmdline || modprobe -qa virtio_pci virtio_blk
 address=$(arg vmports.ip)
 ip link set lo up

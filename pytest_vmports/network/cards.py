@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_vmports.network import lan
+from pytest_vmports.network import lan, more_cards
 from pytest_vmports.network.moving import Move
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def network_args(
         seat: the second card's; None without.
     """
     second = [] if seat is None else lan.card_args(seat.mac, seat.fds)
-    return [*network.first_card_args(forwards, fds), *second]
+    first = network.first_card_args(forwards, fds)
+    return [*first, *second, *more_cards.card_args(network.more_cards)]
 
 
 def network_words(seat: SeatValues | None) -> list[str]:

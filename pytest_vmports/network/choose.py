@@ -46,6 +46,7 @@ class Network:
         lan: the name of the network that the second card shares with other VMs.
         allowed: what gvproxy connects to for the guest; None for everything.
         strict: and to no address of the host's own.
+        more_cards: those that lead nowhere, behind the others.
     """
 
     kind: str = "none"
@@ -55,6 +56,7 @@ class Network:
     lan: str | None = None
     allowed: Destinations | None = None
     strict: bool = False
+    more_cards: int = 0
 
     @property
     def reach(self) -> str:
@@ -72,6 +74,11 @@ class Network:
     def second_card(self) -> bool:
         """Whether the guest gets a second card."""
         return bool(self.host_ports) or self.lan is not None
+
+    def with_cards(self, count: int | None) -> Network:
+        """Return the same with so many cards in all, if it has fewer; None adds none."""
+        has = (self.kind != "none") + self.second_card
+        return replace(self, more_cards=max(0, (count or 0) - has))
 
     @property
     def host_address(self) -> str | None:

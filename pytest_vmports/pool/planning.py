@@ -75,7 +75,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
             [*settings.expose, *own], allow_network=network, backend=backend, qemu=qemu,
             host_ports=settings.host_ports, network=settings.network,
             strict=settings.strict_network,
-        ),
+        ).with_cards(settings.nics),
         guest=guest,
         wanted=settings.expose,
         wait_for=settings.wait_for,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_vmports.network.cards import network_args
 from pytest_vmports.network.choose import Network
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Channels
@@ -59,8 +60,9 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
     commands += [one.by_hand(file) for one, file in zip(plan.disks, own, strict=True)]
     lines += [f"[ -e {command[-1]} ] || {shlex.join(command)}\n" for command in commands]
     boots = BootFiles(plan.guest.kernel_path, Path(initrd) if initrd else None, drives)
+    cards = network_args(network, forwards, (), None)
     alone = replace(plan, network=network)
-    ends = Ends(Channels(0, 0, Path("console.log")), boots, network.first_card_args(forwards, ()))
+    ends = Ends(Channels(0, 0, Path("console.log")), boots, cards)
     words = [shlex.quote(word) for word in _on_a_terminal(alone.argv(ends))]
     lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")
     return "".join(lines)
@@ -76,13 +78,14 @@ def _network(machine: Machine, lines: list[str]) -> tuple[Network, Sequence[Expo
     if own.second_card:
         lines.append(_NO_SECOND_CARD)
     if own.kind == "none":
-        return Network(), ()
+        return Network(more_cards=own.more_cards), ()
     if own.kind != "usernet":
         lines.append(_BY_ANOTHER.format(wiring=own.kind))
     udp = [port for port in ports if port.protocol == "udp" and own.restrict]
     if udp:
         lines.append(_NO_UDP.format(ports=", ".join(map(str, udp))))
-    return Network("usernet", own.restrict), [port for port in ports if port not in udp]
+    alone = Network("usernet", own.restrict, more_cards=own.more_cards)
+    return alone, [port for port in ports if port not in udp]
 
 
 def _on_a_terminal(command: Sequence[str]) -> list[str]:

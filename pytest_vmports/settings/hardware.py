@@ -46,10 +46,18 @@ _MACHINE = ("-machine", "-M")
 _SIZE = re.compile(r"(\d{1,7})\s*([MGT])(?:i?B)?", re.IGNORECASE)
 _MIB_OF = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _MOST_DISKS = 8
+_MOST_CARDS = 8
 _LARGEST_DISK = 4 * 1024 * 1024
 _DISKS = (
     f"up to {_MOST_DISKS} disks: sizes from 1M to 4T, and paths of images, like 512M data.qcow2"
 )
+
+
+def nics(value: Any) -> int | None:
+    """Read how many cards a guest has at least; empty means as many as it needs."""
+    if value is None or value == "":
+        return None
+    return parse.whole(1, _MOST_CARDS)(value)
 
 
 def disks(value: Any, root: Path | None = None) -> tuple[int | str, ...]:

@@ -55,6 +55,7 @@ class Settings:
     machine: str | None
     cpu: str | None
     disks: tuple[int | str, ...]
+    nics: int | None
     qemu_args: tuple[str, ...]
     display: bool
     accel: str

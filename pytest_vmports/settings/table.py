@@ -150,6 +150,11 @@ OPTIONS = (
         "e.g. '512M data.qcow2'",
     ),
     Option(
+        "nics", None, "nics",
+        "network cards that the guest has at least; those beyond what its ports and networks need "
+        "lead nowhere (1 to 8)",
+    ),
+    Option(
         "qemu_args", "", "qemu_args",
         "further words for QEMU, as a shell splits them, or a list, e.g. '-device edu'; not those "
         "that settings or we need",

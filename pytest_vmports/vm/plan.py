@@ -162,6 +162,7 @@ class Plan:
         if card is not None and ends.capture is not None:
             capture = Capture(card, ends.capture)
         told = [*ends.network_words, *(["vmports.disks"] if self.disks else [])]
+        told += ["vmports.nics"] if self.network.more_cards else []
         words = self.guest.kernel_words(
             architecture, self.network.dns, told, stays=self.hardware.crash_dump
         )

@@ -86,3 +86,10 @@ def test_disks_are_sizes_in_mib_and_paths(tmp_path):
 def test_what_are_no_disks_is_refused_with_what_is_allowed(raw):
     with pytest.raises((ValueError, TypeError), match="sizes from 1M to 4T, and paths of images"):
         hardware.disks(raw)
+
+
+def test_a_number_of_cards_is_from_one_to_eight():
+    assert [hardware.nics(raw) for raw in (None, "", 1, "8")] == [None, None, 1, 8]
+    for raw in (0, 9, "two", True):
+        with pytest.raises(ValueError, match="a whole number from 1 to 8"):
+            hardware.nics(raw)

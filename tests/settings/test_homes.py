@@ -116,6 +116,7 @@ NATIVE = {
     "console_limit": [("64", "64")],
     "cpus": [("2", "2")],
     "machine": [("'q35'", "q35")],
+    "nics": [("2", "2")],
     "disks": [("['64M', 'a.qcow2']", "64M a.qcow2"), ("'1G'", "1G")],
     "qemu_args": [
         ("['-device', 'edu']", "-device edu"), ("'-device edu'", "-device edu"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp
+from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp, echo, host_service, programs_of
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import LaunchError, SettingError
+from pytest_vmports.network import more_cards
 
 
 def test_a_processor_that_was_asked_for_is_the_clones_too(vm_factory):
@@ -146,3 +147,29 @@ def test_an_image_that_is_not_there_costs_no_boot(vm_factory):
         vm_factory(ports=[8080], setup=GUEST, disks=["64M", "absent.qcow2"]),
     ):
         pass
+
+
+CARDS = "cd /sys/class/net; for c in eth*; do echo $c $(cat $c/address); done"
+
+
+@pytest.mark.parametrize("wiring", ["usernet", "gvproxy 0.8.9", "passt"])
+def test_further_cards_are_behind_the_first_and_lead_nowhere(vm_factory, wiring, request):
+    kind = wiring.partition(" ")[0]
+    wanted = {"ports": [8080], "setup": GUEST, "nics": 3, **programs_of(wiring, request)}
+    with vm_factory(**wanted, backend=kind, allow_network=kind != "usernet") as vm:
+        assert vm.origin in FROM_TEMPLATE
+        assert ask_tcp(vm, 8080, b"hello") == b"hello"
+        rows = [line.split() for line in vm.run(CARDS).stdout.splitlines()]
+        assert [name for name, _ in rows] == ["eth0", "eth1", "eth2"]
+        assert [mac for _, mac in rows[1:]] == [more_cards.mac_of(1), more_cards.mac_of(2)]
+        up = "ip addr add 10.127.1.20/24 dev eth1; ip link set eth1 up; ping -c 1 10.127.1.2"
+        assert "1 packets received" in vm.run(up).stdout
+        with host_service(echo) as port:  # QEMU's word for the host, where it is not restricted
+            asked = vm.run(f"echo hello | nc -w 2 10.127.1.2 {port}", check=False, timeout=60)
+        assert asked.stdout == ""
+        assert ask_tcp(vm, 8080, b"still") == b"still"
+
+
+def test_cards_alone_are_there_without_a_network(vm_factory):
+    with vm_factory(setup=GUEST, nics=2, wait_for="none") as vm:
+        assert vm.run(CARDS).stdout.count("\n") == 2
