@@ -16,7 +16,10 @@ if [ -n "$root" ]; then
   mount -t ext4 -o noinit_itable "$root" "$disk" || { echo "vmports: its disk $root cannot be mounted"; report 96; exit; }
   files=$(arg vmports.files)
   if [ -n "$files" ] && [ ! -e "$disk/vmports" ]; then  # else they are there, and this is a reset
-    tar -xpf "$files" -C "$disk" || { echo "vmports: the image's files cannot be unpacked"; report 95; exit; }
+    for from in /sys/block/*; do
+      [ "$(cat "$from/serial" 2>/dev/null)" != "$files" ] || break
+    done
+    tar -xpf "/dev/${from##*/}" -C "$disk" || { echo "vmports: the image's files cannot be unpacked"; report 95; exit; }
   fi
   for own in proc sys dev vmports; do
     mkdir -p "$disk/$own"

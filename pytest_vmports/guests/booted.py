@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_vmports.system.architecture import Architecture
 
 
-_ROOT, _FILES = "/dev/vda", "/dev/vdb"
+_ROOT = "/dev/vda"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Booted:
         if self.prepared and self.root_disk is not None:
             words.append(f"vmports.root={_ROOT}")
         if self.container is not None:
-            words.append(f"vmports.files={_FILES}")
+            words.append("vmports.files=seed")  # as the disk that has them is numbered
         return " ".join([*words, *(more if self.prepared else ()), self.append]).strip()
 
     def _entries(self, root: Path, architecture: Architecture) -> list[initramfs.Entry]:

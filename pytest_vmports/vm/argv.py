@@ -20,6 +20,8 @@ CAPTURE = "packets.pcap"
 PICTURE = "screen.png"
 # Names of the sockets that lead to a VM's console and to a monitor for people.
 CONSOLE_SOCKET, MONITOR_SOCKET = "console.sock", "monitor.sock"
+# By it a guest of ours finds that disk, whatever others it has.
+SEED_SERIAL = "seed"
 # QEMU's own seccomp filter; no part of it is needed by a guest that only computes and talks.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -303,7 +305,7 @@ def _drives(drives: Drives | None, more_disks: Sequence[Path]) -> list[str]:
     command += more
     if drives.seed is not None:
         command += ["-drive", f"id=seed,if=none,format=raw,readonly=on,file={escaped(drives.seed)}"]
-        command += ["-device", "virtio-blk-pci,drive=seed"]
+        command += ["-device", f"virtio-blk-pci,drive=seed,serial={SEED_SERIAL}"]
     if drives.firmware is not None:
         code, variables = map(escaped, drives.firmware)
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]

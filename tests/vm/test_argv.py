@@ -266,7 +266,7 @@ ROOT = [
 ]  # fmt: skip
 SEED = [
     "-drive", "id=seed,if=none,format=raw,readonly=on,file=/run/v/seed.iso",
-    "-device", "virtio-blk-pci,drive=seed",
+    "-device", "virtio-blk-pci,drive=seed,serial=seed",
 ]  # fmt: skip
 FIRMWARE = [
     "-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/code.fd",
@@ -386,7 +386,7 @@ def test_further_disks_come_between_the_root_and_the_seed():
         "virtio-blk-pci,drive=root,bootindex=1",
         "virtio-blk-pci,drive=disk1,serial=disk1",
         "virtio-blk-pci,drive=disk2,serial=disk2",
-        "virtio-blk-pci,drive=seed",
+        "virtio-blk-pci,drive=seed,serial=seed",
     ]
     assert "id=disk1,if=none,format=qcow2,cache=unsafe,file=/a,,b" in values(command, "-drive")
     alone = build(more_disks=[Path("/a")])

@@ -56,15 +56,17 @@ def test_its_service_answers_on_its_own_port_and_is_cloned(vm_factory, site, wir
             assert answer.read() == b"from a container"
 
 
-def test_an_archive_takes_files_setup_command_and_variables(vm_factory, tmp_path):
+def test_an_archive_takes_files_setup_command_variables_and_disks(vm_factory, tmp_path):
     (tmp_path / "page").write_text("of the host")
     image = archive(tmp_path / "app.tar", [busybox(), SITE], **SERVES)
     guest = Guest.oci(
         image, ports="9090", command="nc -lk -p 9090 -e /bin/answer", env={"PAGE": "/copy"},
         files={tmp_path / "page": "/page"}, setup="busybox cp /page /copy; echo for $PAGE >>/copy",
     )  # fmt: skip
-    with vm_factory(guest=guest) as vm, urllib.request.urlopen(vm[9090].url, timeout=30) as answer:
-        assert answer.read() == b"of the hostfor /copy\n"
+    with vm_factory(guest=guest, disks=["16M"]) as vm:
+        with urllib.request.urlopen(vm[9090].url, timeout=30) as answer:
+            assert answer.read() == b"of the hostfor /copy\n"
+        assert vm.run("cat /sys/block/vdb/serial /sys/block/vdc/serial").stdout == "disk1seed"
 
 
 def test_a_service_that_ends_is_told_at_once(vm_factory, tmp_path):
