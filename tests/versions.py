@@ -18,12 +18,12 @@ from cached import CannotMakeError
 
 SUITES = ("trixie", "sid")
 # Clones, VMs kept ready, snapshots, kept VMs, both wirings, services of the host, folders of the
-# host, and what QEMU says about its command line.
+# host, hardware, and what QEMU says about its command line.
 TESTS = tuple(
     f"tests/{'hostile' if name == 'hostile' else 'vm'}/test_vm_{name}.py"
     for name in (
         "template", "standby", "control", "keep", "usernet", "gvproxy", "host_ports", "udp",
-        "hostile", "quiet", "share", "window",
+        "hostile", "quiet", "share", "window", "hardware",
     )
 )  # fmt: skip
 # What is slow, and what is the older gvproxy's, shows nothing of QEMU's version that others do not.
@@ -31,6 +31,7 @@ CHOSEN = ("-m", "not slow", "-k", "not 081 and not 0.8.1", *TESTS)
 # Debian 12 has none that can be used.
 PASST = (
     "-k", "passt", "tests/vm/test_vm_passt.py", "tests/vm/test_vm_tcp.py",
+    "tests/vm/test_vm_hardware.py",
     "tests/hostile/test_vm_loopback.py", "tests/hostile/test_vm_allow_network.py",
 )  # fmt: skip
 ON_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
