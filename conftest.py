@@ -50,6 +50,15 @@ def missing() -> Callable[..., NoReturn]:
 
 
 @pytest.fixture(scope="session")
+def gdb_binary() -> Path:
+    """Path of a gdb that runs."""
+    found = shutil.which("gdb")
+    if found is None or not _runs(found, "--version"):
+        _missing("gdb")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
 def qemu_binary() -> Path:
     """Path of a QEMU that runs."""
     found = shutil.which("qemu-system-x86_64")

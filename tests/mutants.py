@@ -376,6 +376,12 @@ _CARDS = _of(
     further_cards_lead_out=("restrict=on", "restrict=off"),
     further_cards_have_one_address=("{number:02x}", "01"),
 )
+_GDB = _of(
+    "pytest_vmports/vm/gdb.py",
+    "tests/vm/test_gdb.py",
+    a_paused_vm_runs=('["-S", "-chardev"', '["-chardev"'),
+    a_paused_vm_waits_for_gdb=("server=on,wait=off", "server=on,wait=on"),
+)
 _BOARDS = _of(
     "pytest_vmports/system/architecture.py",
     "tests/system/test_architecture.py",
@@ -1074,8 +1080,9 @@ _CRASH_DUMP = _of(
     a_cut_dump_passes=('raise OSError("QEMU\'s dump has no end")', "return"),
 )
 MUTANTS = [
-    *_CARDS, *_BOARDS, *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE, *_STORE,
-    *_STORED, *_TEMPLATE, *_IMAGES, *_FETCH, *_UNPACK, *_SAVED_IMAGE, *_ROOT_TREE, *_BOUNDED_TAR, *_DISK,
+    *_GDB, *_CARDS, *_BOARDS, *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE,
+    *_STORE, *_STORED, *_TEMPLATE, *_IMAGES, *_FETCH, *_UNPACK, *_SAVED_IMAGE, *_ROOT_TREE, *_BOUNDED_TAR,
+    *_DISK,
     *_IMAGE_LINKS, *_QEMU_WALLS, *_SHARES, *_VIRTIOFS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,

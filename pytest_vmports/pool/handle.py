@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network.exposed import find_port
+from pytest_vmports.pool.debugging import WithDebugger
 from pytest_vmports.pool.network_log import WithNetworkLog
 from pytest_vmports.pool.shares import Shares
 from pytest_vmports.port_forward import parse_port
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.machine import Machine
 
 
-class VM(Shares, WithNetworkLog):
+class VM(Shares, WithNetworkLog, WithDebugger):
     """A running VM; ``vm[8080]`` is where guest port 8080 can be reached."""
 
     def __init__(
@@ -41,12 +42,15 @@ class VM(Shares, WithNetworkLog):
         lease: Callable[[Sequence[PortMapping]], ExposedPorts],
         copy_limit: int = 1024,
         tell: Callable[[str], None] = lambda _line: None,
+        *,
+        paused: bool = False,
     ) -> None:
         super().__init__(machine, copy_limit, tell)
         self._exposed = exposed
         self._lease = lease
         self._added: dict[ExposedPort, ExposedPorts] = {}
         self._snapshots = 0
+        self._paused = paused
 
     @property
     def ports(self) -> Sequence[ExposedPort]:

@@ -296,7 +296,8 @@ class Launcher:
             with slowly(self._tell, doing, partial(_how_far, machine)):
                 machine.start(exposed.pass_fds)
                 exposed.release_guards()
-                machine.wait_ready()
+                if not plan.paused:
+                    machine.wait_ready()
         except ForwardError:
             machine.note_refused()
             raise

@@ -89,6 +89,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         clockless=settings.template == "always",
         console_limit=settings.console_limit,
         disks=devices.disks(settings),
+        paused=settings.paused,
         said=tuple(_said(settings)),
     )  # fmt: skip
 

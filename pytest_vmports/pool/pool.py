@@ -189,7 +189,7 @@ class Pool:
                 machine = self.start(settings, guest, exposed, observe, following)
             vm = VM(
                 machine, exposed, lambda mappings: self.lease(mappings, settings),
-                settings.copy_limit, self._tell,
+                settings.copy_limit, self._tell, paused=settings.paused,
             )  # fmt: skip
             stack.callback(restored()(vm.end), self.keeper)
             try:

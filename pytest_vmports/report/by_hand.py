@@ -61,7 +61,7 @@ def script(machine: Machine, title: str, initrd: str | None, seed: str | None) -
     lines += [f"[ -e {command[-1]} ] || {shlex.join(command)}\n" for command in commands]
     boots = BootFiles(plan.guest.kernel_path, Path(initrd) if initrd else None, drives)
     cards = network_args(network, forwards, (), None)
-    alone = replace(plan, network=network)
+    alone = replace(plan, network=network, paused=False)
     ends = Ends(Channels(0, 0, Path("console.log")), boots, cards)
     words = [shlex.quote(word) for word in _on_a_terminal(alone.argv(ends))]
     lines.append("exec " + " \\\n  ".join(_pairs(words)) + "\n")

@@ -56,6 +56,7 @@ class Settings:
     cpu: str | None
     disks: tuple[int | str, ...]
     nics: int | None
+    paused: bool
     qemu_args: tuple[str, ...]
     display: bool
     accel: str

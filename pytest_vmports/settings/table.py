@@ -155,6 +155,11 @@ OPTIONS = (
         "lead nowhere (1 to 8)",
     ),
     Option(
+        "paused", "no", "boolean",
+        "begin before the guest's first instruction, for gdb (vm.gdb); nobody waits until it is "
+        "ready: yes or no",
+    ),
+    Option(
         "qemu_args", "", "qemu_args",
         "further words for QEMU, as a shell splits them, or a list, e.g. '-device edu'; not those "
         "that settings or we need",

@@ -176,8 +176,7 @@ class Machine:
 
     def start_again(self, plan: Plan, fds: Collection[int], saved: SavedState | None) -> None:
         """Start another QEMU, of this plan, in the place of one that has ended; see `start`."""
-        self.ram = None if saved is None else saved.memory
-        self.clock_behind = 0.0
+        self.clock_behind, self.ram = 0.0, None if saved is None else saved.memory
         self.plan, self._saved, self.kind = plan, saved, plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.RESTORED
         self.start(fds)
@@ -190,7 +189,8 @@ class Machine:
             BootTimeoutError, GuestStuckError: not ready in time, or known never to be.
             MachineDiedError: QEMU or gvproxy ended.
         """
-        self._wait_up((self.milestones.start or clock.now()) + self.plan.boot_timeout)
+        started = None if self.plan.paused else self.milestones.start
+        self._wait_up((started or clock.now()) + self.plan.boot_timeout)
         self.milestones.ready, self.state = clock.now(), State.READY
 
     def await_back(self, timeout: float | None = None) -> None:

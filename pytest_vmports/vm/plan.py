@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.guests.more_disks import name_of
 from pytest_vmports.network.cards import masked_args, masked_words
 from pytest_vmports.system.stored import KEY_LENGTH
-from pytest_vmports.vm import share
+from pytest_vmports.vm import gdb, share
 from pytest_vmports.vm.argv import Capture, Channels, Fitting, build_command
 from pytest_vmports.vm.inside.kind import kind_of
 
@@ -82,6 +82,7 @@ class Plan:
         shares: folders of the host that can be plugged in; no template has any.
         shared_memory: what QEMU calls its memory, where other processes of ours see it.
         disks: those beside its root, in their order.
+        paused: it stands before its first instruction until somebody lets it run.
         said: name, value and source of what was set by anybody, for reports.
     """
 
@@ -104,6 +105,7 @@ class Plan:
     shares: tuple[Share, ...] = ()
     shared_memory: str | None = None
     disks: tuple[MoreDisk, ...] = ()
+    paused: bool = False
     said: tuple[tuple[str, Any, str], ...] = field(default=(), compare=False)
 
     @property
@@ -114,7 +116,7 @@ class Plan:
     @property
     def why_cold(self) -> str | None:
         """Why no VM of it can be a clone, whatever the guest is; None where nothing forbids it."""
-        return None
+        return "paused = yes, and a clone is past its first instruction" if self.paused else None
 
     @property
     def family(self) -> str:
@@ -176,7 +178,8 @@ class Plan:
                 kind.seeded, self.hardware.has_window and kind.window, self.shared_memory
             ),
         )  # fmt: skip
-        return command + share.arguments(self.shares)
+        debugged = gdb.arguments(ends.channels.console.parent) if self.paused else []
+        return [*command, *share.arguments(self.shares), *debugged]
 
     @cached_property
     def identity(self) -> dict[str, Any]:

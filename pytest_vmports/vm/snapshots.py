@@ -172,7 +172,7 @@ def restart(
         machine.console.begin_anew(saved.console)
         saved.bring_back_disks(machine.workdir)
     memory = None if saved is None else saved.shared_memory
-    plan = replace(machine.plan, shares=shares, shared_memory=memory)
+    plan = replace(machine.plan, shares=shares, shared_memory=memory, paused=False)
     machine.start_again(plan, lease_fds, saved)
 
 

@@ -25,6 +25,7 @@ from pytest_vmports.system import landlock, program_files, seccomp
 from pytest_vmports.system.confined import Confinement
 from pytest_vmports.system.landlock import Walls
 from pytest_vmports.vm.argv import CONSOLE_SOCKET, MONITOR_SOCKET, PICTURE, maps_read_only
+from pytest_vmports.vm.gdb import SOCKET as GDB_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,8 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
     connects = outwards or bool(plan.network.host_ports)
     if outwards:
         read += _NAMES
-    sockets = (place.workdir,) if plan.reachable else ()
+    listens = plan.reachable or plan.paused
+    sockets = (place.workdir,) if listens else ()
     read += [share.folder for share in plan.shares if share.readonly]
     write = tuple(share.folder for share in plan.shares if not share.readonly)
     walls = Walls(tuple(read), write, tuple(change), sockets)
@@ -73,12 +75,12 @@ def around_qemu(plan: Plan, ends: Ends, place: Place) -> Confinement | None:
         # other files' modes.
         refused = (seccomp.ATTRIBUTES,)
         refused += () if connects else ("connect",)
-        refused += () if by_qemu or plan.reachable else ("bind", "listen")
+        refused += () if by_qemu or listens else ("bind", "listen")
         # By a socket of UDP it would send to any address, and no connect is seen; by one in a
         # folder it would ask a Docker, a D-Bus or an agent of ssh's.
         refused += () if by_qemu or connects else (seccomp.TCP,)
         refused += () if outwards else (seccomp.UDP,)
-        refused += () if plan.reachable else (seccomp.UNIX,)
+        refused += () if listens else (seccomp.UNIX,)
         refused += (seccomp.RIGHTS,) if write else ()
     return Confinement(walls, binds=by_qemu, connects=connects, refused=refused)
 
@@ -118,6 +120,6 @@ def _written(ends: Ends, place: Place) -> Iterator[Path]:
     if ends.boots.drives is not None:
         yield ends.boots.drives.root
         yield from () if ends.boots.drives.firmware is None else ends.boots.drives.firmware[1:]
-    for name in (CONSOLE_SOCKET, MONITOR_SOCKET):
+    for name in (CONSOLE_SOCKET, MONITOR_SOCKET, GDB_SOCKET):
         # Of the QEMU before, in whose place this one comes: it could not remove them.
         (place.workdir / name).unlink(missing_ok=True)

@@ -221,6 +221,7 @@ OTHERS = {
     "said": None,
     "shares": None,  # what is being started has none
     "shared_memory": None,
+    "paused": lambda _: True,
     "disks": lambda _: (MoreDisk(size=64),),
 }
 

@@ -143,7 +143,7 @@ USES = {
     "restore": lambda vm: vm.restore(Snapshot.__new__(Snapshot)), "shutdown": VM.shutdown,
     "connect": lambda vm: vm.connect(8080),
     "unexpose": lambda vm: vm.unexpose(9090), "share": lambda vm: vm.share("/srv", "/srv"),
-    "unshare": lambda vm: vm.unshare("/srv"),
+    "unshare": lambda vm: vm.unshare("/srv"), "wait_ready": VM.wait_ready,
 }  # fmt: skip
 
 

@@ -78,7 +78,8 @@ def plan(**changes):
         "guest": GUEST, "kind": kind, "network": SimpleNamespace(lan=None), "boot_timeout": 1.0,
         "identity": {"name": "a guest"}, "key": "key", "standby_key": "key", "own_ports": [],
         "wanted": [PortMapping(internal=80)], "wait_for": "any", "may_crash": False,
-        "clockless": False, "why_cold": None, "family": "a guest", "whose": "a guest", **changes,
+        "clockless": False, "paused": False, "disks": (), "why_cold": None,
+        "family": "a guest", "whose": "a guest", **changes,
     }  # fmt: skip
     return FakePlan(**facts)
 

@@ -33,7 +33,7 @@ RAISING = {
     "VM.get": "vm.get('a', 'b')", "VM.network_log": "vm.network_log",
     "VM.ssh_config": "vm.ssh_config('x')", "VM.reboot": "vm.reboot()", "VM.reboots": "vm.reboots",
     "VM.clock_behind": "vm.clock_behind", "VM.share": "vm.share('/tmp', '/a')",
-    "VM.unshare": "vm.unshare('/a')",
+    "VM.unshare": "vm.unshare('/a')", "VM.gdb": "vm.gdb", "VM.wait_ready": "vm.wait_ready()",
     "VM.expose": "vm.expose(80)", "VM.unexpose": "vm.unexpose(80)", "VM.pause": "vm.pause()",
     "VM.resume": "vm.resume()", "VM.reset": "vm.reset()", "VM.snapshot": "vm.snapshot()",
     "VM.restore": "vm.restore(None)", "VM.shutdown": "vm.shutdown()", "VM.end": "vm.end()",

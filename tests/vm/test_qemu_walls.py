@@ -43,7 +43,7 @@ def files(tmp_path):
 
 def walled(
     files, *, qemu=None, kind="usernet", restrict=True, share=False, reachable=False, doors=(),
-    shares=(),
+    shares=(), paused=False,
 ):  # fmt: skip
     """Return how the QEMU of a VM with these files is confined."""
     plan = SimpleNamespace(
@@ -51,7 +51,7 @@ def walled(
         image_files=lambda: (files / "image", files / "base"),
         disk_files=lambda folder: [folder / "disk1.qcow2"],
         network=SimpleNamespace(kind=kind, restrict=restrict, host_ports=doors),
-        reachable=reachable, shares=shares,
+        reachable=reachable, shares=shares, paused=paused,
     )  # fmt: skip
     drives = Drives(files / "vm/overlay", None, (files / "code", files / "vm/variables"))
     ends = SimpleNamespace(

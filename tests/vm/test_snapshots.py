@@ -52,6 +52,7 @@ class Planned:
 
     shares: tuple = ()
     shared_memory: str | None = None
+    paused: bool = False
 
 
 NAME = b"0000:00:1e.0/window"

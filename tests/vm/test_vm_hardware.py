@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+
 import pytest
 from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp, echo, host_service, programs_of
 
 from pytest_vmports import Guest
-from pytest_vmports.errors import LaunchError, SettingError
+from pytest_vmports.errors import LaunchError, MachineError, SettingError
 from pytest_vmports.network import more_cards
 
 
@@ -173,3 +176,47 @@ def test_further_cards_are_behind_the_first_and_lead_nowhere(vm_factory, wiring,
 def test_cards_alone_are_there_without_a_network(vm_factory):
     with vm_factory(setup=GUEST, nics=2, wait_for="none") as vm:
         assert vm.run(CARDS).stdout.count("\n") == 2
+
+
+def gdb(vm, *commands):
+    """Return what gdb writes that is attached to a VM for these commands."""
+    words = [word for one in (vm.gdb, *commands) for word in ("-ex", one)]
+    done = subprocess.run(
+        ["gdb", "--batch", "-nx", "-ex", "set architecture i386:x86-64", *words],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_gdb_stops_a_guest_at_its_first_instruction_and_lets_it_run(vm_factory, gdb_binary):
+    """A PC begins at ffff:fff0, where its BIOS jumps to f000:e05b."""
+    with vm_factory(ports=[8080], setup=GUEST, paused=True) as vm:
+        assert vm.origin == "booted" and vm.console == ""
+        with pytest.raises(MachineError, match="paused"):
+            vm.run("true")
+        said = gdb(vm, "print/x $pc", "hbreak *0xfe05b", "continue", "print/x $pc", "detach")
+        assert re.findall(r"^\$\d+ = (\w+)$", said, re.MULTILINE) == ["0xfff0", "0xe05b"]
+        vm.wait_ready()
+        assert ask_tcp(vm, 8080, b"hello") == b"hello"
+        assert vm.run("echo here").stdout == "here\n"
+        vm.reset()  # which waits, and begins as others do
+        with pytest.raises(MachineError, match="set paused = yes"):
+            _ = vm.gdb
+
+
+def test_a_vm_that_began_paused_runs_when_it_is_let_and_is_ended_where_it_is_not(vm_factory):
+    wanted = {"ports": [8080], "setup": GUEST, "paused": True}
+    with vm_factory(**wanted), vm_factory(**wanted) as vm:
+        assert vm._machine.monitor.run_state().running is False
+        vm.resume()
+        vm.wait_ready()
+        assert ask_tcp(vm, 8080, b"hello") == b"hello"
+        vm.wait_ready()
+
+
+def test_only_a_vm_that_begins_paused_listens_for_gdb(vm_factory):
+    with (
+        vm_factory(ports=[8080], setup=GUEST) as vm,
+        pytest.raises(MachineError, match="nothing of this VM listens for gdb: set paused = yes"),
+    ):
+        _ = vm.gdb
