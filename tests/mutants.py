@@ -880,7 +880,7 @@ _STORED = _of(
 )
 _IMAGES = _of(
     "pytest_vmports/images/images.py",
-    "tests/images/test_images.py",
+    "tests/images/test_fetched_images.py",
     a_name_is_never_asked_again=("0 <= age < (_FRESH if there else _JUST_ASKED)", "True"),
     a_change_is_not_said=("if known is not None and known.content != now.content:", "if False:"),
     what_failed_is_tried_again=("if asked in self._failed:", "if False:"),
@@ -891,7 +891,7 @@ _IMAGES = _of(
 )
 _FETCH = _of(
     "pytest_vmports/images/fetch.py",
-    "tests/images/test_images.py",
+    "tests/images/test_fetched_images.py",
     a_part_is_fetched_again=(
         'headers = {"Range": f"bytes={there}-"} if there else {}',
         "headers = {}",
@@ -903,7 +903,7 @@ _FETCH = _of(
 )
 _UNPACK = _of(
     "pytest_vmports/images/unpack.py",
-    "tests/images/test_images.py",
+    "tests/images/test_fetched_images.py",
     a_text_is_followed=("if file.read(len(_DESCRIPTOR)) == _DESCRIPTOR:", "if False:"),
     it_unpacks_to_any_size=("            if size > most:", "            if False:"),
 )

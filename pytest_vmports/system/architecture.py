@@ -25,7 +25,8 @@ class Architecture:
         restored_args: what tells a guest that it was restored, so that no two clones draw the same
             random numbers; where there is no such device our agent seeds them.
         kernel_words: words for the kernel's command line.
-        emulated_cpu: the processor where QEMU emulates one, as ``-cpu`` takes it.
+        emulated_cpu: the processor where QEMU emulates one, as ``-cpu`` takes it; None for the
+            one that its board has.
         window: the accelerators under which a guest's agent and we see the same in memory that we
             share.
         panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
@@ -50,7 +51,7 @@ class Architecture:
     display: str | None
     restored_args: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
-    emulated_cpu: str = "max"
+    emulated_cpu: str | None = "max"
     window: frozenset[str] = frozenset()
     panic_device: str | None = None
     hot_plugs: bool = False
@@ -186,5 +187,6 @@ def architecture_named(name: str) -> Architecture:
     return _KNOWN.get(name) or replace(
         AARCH64, name=name, distributions=name, agent=None, panic_device=None,
         window=frozenset(), kernels=frozenset(), bundled_memory=0,
-        control="ttyS1", control_args=("-serial", "chardev:control"),
+        console="ttyS0", control="ttyS1", control_args=("-serial", "chardev:control"),
+        emulated_cpu=None,
     )  # fmt: skip

@@ -54,8 +54,11 @@ class Hardware:
     qemu_args: tuple[str, ...] = ()
 
     @property
-    def processor(self) -> str:
-        """QEMU's word for its processors: as asked, the host's own, or what can be emulated."""
+    def processor(self) -> str | None:
+        """QEMU's word for its processors: as asked, the host's own, or what can be emulated.
+
+        None for those that its board has.
+        """
         if self.cpu is not None:
             return self.cpu
         emulated = self.accelerator.name == "tcg"
@@ -187,7 +190,7 @@ def build_command(
         *(() if hardware.reboots else ("-no-reboot",)),
         *_board(hardware, ram, fitting, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
-        *("-cpu", hardware.processor),
+        *(() if hardware.processor is None else ("-cpu", hardware.processor)),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
         *(_boot(kernel, initrd, kernel_words) if hardware.reboots or not restore else ()),
         *(("-incoming", "defer", "-S") if restore else ()),

@@ -254,6 +254,14 @@ def test_a_guest_whose_clock_nothing_sets_is_cloned_where_that_is_wanted_and_one
     assert "vm.clock_behind" in line
 
 
+def test_that_one_test_does_not_want_it_cloned_is_no_matter_to_another(maker):
+    kind = SimpleNamespace(why_no_template="nothing sets its clock", stands_by=False)
+    for _ in range(2):
+        assert "saved" not in maker.launch(plan(kind=vars(kind)))[0]
+    assert len(maker.said) == 1 and "boots from cold: nothing sets its clock" in maker.said[0]
+    assert "saved" in maker.launch(plan(kind=vars(kind), clockless=True))[0]
+
+
 def test_what_is_to_boot_from_cold_makes_none(maker):
     notes, ports = maker.launch(plan(), cloned=False)
     assert notes == [f"VM starts with {ports}"] and maker.said == []
