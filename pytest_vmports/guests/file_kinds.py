@@ -142,8 +142,8 @@ KINDS: Final = (
             "luks", f"encrypted (LUKS {version})", ((0, b"LUKS\xba\xbe" + mark),),
             dict.fromkeys(
                 _ANYTHING, "nobody would type its passphrase: decrypt it (cryptsetup open {path} "
-                "plain, then copy /dev/mapper/plain), or use an image without encryption; where the "
-                "initrd has the key, format='raw' takes it as it is",
+                "plain, then copy /dev/mapper/plain), or use an image without encryption; where "
+                "the initrd has the key, format='raw' takes it as it is",
             ),
         )
         for version, mark in ((1, b"\0\x01"), (2, b"\0\x02"))
