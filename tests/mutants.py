@@ -412,6 +412,7 @@ _COMMAND = _of(
     users_files_are_read=('"-nodefaults", "-no-user-config"', '"-nodefaults"'),
     reboots=("() if hardware.reboots else", "() if True else"),
     further_disks_have_no_serial=(",serial=disk{number}", ""),
+    guests_change_the_keys=("property=secure,value=on", "property=secure,value=off"),
     words_for_qemu_are_lost=("*sandbox, *hardware.qemu_args]", "*sandbox]"),
     a_processor_is_not_as_asked=("            return self.cpu\n", "            pass\n"),
     bios_writes_to_the_screen=('machine += ",graphics=off"', 'machine += ""'),
@@ -712,12 +713,12 @@ _KINDS = _of(
     "tests/guests/test_image.py",
     ssh_is_leased_twice=("if self._image.ssh and not asked else []", "if self._image.ssh else []"),
     a_kernel_wants_firmware=(
-        "return None if self._direct or self.by_bios",
-        "return None if self.by_bios",
+        "if self._direct or self.by_bios:",
+        "if self.by_bios:",
     ),
     variables_are_shared=(
-        "(self._firmware.code, variables))",
-        "(self._firmware.code, self._firmware.variables))",
+        "(self._firmware.code, variables), self",
+        "(self._firmware.code, self._firmware.variables), self",
     ),
 )
 _WAYS = [

@@ -123,7 +123,7 @@ class Guest(Booted):
                 is ready when cloud-init has finished; its failure is an error.
             meta_data: for cloud-init, likewise; by default a new instance called vmports.
             network_config: for cloud-init, likewise; by default the guest asks by DHCP.
-            firmware: ``bios``, or ``uefi`` where its firmware is installed.
+            firmware: ``bios``, ``uefi``, or ``uefi-secure`` with Secure Boot, on a q35.
             ssh: have cloud-init authorise a key of this session for root, and forward port 22. None
                 does so where cloud-init is given something and ``agent`` is not asked for.
             agent: the image runs the QEMU guest agent; ours comes along with cloud-init's data.

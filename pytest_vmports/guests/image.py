@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.cloud_init import Seed
     from pytest_vmports.system.architecture import Architecture
 
-FIRMWARE = ("bios", "uefi")
+FIRMWARE = ("bios", "uefi", "uefi-secure")
 # What a guest of an image takes beside it, and a container image's where that holds a disk.
 KEYWORDS = ("user_data", "meta_data", "network_config", "firmware", "ssh", "agent")
 # Its data are the disk's, and what makes it a vhd comes behind them.
@@ -35,7 +35,7 @@ class Disk:
     Attributes:
         path: the image; only ever read.
         format: ``qcow2`` or ``raw``; None for what ``qemu-img`` recognises.
-        firmware: ``bios`` or ``uefi``; without meaning where a kernel is booted directly.
+        firmware: one of `FIRMWARE`; without meaning where a kernel is booted directly.
         seed: what cloud-init is given, or None.
         ssh: a key of ours is authorised for root, and guest port 22 is forwarded.
         agent: the image runs the QEMU guest agent.

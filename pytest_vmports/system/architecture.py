@@ -34,6 +34,8 @@ class Architecture:
         hot_plugs: devices can be plugged into its board while it runs.
         boots_disks: firmware can boot a disk on its board; else a kernel has to be given.
         emulated: its guests boot for certain where QEMU emulates the processor.
+        secure_board: likewise `board` with what keeps a guest from the keys of Secure Boot; None
+            where there is nothing of that kind.
         agent: the file of our agent among the package's guest files; None where there is none, and
             a guest that we prepared says that it is ready and no more.
         kernels: what kernels QEMU boots for it, by `file_kinds`; empty where that is not known.
@@ -57,6 +59,7 @@ class Architecture:
     hot_plugs: bool = False
     boots_disks: bool = True
     emulated: bool = True
+    secure_board: str | None = None
     agent: str | None = None
     kernels: frozenset[str] = frozenset()
     bundled_memory: int = 0
@@ -80,7 +83,7 @@ class Architecture:
 _OF_X86: dict[str, dict[str, Any]] = {
     "pc": {},
     # A device that is plugged into its first bus while it runs is refused there.
-    "q35": {"board": "q35", "boards": "pc-q35", "hot_plugs": False},
+    "q35": {"board": "q35", "boards": "pc-q35", "hot_plugs": False, "secure_board": "q35,smm=on"},
     # With a bus of PCI, for it has no other place for a second card or for memory that is shared.
     # It has neither HPET nor a timer of ACPI's. An emulated guest on a busy host fails to calibrate
     # its processor's counter by the one timer that is left, and then hangs in two boots of three.

@@ -24,6 +24,7 @@ PLACES = (
     Path("/opt/homebrew/share/qemu/firmware"),
 )
 # They would refuse boot loaders that nobody signed, or need a machine type with SMM.
+_WANTED = {"secure-boot", "enrolled-keys"}
 _UNWANTED = {"secure-boot", "enrolled-keys", "requires-smm"}
 
 
@@ -35,15 +36,20 @@ class Firmware:
     variables: Path
 
 
-def find_firmware(architecture: Architecture) -> Firmware:
-    """Return UEFI firmware for an architecture, without Secure Boot.
+def find_firmware(architecture: Architecture, *, secure: bool = False) -> Firmware:
+    """Return UEFI firmware for an architecture.
+
+    Args:
+        architecture: of the guest, with its board.
+        secure: with Secure Boot on, and the keys that distributions' loaders are signed for;
+            otherwise without Secure Boot.
 
     Raises:
         FirmwareNotFoundError: none is installed; says where it was looked for.
     """
     for place in PLACES:
         for path in sorted(place.glob("*.json")):
-            firmware = _usable(_described(path), architecture)
+            firmware = _usable(_described(path), architecture, secure=secure)
             if firmware is not None:
                 return firmware
     tried = "\n".join(f"  {place}/*.json" for place in PLACES)
@@ -62,7 +68,11 @@ def _described(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _usable(description: dict[str, Any], architecture: Architecture) -> Firmware | None:
+def _usable(
+    description: dict[str, Any], architecture: Architecture, *, secure: bool
+) -> Firmware | None:
+    features = set(description.get("features", ()))
+    right = features >= _WANTED if secure else not _UNWANTED & features
     mapping = description.get("mapping", {})
     fits = any(
         target["architecture"] == architecture.name
@@ -74,7 +84,7 @@ def _usable(description: dict[str, Any], architecture: Architecture) -> Firmware
         or "uefi" not in description.get("interface-types", ())
         or mapping.get("device") != "flash"
         or "nvram-template" not in mapping
-        or _UNWANTED & set(description.get("features", ()))
+        or not right
     ):
         return None
     parts = mapping["executable"], mapping["nvram-template"]

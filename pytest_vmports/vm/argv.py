@@ -115,11 +115,13 @@ class Drives:
         root: a qcow2 that takes the guest's writes; the guest's first disk.
         seed: what cloud-init reads, or None; read only.
         firmware: UEFI's program and this VM's copy of its variables; None for a PC's BIOS.
+        secure: that firmware checks who signed what it boots.
     """
 
     root: Path
     seed: Path | None = None
     firmware: tuple[Path, Path] | None = None
+    secure: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def build_command(
         hardware.qemu.path,
         *("-name", "vmports", "-nodefaults", "-no-user-config", "-display", "none"),
         *(() if hardware.reboots else ("-no-reboot",)),
-        *_board(hardware, ram, fitting, by_firmware=kernel is None),
+        *_board(hardware, ram, fitting, drives, by_firmware=kernel is None),
         *("-accel", hardware.accelerator.name),
         *(() if hardware.processor is None else ("-cpu", hardware.processor)),
         *("-m", f"{hardware.memory}M", "-smp", str(hardware.cpus)),
@@ -210,9 +212,16 @@ def build_command(
 
 
 def _board(
-    hardware: Hardware, ram: Ram | None, fitting: Fitting, *, by_firmware: bool
+    hardware: Hardware,
+    ram: Ram | None,
+    fitting: Fitting,
+    drives: Drives | None,
+    *,
+    by_firmware: bool,
 ) -> tuple[str, ...]:
     machine = hardware.qemu.architecture.board
+    if drives is not None and drives.secure:
+        machine = hardware.qemu.architecture.secure_board or machine
     if by_firmware and hardware.qemu.architecture.has_bios:
         machine += ",graphics=off"  # the BIOS then writes to the console, "no bootable device" too
     if fitting.shared is not None:
@@ -309,6 +318,8 @@ def _drives(drives: Drives | None, more_disks: Sequence[Path]) -> list[str]:
     if drives.seed is not None:
         command += ["-drive", f"id=seed,if=none,format=raw,readonly=on,file={escaped(drives.seed)}"]
         command += ["-device", f"virtio-blk-pci,drive=seed,serial={SEED_SERIAL}"]
+    # Only the firmware, which runs in SMM, writes its variables. Source: edk2's OvmfPkg/README.
+    command += ["-global", "driver=cfi.pflash01,property=secure,value=on"] if drives.secure else []
     if drives.firmware is not None:
         code, variables = map(escaped, drives.firmware)
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]

@@ -279,7 +279,7 @@ def test_without_qemu_img_the_error_says_what_to_install(make, monkeypatch):
     ("keywords", "said"),
     [
         ({"format": "vmdk"}, "format = 'vmdk' is not allowed; one of qcow2, raw"),
-        ({"firmware": "efi"}, "firmware = 'efi' is not allowed; one of bios, uefi"),
+        ({"firmware": "efi"}, "firmware = 'efi' is not allowed; one of bios, uefi, uefi-secure"),
         ({"append": "root=/dev/vda"}, "it goes with kernel="),
         ({"initrd": "/initrd"}, "it goes with kernel="),
     ],

@@ -154,7 +154,7 @@ class Machine(there["Broken"]):
 vm = VMs(Machine(), broken, broken)
 """
 PARTS = {
-    "pytest_vmports.guests.booted", "pytest_vmports.pool.copies",
+    "pytest_vmports.guests.booted", "pytest_vmports.pool.copies", "pytest_vmports.pool.debugging",
     "pytest_vmports.pool.network_log", "pytest_vmports.pool.shares",
 }  # fmt: skip
 FRAME = re.compile(

@@ -43,3 +43,28 @@ def test_firmware_is_found_behind_garbage(place):
     (place / "linked").write_text(json.dumps(described))
     (place / "90.json").symlink_to(place / "linked")
     assert firmware.find_firmware(X86_64).code == place / "code.fd"
+
+
+KINDS = {
+    "plain": [],
+    "without-keys": ["secure-boot", "requires-smm"],
+    "with-keys": ["secure-boot", "requires-smm", "enrolled-keys"],
+}
+
+
+def test_secure_boot_is_that_with_keys_and_nothing_else_gets_it(place):
+    for name, features in KINDS.items():
+        (place / f"{name}.fd").touch()
+        part = {"filename": str(place / f"{name}.fd"), "format": "raw"}
+        described = {
+            "interface-types": ["uefi"],
+            "mapping": {"device": "flash", "executable": part, "nvram-template": part},
+            "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}],
+            "features": features,
+        }
+        (place / f"{name}.json").write_text(json.dumps(described))
+    q35 = X86_64.on("q35")
+    assert firmware.find_firmware(q35, secure=True).code.name == "with-keys.fd"
+    assert firmware.find_firmware(q35).code.name == "plain.fd"
+    with pytest.raises(FirmwareNotFoundError):
+        firmware.find_firmware(X86_64, secure=True)

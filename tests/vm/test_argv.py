@@ -391,3 +391,12 @@ def test_further_disks_come_between_the_root_and_the_seed():
     assert "id=disk1,if=none,format=qcow2,cache=unsafe,file=/a,,b" in values(command, "-drive")
     alone = build(more_disks=[Path("/a")])
     assert values(alone, "-device").count("virtio-blk-pci,drive=disk1,serial=disk1") == 1
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_only_the_firmware_writes_its_variables_where_it_checks_signatures(secure):
+    qemu = Qemu("/usr/bin/qemu-system-x86_64", (7, 2, 0), "", machine="q35")
+    drives = Drives(Path("/r"), None, (Path("/code"), Path("/vars")), secure)
+    command = build(qemu=qemu, drives=drives, kernel=None)
+    assert ("smm=on" in values(command, "-machine")[0].split(",")) is secure
+    assert ("driver=cfi.pflash01,property=secure,value=on" in command) is secure

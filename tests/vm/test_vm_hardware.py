@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 
 import pytest
-from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp, echo, host_service, programs_of
+from vm_helpers import FROM_TEMPLATE, GUEST, ask_tcp, echo, host_service, programs_of, until
 
 from pytest_vmports import Guest
-from pytest_vmports.errors import LaunchError, MachineError, SettingError
+from pytest_vmports.errors import FirmwareNotFoundError, LaunchError, MachineError, SettingError
+from pytest_vmports.guests.alpine import find_images
 from pytest_vmports.network import more_cards
+from pytest_vmports.system.architecture import X86_64
+from pytest_vmports.system.firmware import find_firmware
 
 
 def test_a_processor_that_was_asked_for_is_the_clones_too(vm_factory):
@@ -220,3 +224,44 @@ def test_only_a_vm_that_begins_paused_listens_for_gdb(vm_factory):
         pytest.raises(MachineError, match="nothing of this VM listens for gdb: set paused = yes"),
     ):
         _ = vm.gdb
+
+
+@pytest.fixture
+def unsigned(tmp_path, missing):
+    """Return an image whose loader, a kernel that nobody's key has signed, UEFI would boot."""
+    if any(shutil.which(tool) is None for tool in ("mformat", "mmd", "mcopy")):
+        missing("mtools")
+    try:
+        find_firmware(X86_64.on("q35"), secure=True)
+    except FirmwareNotFoundError as error:
+        missing("firmware with Secure Boot", str(error))
+    image = tmp_path / "unsigned.raw"
+    image.write_bytes(bytes(64 << 20))
+    kernel, _ = find_images()
+    for words in (
+        ["mformat", "-i", image, "-T", "131072", "-h", "64", "-s", "32", "::"],
+        ["mmd", "-i", image, "::/EFI", "::/EFI/BOOT"],
+        ["mcopy", "-i", image, kernel, "::/EFI/BOOT/BOOTX64.EFI"],
+    ):
+        subprocess.run(words, check=True)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("firmware", "words"), [("uefi-secure", "Access Denied"), ("uefi", "starting Boot0001")]
+)
+def test_secure_boot_refuses_a_loader_that_nobody_signed(vm_factory, unsigned, firmware, words):
+    guest = Guest.disk(unsigned, firmware=firmware, format="raw")
+    wanted = {"guest": guest, "machine": "q35", "wait_for": "none", "template": False}
+    with vm_factory(**wanted, allow_crash=True, boot_timeout=200) as vm:
+        until(lambda: words in vm.console, 120, lambda: vm.console[-3000:])
+        assert ("Access Denied" in vm.console) is (firmware == "uefi-secure")
+
+
+def test_secure_boot_needs_a_board_with_smm(vm_factory, unsigned):
+    guest = Guest.disk(unsigned, firmware="uefi-secure", format="raw")
+    with (
+        pytest.raises(SettingError, match=r"firmware = 'uefi-secure' .*set machine = q35"),
+        vm_factory(guest=guest, wait_for="none"),
+    ):
+        pass

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.errors import MachineError
+from pytest_vmports.errors import MachineError, SettingError
 from pytest_vmports.guests import cloud_init, disk_agent
 from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
@@ -127,7 +127,7 @@ class DiskGuest(OwnInit):
         seed = Path(SEED) if self._image.seed is not None else None
         kernel = Path("kernel") if self._direct else None
         initrd = Path("initrd") if self.guest.initrd_path else None
-        return BootFiles(kernel, initrd, Drives(Path(OVERLAY), seed, firmware))
+        return BootFiles(kernel, initrd, Drives(Path(OVERLAY), seed, firmware, self._secure))
 
     def files(self, place: Place, *, restored: bool) -> BootFiles:
         """Return what it boots: kernel, if any, overlay, seed and the firmware's variables.
@@ -313,7 +313,8 @@ class DiskGuest(OwnInit):
         if self._firmware is None:
             return commands, Drives(Path(OVERLAY), seed)
         commands.append(["cp", str(self._firmware.variables), VARIABLES])
-        return commands, Drives(Path(OVERLAY), seed, (self._firmware.code, Path(VARIABLES)))
+        firmware = (self._firmware.code, Path(VARIABLES))
+        return commands, Drives(Path(OVERLAY), seed, firmware, self._secure)
 
     def close(self) -> None:
         """Hang up. Safe to call again."""
@@ -349,7 +350,19 @@ class DiskGuest(OwnInit):
     @cached_property
     def _firmware(self) -> Firmware | None:
         """The UEFI firmware that boots the image; None where a BIOS or a kernel does."""
-        return None if self._direct or self.by_bios else find_firmware(self.architecture)
+        if self._direct or self.by_bios:
+            return None
+        if self._secure and self.architecture.secure_board is None:
+            raise SettingError(
+                source=f"guest {self.guest.name}", name="firmware", value=self._image.firmware,
+                allowed="Secure Boot needs a board that keeps its keys from the guest: set "
+                "machine = q35, or write uefi",
+            )  # fmt: skip
+        return find_firmware(self.architecture, secure=self._secure)
+
+    @property
+    def _secure(self) -> bool:
+        return self._image.firmware == "uefi-secure" and not self._direct
 
     def _drives(self, place: Place) -> Drives:
         root = place.workdir / OVERLAY
@@ -366,7 +379,7 @@ class DiskGuest(OwnInit):
         variables = place.workdir / VARIABLES
         if not variables.exists():
             shutil.copyfile(self._firmware.variables, variables)
-        return Drives(root, seed, (self._firmware.code, variables))
+        return Drives(root, seed, (self._firmware.code, variables), self._secure)
 
 
 def _key(place: Place) -> Path:
