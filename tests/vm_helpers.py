@@ -48,6 +48,20 @@ def debian_words(debian: DebianImage) -> dict[str, Any]:
     return {"memory": 512, "user_data": data, "ssh": True, "agent": True, **debian.direct}
 
 
+# A package whose service answers, and what starts it as OpenRC does.
+PACKAGE = """
+set -e
+mkdir -p tree/usr/bin tree/etc/init.d
+printf '#!/bin/sh\\nexec nc -lk -p 9000 -e echo it is installed\\n' >tree/usr/bin/hello-server
+printf '#!/sbin/openrc-run\\ncommand=/usr/bin/hello-server\\ncommand_background=true\\n'\
+'pidfile=/run/hello.pid\\n' >tree/etc/init.d/hello
+chmod 755 tree/usr/bin/hello-server tree/etc/init.d/hello
+mkdir -p repo/x86_64
+apk mkpkg -F tree -I name:hello -I version:1.0-r0 -I arch:x86_64 -o repo/x86_64/hello-1.0-r0.apk
+apk mkndx --allow-untrusted -o repo/x86_64/Packages.adb repo/x86_64/*.apk
+"""
+
+
 # A shell loop: busybox's nc serves one UDP peer, so each datagram gets an nc of its own. A server
 # that reads byte by byte, as the shell's `read` does, would lose the rest of a datagram.
 _UDP_ECHO = "while :; do nc -u -l -p {port} -e dd bs=2048 count=1; done 2>/dev/null &"

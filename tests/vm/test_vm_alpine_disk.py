@@ -7,7 +7,7 @@ import http.server
 import threading
 
 import pytest
-from vm_helpers import FROM_TEMPLATE, ask_tcp
+from vm_helpers import FROM_TEMPLATE, PACKAGE, ask_tcp
 
 from pytest_vmports import Guest
 
@@ -60,20 +60,6 @@ def test_two_clones_share_nothing_that_they_write(boot):
             assert two.origin in FROM_TEMPLATE
             assert two.run("ls /srv").stdout == ""
         assert one.run("cat /srv/who").stdout == "one\n"
-
-
-# A package whose service answers, and what starts it as OpenRC does.
-PACKAGE = """
-set -e
-mkdir -p tree/usr/bin tree/etc/init.d
-printf '#!/bin/sh\\nexec nc -lk -p 9000 -e echo it is installed\\n' >tree/usr/bin/hello-server
-printf '#!/sbin/openrc-run\\ncommand=/usr/bin/hello-server\\ncommand_background=true\\n'\
-'pidfile=/run/hello.pid\\n' >tree/etc/init.d/hello
-chmod 755 tree/usr/bin/hello-server tree/etc/init.d/hello
-mkdir -p repo/x86_64
-apk mkpkg -F tree -I name:hello -I version:1.0-r0 -I arch:x86_64 -o repo/x86_64/hello-1.0-r0.apk
-apk mkndx --allow-untrusted -o repo/x86_64/Packages.adb repo/x86_64/*.apk
-"""
 
 
 def test_a_package_is_installed_from_a_server_and_its_service_answers(boot, tmp_path):
