@@ -52,28 +52,19 @@ def missing() -> Callable[..., NoReturn]:
 @pytest.fixture(scope="session")
 def gdb_binary() -> Path:
     """Path of a gdb that runs."""
-    found = shutil.which("gdb")
-    if found is None or not _runs(found, "--version"):
-        _missing("gdb")
-    return Path(found)
+    return _running("gdb")
 
 
 @pytest.fixture(scope="session")
 def qemu_binary() -> Path:
     """Path of a QEMU that runs."""
-    found = shutil.which("qemu-system-x86_64")
-    if found is None or not _runs(found, "--version"):
-        _missing("qemu-system-x86_64")
-    return Path(found)
+    return _running("qemu-system-x86_64")
 
 
 @pytest.fixture(scope="session")
-def skopeo() -> str:
+def skopeo() -> Path:
     """Path of what fetches container images."""
-    found = shutil.which("skopeo")
-    if found is None:
-        _missing("skopeo")
-    return found
+    return _running("skopeo")
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +125,13 @@ def _runs(*command: str) -> bool:
     except OSError:
         return False
     return done.returncode == 0
+
+
+def _running(name: str) -> Path:
+    found = shutil.which(name)
+    if found is None or not _runs(found, "--version"):
+        _missing(name)
+    return Path(found)
 
 
 def _missing(what: str, remedy: str = "run `make setup`") -> NoReturn:

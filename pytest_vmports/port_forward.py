@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import (
     MAX_EXPOSED_PORTS,
@@ -17,7 +18,7 @@ from pytest_vmports.models import ExposedPort, PortMapping, Protocol
 from pytest_vmports.system import loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from pytest_vmports.leases import LeaseInfo, PortAllocator, PortLease
 
@@ -55,6 +56,21 @@ def parse_port(port: int | str | PortMapping) -> PortMapping:
         )
     protocol: Protocol = "udp" if (match["protocol"] or "tcp").lower() == "udp" else "tcp"
     return PortMapping(internal=guest, external=int(host) if host else None, protocol=protocol)
+
+
+def parse_ports(ports: Any) -> tuple[PortMapping, ...]:
+    """Return several: a list, one alone, or a text with blanks or commas between them.
+
+    Raises:
+        ValueError, TypeError: as `parse_port`.
+    """
+    if ports is None:
+        return ()
+    if isinstance(ports, str):
+        ports = ports.replace(",", " ").split()
+    elif isinstance(ports, bytes) or not isinstance(ports, Sequence):
+        ports = [ports]
+    return tuple(parse_port(port) for port in ports)
 
 
 def normalize_port_mappings(

@@ -1,7 +1,6 @@
 """The cloud images that have a name here: where a distribution keeps one, and its checksum list.
 
-Sources: the folders themselves, at cloud.debian.org/images/cloud, cloud-images.ubuntu.com/releases,
-dl.fedoraproject.org/pub/fedora/linux/releases and dl-cdn.alpinelinux.org/alpine.
+Sources: the folders themselves, whose addresses stand below.
 """
 
 from __future__ import annotations

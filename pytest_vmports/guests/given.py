@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestNotFoundError, SettingError
 from pytest_vmports.guests import host_files
-from pytest_vmports.port_forward import normalize_port_mappings
+from pytest_vmports.port_forward import parse_ports
 from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=32)
 def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - part of the key
+    return digest_now(path)
+
+
+def digest_now(path: Path) -> str:
+    """Return the digest of a file's content, whatever was read of it before."""
     with host_files.open_file(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -127,9 +132,8 @@ def mappings(ports: Sequence[Any] | str | int, source: str) -> tuple[PortMapping
     Raises:
         SettingError: one is none.
     """
-    listed = ports.replace(",", " ").split() if isinstance(ports, str) else ports
     try:
-        return tuple(normalize_port_mappings([listed] if isinstance(listed, int) else listed))
+        return parse_ports(ports)
     except (ValueError, TypeError) as error:
         raise SettingError(source=source, name="ports", value=ports, allowed=str(error)) from error
 

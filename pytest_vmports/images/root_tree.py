@@ -7,6 +7,7 @@ Source: the OCI image specification, layer.md (whiteouts, opaque ones, hard link
 from __future__ import annotations
 
 import copy
+import shutil
 import tarfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -119,8 +120,7 @@ class RootTree:
         file = self._opened(node)
         assert file is not None
         with target.open("xb") as copied:
-            while chunk := file.read(1 << 20):
-                copied.write(chunk)
+            shutil.copyfileobj(file, copied, 1 << 20)
 
     def write(self, target: Path) -> None:
         """Write all of it to a tar that any tar reads.

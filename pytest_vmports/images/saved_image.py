@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_vmports.errors import ContainerError
-from pytest_vmports.guests import host_files
+from pytest_vmports.guests import given, host_files
 from pytest_vmports.images import unpack
 from pytest_vmports.images.bounded_tar import members, open_tar
 
@@ -93,7 +93,7 @@ class SavedImage:
             if plain != file:
                 file.unlink()
             self._left -= plain.stat().st_size
-            if _sha256(plain) != digest:
+            if f"sha256:{given.digest_now(plain)}" != digest:
                 raise self.refusal(f"its layer {layer} is damaged: it is not {digest}")
             opened = self._close.enter_context(plain.open("rb"))
             plain.unlink()
@@ -225,14 +225,6 @@ class SavedImage:
                     raise self.refusal(
                         "it is larger than all images may be", "raise images_size, if it is wanted"
                     )
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return f"sha256:{found.hexdigest()}"
 
 
 def _blob(digest: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -291,15 +291,11 @@ def port_range(value: Any) -> tuple[int, int] | None:
 
 def ports(value: Any) -> tuple[PortMapping, ...]:
     """Read several ports: a list, or a text with blanks or commas between them."""
-    if value is None or value == "":
+    if value is None or value == "":  # as most say, and each run reads it
         return ()
-    from pytest_vmports.port_forward import parse_port
+    from pytest_vmports.port_forward import parse_ports
 
-    if isinstance(value, str):
-        value = value.replace(",", " ").split()
-    elif isinstance(value, bytes) or not isinstance(value, Sequence):
-        value = [value]
-    return tuple(parse_port(port) for port in value)
+    return parse_ports(value)
 
 
 def wait_for(value: Any) -> WaitFor:
