@@ -31,7 +31,9 @@ _FOLDERS = frozenset({
 })  # fmt: skip
 
 
-def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
+def refuse(
+    guest: Guest, ports: Sequence[int], memory: int, root: Path, *, may_reboot: bool = False
+) -> None:
     """Refuse what cannot work.
 
     Args:
@@ -39,13 +41,16 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         ports: the guest ports that will be waited for by TCP.
         memory: its MiB.
         root: what relative paths of its files are relative to.
+        may_reboot: a reboot of it ends no VM.
 
     Raises:
-        SettingError: a setup that names no file or is none that a shell reads, no setup at all
-            where one is needed, a file for a folder, or more files than memory.
+        SettingError: what cloud-init is given has it reboot, where it may not; a setup that names
+            no file or is none that a shell reads, no setup at all where one is needed, a file for a
+            folder, or more files than memory.
     """
     _refuse_larger_than_memory(guest, memory)
     if guest.root_disk is not None:
+        _refuse_reboot(guest, may_reboot=may_reboot)
         return
     brought = dict(_brought(guest, root))
     contents = []
@@ -56,6 +61,16 @@ def refuse(guest: Guest, ports: Sequence[int], memory: int, root: Path) -> None:
         _refuse_without_server(guest, ports, brought, contents)
     _refuse_file_for_folder(guest, brought)
     _refuse_too_large(guest, sum(brought.values()), memory)
+
+
+def _refuse_reboot(guest: Guest, *, may_reboot: bool) -> None:
+    seed = None if guest.root_disk is None else guest.root_disk.seed
+    if seed is not None and seed.reboots and not may_reboot:
+        raise SettingError(
+            source=f"guest {guest.name}", name="on_reboot", value="fail",
+            allowed="its user_data has it reboot when cloud-init ends (power_state), which would "
+            "fail each of its VMs: set on_reboot = allow",
+        )  # fmt: skip
 
 
 def _refuse_missing_script(

@@ -139,7 +139,10 @@ class Pool:
         with restored():
             plan = self.plan(settings, guest)
             waited_for = [port.internal for port in settings.wait_for.candidates(settings.expose)]
-            hopeless.refuse(guest, waited_for, plan.hardware.memory, self.root)
+            hopeless.refuse(
+                guest, waited_for, plan.hardware.memory, self.root,
+                may_reboot=plan.hardware.reboots,
+            )  # fmt: skip
             cloned = bool(settings.template) and not settings.fresh_boot
             machine, order = self.launcher.launch(plan, exposed, observe, cloned=cloned)
             if cloned:

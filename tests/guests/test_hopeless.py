@@ -230,3 +230,14 @@ def test_a_file_in_the_place_of_a_folder_is_refused_with_its_spelling(root, to):
 def test_a_file_below_a_file_is_refused(root):
     text = refused(root, guest(SERVER, files={"serve.sh": "/app", "empty.sh": "/app/empty.sh"}))
     assert "/app" in text and "where /app/empty.sh is to be as well" in text
+
+
+@pytest.mark.parametrize("told", [{"mode": "reboot"}, {"mode": "reboot", "delay": "now"}])
+def test_a_disk_whose_user_data_reboots_it_is_refused_where_it_may_not(root, told):
+    (root / "disk.raw").write_bytes(bytes(510) + b"\x55\xaa" + bytes(4096))
+    asked = Guest.disk(root / "disk.raw", user_data={"power_state": told})
+    text = refused(root, asked)
+    assert "set on_reboot = allow" in text
+    refuse(asked, (80,), 256, root, may_reboot=True)
+    for other in ({"mode": "poweroff"}, {**told, "condition": "false"}):
+        refuse(Guest.disk(root / "disk.raw", user_data={"power_state": other}), (80,), 256, root)
