@@ -68,6 +68,12 @@ def skopeo() -> Path:
 
 
 @pytest.fixture(scope="session")
+def swtpm() -> Path:
+    """Path of what is a guest's TPM."""
+    return _running("swtpm")
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a browser that can be run without a display."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")

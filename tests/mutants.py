@@ -520,6 +520,17 @@ _HOPELESS = _of(
     a_byte_order_mark_is_a_command=('if data.startswith(b"\\xef', 'if data.endswith(b"\\xef'),
     a_programs_path_is_a_script=(" and not path.is_absolute())", ")"),
     a_script_of_files_is_missing=("PurePosixPath(setup).name in {", "setup in {"),
+    a_reboot_that_may_not_be_is_booted=("seed.reboots and not may_reboot", "False"),
+)
+_TPM = _of(
+    "pytest_vmports/vm/tpm.py",
+    "tests/vm/test_tpm.py",
+    it_writes_beside_its_folder=("Walls(needed, (state,),", "Walls(needed, (state.parent,),"),
+    it_speaks_to_the_host=("seccomp.TCP, seccomp.UDP, seccomp.UNIX", "seccomp.TCP"),
+    it_makes_programs_of_their_owners=(
+        "        seccomp.RIGHTS, seccomp.ATT",
+        "        seccomp.ATT",
+    ),
 )
 _HOST_FILES = _of(
     "pytest_vmports/guests/host_files.py",
@@ -1091,7 +1102,7 @@ MUTANTS = [
     *_ALLOCATOR, *_PRIVATE, *_WAIT_FOR,
     *_PATHS, *_PROBING, *_NAMES, *_FAILED_STARTS, *_BLAME, *_OUT,
     *_READERS, *_SMALL_FILE, *_KEPT_NOTE, *_TOOLS, *_SURROUNDINGS,
-    *_LISTENING, *_HOPELESS, *_HOST_FILES, *_RAW_IMAGE, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS,
+    *_LISTENING, *_HOPELESS, *_TPM, *_HOST_FILES, *_RAW_IMAGE, *_HANDSHAKE, *_LAST_WORDS, *_STILLNESS,
     *_FILES, *_TOLERANT,
 ]  # fmt: skip
 

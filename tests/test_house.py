@@ -262,7 +262,7 @@ SEEN = {
     "cpus": "2", "display": "yes", "crash_dump": "yes", "on_reboot": "allow", "accel": "kvm",
     "wait_for": "none", "qemu": "{folder}/{qemu}", "cpu": "qemu64,+avx",
     "qemu_args": "-device edu", "disks": "64M", "nics": "2",
-    "paused": "yes",
+    "paused": "yes", "tpm": "yes",
     "machine": "q35",
 }  # fmt: skip
 

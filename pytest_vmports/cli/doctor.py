@@ -17,6 +17,7 @@ from pytest_vmports.errors import (
     GvproxyNotFoundError,
     PasstNotFoundError,
     QemuNotFoundError,
+    SwtpmNotFoundError,
     VmPortsError,
 )
 from pytest_vmports.guests.alpine import find_images
@@ -30,6 +31,7 @@ from pytest_vmports.system import clock, landlock, programs, surroundings
 from pytest_vmports.system.mishaps import told
 from pytest_vmports.system.passt import find_passt
 from pytest_vmports.system.run_dir import dead_folders
+from pytest_vmports.system.swtpm import find_swtpm
 from pytest_vmports.vm import walls as qemu_walls
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ class Finding:
 def examine(*, boot: bool) -> list[Finding]:
     """Return what all checks find; ``boot`` also starts a VM."""
     checks = (
-        _settings, _qemu, _accelerator, _guest, _gvproxy, _walls, _passt, _ports, _state_dir,
-        _cache, _leftovers,
+        _settings, _qemu, _accelerator, _guest, _gvproxy, _walls, _passt, _swtpm, _ports,
+        _state_dir, _cache, _leftovers,
     )  # fmt: skip
     found = [one for check in checks for one in _careful(check)]
     if boot and max(one.state for one in found) < BROKEN:
@@ -130,14 +132,25 @@ def _accelerator() -> Finding:
 
 
 def _passt() -> Finding:
-    """Return which passt there is; that there is none matters with one setting alone."""
     (backend,) = _values("backend")
+    return _for_one_setting("passt", find_passt, "backend = passt", asked=backend == "passt")
+
+
+def _swtpm() -> Finding:
+    (asked,) = _values("tpm")
+    return _for_one_setting("swtpm", find_swtpm, "tpm = yes", asked=asked)
+
+
+def _for_one_setting(
+    name: str, find: Callable[[], object], setting: str, *, asked: bool
+) -> Finding:
+    """Return which one there is of a program without which one setting alone cannot be had."""
     try:
-        return Finding("passt", FINE, str(find_passt()))
-    except PasstNotFoundError as error:
-        if backend == "passt":
-            return Finding("passt", BROKEN, error.found, error.remedy)
-        return Finding("passt", FINE, f"{error.found}, which matters with backend = passt alone")
+        return Finding(name, FINE, str(find()))
+    except (PasstNotFoundError, SwtpmNotFoundError) as error:
+        if asked:
+            return Finding(name, BROKEN, error.found, error.remedy)
+        return Finding(name, FINE, f"{error.found}, which matters with {setting} alone")
 
 
 def _guest() -> Finding:

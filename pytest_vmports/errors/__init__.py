@@ -33,6 +33,7 @@ from pytest_vmports.errors.host import QemuNotFoundError as QemuNotFoundError
 from pytest_vmports.errors.host import SeedError as SeedError
 from pytest_vmports.errors.host import SettingError as SettingError
 from pytest_vmports.errors.host import StateDirError as StateDirError
+from pytest_vmports.errors.host import SwtpmNotFoundError as SwtpmNotFoundError
 from pytest_vmports.errors.machine import BootTimeoutError as BootTimeoutError
 from pytest_vmports.errors.machine import CloudInitError as CloudInitError
 from pytest_vmports.errors.machine import CommandFailedError as CommandFailedError

@@ -122,6 +122,12 @@ class PasstNotFoundError(HostError):
     template = "backend = passt, and no passt can be used here: {found}; {remedy}"
 
 
+class SwtpmNotFoundError(HostError):
+    """No swtpm that can be used is here. Fields: ``found``, ``remedy``."""
+
+    template = "tpm = yes, and no swtpm can be used here: {found}; {remedy}"
+
+
 class ProgramStoppedError(HostError):
     """A program is there, and this host keeps it from running.
 

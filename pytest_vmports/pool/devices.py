@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.settings.options import Settings
     from pytest_vmports.system.programs import Accelerator, Qemu
+    from pytest_vmports.system.swtpm import Swtpm
 
 
 def on_machine(settings: Settings, guest: Guest, qemu: Qemu, accelerator: Accelerator) -> Qemu:
@@ -69,6 +70,26 @@ def disks(settings: Settings) -> tuple[MoreDisk, ...]:
         else:
             found.append(MoreDisk(image=Path(one)))
     return tuple(found)
+
+
+def swtpm(settings: Settings, qemu: Qemu) -> Swtpm | None:
+    """Return what is the guest's TPM; None where it is to have none.
+
+    Raises:
+        SettingError: its board has no place for one.
+        SwtpmNotFoundError: there is none that runs.
+    """
+    if not settings.tpm:
+        return None
+    if qemu.architecture.tpm is None:
+        raise SettingError(
+            source=settings.sources["tpm"], name="tpm", value=True,
+            allowed=f"the board {qemu.architecture.board} of a guest for {qemu.architecture.name} "
+            "has no TPM",
+        )  # fmt: skip
+    from pytest_vmports.system.swtpm import find_swtpm  # noqa: PLC0415 - few need it
+
+    return find_swtpm()
 
 
 def check_cpu(settings: Settings, qemu: Qemu, accelerator: Accelerator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import socket
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ class VM(Shares, WithNetworkLog, WithDebugger):
     @property
     def command_line(self) -> str:
         """QEMU's command line."""
-        return self._machine.command_line()
+        return shlex.join(self._machine.command)
 
     def run(
         self,

@@ -83,6 +83,7 @@ def plan_of(settings: Settings, guest: Guest, root: Path, *, reachable: bool = F
         root=root,
         gvproxy=find_gvproxy(settings.gvproxy) if by_gvproxy else None,
         passt=_passt() if backend == "passt" else None,
+        swtpm=devices.swtpm(settings, qemu),
         capture=settings.pcap,
         reachable=reachable,
         may_crash=settings.allow_crash,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -160,5 +161,5 @@ def _facts(machine: Machine) -> dict[str, Any]:
             {"name": process.name, "pid": process.pid, "exit": process.returncode}
             for process in machine.processes()
         ],
-        "command_line": machine.command_line(),
+        "command_line": shlex.join(machine.command),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ def _parts(machine: Machine, verbosity: int) -> Iterator[tuple[str, Callable[[],
     yield "console", lambda: ("end of the guest's console", _console(machine, lines, more))
     command = "QEMU's command line"
     if more:
-        yield command, lambda: (command, machine.command_line() or "(not started)")
+        yield command, lambda: (command, shlex.join(machine.command) or "(not started)")
     for process in machine.processes():
         lines_of = _WHOLE if whole else _SHORT_OUTPUT
         yield f"output of {process.name}", partial(_output, machine, process, lines_of, more)

@@ -55,6 +55,7 @@ class Settings:
     machine: str | None
     cpu: str | None
     disks: tuple[int | str, ...]
+    tpm: bool
     nics: int | None
     paused: bool
     qemu_args: tuple[str, ...]

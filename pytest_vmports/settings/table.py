@@ -149,6 +149,7 @@ OPTIONS = (
         "further disks, behind the root if there is one: sizes of empty ones and images' paths, "
         "e.g. '512M data.qcow2'",
     ),
+    Option("tpm", "no", "boolean", "give the guest a TPM 2.0, by swtpm: yes or no"),
     Option(
         "nics", None, "nics",
         "network cards that the guest has at least; those beyond what its ports and networks need "

@@ -32,6 +32,7 @@ class Architecture:
         panic_device: by which a guest's kernel tells QEMU that it has panicked; None where there is
             none.
         hot_plugs: devices can be plugged into its board while it runs.
+        tpm: the device by which a guest reaches its TPM; None where its board has none.
         boots_disks: firmware can boot a disk on its board; else a kernel has to be given.
         emulated: its guests boot for certain where QEMU emulates the processor.
         secure_board: likewise `board` with what keeps a guest from the keys of Secure Boot; None
@@ -57,6 +58,7 @@ class Architecture:
     window: frozenset[str] = frozenset()
     panic_device: str | None = None
     hot_plugs: bool = False
+    tpm: str | None = None
     boots_disks: bool = True
     emulated: bool = True
     secure_board: str | None = None
@@ -89,7 +91,7 @@ _OF_X86: dict[str, dict[str, Any]] = {
     # its processor's counter by the one timer that is left, and then hangs in two boots of three.
     "microvm": {
         "board": "microvm,pcie=on", "emulated": False, "boards": "microvm",
-        "hot_plugs": False, "boots_disks": False, "display": None,
+        "hot_plugs": False, "boots_disks": False, "display": None, "tpm": None,
         "restored_args": (),
         # It makes the first serial port alone by itself.
         "control_args": ("-device", "isa-serial,chardev=control,index=1"),
@@ -122,6 +124,7 @@ X86_64 = Architecture(
     # Not pvpanic-pci, for which kernels before 5.14 have no driver.
     panic_device="pvpanic",
     hot_plugs=True,
+    tpm="tpm-tis",
     agent="agent.x86_64",
     # An ELF that can be entered so (PVH); QEMU says where one cannot.
     kernels=frozenset(("bzImage", "ELF for x86", "ELF")),
@@ -143,6 +146,7 @@ AARCH64 = Architecture(
     # With KVM the guest's accesses pass by the processor's cache, in which ours lie.
     window=frozenset(("tcg",)),
     panic_device="pvpanic-pci",
+    tpm="tpm-tis-device",
     agent="agent.aarch64",
     # Those below U-Boot's head and compressed ones QEMU takes apart; zboot from 8.0 on.
     kernels=frozenset(("arm64 Image", "zboot", "ELF for arm64", "ELF", "U-Boot", "gzip")),
@@ -188,7 +192,7 @@ def architecture_named(name: str) -> Architecture:
     """Return the architecture that QEMU calls so; one that we have not tried gets a guess."""
     # The board that most of them have, which need not have PCI.
     return _KNOWN.get(name) or replace(
-        AARCH64, name=name, distributions=name, agent=None, panic_device=None,
+        AARCH64, name=name, distributions=name, agent=None, panic_device=None, tpm=None,
         window=frozenset(), kernels=frozenset(), bundled_memory=0,
         console="ttyS0", control="ttyS1", control_args=("-serial", "chardev:control"),
         emulated_cpu=None,

@@ -77,6 +77,7 @@ class Channels:
     ``agent_fd`` leads to the QEMU guest agent, where the guest runs one. ``sockets`` is the folder
     of two sockets, for the console and for a monitor that people read, or None. ``window_fd`` is
     the memory that we share with a guest that has a window; None gives it one that nobody shares.
+    ``tpm_fd`` leads to its TPM, where it has one.
     """
 
     monitor_fd: int
@@ -85,6 +86,7 @@ class Channels:
     agent_fd: int | None = None
     sockets: Path | None = None
     window_fd: int | None = None
+    tpm_fd: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from contextlib import ExitStack
 from functools import partial
@@ -29,6 +28,7 @@ from pytest_vmports.vm.readiness import ALL, Probe
 from pytest_vmports.vm.reboots import Reboots
 from pytest_vmports.vm.saved import remove_overlay
 from pytest_vmports.vm.stillness import Stillness
+from pytest_vmports.vm.tpm import Tpm
 from pytest_vmports.vm.walls import around_qemu
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Machine:
         reboots: those of its guest, within this QEMU.
         clock_behind: by how many seconds its guest's clock is behind, as far as that is known.
         ram: the file that is its memory, if any.
+        tpm: its TPM, or none.
         place: where its files are.
         probe: asks the ports that it is waited for by.
         failing: whether a test that used it has failed.
@@ -97,7 +98,7 @@ class Machine:
         self.console = Console(place.workdir / "console.log", plan.console_limit * MIB)
         self.files = Files((GVPROXY_CONFIG, SEED, CAPTURE, VMCORE))
         self.crash_dump, self.reboots, self.clock_behind = CrashDump(None), Reboots(), 0.0
-        self._qemu: Process | None = None
+        self._qemu, self.tpm = None, Tpm()
         self.probe: Probe | None = None
         self._saved, self.ram = saved, ram if saved is None else saved.memory
 
@@ -131,7 +132,7 @@ class Machine:
     def vitals(self) -> Vitals:
         """What tells whether it lives; of a machine that was started."""
         assert self._qemu is not None
-        helpers = self.cards.first.processes()
+        helpers = [*self.cards.first.processes(), *self.tpm.processes]
         return Vitals(self._qemu, helpers, self.console, self.monitor, self.plan.may_crash)
 
     def how_ended(self, process: Process) -> str:
@@ -145,12 +146,9 @@ class Machine:
         return failures.at_the_end(self.vitals) if self.running else None
 
     def processes(self) -> list[Process]:
-        """Return QEMU and the network's processes, those that were started."""
-        return [p for p in (self._qemu, *self.cards.first.processes()) if p is not None]
-
-    def command_line(self) -> str:
-        """Return QEMU's command line as a shell would take it."""
-        return shlex.join(self.command)
+        """Return QEMU, the network's processes and the TPM's, those that were started."""
+        helpers = *self.cards.first.processes(), *self.tpm.processes
+        return [p for p in (self._qemu, *helpers) if p is not None]
 
     def start(self, lease_fds: Collection[int] = ()) -> None:
         """Start the network and QEMU; return when QEMU runs and every forward is bound.
@@ -305,6 +303,7 @@ class Machine:
                 if not keep_disks:
                     ending.callback(remove_overlay, self.workdir)
                 ending.callback(self.cards.stop)
+                ending.callback(self.tpm.stop)
                 ending.callback(self._hang_up)
                 if self._qemu is not None:
                     ending.callback(self._qemu.kill)
@@ -372,16 +371,17 @@ class Machine:
         self.reboots = Reboots(self.monitor, self.console)
         with monitor, ExitStack() as until_spawned:
             own = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
+            tpm = self.tpm.start(plan.swtpm, workdir, until_spawned)
             sockets = workdir if plan.reachable else None
             ends = Ends(
-                Channels(monitor.fileno(), own[0], self.console.path, own[1], sockets, own[2]),
+                Channels(monitor.fileno(), own[0], self.console.path, own[1], sockets, own[2], tpm),
                 self.kind.files(self.place, restored=restored and not plan.hardware.reboots),
                 self.cards.qemu_args(), self.cards.kernel_words(), self.ram,
                 workdir / CAPTURE if plan.capture else None, restored,
             )  # fmt: skip
             self.command = plan.argv(ends)
             self.console.keep_in_bounds()
-            fds = [fd for fd in (monitor.fileno(), *own, *network_fds) if fd is not None]
+            fds = [fd for fd in (monitor.fileno(), *own, tpm, *network_fds) if fd is not None]
             self._qemu = spawn(
                 "QEMU", self.command, log=workdir / "qemu.log", pass_fds=fds,
                 confinement=around_qemu(plan, ends, self.place),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.guests.more_disks import name_of
 from pytest_vmports.network.cards import masked_args, masked_words
 from pytest_vmports.system.stored import KEY_LENGTH
-from pytest_vmports.vm import gdb, share
+from pytest_vmports.vm import gdb, share, tpm
 from pytest_vmports.vm.argv import Capture, Channels, Fitting, build_command
 from pytest_vmports.vm.inside.kind import kind_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_vmports.network.choose import Network
     from pytest_vmports.system.passt import Passt
     from pytest_vmports.system.programs import Gvproxy
+    from pytest_vmports.system.swtpm import Swtpm
     from pytest_vmports.vm.argv import Hardware, Ram
     from pytest_vmports.vm.inside.kind import GuestKind
     from pytest_vmports.vm.inside.waiting import BootFiles
@@ -72,6 +73,7 @@ class Plan:
         root: what relative paths of the guest's files are relative to.
         gvproxy: the program that connects it, if one does.
         passt: likewise.
+        swtpm: the program that is its TPM, if it has one.
         forwards: the test's forwards, once their host ports are leased.
         own_forwards: those that we need ourselves.
         capture: its packets are written to a file.
@@ -95,6 +97,7 @@ class Plan:
     root: Path
     gvproxy: Gvproxy | None = None
     passt: Passt | None = None
+    swtpm: Swtpm | None = None
     forwards: tuple[ExposedPort, ...] = ()
     own_forwards: tuple[ExposedPort, ...] = ()
     capture: bool = False
@@ -179,7 +182,9 @@ class Plan:
             ),
         )  # fmt: skip
         debugged = gdb.arguments(ends.channels.console.parent) if self.paused else []
-        return [*command, *share.arguments(self.shares), *debugged]
+        device, fd = architecture.tpm, ends.channels.tpm_fd
+        chip = [] if device is None or fd is None else tpm.arguments(fd, device)
+        return [*command, *chip, *share.arguments(self.shares), *debugged]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -226,6 +231,7 @@ class Plan:
                 "argv": self._masked(self.network, blank),
                 "gvproxy": str(self.gvproxy),
                 "passt": str(self.passt),
+                "swtpm": str(self.swtpm),
                 "services": sorted(self.network.host_ports),
                 "capture": self.capture,
                 "reachable": self.reachable,
@@ -237,8 +243,10 @@ class Plan:
         kind = self.kind
         agent = 0 if kind.has_agent else None
         ends = Ends(
-            Channels(0, 0, Path("console"), agent, window_fd=0), kind.shape(),
-            masked_args(network, forwards), masked_words(network),
+            Channels(
+                0, 0, Path("console"), agent, window_fd=0, tpm_fd=None if self.swtpm is None else 0
+            ),
+            kind.shape(), masked_args(network, forwards), masked_words(network),
         )  # fmt: skip
         return self.argv(ends)
 

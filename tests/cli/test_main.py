@@ -16,7 +16,13 @@ import pytest
 # Now, for were it loaded while a test patches the host's programs, others would keep the patch.
 import pytest_vmports.cli.doctor
 from pytest_vmports.cli import main
-from pytest_vmports.errors import GuestNotFoundError, GvproxyNotFoundError, QemuNotFoundError
+from pytest_vmports.errors import (
+    GuestNotFoundError,
+    GvproxyNotFoundError,
+    PasstNotFoundError,
+    QemuNotFoundError,
+    SwtpmNotFoundError,
+)
 from pytest_vmports.leases import PortAllocator
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.system import programs as host
@@ -92,9 +98,30 @@ class TestDoctor:
         assert status == 0
         assert [" ".join(line.split()[:2]) for line in lines if "->" not in line] == [
             "ok settings", "ok qemu", "ok accelerator", "ok guest", "ok gvproxy", "ok wall:",
-            "ok wall:", "ok wall:", "ok wall:", "ok passt", "ok ports", "ok state", "ok cache",
-            "ok leftovers",
+            "ok wall:", "ok wall:", "ok wall:", "ok passt", "ok swtpm", "ok ports", "ok state",
+            "ok cache", "ok leftovers",
         ]  # fmt: skip
+
+    @pytest.mark.parametrize(("program", "error", "setting", "value"), [
+        ("passt", PasstNotFoundError, "backend", "passt"),
+        ("swtpm", SwtpmNotFoundError, "tpm", "yes"),
+    ])  # fmt: skip
+    def test_what_one_setting_needs_is_missed_where_it_is_asked_for(
+        self, run, monkeypatch, qemu_binary, program, error, setting, value
+    ):
+        def missing():
+            raise error(found="it is not on PATH", remedy="install it")
+
+        monkeypatch.setattr(pytest_vmports.cli.doctor, f"find_{program}", missing)
+        _, lines, _ = run("doctor")
+        (line,) = [line for line in lines if f" {program} " in line]
+        assert line.startswith("ok ")
+        assert line.endswith(f"it is not on PATH, which matters with {setting} = {value} alone")
+        monkeypatch.setenv(f"VMPORTS_{setting.upper()}", value)
+        status, lines, _ = run("doctor")
+        assert status == 2
+        (at,) = [n for n, line in enumerate(lines) if line.startswith(f"missing  {program} ")]
+        assert lines[at].endswith("it is not on PATH") and "-> install it" in lines[at + 1]
 
     def test_what_only_some_tests_need_is_a_limit_and_exits_1(self, run, monkeypatch, qemu_binary):
         def missing(_wanted):

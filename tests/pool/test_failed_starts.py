@@ -210,6 +210,7 @@ OTHERS = {
     "boot_timeout": lambda plan: plan.boot_timeout + 1,
     "gvproxy": lambda _: "gvproxy of another version",
     "passt": lambda _: "another passt",
+    "swtpm": lambda _: "another swtpm",
     "capture": lambda _: True,
     "reachable": lambda _: True,
     "console_limit": None,  # the start of a guest fits in any

@@ -194,7 +194,7 @@ def test_a_machine_is_stopped_and_removed_by_its_own_process_alone(tmp_path):
     machine = Machine.__new__(Machine)
     machine.owner, machine.state, machine.place = Owner(), None, SimpleNamespace(workdir=tmp_path)
     machine.milestones = Milestones()
-    machine.cards = SimpleNamespace(stop=lambda: None)
+    machine.cards = machine.tpm = SimpleNamespace(stop=lambda: None)
     machine.kind = SimpleNamespace(close=lambda: None)
     machine.console = SimpleNamespace(let_grow=lambda: None)
     machine._qemu = SimpleNamespace(kill=ended)
