@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import SettingError
 from pytest_vmports.guests.guest import Guest
+from pytest_vmports.settings.guests import made_by
 from pytest_vmports.system.paths import absolute
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _named(settings: Settings, root: Path) -> Guest:
         return Guest.alpine_disk()
     if isinstance(named, str):
         return Guest.disk(absolute(named, root))
-    made = named()
+    made = made_by(named)
     if not isinstance(made, Guest):
         raise SettingError(
             source=settings.sources["guest"], name="guest", value=named,

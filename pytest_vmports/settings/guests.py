@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,19 @@ def guest(value: Any, root: Path | None = None) -> str | Guest | Callable[[], Gu
         made: Callable[[], Guest] = found
         return made
     raise TypeError(f"{allowed}; {value} is a {type(found).__name__}")
+
+
+def made_by(make: Callable[[], Guest]) -> Guest:
+    """Return what a function that was given as the guest returns; it is called once per process.
+
+    Its ports are asked for before its VM is, and both again for each VM that is made ready ahead.
+    """
+    return _made_by(make) if isinstance(make, Hashable) else make()
+
+
+@lru_cache(maxsize=64)
+def _made_by(make: Callable[[], Guest]) -> Guest:
+    return make()
 
 
 def _to_fetch(value: str, allowed: str) -> Guest | Callable[[], Guest] | None:

@@ -124,9 +124,11 @@ class Settings:
         Args:
             own: what the fixture ``vmports_guest`` returned.
         """
+        from pytest_vmports.settings.guests import made_by
+
         by_kernel, by_own = self.whose_guest(own)
         guest = own if by_own else None if by_kernel else self.guest
-        ports = getattr(guest() if callable(guest) else guest, "ports", ())
+        ports = getattr(made_by(guest) if callable(guest) else guest, "ports", ())
         asked = {(port.internal, port.protocol) for port in self.expose}
         more = tuple(port for port in ports if (port.internal, port.protocol) not in asked)
         return replace(self, expose=(*self.expose, *more)) if more else self

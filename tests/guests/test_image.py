@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -493,3 +494,28 @@ def test_a_function_is_called_for_the_guest_and_has_to_return_one(tmp_path, make
     assert chosen_guest(settings(lambda: Guest.disk(image)), None, tmp_path).name == "disk.qcow2"
     with pytest.raises(SettingError, match=r"pytest\.ini: .* has to return a Guest.* a NoneType"):
         chosen_guest(settings(lambda: None), None, tmp_path)
+
+
+@pytest.mark.parametrize("hashable", [True, False])
+def test_a_function_is_called_once_for_its_ports_and_its_guest(tmp_path, make, hashable):
+    image, calls = make(), []
+
+    class Maker:
+        __hash__ = object.__hash__ if hashable else None
+
+        def __eq__(self, other):
+            return self is other
+
+        def __call__(self):
+            calls.append(1)
+            if len(calls) == 1:
+                raise OSError("not yet")
+            return replace(Guest.disk(image), ports=(PortMapping(internal=80),))
+
+    wanted = options.resolve(options.NoConfig(), {"guest": Maker()}, "pytest.ini")
+    with pytest.raises(OSError, match="not yet"):
+        wanted.with_ports_of(None)
+    for _ in range(2):
+        assert [port.internal for port in wanted.with_ports_of(None).expose] == [80]
+        assert chosen_guest(wanted, None, tmp_path).name == "disk.qcow2"
+    assert len(calls) == (2 if hashable else 5)
