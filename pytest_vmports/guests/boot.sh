@@ -31,6 +31,11 @@ if [ -n "$root" ]; then
   # As udev or a container's runtime makes them: a container's log may be a link to its output.
   ln -sf /proc/self/fd "$disk/dev/fd"
   for name in 0:stdin 1:stdout 2:stderr; do ln -sf "/proc/self/fd/${name%:*}" "$disk/dev/${name#*:}"; done
+  # As Docker has it: there a service of any user's listens at any port, and pings.
+  if [ -f /vmports/service ]; then
+    echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start
+    echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range
+  fi
   mkdir -p "$disk/run" "$disk/tmp" "$disk/root"
   mount -t tmpfs -o mode=755 run "$disk/run"
   [ ! -d /vmports/root ] || cp -a /vmports/root/. "$disk/"

@@ -22,7 +22,7 @@ SITE = layer(
     ("bin/serve", b'#!/bin/sh\necho serving as $(id -u):$(id -G) >/var/log.txt\nexec "$@"\n'),
 )  # fmt: skip
 SERVES = {
-    "Entrypoint": ["serve"], "Cmd": ["nc", "-lk", "-p", "8080", "-e", "/bin/answer"],
+    "Entrypoint": ["serve"], "Cmd": ["nc", "-lk", "-p", "80", "-e", "/bin/answer"],
     "Env": ["PAGE=/page", "A.B=c"], "User": "www", "WorkingDir": "/srv/app",
 }  # fmt: skip
 
@@ -35,11 +35,11 @@ def site(tmp_path_factory):
 
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_its_service_answers_on_its_own_port_and_is_cloned(vm_factory, site, wiring, gvproxy_089):
-    guest = Guest.oci(site, ports=[8080])
+    guest = Guest.oci(site, ports=[80])
     settings = {"guest": guest, "gvproxy": str(gvproxy_089), **WIRINGS[wiring]}
     with vm_factory(**settings) as vm:
         assert vm.origin in FROM_TEMPLATE
-        with urllib.request.urlopen(vm[8080].url, timeout=30) as answer:
+        with urllib.request.urlopen(vm[80].url, timeout=30) as answer:
             assert answer.read() == b"from a container"
         assert "serving as 82:82 4" in str(vm.console)
         assert vm.run("id -u; echo $PAGE; env | grep A.B; ls -d /srv/app").stdout.split("\n") == [
@@ -52,7 +52,7 @@ def test_its_service_answers_on_its_own_port_and_is_cloned(vm_factory, site, wir
         vm.run("echo changed >/page")
     with vm_factory(**settings) as vm:
         assert vm.origin in FROM_TEMPLATE
-        with urllib.request.urlopen(vm[8080].url, timeout=30) as answer:
+        with urllib.request.urlopen(vm[80].url, timeout=30) as answer:
             assert answer.read() == b"from a container"
 
 
