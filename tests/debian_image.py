@@ -5,7 +5,7 @@ user namespaces are allowed, and the files are put together without mounting any
 
     root.ext4    a bare file system; vmlinuz and initrd.img beside it boot it directly
     disk.qcow2   a partitioned disk with the same system, which BIOS (syslinux) and UEFI
-                 (systemd-boot) boot
+                 (shim and GRUB, signed for Secure Boot) boot
     nginx.tar    what of it nginx needs, as a container image's layer
 
 `image("services")` has some servers more, as the benchmarks want them.
@@ -34,7 +34,7 @@ PACKAGES = (
 MORE = {"plain": (), "services": ("postgresql", "redis-server", "dnsmasq")}
 PROGRAMS = ("mmdebstrap", "mkfs.ext4", "mkfs.fat", "mcopy", "syslinux", "qemu-img")
 MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
-SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
+SIGNED = ("shim-signed", "grub-efi-amd64-signed")
 WORDS = "root=LABEL=root rw console=ttyS0"
 # What costs an emulated processor half a minute of each first boot, and is no part of any test: a
 # look for snapshots of LVM, a boot loader that is not there, keys for a console that nobody reads.
@@ -65,6 +65,19 @@ truncate -s {size}M '{out}/root.ext4'
 mkfs.ext4 -q -L root -d "$1.alone" '{out}/root.ext4'
 umount "$1.alone"
 rmdir "$1.alone"
+"""
+
+
+# Only the loaders are wanted, and none of what their packages would do to a system.
+GET_SIGNED = """
+set -e
+mkdir "$1/signed"
+chroot "$1" sh -c 'cd /signed && apt-get download {packages}'
+for package in "$1"/signed/*.deb; do dpkg-deb -x "$package" "$1/signed"; done
+cp "$1/signed/usr/lib/shim/shimx64.efi.signed" '{out}/shim.efi'
+cp "$1/signed/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" '{out}/grub.efi'
+chmod a+r '{out}/shim.efi' '{out}/grub.efi'
+rm -r "$1/signed"
 """
 
 
@@ -99,7 +112,7 @@ class DebianImage:
 def missing() -> list[str]:
     """Return what has to be installed before an image can be built here."""
     lacking = [name for name in PROGRAMS if _program(name) is None]
-    lacking += [str(path) for path in (MBR, SYSTEMD_BOOT) if not path.exists()]
+    lacking += [] if MBR.exists() else [str(MBR)]
     if not release("VERSION_CODENAME") or release("ID") != "debian":
         lacking.append("a Debian system, whose packages make the image")
     return lacking
@@ -123,6 +136,7 @@ def _build(out: Path, kind: str) -> None:
     _run(
         "mmdebstrap", "--variant=minbase", "--format=null", f"--include={packages}", *without,
         '--customize-hook=chroot "$1" systemctl enable systemd-networkd',
+        f"--customize-hook={GET_SIGNED.format(out=out, packages=' '.join(SIGNED))}",
         '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*', f"--customize-hook={QUICKER}",
         f"--customize-hook={MAKE_ROOT.format(out=out, size=ROOT_MIB[kind])}",
         release("VERSION_CODENAME"), "-", *_sources(out),
@@ -136,19 +150,17 @@ def _make_disk(out: Path, size: int) -> None:
         f"SERIAL 0 115200\nDEFAULT linux\nLABEL linux\n"
         f"  KERNEL /vmlinuz\n  INITRD /initrd.img\n  APPEND {WORDS}\n"
     )
-    (out / "loader.conf").write_text("timeout 0\n")
-    (out / "debian.conf").write_text(
-        f"title Debian\nlinux /vmlinuz\ninitrd /initrd.img\noptions {WORDS}\n"
-    )
+    (out / "grub.cfg").write_text(f"linux /vmlinuz {WORDS}\ninitrd /initrd.img\nboot\n")
     with esp.open("wb") as file:
         file.truncate(ESP_MIB * MIB)
     # The hidden sectors are those before the partition, which syslinux adds to its own.
     _run("mkfs.fat", "-F", "32", "-h", str(SECTORS), str(esp))
-    for folder in ("EFI", "EFI/BOOT", "loader", "loader/entries"):
+    # The signed GRUB looks for what to do in its distribution's folder.
+    for folder in ("EFI", "EFI/BOOT", "EFI/debian"):
         _run("mmd", "-i", str(esp), f"::/{folder}")
     for source, target in (
-        (SYSTEMD_BOOT, "EFI/BOOT/BOOTX64.EFI"), (out / "loader.conf", "loader/loader.conf"),
-        (out / "debian.conf", "loader/entries/debian.conf"), (out / "syslinux.cfg", "syslinux.cfg"),
+        (out / "shim.efi", "EFI/BOOT/BOOTX64.EFI"), (out / "grub.efi", "EFI/BOOT/grubx64.efi"),
+        (out / "grub.cfg", "EFI/debian/grub.cfg"), (out / "syslinux.cfg", "syslinux.cfg"),
         (out / "vmlinuz", "vmlinuz"), (out / "initrd.img", "initrd.img"),
     ):  # fmt: skip
         _run("mcopy", "-i", str(esp), str(source), f"::/{target}")

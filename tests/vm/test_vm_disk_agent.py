@@ -113,6 +113,21 @@ def test_a_disk_that_uefi_boots_has_clones_and_commands_without_ssh(
         assert vm.run("ls").stdout.split() == ["file", "kept"]
 
 
+def test_a_signed_disk_boots_with_secure_boot_on_and_so_has_its_clone(vm_factory, debian):
+    guest = Guest.disk(debian.disk, firmware="uefi-secure", memory=512, user_data=DATA, ssh=False)
+    settings = {"ports": [80], "guest": guest, "machine": "q35", "boot_timeout": 1800}
+    for _ in range(2):
+        with vm_factory(**settings) as vm:
+            assert vm.origin in FROM_TEMPLATE
+            assert "secureboot: Secure boot enabled" in vm.run("dmesg").stdout
+            # Source: the kernel's efivarfs: four bytes of attributes before the value.
+            state = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+            assert vm.run(f"od -An -tx1 -j4 {state}").stdout == " 01\n"
+            assert "[integrity]" in vm.run("cat /sys/kernel/security/lockdown").stdout
+            vm.restore(vm.snapshot())
+            assert vm.run(f"od -An -tx1 -j4 {state}").stdout == " 01\n"
+
+
 def test_a_guest_whose_agent_does_not_come_up_is_entered_by_ssh_and_one_line_says_so(
     vm_factory,
     debian,
