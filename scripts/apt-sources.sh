@@ -2,11 +2,12 @@
 # shellcheck shell=bash
 
 # The system's own entry for suite $1, copied with its mirror, options and keys (so signatures are
-# checked as ever) into folder $2; suite and components become $3 and $4 (empty: as they were).
+# checked as ever) into folder $2; suite and components become $3 and $4 (empty: as they were),
+# the architecture $5 (empty: this machine's).
 copy_sources_entry() {
-  local have_suite=$1 into=$2 suite=$3 components=$4 arch file
+  local have_suite=$1 into=$2 suite=$3 components=$4 arch=${5-} file
   local APT_LIST='' APT_PARTS=''
-  arch=$(dpkg --print-architecture)
+  [ -n "$arch" ] || arch=$(dpkg --print-architecture)
   eval "$(apt-config shell APT_LIST Dir::Etc::sourcelist/f APT_PARTS Dir::Etc::sourceparts/d)"
   for file in "${APT_PARTS%/}"/*.sources; do
     [ -r "$file" ] || continue

@@ -18,7 +18,9 @@ def release(name: str) -> str:
     return ""
 
 
-def write_entry(folder: Path, have: str, *, suite: str = "", components: str = "") -> Path | None:
+def write_entry(
+    folder: Path, have: str, *, suite: str = "", components: str = "", architecture: str = ""
+) -> Path | None:
     """Copy this machine's own entry of a suite, with its mirror, its options and its keys.
 
     Args:
@@ -26,6 +28,7 @@ def write_entry(folder: Path, have: str, *, suite: str = "", components: str = "
         have: the suite whose entry it is.
         suite: the suite to name in the copy instead.
         components: the components to name in the copy instead.
+        architecture: dpkg's word for the one that packages are for; empty means this machine's.
 
     Returns:
         The file, in the format that its name tells; None when the machine has no such entry.
@@ -33,7 +36,7 @@ def write_entry(folder: Path, have: str, *, suite: str = "", components: str = "
     suite = suite or have
     copy = f'. "{SCRIPT}"; copy_sources_entry "$@"'
     done = subprocess.run(
-        ["bash", "-euc", copy, "bash", have, str(folder), suite, components],
+        ["bash", "-euc", copy, "bash", have, str(folder), suite, components, architecture],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -7,6 +7,7 @@ the system's own packages changes. apt checks their signatures as ever.
 from __future__ import annotations
 
 import importlib.metadata
+import lzma
 import re
 import shutil
 import struct
@@ -16,7 +17,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from cached import cached
+import apt_sources
+from cached import CannotMakeError, cached
 
 from pytest_vmports.guests import initramfs
 
@@ -80,18 +82,28 @@ def unpacked(kernel: bytes) -> bytes:
 
 
 def _make(folder: Path) -> None:
-    apt = _Apt(folder / "apt")
-    depends = apt.run("apt-cache", "depends", "linux-image-arm64")
+    put_together(folder, Apt(folder / "apt", "arm64"))
+
+
+def put_together(folder: Path, apt: Apt) -> None:
+    """Fetch packages and make a kernel, ``vmlinuz``, and an initrd of them.
+
+    Args:
+        folder: where to.
+        apt: knows from where, and for which architecture.
+    """
+    depends = apt.run("apt-cache", "depends", f"linux-image-{apt.arch}")
     image = re.search(r"linux-image-[0-9][\w.+-]*", depends)[0]
     apt.run("apt-get", "-q", "download", f"busybox-static:{apt.arch}", f"{image}:{apt.arch}")
     tree = folder / "tree"
     for package in apt.folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
-    (kernel,) = tree.glob("boot/vmlinuz-*")
+    (kernel,) = tree.glob("boot/vmlinu[xz]-*")
+    (busybox,) = (path for path in tree.glob("**/bin/busybox") if path.is_file())
     shutil.copyfile(kernel, folder / "vmlinuz")
     entries = [
         initramfs.file_entry("init", INIT.encode(), 0o755),
-        initramfs.file_entry("bin/busybox", (tree / "bin" / "busybox").read_bytes(), 0o755),
+        initramfs.file_entry("bin/busybox", busybox.read_bytes(), 0o755),
     ]
     entries += _modules(tree)
     (folder / "initrd").write_bytes(initramfs.archive(entries, alone=True))
@@ -99,21 +111,35 @@ def _make(folder: Path) -> None:
     shutil.rmtree(apt.folder)
 
 
-class _Apt:
-    """apt's programs, with lists of another architecture in a folder of their own."""
+class Apt:
+    """apt's programs, with lists of another architecture in a folder of their own.
 
-    arch = "arm64"
+    Args:
+        folder: theirs, which is made.
+        arch: the architecture, as dpkg calls it.
+        suite: the release to take in the place of this system's own; empty means its own.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, arch: str, suite: str = "") -> None:
+        self.folder, self.arch = folder, arch
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         # apt's own user, to whom it gives up root's rights, cannot reach a private folder.
         settings = {
-            "APT::Architecture": self.arch, "APT::Architectures": self.arch,
+            "APT::Architecture": arch, "APT::Architectures": arch,
             "Dir::State::lists": folder / "lists", "Dir::Cache": folder / "cache",
             "Acquire::Languages": "none", "APT::Sandbox::User": "root", "Acquire::Retries": 3,
         }  # fmt: skip
+        if suite:
+            codename = apt_sources.release("VERSION_CODENAME")
+            parts = folder / "sources"
+            parts.mkdir()
+            entry = apt_sources.write_entry(
+                parts, codename, suite=suite, components="main", architecture=arch
+            )
+            if entry is None:
+                raise CannotMakeError(f"apt's sources have no entry for {codename}")
+            settings |= {"Dir::Etc::SourceList": "/dev/null", "Dir::Etc::SourceParts": parts}
         self._settings = [f"-o{name}={value}" for name, value in settings.items()]
         self.run("apt-get", "-q", "update")
 
@@ -128,26 +154,40 @@ class _Apt:
 
 
 def _modules(tree: Path) -> list[initramfs.Entry]:
-    """Return what modprobe needs for `MODULES`; what each needs its own ``.modinfo`` names."""
-    (kernels,) = tree.glob("lib/modules/*")
-    files = {path.stem.replace("-", "_"): path for path in kernels.glob("**/*.ko")}
+    """Return what modprobe needs for `MODULES`; what each needs its own ``.modinfo`` names.
+
+    Those that are no files are built into the kernel.
+    """
+    (kernels,) = tree.glob("**/lib/modules/*")
+    files = {_module_of(path): path for path in kernels.glob("**/*.ko*")}
+    contents: dict[str, bytes] = {}
     needs: dict[str, list[str]] = {}
 
     def add(name: str) -> list[str]:
         """Return the names of all that it needs; in which order modprobe loads them: backwards."""
         if name not in needs:
-            named = re.search(rb"\0depends=([^\0]*)\0", files[name].read_bytes())
+            contents[name] = _uncompressed(files[name])
+            named = re.search(rb"\0depends=([^\0]*)\0", contents[name])
             direct = filter(None, (named[1] if named else b"").decode().split(","))
             needs[name] = []
             for other in (one.replace("-", "_") for one in direct):
                 needs[name] += [other, *add(other)]
         return needs[name]
 
-    for name in MODULES:
+    for name in files.keys() & set(MODULES):
         add(name)
     place = f"lib/modules/{kernels.name}"
     lines = [f"{name}.ko: {' '.join(f'{one}.ko' for one in all_)}" for name, all_ in needs.items()]
     return [
         initramfs.file_entry(f"{place}/modules.dep", "\n".join([*lines, ""]).encode()),
-        *(initramfs.file_entry(f"{place}/{name}.ko", files[name].read_bytes()) for name in needs),
+        *(initramfs.file_entry(f"{place}/{name}.ko", text) for name, text in contents.items()),
     ]
+
+
+def _module_of(path: Path) -> str:
+    return path.name.partition(".")[0].replace("-", "_")
+
+
+def _uncompressed(module: Path) -> bytes:
+    content = module.read_bytes()
+    return lzma.decompress(content) if module.suffix == ".xz" else content

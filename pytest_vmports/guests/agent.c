@@ -62,20 +62,24 @@ enum { SMALL = 256, PIPE = 1 << 16 };
 struct pollfd { int fd; short events, got; };
 
 /* What differs between processors. Sources: Linux, arch/x86/entry/syscalls/syscall_64.tbl and
- * include/uapi/asm-generic/unistd.h; arm64 has none of the calls that newer ones replace. */
+ * include/uapi/asm-generic/unistd.h; arm64 and riscv64 have none of the calls that newer ones replace. */
 #ifdef __x86_64__
 enum { READ, WRITE, CLOSE = 3, POLL = 7, MMAP = 9, SIGACTION = 13, IOCTL = 16, MADVISE = 28, DUP2 = 33,
        SOCKET = 41, CONNECT, BIND = 49, LISTEN, GETSOCKNAME, FORK = 57, EXECVE = 59, EXIT = 60, WAIT4, KILL,
        FCNTL = 72, CHDIR = 80, FCHOWN = 93, SETUID = 105, SETGID, SETSID = 112, SETGROUPS = 116, CHROOT = 161, CLOCK_SETTIME = 227, OPENAT = 257, ACCEPT4 = 288, PIPE2 = 293,
        PIDFD_OPEN = 434 };
-enum { IS_ARM = 0 };
 #else
 enum { DUP3 = 24, FCNTL, IOCTL = 29, CHDIR = 49, CHROOT = 51, FCHOWN = 55, OPENAT = 56, CLOSE, PIPE2 = 59, READ = 63, WRITE, PPOLL = 73,
        EXIT = 93, CLOCK_SETTIME = 112, KILL = 129, SIGACTION = 134, SETGID = 144, SETUID = 146, SETSID = 157,
        SETGROUPS = 159, SOCKET = 198, BIND = 200, LISTEN,
        CONNECT = 203, GETSOCKNAME, CLONE = 220, EXECVE, MMAP, MADVISE = 233, ACCEPT4 = 242, WAIT4 = 260,
        PIDFD_OPEN = 434 };
-enum { IS_ARM = 1, SIGCHLD = 17 };
+enum { SIGCHLD = 17 };
+#endif
+#ifdef __aarch64__
+enum { IS_ARM = 1 };
+#else
+enum { IS_ARM = 0 };
 #endif
 
 static i64 sys6(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
@@ -86,6 +90,11 @@ static i64 sys6(i64 n, i64 a, i64 b, i64 c, i64 d, i64 e, i64 f)
 	__asm__ volatile("syscall" : "=a"(got) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return got;
+#elif defined(__riscv)
+	register i64 a7 __asm__("a7") = n, a0 __asm__("a0") = a, a1 __asm__("a1") = b;
+	register i64 a2 __asm__("a2") = c, a3 __asm__("a3") = d, a4 __asm__("a4") = e, a5 __asm__("a5") = f;
+	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4), "r"(a5) : "memory");
+	return a0;
 #else
 	register i64 x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
 	register i64 x2 __asm__("x2") = c, x3 __asm__("x3") = d, x4 __asm__("x4") = e, x5 __asm__("x5") = f;
@@ -700,6 +709,9 @@ __attribute__((used)) static void work(u64 *stack)
 
 #ifdef __x86_64__
 __asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call work\n");
+#elif defined(__riscv)
+/* The linker shortens addresses to distances from gp, which nobody else sets. */
+__asm__(".globl _start\n_start: .option push\n .option norelax\n lla gp, __global_pointer$\n .option pop\n mv a0, sp\n call work\n");
 #else
 __asm__(".globl _start\n_start: mov x29, xzr\n mov x30, xzr\n mov x0, sp\n bl work\n");
 #endif

@@ -162,6 +162,7 @@ KINDS: Final = (
     _kernel("ELF for x86", "an ELF program for x86 of 32 bits", *_elf(b"\x03\0")),
     _kernel("ELF for arm64", "an ELF program for arm64, as a vmlinux", *_elf(b"\xb7\0")),
     _kernel("ELF for arm", "an ELF program for arm, as a vmlinux", *_elf(b"\x28\0")),
+    _kernel("ELF for RISC-V", "an ELF program for RISC-V, as a vmlinux", *_elf(b"\xf3\0")),
     _kernel("ELF", "an ELF program, as a vmlinux", *_elf()),
     Kind(
         "efi", "an EFI program, as GRUB or a unified kernel image", ((0, b"MZ"),),

@@ -53,10 +53,10 @@ def find_firmware(architecture: Architecture, *, secure: bool = False) -> Firmwa
             if firmware is not None:
                 return firmware
     tried = "\n".join(f"  {place}/*.json" for place in PLACES)
-    what = "uefi" if architecture.has_bios else "uefi-arm"
+    how = install_hint(architecture.uefi)
     raise FirmwareNotFoundError(
         architecture=architecture.name, tried=tried,
-        remedy=f"install it ({install_hint(what)}), or boot with firmware='bios' or a kernel",
+        remedy=f"install it ({how}), or boot with firmware='bios' or a kernel",
     )  # fmt: skip
 
 

@@ -255,7 +255,7 @@ def install_hint(what: str) -> str:
     """Return the command that installs it on this system, in words.
 
     Args:
-        what: ``qemu``, ``gvproxy``, ``uefi``, ``uefi-arm`` or ``ssh``.
+        what: ``qemu``, ``gvproxy``, ``uefi``, ``uefi-arm``, ``uefi-riscv`` or ``ssh``.
     """
     hints = {
         "qemu": {
@@ -272,6 +272,10 @@ def install_hint(what: str) -> str:
         "uefi-arm": {
             "apt-get": "apt-get install qemu-efi-aarch64",
             "dnf": "dnf install edk2-aarch64",
+        },
+        "uefi-riscv": {
+            "apt-get": "apt-get install qemu-efi-riscv64, from Debian 13 or Ubuntu 24.04 on",
+            "dnf": "dnf install edk2-riscv64",
         },
         "ssh": {"apt-get": "apt-get install openssh-client", "dnf": "dnf install openssh-clients"},
     }

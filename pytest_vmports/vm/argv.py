@@ -69,6 +69,18 @@ class Hardware:
         """Whether a guest can share memory with us by a device of QEMU's."""
         return self.qemu.has_window and self.accelerator.name in self.qemu.architecture.window
 
+    @property
+    def why_not_saved(self) -> str | None:
+        """Why a saved state of it would lack something; None where it would not."""
+        first = self.qemu.architecture.saved_from
+        if self.accelerator.name != "tcg" or self.qemu.version >= first:
+            return None
+        return (
+            f"QEMU {_dotted(self.qemu.version)} does not save the timers of a guest for "
+            f"{self.qemu.architecture.name}, and what sleeps in a restored one may never wake; "
+            f"QEMU {_dotted(first)} does"
+        )
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -237,6 +249,10 @@ def _board(
         mapped += ",readonly=on,rom=off"
     backend = f"memory-backend-file,id=ram,size={hardware.memory}M,{mapped}"
     return ("-object", backend, "-machine", f"{machine},memory-backend=ram")
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def maps_read_only(qemu: Qemu, ram: Ram) -> bool:

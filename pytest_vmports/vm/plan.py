@@ -119,7 +119,9 @@ class Plan:
     @property
     def why_cold(self) -> str | None:
         """Why no VM of it can be a clone, whatever the guest is; None where nothing forbids it."""
-        return "paused = yes, and a clone is past its first instruction" if self.paused else None
+        if self.paused:
+            return "paused = yes, and a clone is past its first instruction"
+        return self.hardware.why_not_saved
 
     @property
     def family(self) -> str:

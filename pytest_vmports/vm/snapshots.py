@@ -114,6 +114,8 @@ def snapshot(machine: Machine, path: Path) -> Snapshot:
         OSError: the file cannot be written.
     """
     machine.check_alive()
+    if (why := machine.plan.hardware.why_not_saved) is not None:
+        raise MonitorError(f"a snapshot could not be gone back to: {why}")
     machine.await_back()
     running = machine.monitor.run_state().running
     disks = path.with_name(f"{path.name}-disks")

@@ -24,6 +24,7 @@ from pytest_vmports.guests.cloud_init import Seed
 from pytest_vmports.system import clock
 from pytest_vmports.system.architecture import (
     AARCH64,
+    RISCV64,
     X86_64,
     architecture_named,
     host_architecture,
@@ -86,7 +87,7 @@ def port():
 def program(missing):
     name = architecture_named(host_architecture()).agent
     if name is None:
-        missing("the agent", "run this on x86-64 or arm64")
+        missing("the agent", "run this on x86-64, arm64 or riscv64")
     return (resources.files("pytest_vmports.guests") / name).read_bytes()
 
 
@@ -220,7 +221,8 @@ def test_each_architecture_gets_its_own_agent_on_its_own_port():
     intel, arm = disk_agent.script(X86_64), disk_agent.script(AARCH64)
     assert "port='/dev/ttyS1'" in intel and "port='/dev/ttyS0'" in arm
     assert intel != arm.replace("ttyS0", "ttyS1")
-    assert disk_agent.script(architecture_named("riscv64")) == ""
+    assert "port='/dev/ttyS1'" in (riscv := disk_agent.script(RISCV64)) and riscv != intel
+    assert disk_agent.script(architecture_named("loongarch64")) == ""
 
 
 def test_a_guest_without_the_agent_is_given_what_it_was_given_before(tmp_path):
@@ -231,4 +233,4 @@ def test_a_guest_without_the_agent_is_given_what_it_was_given_before(tmp_path):
     assert without.seed_files(X86_64) == guest.root_disk.seed.files()
     assert b"vmports-agent" not in without.seed_files(X86_64)["vendor-data"]
     assert with_it.brings_agent(X86_64) and not without.brings_agent(X86_64)
-    assert not with_it.brings_agent(architecture_named("riscv64"))
+    assert not with_it.brings_agent(architecture_named("loongarch64"))

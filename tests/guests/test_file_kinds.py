@@ -165,6 +165,7 @@ FILES = {
     "zboot": (b"MZ\0\0zimg" + bytes(MIB), "a Linux kernel (EFI zboot)", {KERNEL}),
     "vmlinux": (elf(2, 62), "it is an ELF program for x86, as a vmlinux", {KERNEL}),
     "vmlinux of 32 bits": (elf(2, 3), "it is an ELF program for x86 of 32 bits", {KERNEL}),
+    "vmlinux of RISC-V": (elf(3, 243), "it is an ELF program for RISC-V", {KERNEL}),
     "vmlinux of arm64": (elf(3, 183), "it is an ELF program for arm64", {KERNEL}),
     "vmlinux of arm": (elf(2, 40), "it is an ELF program for arm,", {KERNEL}),
     "vmlinux of another": (elf(2, 22), "it is an ELF program, as a vmlinux", {KERNEL}),
@@ -345,6 +346,7 @@ BOOTED = {
         "vmlinux of another",
     ),
     "arm": ("arm zImage", "vmlinux of arm", "uImage", "vmlinux of another"),
+    "riscv64": ("riscv Image", "vmlinux of RISC-V", "uImage", "vmlinux of another"),
 }  # fmt: skip
 ALL_KERNELS = [name for name, (_, _, right) in FILES.items() if right == {KERNEL}]
 

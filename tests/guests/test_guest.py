@@ -11,7 +11,7 @@ from newc import read_newc
 from pytest_vmports import Guest
 from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.guests import alpine
-from pytest_vmports.system.architecture import AARCH64, X86_64, architecture_named
+from pytest_vmports.system.architecture import AARCH64, RISCV64, X86_64, architecture_named
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_linux_does_not_check_an_emulated_timer_by_a_busy_hosts_clock():
         assert ("no_timer_check" in words) is ("console=ttyS0" in words) is told
 
 
-@pytest.mark.parametrize("architecture", [X86_64, AARCH64], ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", [X86_64, AARCH64, RISCV64], ids=lambda one: one.name)
 def test_a_prepared_guest_carries_the_agent_of_its_architecture_alone(
     kernel, tmp_path, architecture
 ):
@@ -253,16 +253,16 @@ def test_a_prepared_guest_carries_the_agent_of_its_architecture_alone(
     agents = [name for name in found if re.search(r"agent\.(?!sh)", name)]
     assert agents == [f"vmports/agent.{architecture.name}"]
     program = found[agents[0]][1]
-    # Source: the ELF specification and its supplement for arm64; e_machine.
+    # Source: the ELF specification and its supplements; e_machine.
     assert (
         int.from_bytes(program[18:20], "little")
-        == {"x86_64": 62, "aarch64": 183}[architecture.name]
+        == {"x86_64": 62, "aarch64": 183, "riscv64": 243}[architecture.name]
     )
 
 
 def test_a_guest_of_an_architecture_without_agent_says_that_it_is_ready(kernel, tmp_path):
     found = added(
-        Guest.kernel(kernel, setup="true"), tmp_path, tmp_path, architecture_named("riscv64")
+        Guest.kernel(kernel, setup="true"), tmp_path, tmp_path, architecture_named("loongarch64")
     )
     assert not [name for name in found if name.startswith("vmports/agent.")]
     assert b"printf" in found["vmports/agent"][1]

@@ -14,6 +14,7 @@ from pytest_vmports import Guest
 from pytest_vmports.system import firmware
 from pytest_vmports.system.architecture import (
     AARCH64,
+    RISCV64,
     X86_64,
     architecture_named,
     architecture_of,
@@ -31,7 +32,7 @@ def host(request, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: request.param)
 
 
-@pytest.fixture(params=[X86_64, AARCH64], ids=lambda one: one.name)
+@pytest.fixture(params=[X86_64, AARCH64, RISCV64], ids=lambda one: one.name)
 def qemu(request):
     return Qemu(f"/usr/bin/qemu-system-{request.param.name}", (7, 2, 0), "named")
 
@@ -79,7 +80,8 @@ def test_argv_kernel_words_and_inittab_agree_whatever_the_host_is(qemu, guest, t
         "agent on": "ttyS0", "shell on": "ttyAMA0", "display": {"virtio-gpu-pci"},
         "vmgenid": False, "seeded by our agent": True, "no template because": None,
     }  # fmt: skip
-    assert shown == (pc if qemu.architecture is X86_64 else virt)
+    riscv = {**virt, "console": "ttyS0", "agent on": "ttyS1", "shell on": "ttyS0"}
+    assert shown == {"x86_64": pc, "aarch64": virt, "riscv64": riscv}[qemu.architecture.name]
 
 
 @pytest.mark.usefixtures("host")
@@ -114,12 +116,12 @@ def test_a_qemu_is_told_by_its_name_and_an_odd_name_is_taken_for_the_hosts(monke
 
 
 def test_without_an_agent_there_is_no_template_and_the_reason_names_the_architecture(guest):
-    kind = kind_of(guest, architecture_named("riscv64"))
-    assert "not made for riscv64" in kind.why_no_template
+    kind = kind_of(guest, architecture_named("loongarch64"))
+    assert "not made for loongarch64" in kind.why_no_template
 
 
 def test_a_guest_of_an_unknown_architecture_starts_without_a_card_that_its_board_may_lack(guest):
-    command = argv(Qemu("qemu-system-riscv64", (7, 2, 0), "named"), guest)
+    command = argv(Qemu("qemu-system-loongarch64", (7, 2, 0), "named"), guest)
     assert command.count("-serial") == 2 and "pci-serial,chardev=control" not in command
     # QEMU 7.2 has no "max" of each.
     assert "-cpu" not in command and "console=ttyS0" in command[command.index("-append") + 1]
@@ -138,9 +140,11 @@ def test_firmware_is_looked_for_of_what_qemu_emulates(monkeypatch, tmp_path):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(firmware.FirmwareNotFoundError, match="for aarch64 found"):
         firmware.find_firmware(architecture_of("qemu-system-aarch64"))
+    with pytest.raises(firmware.FirmwareNotFoundError, match="qemu-efi-riscv64"):
+        firmware.find_firmware(architecture_of("qemu-system-riscv64"))
 
 
-@pytest.mark.parametrize("architecture", [X86_64, AARCH64])
+@pytest.mark.parametrize("architecture", [X86_64, AARCH64, RISCV64])
 def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
     guest, tmp_path, architecture
 ):
@@ -153,7 +157,7 @@ def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
             assert len(channel.recv(1000)) == 4 + 16 + 32
 
 
-@pytest.mark.parametrize("architecture", [X86_64, AARCH64], ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", [X86_64, AARCH64, RISCV64], ids=lambda one: one.name)
 def test_the_default_board_is_the_first_of_an_architectures_machines(architecture):
     assert architecture.machines[0] == architecture.board
     assert architecture.on(None) is architecture.on(architecture.machines[0]) is architecture

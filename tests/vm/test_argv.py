@@ -313,13 +313,33 @@ def test_a_guest_with_a_window_has_its_device_whoever_shares_it(file, backend):
         ("qemu-system-x86_64", "tcg", False, False),
         ("qemu-system-aarch64", "tcg", True, True),
         ("qemu-system-aarch64", "kvm", True, False),  # its accesses pass by the cache
-        ("qemu-system-riscv64", "tcg", True, False),
+        ("qemu-system-riscv64", "tcg", True, True),
+        ("qemu-system-loongarch64", "tcg", True, False),
     ],
 )
 def test_a_guest_can_share_memory_where_both_see_the_same(program, accelerator, built_with, has):
     qemu = Qemu(f"/usr/bin/{program}", (7, 2, 0), "from PATH", has_window=built_with)
     hardware = Hardware(qemu, Accelerator(accelerator, "asked for"), 256, 1)
     assert hardware.has_window == has
+
+
+@pytest.mark.parametrize(
+    ("program", "version", "accelerator", "lacking"),
+    [
+        ("qemu-system-riscv64", (7, 2, 0), "tcg", True),
+        ("qemu-system-riscv64", (10, 1, 9), "tcg", True),
+        ("qemu-system-riscv64", (10, 2, 0), "tcg", False),
+        ("qemu-system-riscv64", (7, 2, 0), "kvm", False),
+        ("qemu-system-x86_64", (7, 2, 0), "tcg", False),
+    ],
+)
+def test_a_guest_whose_timers_qemu_does_not_save_is_told(program, version, accelerator, lacking):
+    qemu = Qemu(f"/usr/bin/{program}", version, "from PATH")
+    why = Hardware(qemu, Accelerator(accelerator, "asked for"), 256, 1).why_not_saved
+    assert (why is not None) == lacking
+    if why is not None:
+        assert f"QEMU {'.'.join(map(str, version))} does not save" in why
+        assert "QEMU 10.2.0 does" in why
 
 
 @pytest.mark.usefixtures("linux")

@@ -46,6 +46,18 @@ class FakeMonitor:
     resets = SimpleNamespace(count=0)
 
 
+class Whole:
+    """What a plan says of hardware that QEMU saves as a whole."""
+
+    why_not_saved = None
+
+
+class Lacking:
+    """Likewise of hardware of which something is not saved."""
+
+    why_not_saved = "it forgets"
+
+
 @dataclass(frozen=True)
 class Planned:
     """What is replaced of a plan."""
@@ -53,6 +65,7 @@ class Planned:
     shares: tuple = ()
     shared_memory: str | None = None
     paused: bool = False
+    hardware: type = Whole
 
 
 NAME = b"0000:00:1e.0/window"
@@ -139,6 +152,14 @@ def test_a_vm_that_runs_goes_on_after_its_snapshot(new, tmp_path):
     machine = new()
     snapshots.snapshot(machine, tmp_path / "snapshot")
     assert machine.notes == ["check", "query-status", "stop", "save", "cont"]
+
+
+def test_a_vm_that_qemu_does_not_save_as_a_whole_is_asked_nothing(new, tmp_path):
+    machine = new()
+    machine.plan = Planned(hardware=Lacking)
+    with pytest.raises(MonitorError, match="could not be gone back to: it forgets"):
+        snapshots.snapshot(machine, tmp_path / "snapshot")
+    assert machine.notes == ["check"] and not (tmp_path / "snapshot").exists()
 
 
 def test_a_vm_that_was_paused_stays_so(new, tmp_path):
