@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pytest_vmports.constants import GUEST_IP
 from pytest_vmports.errors import GuestStuckError
 from pytest_vmports.system import clock
 from pytest_vmports.vm.crashes import clean
@@ -165,6 +166,16 @@ _ELSEWHERE = (
     "called; or it is not made for this machine"
 )
 
+# What a DHCP client says, as u-root's, busybox's or ISC's, on one line with one of these words. It
+# ends no wait: some go another way then, and who gives up goes on to a shell, or is silent.
+_NO_SUCH_SOCKETS = "address family not supported by protocol"
+_OF_PACKETS = "packet", "lpf", "dhc"
+_AF_PACKET = (
+    "its console tells of a kernel without packet sockets, by which a DHCP client asks for an "
+    "address: have its init load their module, af_packet (the bundled kernel's is on its "
+    f"package's disk), or set the address without asking: {GUEST_IP}/24"
+)
+
 
 class Watch:
     """Looks at a console for as long as its guest is waited for.
@@ -220,6 +231,8 @@ class Watch:
         if _LAST_OF_LOADER.search(text):
             return f"; it wrote nothing since its boot loader did, {_ELSEWHERE}"
         found = self._read()
+        if found is None and _lacks_packet_sockets(text):
+            return f"; {_AF_PACKET}"
         return "" if found is None else f"; it stands still: {found.means}; {found.remedy}"
 
     def _stuck(self, why: LastWords | Verdict, seconds: float) -> GuestStuckError:
@@ -232,6 +245,11 @@ class Watch:
 
     def _read(self) -> LastWords | None:
         return last_words(self._console.end(_LOOK_BYTES), self._table)
+
+
+def _lacks_packet_sockets(text: str) -> bool:
+    lines = (line for line in text.lower().splitlines() if _NO_SUCH_SOCKETS in line)
+    return any(word in line for line in lines for word in _OF_PACKETS)
 
 
 def last_words(console: str, table: Sequence[LastWords] = TABLE) -> LastWords | None:

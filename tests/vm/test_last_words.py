@@ -329,6 +329,19 @@ def test_each_kind_of_guest_is_watched_for_what_it_can_end_with(tmp_path):
         ("Loading Linux 6.1.0 ...\r\nLoading initial ramdisk ...\r\n", "it wrote nothing since"),
         ('BdsDxe: starting Boot0003 "debian" from HD(1)\r\n', "it wrote nothing since"),
         ("grub> ", "it stands still: its boot loader (GRUB) found no configuration"),
+        (
+            f"{LINUX}Could not configure eth0 for IPv4: unable to open a broadcasting socket: "
+            "listen packet 5a:94: socket: address family not supported by protocol\r\n~/> ",
+            "its console tells of a kernel without packet sockets",
+        ),
+        (
+            "udhcpc: socket(AF_PACKET,2,8): Address family not supported by protocol\r\n",
+            "its console tells of a kernel without packet sockets",
+        ),
+        (
+            "Open a socket for LPF: Address family not supported by protocol\r\n",
+            "its console tells of a kernel without packet sockets",
+        ),
     ],
 )  # fmt: skip
 def test_a_guest_waited_for_in_vain_is_told_by_how_its_console_ends(waiting, console, said):
@@ -337,8 +350,23 @@ def test_a_guest_waited_for_in_vain_is_told_by_how_its_console_ends(waiting, con
     assert str(error.waited_for).startswith(f"port 80 does not answer; {said}")
 
 
-def test_a_guest_that_wrote_as_usual_is_told_by_what_was_waited_for_alone(waiting):
-    assert waiting(f"{LINUX}vm login: ").timed_out("port 80").waited_for == "port 80"
+def test_a_guest_without_packet_sockets_is_told_what_to_do(waiting):
+    said = "udhcpc: socket(AF_PACKET,2,8): Address family not supported by protocol\n"
+    told = waiting(said).timed_out("port 80").waited_for
+    assert "load their module, af_packet" in told and "192.168.127.2/24" in told
+
+
+@pytest.mark.parametrize(
+    "console",
+    [
+        f"{LINUX}vm login: ",
+        # Of IPv6, and of two lines.
+        "nginx: socket() [::]:80 failed (97: Address family not supported by protocol)\r\n",
+        "udhcpc: started\r\nsocket: Address family not supported by protocol\r\n",
+    ],
+)
+def test_a_guest_that_wrote_as_usual_is_told_by_what_was_waited_for_alone(waiting, console):
+    assert waiting(console).timed_out("port 80").waited_for == "port 80"
 
 
 def test_a_console_is_read_once_for_what_stays(waiting, pass_time, monkeypatch):
