@@ -27,7 +27,7 @@ def qemu_img(
     *,
     read: Sequence[Path],
     write: Sequence[Path] = (),
-    timeout: float = _TOOL_SECONDS,
+    timeout: float | None = None,
 ) -> tuple[int, str, str]:
     """Return exit status, output and errors of ``qemu-img``.
 
@@ -35,7 +35,8 @@ def qemu_img(
         arguments: for it.
         read: the files that it needs.
         write: the folders that it makes files in.
-        timeout: seconds that it may take.
+        timeout: seconds that it may take; None means what suffices where it writes no more than a
+            few blocks.
 
     Raises:
         QemuNotFoundError: there is none.
@@ -53,7 +54,7 @@ def qemu_img(
         refused = () if seccomp.problem() else (seccomp.ATTRIBUTES, "connect", "bind", "listen")
         confinement = Confinement(walls, binds=False, connects=False, refused=refused)
     answer = ask(
-        [program, *arguments], timeout=timeout, confinement=confinement, memory=_MOST_MEMORY,
-        most=_MOST_SAID,
+        [program, *arguments], timeout=timeout or _TOOL_SECONDS, confinement=confinement,
+        memory=_MOST_MEMORY, most=_MOST_SAID,
     )  # fmt: skip
     return answer.code, answer.output, answer.errors

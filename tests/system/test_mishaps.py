@@ -101,7 +101,7 @@ MORE = {
     summary: ["facts_of"],
     Console: ["pieces", "tail"],
     Files: ["copy"],
-    Machine: ["command_line", "processes"],
+    Machine: ["processes"],
 }  # fmt: skip
 # Without these the test below would prove nothing; others may need a VM that runs.
 REACHED = {
@@ -110,7 +110,7 @@ REACHED = {
     "artifacts._facts", "artifacts.script", "sections.known", "sections.evidence_of",
     "sections._add_sections", "sections._artifacts", "sections._add_facts", "sections.forget",
     "summary.facts_of",
-    "Console.pieces", "Console.tail", "Files.copy", "Machine.command_line", "Machine.processes",
+    "Console.pieces", "Console.tail", "Files.copy", "Machine.processes",
 }  # fmt: skip
 
 LATE = {"sections.forget", "summary.facts_of"}
