@@ -174,7 +174,7 @@ def _modules(tree: Path) -> list[initramfs.Entry]:
                 needs[name] += [other, *add(other)]
         return needs[name]
 
-    for name in files.keys() & set(MODULES):
+    for name in filter(files.__contains__, MODULES):
         add(name)
     place = f"lib/modules/{kernels.name}"
     lines = [f"{name}.ko: {' '.join(f'{one}.ko' for one in all_)}" for name, all_ in needs.items()]

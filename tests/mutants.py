@@ -424,6 +424,7 @@ _COMMAND = _of(
         "*qemu.architecture.control_args,",
         '*("-serial", "chardev:control"),',
     ),
+    what_is_half_saved_is_cloned=("self.qemu.version >= first", "self.qemu.version > first"),
     memory_of_clones_is_shared=("'on' if ram.share else 'off'", "'on' if ram else 'off'"),
     agent_by_another_name=("org.qemu.guest_agent.0", "org.qemu.guest_agent.1"),
     console_waits_for_a_reader=("server=on,wait=off", "server=on,wait=on"),

@@ -65,6 +65,13 @@ def test_a_line_is_copied_with_another_suite(machine, tmp_path):
     assert text.endswith("http://mirror.test/debian new main\n") and "signed-by=/keys.gpg" in text
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.sources", DEB822), ("a.list", ONE_LINE)])
+def test_an_entry_may_be_for_another_architecture(machine, tmp_path, name, text):
+    machine(name, text)
+    words = write_entry(tmp_path, "old", architecture="riscv64").read_text()
+    assert "Architectures: riscv64\n" in words or "arch=riscv64 " in words
+
+
 def test_it_is_found_among_files_of_both_formats(machine, tmp_path):
     machine("debian.sources", DEB822)
     machine("more.list", "deb http://more.test/debian more main\n")

@@ -77,8 +77,8 @@ class Hardware:
             return None
         return (
             f"QEMU {_dotted(self.qemu.version)} does not save the timers of a guest for "
-            f"{self.qemu.architecture.name}, and what sleeps in a restored one may never wake; "
-            f"QEMU {_dotted(first)} does"
+            f"{self.qemu.architecture.name}, as {_dotted(first)} does: what sleeps in a restored "
+            "one may never wake"
         )
 
 
