@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_vmports import Guest
@@ -12,6 +14,7 @@ from pytest_vmports.guests.image import Disk
 from pytest_vmports.pool.planning import plan_of
 from pytest_vmports.settings import options
 from pytest_vmports.system.architecture import AARCH64, X86_64
+from pytest_vmports.system.programs import Accelerator, Qemu
 
 LEAST = X86_64.bundled_memory
 
@@ -78,3 +81,14 @@ def test_where_no_guest_can_be_held_to_a_list_it_gets_no_network(planned, bundle
     with pytest.raises(NetworkListError, match="the test switched it off"):
         planned(bundled(), allow_network=listed)
     assert planned(bundled(), allow_network=False).network.kind == "none"
+
+
+def test_a_guest_that_qemu_saves_by_halves_is_no_clone(planned, bundled):
+    """Faked: the QEMU, which this host need not have."""
+    plan = planned(bundled())
+    assert plan.why_cold is None
+    hardware = replace(
+        plan.hardware, qemu=Qemu("/usr/bin/qemu-system-riscv64", (7, 2, 0), "named"),
+        accelerator=Accelerator("tcg", "a test"),
+    )  # fmt: skip
+    assert replace(plan, hardware=hardware).why_cold == hardware.why_not_saved is not None
