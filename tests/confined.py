@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,3 +68,45 @@ def tries(
         return result
     finally:
         child.kill()
+
+
+_FOLDERS = """
+for name, place in (("own", own), ("beside", beside)):
+    attempt(f"{name} read", lambda: open(f"{place}/file").close())
+    attempt(f"{name} write", lambda: open(f"{place}/file", "a").close())
+    attempt(f"{name} make", lambda: open(f"{place}/new", "w").close())
+    attempt(f"{name} link", lambda: os.symlink("/etc/passwd", f"{place}/link"))
+    attempt(f"{name} own", lambda: os.chown(f"{place}/file", 7, 7))
+    attempt(f"{name} rights", lambda: os.open(f"{place}/suid", os.O_CREAT, 0o4755))
+try:
+    os.chmod(f"{own}/file", 0o666)  # which may be pretended
+except OSError:
+    pass
+attempt("passwd", lambda: open("/etc/passwd").close())
+for name, do in (("tcp", tcp), ("udp", udp), ("unix", lambda: unix(f"{beside}/s"))):
+    attempt(name, do)
+"""
+
+
+def what_it_can(confinement: Confinement, own: Path, beside: Path) -> set[str]:
+    """Return what a program can that may have one folder and nothing else of the host.
+
+    Args:
+        confinement: how it is kept; it stays readable what runs the trial.
+        own: its folder, of which the file ``file`` keeps its mode, or the test fails.
+        beside: another one, which stays as it is, or the test fails.
+    """
+    for place in (own, beside):
+        place.mkdir(exist_ok=True)
+        (place / "file").write_text("")
+        (place / "file").chmod(0o640)
+    walls = replace(confinement.walls, read=tuple(confinement.walls.read) + PYTHON)
+    output = own.parent / "said"
+    output.mkdir()
+    kept = replace(confinement, walls=walls)
+    said = tries(kept, output, _FOLDERS, own=str(own), beside=str(beside))
+    assert stat.S_IMODE((own / "file").stat().st_mode) == 0o640
+    assert os.listdir(beside) == ["file"]
+    able = {name for name, what in said.items() if what == "done"}
+    assert {*os.listdir(own)} == {"file"} | ({"new"} if "own make" in able else set()), said
+    return able
