@@ -1,8 +1,7 @@
 # `make` alone lists the targets.
 PYTEST := .venv/bin/pytest
-# xdist workers of the test targets; 0 runs everything in one process. One more than two cores: many
-# tests wait for a guest or a program.
-N ?= 3
+# xdist workers of the test targets; 0 runs everything in one process.
+N ?= 2
 PYTEST_ARGS ?=
 # On CI the suite needs both generations of gvproxy; on a desk it skips what is not there.
 STRICT := $(if $(filter-out 0 false,$(CI)),--strict)

@@ -437,7 +437,10 @@ def test_a_vm_that_waited_was_asked_no_more_often_than_another(inner):
         '''
     )
     inner.runpytest_subprocess("-p", "no:xdist", "--vmports-prewarm", "1").assert_outcomes(passed=3)
-    assert lines_of("asked") == ["cloned 3", "standby 3", "standby 3"]
+    origins, counts = zip(*(line.split() for line in lines_of("asked")), strict=True)
+    assert origins == ("cloned", "standby", "standby")
+    # Fewer where the guest was too busy to count the one before.
+    assert max(map(int, counts)) <= 3
 
 
 @contextlib.contextmanager
