@@ -50,11 +50,11 @@ def told(lines):
     return [line for line in lines if " s so far: " not in line]
 
 
-def assert_behind(vm, seconds, command="date +%s"):
+def assert_behind(vm, seconds, command="date +%s", *, late=2):
     """Fail when the guest's clock is not by so much behind, whenever it was looked at."""
     before = time.time()
     told = float(ask_shell(vm, command, timeout=240))
-    assert before - 2 <= told + seconds <= time.time() + 1
+    assert before - late <= told + seconds <= time.time() + 1
 
 
 def test_an_init_of_its_own_is_cloned_and_kept_ready_and_its_clock_is_told(
@@ -85,7 +85,8 @@ def test_how_far_a_clock_is_behind_adds_up_over_restores_and_a_reboot_ends_it(vm
         assert (vm.clock_behind, vm.reboots) == (0, 1)
         # It is ready, and no connection of before has told so.
         assert vm.console.count("an init of its own") == 2
-        assert_behind(vm, 0)
+        # It reads whole seconds when it boots, and loses some more where the host lets it wait.
+        assert_behind(vm, 0, late=10)
 
 
 def test_without_that_it_boots_from_cold_and_the_line_names_the_way(boot_and_lines, own_init):
