@@ -202,7 +202,8 @@ def test_a_client_that_reads_late_holds_the_guest_back_and_loses_nothing(vm):
     def has_stopped():
         seen.append(sent_by(vm) - before)
         # It goes on to ask whether there is room by now.
-        return len(seen) > 10 and seen[-1] > MIB // 2 and seen[-1] - seen[-10] < TOLD
+        # How much is underway then is the host's to say: with passt it was once 132 kB.
+        return len(seen) > 10 and seen[-1] > MIB // 16 and seen[-1] - seen[-10] < TOLD
 
     with vm.connect(SOURCE, timeout=240) as connection:
         until(has_stopped, 240, lambda: f"the guest sends on: {seen[-3:]}")
