@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from importlib import resources
 
-from pytest_vmports.system.architecture import host_architecture
+from pytest_vmports.system.architecture import AARCH64, RISCV64, X86_64, host_architecture
 
 GUESTS = resources.files("pytest_vmports.guests")
+MADE_FOR = (X86_64, AARCH64, RISCV64)
 
 
 def words(architecture, folder, missing):

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     Boot = Callable[..., AbstractContextManager[VM]]
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_make_parametrize_id(val, argname):
     # What is packed may hold the second at which it was, and xdist's workers, who collect each for
     # itself, have to name the same tests.
     return argname if isinstance(val, bytes) and not val.isascii() else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
     for item in items:
         for word in (word for mark in item.iter_markers("slow_as") for word in mark.args):

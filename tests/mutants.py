@@ -527,11 +527,8 @@ _TPM = _of(
     "pytest_vmports/vm/tpm.py",
     "tests/vm/test_tpm.py",
     it_writes_beside_its_folder=("Walls(needed, (state,),", "Walls(needed, (state.parent,),"),
-    it_speaks_to_the_host=("seccomp.TCP, seccomp.UDP, seccomp.UNIX", "seccomp.TCP"),
-    it_makes_programs_of_their_owners=(
-        "        seccomp.RIGHTS, seccomp.ATT",
-        "        seccomp.ATT",
-    ),
+    it_speaks_to_the_host=("*seccomp.SOCKETS", "seccomp.TCP"),
+    it_makes_programs_of_their_owners=("made = seccomp.RIGHTS, ", "made = "),
 )
 _HOST_FILES = _of(
     "pytest_vmports/guests/host_files.py",

@@ -14,6 +14,7 @@ from pytest_vmports.system.paths import absolute, existing_file, text_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_vmports.guests.cloud_init import Seed
     from pytest_vmports.guests.guest import Guest
 
 _MIB = 1 << 20
@@ -50,7 +51,7 @@ def refuse(
     """
     _refuse_larger_than_memory(guest, memory)
     if guest.root_disk is not None:
-        _refuse_reboot(guest, may_reboot=may_reboot)
+        _refuse_reboot(guest.name, guest.root_disk.seed, may_reboot=may_reboot)
         return
     brought = dict(_brought(guest, root))
     contents = []
@@ -63,11 +64,10 @@ def refuse(
     _refuse_too_large(guest, sum(brought.values()), memory)
 
 
-def _refuse_reboot(guest: Guest, *, may_reboot: bool) -> None:
-    seed = None if guest.root_disk is None else guest.root_disk.seed
+def _refuse_reboot(name: str, seed: Seed | None, *, may_reboot: bool) -> None:
     if seed is not None and seed.reboots and not may_reboot:
         raise SettingError(
-            source=f"guest {guest.name}", name="on_reboot", value="fail",
+            source=f"guest {name}", name="on_reboot", value="fail",
             allowed="its user_data has it reboot when cloud-init ends (power_state), which would "
             "fail each of its VMs: set on_reboot = allow",
         )  # fmt: skip

@@ -47,8 +47,7 @@ def find_passt() -> Passt:
         raise PasstNotFoundError(found="it is not on PATH", remedy=_REMEDY)
     bare, needed = (ask([path, *words, "--help"], timeout=_SECONDS) for words in ((), NEEDED))
     if bare.code or "passt" not in bare.text:
-        said = next(iter(bare.text.splitlines()), f"exit code {bare.code}")
-        raise PasstNotFoundError(found=f"{path} does not run: {said}", remedy=_REMEDY)
+        raise PasstNotFoundError(found=f"{path} does not run: {bare.begin}", remedy=_REMEDY)
     if needed.code:
         raise PasstNotFoundError(
             found=f"{path} is too old, it cannot be kept from the host's 127.0.0.1: it does not "

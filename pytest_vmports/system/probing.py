@@ -58,6 +58,11 @@ class Answer:
         """All of it."""
         return self.output + self.errors
 
+    @property
+    def begin(self) -> str:
+        """Its first line, for an error of one that does not run; its exit code for none."""
+        return next(iter(self.text.splitlines()), f"exit code {self.code}")
+
 
 def ask(
     command: Sequence[str],

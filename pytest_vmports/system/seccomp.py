@@ -29,6 +29,8 @@ FORKS: Final = "forks"
 """Stands for making processes, which kills; threads it may make."""
 TCP, UDP, UNIX = "tcp", "udp", "unix"
 """Stand for making such sockets."""
+SOCKETS: Final = (TCP, UDP, UNIX, "connect", "bind", "listen")
+"""Of who has all that it speaks to from its start."""
 ROUTES: Final = "routes"
 """Stands for sockets by which the kernel tells of routes and addresses, and of more."""
 _X32 = 0x40000000

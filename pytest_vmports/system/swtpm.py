@@ -44,6 +44,5 @@ def find_swtpm() -> Swtpm:
         raise SwtpmNotFoundError(found="it is not on PATH", remedy=_REMEDY)
     answer = ask([path, "--version"], timeout=_SECONDS)
     if answer.code or "TPM emulator" not in answer.text:
-        said = next(iter(answer.text.splitlines()), f"exit code {answer.code}")
-        raise SwtpmNotFoundError(found=f"{path} does not run: {said}", remedy=_REMEDY)
+        raise SwtpmNotFoundError(found=f"{path} does not run: {answer.begin}", remedy=_REMEDY)
     return Swtpm(os.path.realpath(path))

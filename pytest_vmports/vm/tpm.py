@@ -99,9 +99,7 @@ def _confinement(swtpm: Swtpm, state: Path) -> Confinement | None:
     if needed is None:
         return None
     # It sets its files' modes, and ends where that is refused; so it is only told that it did.
-    refused = () if seccomp.problem() is not None else (
-        seccomp.RIGHTS, seccomp.ATTRIBUTES, seccomp.TCP, seccomp.UDP, seccomp.UNIX, "connect",
-        "bind", "listen",
-    )  # fmt: skip
+    made = seccomp.RIGHTS, seccomp.ATTRIBUTES, *seccomp.SOCKETS
+    refused = () if seccomp.problem() is not None else made
     walls = Walls(needed, (state,), program_files.DEVICES)
     return Confinement(walls, binds=False, connects=False, refused=refused, sheds=True)

@@ -103,7 +103,7 @@ def _confinement(program: str, share: Share) -> Confinement:
     read, write = ((share.folder,), ()) if share.readonly else ((), (share.folder,))
     walls = Walls((*needed, *read, *_LIMITS), write, program_files.DEVICES)
     refused = (
-        seccomp.ATTRIBUTES, seccomp.TCP, seccomp.UDP, seccomp.UNIX, "connect", "bind", "listen",
+        seccomp.ATTRIBUTES, *seccomp.SOCKETS,
         *(() if share.readonly else (seccomp.RIGHTS,)),
     )  # fmt: skip
     return Confinement(

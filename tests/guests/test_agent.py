@@ -24,7 +24,7 @@ from vm_helpers import alive, until
 
 from pytest_vmports.errors import GuestFileError, MachineError
 from pytest_vmports.system import clock, patience
-from pytest_vmports.system.architecture import AARCH64, RISCV64, X86_64, host_architecture
+from pytest_vmports.system.architecture import architecture_named, host_architecture
 from pytest_vmports.vm.inside.agent_link import AgentLink
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import LARGEST, READY, WARM, Control, Frames
@@ -59,7 +59,7 @@ class Agent:
         return self.shell.execute(command, timeout=timeout, input=given, **more)
 
 
-@pytest.fixture(params=[X86_64, AARCH64, RISCV64], ids=lambda architecture: architecture.name)
+@pytest.fixture(params=agent_program.MADE_FOR, ids=lambda architecture: architecture.name)
 def program(request, tmp_path, missing):
     """Return the words that run an architecture's agent."""
     return agent_program.words(request.param, tmp_path, missing)
@@ -406,4 +406,4 @@ def test_without_a_loopback_it_says_so_soon_and_works_on(tmp_path, missing):
 
 
 def architecture_here():
-    return next(one for one in (X86_64, AARCH64, RISCV64) if one.name == host_architecture())
+    return architecture_named(host_architecture())

@@ -16,7 +16,6 @@ import pytest
 
 from pytest_vmports.network.lan import seat_values, template_seat
 from pytest_vmports.network.moving import Move
-from pytest_vmports.system.architecture import AARCH64, RISCV64, X86_64
 from pytest_vmports.vm.inside.agent_shell import AgentShell
 from pytest_vmports.vm.inside.control import MOVED, READY, Control
 
@@ -57,7 +56,7 @@ def namespace(missing):
     return words
 
 
-@pytest.fixture(params=[X86_64, AARCH64, RISCV64], ids=lambda architecture: architecture.name)
+@pytest.fixture(params=agent_program.MADE_FOR, ids=lambda architecture: architecture.name)
 def agent(request, tmp_path, missing, namespace):
     """Return an agent in that namespace: its channel, and its shell."""
     program = agent_program.words(request.param, tmp_path, missing)

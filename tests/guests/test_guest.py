@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import agent_program
 import pytest
 from newc import read_newc
 
 from pytest_vmports import Guest
 from pytest_vmports.errors import GuestNotFoundError
 from pytest_vmports.guests import alpine
-from pytest_vmports.system.architecture import AARCH64, RISCV64, X86_64, architecture_named
+from pytest_vmports.system.architecture import AARCH64, X86_64, architecture_named
 
 
 @pytest.fixture
@@ -245,7 +246,7 @@ def test_linux_does_not_check_an_emulated_timer_by_a_busy_hosts_clock():
         assert ("no_timer_check" in words) is ("console=ttyS0" in words) is told
 
 
-@pytest.mark.parametrize("architecture", [X86_64, AARCH64, RISCV64], ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", agent_program.MADE_FOR, ids=lambda one: one.name)
 def test_a_prepared_guest_carries_the_agent_of_its_architecture_alone(
     kernel, tmp_path, architecture
 ):

@@ -7,14 +7,13 @@ import re
 import socket
 from pathlib import Path
 
+import agent_program
 import pytest
 from newc import read_newc
 
 from pytest_vmports import Guest
 from pytest_vmports.system import firmware
 from pytest_vmports.system.architecture import (
-    AARCH64,
-    RISCV64,
     X86_64,
     architecture_named,
     architecture_of,
@@ -32,7 +31,7 @@ def host(request, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: request.param)
 
 
-@pytest.fixture(params=[X86_64, AARCH64, RISCV64], ids=lambda one: one.name)
+@pytest.fixture(params=agent_program.MADE_FOR, ids=lambda one: one.name)
 def qemu(request):
     return Qemu(f"/usr/bin/qemu-system-{request.param.name}", (7, 2, 0), "named")
 
@@ -144,7 +143,7 @@ def test_firmware_is_looked_for_of_what_qemu_emulates(monkeypatch, tmp_path):
         firmware.find_firmware(architecture_of("qemu-system-riscv64"))
 
 
-@pytest.mark.parametrize("architecture", [X86_64, AARCH64, RISCV64])
+@pytest.mark.parametrize("architecture", agent_program.MADE_FOR)
 def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
     guest, tmp_path, architecture
 ):
@@ -157,7 +156,7 @@ def test_a_restored_guest_of_ours_is_sent_the_time_and_a_seed_at_once(
             assert len(channel.recv(1000)) == 4 + 16 + 32
 
 
-@pytest.mark.parametrize("architecture", [X86_64, AARCH64, RISCV64], ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", agent_program.MADE_FOR, ids=lambda one: one.name)
 def test_the_default_board_is_the_first_of_an_architectures_machines(architecture):
     assert architecture.machines[0] == architecture.board
     assert architecture.on(None) is architecture.on(architecture.machines[0]) is architecture

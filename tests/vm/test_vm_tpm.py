@@ -61,7 +61,6 @@ def test_where_there_is_none_it_is_said_how_to_get_it(vm_factory, monkeypatch):
         vm_factory(ports=[8080], setup=GUEST, tpm=True),
     ):
         pass
-    finding.find_swtpm.cache_clear()
 
 
 # TPM2_PCR_Extend of PCR 16 with 32 bytes of 1, and TPM2_PCR_Read of it. Source: TPM 2.0 Library, 3.
