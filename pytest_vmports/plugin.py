@@ -30,7 +30,6 @@ _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
 _CLOSING = ("report", "timeline")
-_NEITHER: tuple[bool, str | None] = (False, None)
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -40,13 +39,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     pluginmanager.register(frames.BesideReports(config), "vmports-frames")
 
 
+# First: others may ask for a setting that comes from the controller.
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; read now what would come to light at the run's end only."""
+    workers.begin(config)
     config.addinivalue_line("markers", table.marker_line())
     if table.said(config, *_CLOSING):
-        with _as_usage_error():
-            report, timeline = _values(config, *_CLOSING)
-            config.stash[_closing_key] = report, timeline
+        config.stash[_closing_key] = tuple[bool, str | None](_checked(config, *_CLOSING))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -79,6 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if asking:
         # What it remembers is as it was before the first test.
         from pytest_vmports.system import surroundings  # noqa: F401
+
+        workers.greet(config)
     told = [(item.nodeid, problem) for item in asking if (problem := _problem(item))]
     if told:
         from pytest_vmports.settings.mistyped import in_common
@@ -149,7 +151,7 @@ def pytest_runtest_makereport(
     made.sections += [("vmports", line) for line in mishaps]
     session = item.config.stash.get(_session_key, None)
     if session is not None:
-        report, timeline = item.config.stash.get(_closing_key, _NEITHER)
+        report, timeline = item.config.stash.get(_closing_key, (False, None))
         session.complete(item, made, facts=report or timeline is not None)
     return made
 
@@ -160,7 +162,7 @@ def pytest_terminal_summary(
 ) -> Generator[None]:
     """Write how to reach what was kept, and what ``report`` and ``timeline`` ask for."""
     yield
-    report, timeline = config.stash.get(_closing_key, _NEITHER)
+    report, timeline = config.stash.get(_closing_key, (False, None))
     # Under xdist only what the reports bring along tells that a worker had VMs.
     reports = itertools.chain.from_iterable(terminalreporter.stats.values())
     session = config.stash.get(_session_key, None)
@@ -180,6 +182,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what no report carried of an xdist worker, as after Ctrl-C: it has no summary."""
     if hasattr(session.config, "workerinput"):
         _tell_rest(session.config)
+        workers.over(session.config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -364,12 +367,11 @@ def _values(config: pytest.Config, *names: str) -> list[Any]:
     return options.values(config, *names)
 
 
-@contextlib.contextmanager
-def _as_usage_error() -> Iterator[None]:
+def _checked(config: pytest.Config, *names: str) -> list[Any]:
     from pytest_vmports.errors import SettingError
 
     try:
-        yield
+        return _values(config, *names)
     except SettingError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -395,6 +397,5 @@ def _header(config: pytest.Config) -> list[str]:
         return []
     from pytest_vmports.report.header import header_lines
 
-    with _as_usage_error():
-        wanted = _values(config, "qemu", "accel", "gvproxy")
-    return header_lines(*wanted, more=config.getoption("verbose", 0) > 0)
+    more = config.getoption("verbose", 0) > 0
+    return header_lines(*_checked(config, "qemu", "accel", "gvproxy"), more=more)

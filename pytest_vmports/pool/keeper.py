@@ -35,16 +35,18 @@ class Keeper:
     Args:
         always: those of tests that passed too.
         tell: writes a line to the terminal.
+        host: where they are; empty where that goes without saying.
 
     Attributes:
         fresh: how to reach those that were kept since somebody took this list.
     """
 
-    def __init__(self, *, always: bool, tell: Callable[[str], None]) -> None:
+    def __init__(self, *, always: bool, tell: Callable[[str], None], host: str = "") -> None:
         let_outlive(tell)
         self.fresh: list[list[str]] = []
         self._always = always
         self._tell = tell
+        self._host = host
 
     def keep(self, machine: Machine) -> bool:
         """Let a VM live on if that is wanted; return whether it does.
@@ -92,7 +94,8 @@ class Keeper:
         machine.let_go(folder)
         with noting(f"vmports: {kept.name} is kept, but not by ssh", self._tell):
             _move_ssh(machine)
-        self.fresh.append(list(kept.lines()))
+        first, *rest = kept.lines()
+        self.fresh.append([f"{first} on {self._host}" if self._host else first, *rest])
         return True
 
     def take_fresh(self) -> list[list[str]]:

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.report.by_hand import script
@@ -19,12 +20,15 @@ from pytest_vmports.vm.screen import screenshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    import pytest
 
     from pytest_vmports.system.process import Process
     from pytest_vmports.vm.machine import Machine
 
 _LONGEST_NAME = 80
+LONGEST_FOLDER = _LONGEST_NAME + 20
+"""Characters of what `folder_name` returns, at most."""
 _INITRDS = "initrds"
 
 
@@ -41,6 +45,20 @@ def folder_name(test: str, number: int = 1) -> str:
         digest = hashlib.sha256(test.encode("utf-8", "surrogatepass")).hexdigest()
         readable = f"{readable}-{digest[:8]}"
     return readable if number == 1 else f"{readable}-vm{number}"
+
+
+def base_of(config: pytest.Config, wanted: str | None) -> Path | None:
+    """Return the folder of all artifacts; None where neither user nor pytest has one.
+
+    Args:
+        config: pytest's.
+        wanted: as its setting.
+    """
+    if wanted is not None:
+        return Path(wanted)
+    # What the fixture tmp_path_factory returns, which a hook cannot ask for.
+    temporary = getattr(config, "_tmp_path_factory", None)
+    return None if temporary is None else Path(temporary.getbasetemp()) / "vmports"
 
 
 def write(

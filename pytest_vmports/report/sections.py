@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_vmports.report import riders
+from pytest_vmports.report import riders, workers
 from pytest_vmports.report.recorder import evidence_of, forget, known
 from pytest_vmports.report.shielded import shield
 from pytest_vmports.settings import options
@@ -60,7 +59,7 @@ def complete(
     with noting("evidence failed: letting go of it", note):
         if report.when == "teardown":
             forget(item)
-    _add_mishaps(report, recorder)
+    _add_mishaps(report, recorder, workers.host_of(item.config))
 
 
 def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Recorder) -> None:
@@ -98,7 +97,7 @@ def _add(report: pytest.TestReport, title: str, text: str) -> None:
         add(printable(title), printable(text))
 
 
-def _add_mishaps(report: pytest.TestReport, recorder: Recorder) -> None:
+def _add_mishaps(report: pytest.TestReport, recorder: Recorder, host: str) -> None:
     """Tell what went wrong beside the tests since the last report: in this one, if anybody sees it.
 
     That of a test that did not fail is told at the run's end.
@@ -109,7 +108,7 @@ def _add_mishaps(report: pytest.TestReport, recorder: Recorder) -> None:
         with noting(mishap, later.append):
             _add(report, f"VM: {mishap.partition(':')[0]}", mishap)
     if later:
-        riders.put(report, riders.MISHAPS, later)
+        riders.put(report, riders.MISHAPS, [f"{host}: {it}" if host else it for it in later])
 
 
 def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None]) -> Iterator[str]:
@@ -117,23 +116,26 @@ def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None
     (wanted,) = options.values(item.config, "artifacts")
     if wanted == "no":
         return
-    root = item.config.rootpath
-    if wanted is not None:
-        base = Path(wanted)
-    elif (temporary := getattr(item.config, "_tmp_path_factory", None)) is not None:
-        # What the fixture tmp_path_factory returns, which a hook cannot ask for.
-        base = temporary.getbasetemp() / "vmports"
-    else:
+    from pytest_vmports.report.artifacts import base_of, write
+
+    root, host = item.config.rootpath, workers.host_of(item.config)
+    # A far worker's go to the controller's folder, which need not be one here.
+    base = (base_of(item.config, None) if host else None) or base_of(item.config, wanted)
+    if base is None:
         yield (
             "not written: pytest's own folder for them went with its plugin tmpdir; "
             "--vmports-artifacts=DIR names another"
         )
         return
-    from pytest_vmports.report.artifacts import write
-
     for number, machine in enumerate(evidence.shown(), 1):
         with noting(f"artifact failed: all below {base} (see --vmports-artifacts)", note):
-            yield str(write(machine, base, item.nodeid, root, number, note=note))
+            folder = write(machine, base, item.nodeid, root, number, note=note)
+            if host:
+                from pytest_vmports.report.far import send_home
+
+                yield send_home(item.config, folder)
+            else:
+                yield str(folder)
 
 
 def _add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -142,7 +144,8 @@ def _add_facts(item: pytest.Item, report: pytest.TestReport) -> None:
     if evidence is not None and report.when == "teardown":
         from pytest_vmports.report.summary import facts_of
 
-        riders.put(report, riders.FACTS, facts_of(evidence))
+        host = workers.host_of(item.config)
+        riders.put(report, riders.FACTS, {**facts_of(evidence), **({"host": host} if host else {})})
 
 
 def _add_kept(report: pytest.TestReport, keeper: Keeper) -> None:

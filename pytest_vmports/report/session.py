@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pytest_vmports.report import sections
+from pytest_vmports.report import sections, workers
 from pytest_vmports.report.recorder import Recorder
 from pytest_vmports.report.terminal import Terminal
 from pytest_vmports.settings import options
@@ -46,7 +46,9 @@ class Session:
         if keep != "never" and self._keeper is None:
             from pytest_vmports.pool.keeper import Keeper
 
-            self._keeper = Keeper(always=keep == "always", tell=self.terminal)
+            self._keeper = Keeper(
+                always=keep == "always", tell=self.terminal, host=workers.host_of(self._config)
+            )
         return self._keeper
 
     def take_kept(self) -> list[list[str]]:
@@ -57,10 +59,10 @@ class Session:
         """Write what has been told nowhere: after Ctrl-C no report comes, and no summary of all."""
         for lines in self.take_kept():
             said = [f"vmports: a VM was kept: {lines[0]}", *lines[1:]]
-            self.terminal.write_here("\n".join(said))
+            self.terminal.write_here(workers.on_host(self._config, "\n".join(said)))
         mishaps, self.recorder.mishaps = self.recorder.mishaps, []
         for mishap in mishaps:
-            self.terminal.write_here(f"vmports: {mishap}")
+            self.terminal.write_here(workers.on_host(self._config, f"vmports: {mishap}"))
 
     @contextlib.contextmanager
     def console_stream(self) -> Iterator[None]:
@@ -72,7 +74,8 @@ class Session:
         from pytest_vmports.report.console_stream import ConsoleStream
 
         worker = getattr(self._config, "workerinput", {}).get("workerid")
-        prefix = f"{worker} " if worker else ""
+        names = filter(None, [worker, workers.host_of(self._config)])
+        prefix = "".join(f"{name} " for name in names)
         with contextlib.closing(ConsoleStream(self.terminal.write, prefix)) as stream:
             self.recorder.follow = stream.follow
             yield

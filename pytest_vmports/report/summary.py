@@ -7,6 +7,7 @@ its controller; there the table is made.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.system import clock
@@ -81,6 +82,11 @@ class Summary:
         waited = sum(facts["waited"] for facts in self._facts.values())
         again = sum(m["refused"] is not None for m in machines)
         yield _row("ports", f"{leased} leased, {waited} waited for, {again} starts retried")
+        hosts: Counter[str] = Counter()
+        for facts in self._facts.values():
+            hosts[facts.get("host", "here")] += len(facts["machines"])
+        if set(hosts) - {"here"}:
+            yield _row("hosts", ", ".join(f"{host} {count}" for host, count in hosts.items()))
 
 
 def _row(name: str, value: str) -> str:

@@ -1,4 +1,9 @@
-"""Lines of xdist's workers: their controller writes them, who knows where on its line pytest is."""
+"""xdist's workers: their controller writes their lines, who knows where on its line pytest is.
+
+One that xdist reaches by ssh or a socket is far: on another host. It is told what the controller's
+environment says, names its host in what it tells, sends its artifacts, and ends its VMs as soon as
+nobody listens any more.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,9 @@ if TYPE_CHECKING:
     import pytest
 
 _KEY = "vmports_lines"
+_FAR = "vmports_far"
 _EVENT = "vmports_line"
+_OURS = "vmports: "
 
 
 def listen(node: Any, session_of: Callable[[pytest.Config], Any]) -> None:
@@ -31,22 +38,87 @@ def listen(node: Any, session_of: Callable[[pytest.Config], Any]) -> None:
     # Its main loop calls what its queue names: so no line gets in between the parts of pytest's.
     setattr(controller, f"worker_{_EVENT}", write)
     channel = node.gateway.newchannel()
-    channel.setcallback(partial(_queue, controller))
     node.workerinput[_KEY] = channel
+    take: Callable[[Any], None] = partial(_queue, controller)
+    if _is_far(node):
+        from pytest_vmports.report.far import invite
+
+        take, node.workerinput[_FAR] = invite(node.config, node.workerinput["workercount"], take)
+    channel.setcallback(take)
+
+
+def begin(config: pytest.Config) -> None:
+    """Be a far worker, before anybody asks for a setting; elsewhere nothing."""
+    if far := _far(config):
+        from pytest_vmports.report.far import begin as begin_far
+
+        begin_far(config, config.workerinput[_KEY], far)  # type: ignore[attr-defined]
+
+
+def greet(config: pytest.Config) -> None:
+    """Tell the controller of a far worker which programs its host has."""
+    if _far(config):
+        from pytest_vmports.report.far import greet as greet_far
+
+        greet_far(config)
+
+
+def over(config: pytest.Config) -> None:
+    """Take note that a far worker's tests have ended, and that its controller may go."""
+    if _far(config):
+        from pytest_vmports.report.far import over as far_over
+
+        far_over(config)
+
+
+def host_of(config: pytest.Config) -> str:
+    """Return the host's name in a far worker; elsewhere nothing, for it goes without saying."""
+    if not _far(config):
+        return ""
+    import socket
+
+    return socket.gethostname()
+
+
+def post(config: pytest.Config, message: object) -> bool:
+    """Send something to the controller; return whether that is done."""
+    channel = getattr(config, "workerinput", {}).get(_KEY)
+    if channel is None:
+        return False
+    try:
+        channel.send(message)
+    except OSError:  # its controller has gone
+        return False
+    return True
 
 
 def send(config: pytest.Config, line: str) -> bool:
     """Send a line from a worker; return whether that is done."""
-    channel = getattr(config, "workerinput", {}).get(_KEY)
-    if channel is None:
+    if _KEY not in getattr(config, "workerinput", {}):
         return False
     from pytest_vmports.system.mishaps import printable
 
-    try:
-        channel.send(printable(line))
-    except OSError:  # its controller has gone
-        return False
-    return True
+    return post(config, printable(on_host(config, line)))
+
+
+def on_host(config: pytest.Config, line: str) -> str:
+    """Return a line that names the host, in a far worker, where it begins with our name."""
+    host = host_of(config)
+    if host and line.startswith(_OURS):
+        return f"{_OURS}{host}: {line.removeprefix(_OURS)}"
+    return line
+
+
+def _far(config: pytest.Config) -> Any:
+    return getattr(config, "workerinput", {}).get(_FAR)
+
+
+def _is_far(node: Any) -> bool:
+    """Whether a worker may be on another host: execnet starts it through more than a pipe."""
+    spec = node.gateway.spec
+    while spec.via:  # started by another gateway, a proxy
+        spec = node.nodemanager.group[spec.via].spec
+    return not spec.popen
 
 
 def _queue(controller: Any, line: str) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MARKER = "vmports"
 # What `python -m pytest_vmports.leases run` tells its command, a port's number each.
-_LEASED_PORT = "VMPORTS_PORT_"
+LEASED_PORT = "VMPORTS_PORT_"
 
 
 class Option(NamedTuple):
@@ -329,7 +329,7 @@ def misspelt(homes: Homes) -> Iterator[tuple[str, str, Any, str]]:
             continue
         import difflib
 
-        leased = key.startswith(_LEASED_PORT) and str(value).isdigit()
+        leased = key.startswith(LEASED_PORT) and str(value).isdigit()
         near = difflib.get_close_matches(known, BY_NAME, 1, 0.85 if leased else 0.6)
         if near or not leased:
             yield home, key, value, spell(prefix + near[0]) if near else ""

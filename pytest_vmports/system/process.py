@@ -12,6 +12,8 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from subprocess import DEVNULL, STDOUT, Popen
@@ -43,6 +45,9 @@ _PDEATHSIG_LAUNCHER = (
     "os.execv(sys.argv[2],sys.argv[2:])"
 )
 _threads: dict[int, ThreadPoolExecutor] = {}
+_made: weakref.WeakSet[Process] = weakref.WeakSet()
+_making = threading.Lock()
+_over = threading.Event()
 _minders: dict[int, Minder] = {}
 
 
@@ -60,6 +65,14 @@ def let_outlive(tell: Callable[[str], None] = lambda _line: None) -> None:
     if sys.platform.startswith("linux") and os.getpid() not in _minders:
         _minders.clear()  # a forked child's are its parent's
         _minders[os.getpid()] = Minder(tell)
+
+
+def end_all() -> None:
+    """End every child that was not let go, and every further one as it is made; in any thread."""
+    with _making:
+        _over.set()
+        for one in _made:
+            one.end_at_once()
 
 
 class Process:
@@ -91,6 +104,10 @@ class Process:
         self._let_go = False
         # Readable as soon as the child has ended, so that waits can include its death.
         self._pidfd = proc.pidfd(popen.pid)
+        with _making:
+            _made.add(self)
+            if _over.is_set():
+                self.end_at_once()
 
     @property
     def death(self) -> int | None:
@@ -146,6 +163,11 @@ class Process:
         if self.running:
             readable([self._pidfd], patience.left(timeout))
         return self.returncode
+
+    def end_at_once(self) -> None:
+        """Send what ends the child, and leave the rest to its user; in any thread."""
+        if not self._let_go:
+            self._popen.send_signal(signal.SIGKILL)
 
     def kill(self) -> None:
         """End the child at once and reap it."""
