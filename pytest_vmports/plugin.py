@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 # No more of ours is imported here: most pytest runs use nothing of it.
-from pytest_vmports.report import coming, frames, workers
+from pytest_vmports.report import coming, frames, nodes
 from pytest_vmports.settings import table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_vmports.settings.options import Settings
 
 _settings_key: pytest.StashKey[Settings] = pytest.StashKey()
-_closing_key: pytest.StashKey[tuple[bool, str | None]] = pytest.StashKey()
+_closing_key: pytest.StashKey[Sequence[Any]] = pytest.StashKey()
 _running_key: pytest.StashKey[pytest.Item] = pytest.StashKey()
 _session_key: pytest.StashKey[Session] = pytest.StashKey()
 _PROBLEMS = "vmports_problems"
@@ -43,10 +43,10 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; read now what would come to light at the run's end only."""
-    workers.begin(config)
+    nodes.begin(config)
     config.addinivalue_line("markers", table.marker_line())
     if table.said(config, *_CLOSING):
-        config.stash[_closing_key] = tuple[bool, str | None](_checked(config, *_CLOSING))
+        config.stash[_closing_key] = _checked(config, *_CLOSING)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -77,10 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "vmports_settings" in _fixtures(item) or item.get_closest_marker(table.MARKER)
     ]  # fmt: skip
     if asking:
+        nodes.greet(config)
         # What it remembers is as it was before the first test.
         from pytest_vmports.system import surroundings  # noqa: F401
-
-        workers.greet(config)
     told = [(item.nodeid, problem) for item in asking if (problem := _problem(item))]
     if told:
         from pytest_vmports.settings.mistyped import in_common
@@ -97,7 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Let an xdist worker's lines be written by its controller."""
-    workers.listen(node, session_of)
+    nodes.listen(node, session_of)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -182,7 +181,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what no report carried of an xdist worker, as after Ctrl-C: it has no summary."""
     if hasattr(session.config, "workerinput"):
         _tell_rest(session.config)
-        workers.over(session.config)
+        nodes.over(session.config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

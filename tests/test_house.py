@@ -34,7 +34,7 @@ HEAVY = ["pydantic", "filelock", "qemu.qmp", "platformdirs", "asyncio"]
 # What of ours a run loads that uses nothing of it.
 UNUSED = {
     "", ".plugin", ".settings", ".settings.table", ".constants", ".report", ".report.coming",
-    ".report.frames", ".report.workers",
+    ".report.frames", ".report.nodes", ".report.workers",
 }  # fmt: skip
 
 

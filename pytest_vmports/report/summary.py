@@ -82,9 +82,12 @@ class Summary:
         waited = sum(facts["waited"] for facts in self._facts.values())
         again = sum(m["refused"] is not None for m in machines)
         yield _row("ports", f"{leased} leased, {waited} waited for, {again} starts retried")
-        hosts: Counter[str] = Counter()
-        for facts in self._facts.values():
-            hosts[facts.get("host", "here")] += len(facts["machines"])
+        hosts = Counter(
+            facts.get("host", "here")
+            for facts in self._facts.values()
+            for machine in facts["machines"]
+            if not machine["template"]
+        )
         if set(hosts) - {"here"}:
             yield _row("hosts", ", ".join(f"{host} {count}" for host, count in hosts.items()))
 

@@ -1,79 +1,23 @@
-"""xdist's workers: their controller writes their lines, who knows where on its line pytest is.
+"""Lines of xdist's workers: their controller writes them, who knows where on its line pytest is.
 
-One that xdist reaches by ssh or a socket is far: on another host. It is told what the controller's
-environment says, names its host in what it tells, sends its artifacts, and ends its VMs as soon as
-nobody listens any more.
+Of a worker on another host they name the host.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pytest
 
-_KEY = "vmports_lines"
-_FAR = "vmports_far"
-_EVENT = "vmports_line"
+CHANNEL, FAR = "vmports_lines", "vmports_far"
+"""Keys of what a worker is given: the way to its controller, and what only a far one is told."""
 _OURS = "vmports: "
-
-
-def listen(node: Any, session_of: Callable[[pytest.Config], Any]) -> None:
-    """Write what a worker sends.
-
-    Args:
-        node: xdist's of the worker, which has not begun.
-        session_of: returns whose terminal writes; it is not made before there is a line.
-    """
-
-    def write(line: str) -> None:
-        session_of(node.config).terminal.write_here(line)
-
-    controller = node.config.pluginmanager.getplugin("dsession")
-    if controller is None:
-        return
-    # Its main loop calls what its queue names: so no line gets in between the parts of pytest's.
-    setattr(controller, f"worker_{_EVENT}", write)
-    channel = node.gateway.newchannel()
-    node.workerinput[_KEY] = channel
-    take: Callable[[Any], None] = partial(_queue, controller)
-    if _is_far(node):
-        from pytest_vmports.report.far import invite
-
-        take, node.workerinput[_FAR] = invite(node.config, node.workerinput["workercount"], take)
-    channel.setcallback(take)
-
-
-def begin(config: pytest.Config) -> None:
-    """Be a far worker, before anybody asks for a setting; elsewhere nothing."""
-    if far := _far(config):
-        from pytest_vmports.report.far import begin as begin_far
-
-        begin_far(config, config.workerinput[_KEY], far)  # type: ignore[attr-defined]
-
-
-def greet(config: pytest.Config) -> None:
-    """Tell the controller of a far worker which programs its host has."""
-    if _far(config):
-        from pytest_vmports.report.far import greet as greet_far
-
-        greet_far(config)
-
-
-def over(config: pytest.Config) -> None:
-    """Take note that a far worker's tests have ended, and that its controller may go."""
-    if _far(config):
-        from pytest_vmports.report.far import over as far_over
-
-        far_over(config)
 
 
 def host_of(config: pytest.Config) -> str:
     """Return the host's name in a far worker; elsewhere nothing, for it goes without saying."""
-    if not _far(config):
+    if not far(config):
         return ""
     import socket
 
@@ -82,7 +26,7 @@ def host_of(config: pytest.Config) -> str:
 
 def post(config: pytest.Config, message: object) -> bool:
     """Send something to the controller; return whether that is done."""
-    channel = getattr(config, "workerinput", {}).get(_KEY)
+    channel = getattr(config, "workerinput", {}).get(CHANNEL)
     if channel is None:
         return False
     try:
@@ -94,7 +38,7 @@ def post(config: pytest.Config, message: object) -> bool:
 
 def send(config: pytest.Config, line: str) -> bool:
     """Send a line from a worker; return whether that is done."""
-    if _KEY not in getattr(config, "workerinput", {}):
+    if CHANNEL not in getattr(config, "workerinput", {}):
         return False
     from pytest_vmports.system.mishaps import printable
 
@@ -109,17 +53,6 @@ def on_host(config: pytest.Config, line: str) -> str:
     return line
 
 
-def _far(config: pytest.Config) -> Any:
-    return getattr(config, "workerinput", {}).get(_FAR)
-
-
-def _is_far(node: Any) -> bool:
-    """Whether a worker may be on another host: execnet starts it through more than a pipe."""
-    spec = node.gateway.spec
-    while spec.via:  # started by another gateway, a proxy
-        spec = node.nodemanager.group[spec.via].spec
-    return not spec.popen
-
-
-def _queue(controller: Any, line: str) -> None:
-    controller.queue.put((_EVENT, {"line": line}))
+def far(config: pytest.Config) -> Any:
+    """Return what a worker on another host was told by its controller; elsewhere None."""
+    return getattr(config, "workerinput", {}).get(FAR)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 _PREFIX = f"{MARKER}_".upper()
+_OURS = {f"{_PREFIX}{option.name.upper()}" for option in OPTIONS}
 # What names a file, folder or program is known best by the host that has it.
 _OF_THE_HOST = {
     f"{_PREFIX}{option.name.upper()}" for option in OPTIONS if option.reader in {"path", "program"}
@@ -28,7 +29,7 @@ def said_here(config: pytest.Config) -> dict[str, dict[str, str]]:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(_PREFIX) and not name.startswith(LEASED_PORT)
+        if name.startswith(_PREFIX) and (name in _OURS or not name.startswith(LEASED_PORT))
     }
     names = (f"{MARKER}_{option.name}" for option in OPTIONS)
     options = {name: config.getoption(name) for name in names}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import psutil
@@ -290,3 +291,30 @@ def test_a_child_that_the_host_keeps_from_starting_is_told_to_be_there(
     monkeypatch.setattr(process, "Popen", refuse)
     with pytest.raises(ProgramStoppedError, match="QEMU is there, and this host"):
         spawn("QEMU", ["sleep", "600"], log=tmp_path / "log")
+
+
+@pytest.fixture
+def may_end_all(monkeypatch):
+    """Let this test end all children that it makes, and none of others."""
+    monkeypatch.setattr(process, "_over", threading.Event())
+    monkeypatch.setattr(process, "_made", weakref.WeakSet())
+
+
+def test_all_children_are_ended_at_once_and_those_that_come_after(log, may_end_all):
+    first = [spawn("sleep", ["sleep", "600"], log=log) for _ in range(2)]
+    assert all(one.running for one in first)
+    process.end_all()
+    late = spawn("sleep", ["sleep", "600"], log=log)
+    assert [one.wait(60) for one in [*first, late]] == [-signal.SIGKILL] * 3
+
+
+def test_a_child_that_was_let_go_is_not_ended_with_all(log, may_end_all):
+    child = spawn("sleep", ["sleep", "600"], log=log)
+    pid = child.pid
+    child.let_go()
+    process.end_all()
+    other = spawn("sleep", ["sleep", "600"], log=log)
+    other.wait(60)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

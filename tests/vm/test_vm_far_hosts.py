@@ -1,0 +1,140 @@
+"""A run over two hosts, which the test makes itself: what reaches them, and what comes home."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from far_hosts import HOSTS, far_hosts, sshd
+from namespaces import what_it_takes
+from vm_helpers import alive, fixed_port, until
+
+SUITE = """
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+SHARED = Path({shared!r})
+KIND = {{"setup": "nc -lk -p 8080 -e cat &", "accel": "tcg"}}
+
+def meet(*names):
+    "Wait until tests on both hosts are here."
+    (SHARED / socket.gethostname()).touch()
+    look = threading.Event()
+    while not set(names) <= {{one.name for one in SHARED.iterdir()}}:
+        look.wait(0.02)
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.vmports("{port}:8080", **KIND)
+def test_far(vm_with_ports, number):
+    meet("one.test", "two.test")
+    assert os.environ["VMPORTS_PREWARM"] == "0"
+    with vm_with_ports.connect(8080) as s:
+        s.sendall(b"hello")
+        assert s.recv(5) == b"hello"
+    assert number < 3
+
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.vmports(8080, **KIND)
+def test_waits(vm_with_ports, number):
+    (SHARED / f"waits-{{socket.gethostname()}}").touch()
+    threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def hosts(missing, pytester, qemu_binary):
+    what_it_takes(missing)
+    if sshd() is None:
+        missing("sshd", "install openssh-server")
+    if subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "true"]
+        if os.geteuid() == 0
+        else ["unshare", "--net", "--map-root-user", "true"],
+        check=False,
+    ).returncode:
+        missing("namespaces", "run as root, or where users may have namespaces")
+    path = str(Path(__file__).parents[2])
+    where = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "HOME": str(pytester.path)}
+    with far_hosts(pytester.path / "hosts", **where) as made:
+        yield made
+
+
+def living(hosts):
+    """Return all processes on the hosts, by their commands."""
+    found = psutil.Process(hosts.pid).children(recursive=True)
+    return [(one.cmdline(), one) for one in found if alive(one.pid)]
+
+
+def qemus(hosts):
+    return [one for command, one in living(hosts) if "qemu-system" in " ".join(command[:1])]
+
+
+def controller(hosts):
+    """Return pytest's process that has no worker's work."""
+    (found,) = (one for command, one in living(hosts) if "--dist=worksteal" in command)
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_over_two_hosts(hosts, pytester, shared_templates):
+    shared, project, artifacts = (pytester.path / name for name in ("met", "project", "artifacts"))
+    shared.mkdir()
+    project.mkdir()
+    (project / "test_it.py").write_text(SUITE.format(shared=str(shared), port=fixed_port()))
+    (project / "pytest.ini").write_text("[pytest]\n")
+    gates = [
+        f"--tx=ssh={name}//python={sys.executable}//chdir={project}//ssh_config={hosts.ssh_config}"
+        for name in HOSTS
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:randomly",
+        "--dist=worksteal",
+        f"--rootdir={project}",
+        f"-c{project}/pytest.ini",
+        *gates,
+    ]
+    said = pytester.path / "said"
+    environment = {
+        "VMPORTS_REPORT": "yes",
+        "VMPORTS_ARTIFACTS": str(artifacts),
+        "VMPORTS_PREWARM": "0",
+        "VMPORTS_CACHE_DIR": os.environ["VMPORTS_CACHE_DIR"],
+    }
+    hosts.begin(*command, "-k", "far", folder=project, output=said, **environment)
+    code = hosts.end()
+    text = said.read_text()
+    assert code == pytest.ExitCode.TESTS_FAILED, text
+    assert "1 failed, 3 passed" in text
+    (home,) = artifacts.iterdir()
+    _host, there = re.search(
+        rf"^{home} \(from (\S+), where they are in (\S+)\)$", text, re.MULTILINE
+    ).groups()
+    assert sorted(one.name for one in home.iterdir()) == sorted(os.listdir(there))
+    for file in home.iterdir():
+        assert file.read_bytes() == (Path(there) / file.name).read_bytes()
+    assert os.access(home / "qemu.sh", os.X_OK)
+    for name in HOSTS:
+        assert len(re.findall(rf"^vmports: {name}: QEMU [\d.]+, tcg", text, re.MULTILINE)) == 1
+    assert re.search(r"^vmports: (one|two)\.test: making a template", text, re.MULTILINE)
+    assert re.search(r"^hosts +(one|two)\.test 2, (one|two)\.test 2$", text, re.MULTILINE)
+
+    # The same with tests that wait, whose controller is killed.
+    hosts.begin(*command, "-k", "waits", folder=project, output=said, **environment)
+    until(lambda: len([*shared.glob("waits-*")]) == 2, 120, said.read_text)
+    running = qemus(hosts)
+    assert len(running) == 2
+    controller(hosts).kill()
+    assert hosts.end() == -signal.SIGKILL
+    until(lambda: not any(alive(one.pid) for one in running), 60, lambda: str(running))
