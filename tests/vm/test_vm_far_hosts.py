@@ -15,6 +15,7 @@ from vm_helpers import alive, fixed_port, until
 
 SUITE = """
 import os
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -44,8 +45,12 @@ def test_far(vm_with_ports, number):
 @pytest.mark.parametrize("number", range(2))
 @pytest.mark.vmports(8080, **KIND)
 def test_waits(vm_with_ports, number):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker stays for as long as execnet lets it
     (SHARED / f"waits-{{socket.gethostname()}}").touch()
-    threading.Event().wait()
+    look = threading.Event()
+    while not (SHARED / "gone").exists():
+        look.wait(0.02)
+    (SHARED / f"outlived-{{socket.gethostname()}}").touch()
 """
 
 
@@ -132,3 +137,6 @@ def test_a_run_over_two_hosts_is_one_run_and_leaves_no_vm_when_it_is_killed(
     controller(hosts).kill()
     assert hosts.end() == -signal.SIGKILL
     until(lambda: not any(alive(one.pid) for one in running), 60, lambda: str(running))
+    # By the word of the workers, not with them, whom execnet ends later.
+    (shared / "gone").touch()
+    until(lambda: len([*shared.glob("outlived-*")]) == 2, 60, "the workers ended first")
