@@ -32,6 +32,17 @@ def test_the_table_counts_by_origin_and_keeps_templates_and_failed_starts_apart(
     ]
 
 
+def test_the_table_counts_by_host_where_others_took_part():
+    alone, both = Summary(), Summary()
+    for table, host in ((alone, {}), (both, {}), (both, {"host": "one"}), (both, {"host": "two"})):
+        machines = [machine(), machine(), machine(template=True)]
+        table.add(f"test{host}", {"machines": machines, "waited": 0, **host})
+    assert not any(line.startswith("hosts") for line in alone.lines())
+    assert [line.split(maxsplit=1)[1] for line in both.lines() if line.startswith("hosts")] == [
+        "here 2, one 2, two 2"
+    ]
+
+
 def test_a_run_without_vms_has_a_table_too():
     assert next(Summary().lines()).split() == ["VMs", "ready", "0"]
 
