@@ -20,6 +20,7 @@ from pytest_vmports.settings import options
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_vmports.settings.far_store import FarStore
     from pytest_vmports.vm.machine import Machine
 
 MEMORY = 256
@@ -87,11 +88,18 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench() -> Iterator[Bench]:
-    """Yield a `Bench`; everything of it is gone afterwards."""
+def bench(store: FarStore | None = None) -> Iterator[Bench]:
+    """Yield a `Bench`; everything of it is gone afterwards.
+
+    Args:
+        store: where templates are looked for, and put; None for nowhere.
+    """
     with tempfile.TemporaryDirectory() as cache, PortAllocator() as allocator:
         folder = Path(cache)
-        with open_pool(allocator, root=folder, tell=print, cache_dir=folder / "cache") as pool:
+        cache_dir = folder / "cache"
+        with open_pool(
+            allocator, root=folder, tell=print, cache_dir=cache_dir, store=store
+        ) as pool:
             yield Bench(pool, folder)
 
 

@@ -221,15 +221,15 @@ def vmports_pool(
     from pytest_vmports.images.images import Kept
     from pytest_vmports.pool.pool import open_pool
 
-    config = request.config
-    session = session_of(config)
+    config, session = request.config, session_of(request.config)
     cache, limit = _values(config, "cache_dir", "cache_size")
+    store, secret = _values(config, "cache_store", "cache_store_secret")
     images = Kept(*_values(config, "images_dir", "images_size", "image_mirror"))
     with (
         session.console_stream(),
         open_pool(
             vmports_allocator, root=config.rootpath, tell=session.terminal, cache_dir=cache,
-            cache_size=limit, images=images, keeper=session.keeper(),
+            cache_size=limit, store=store, secret=secret, images=images, keeper=session.keeper(),
             run=getattr(config, "workerinput", {}).get("testrunuid"),
         ) as pool,
     ):  # fmt: skip

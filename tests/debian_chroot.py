@@ -171,7 +171,7 @@ def _install(root: Path, out: Path) -> None:
     python3 -m venv /venv
     pip() {{ {pip}; }}
     pip 'pip>=25.1'
-    pip --editable '.[alpine,cloud,images,rich,xdist]' --group test"""
+    pip --editable '.[alpine,cloud,images,rich,store,xdist]' --group test"""
     _done(["sh", "-c", script], root, out)
 
 

@@ -689,8 +689,8 @@ _PLAN = _of(
     ),
     key_without_the_guest=('"guest": self.guest.digest(self.root, qemu.architecture),', ""),
     key_without_the_proof=('"ready": f"{self.wait_for}: {asked}",', ""),
-    key_without_qemu=('"qemu": [str(qemu), binary.st_size, binary.st_mtime_ns],', ""),
-    key_by_qemus_words_alone=("[str(qemu), binary.st_size, binary.st_mtime_ns]", "str(qemu)"),
+    key_without_qemu=('"qemu": [qemu.build, content_digest(Path(qemu.path))],', ""),
+    key_by_qemus_words_alone=("[qemu.build, content_digest(Path(qemu.path))]", "qemu.build"),
     key_with_the_relay=("replace(self.network, relayed=False), ())", "self.network, ())"),
     waiting_for_any_host_port=('update={"external": 0}', "update={}"),
     waiting_for_any_service=('"services": sorted(self.network.host_ports),', ""),
@@ -860,7 +860,7 @@ _PRIVATE = (
         anybodys_answer_is_believed=("facts.st_mode & WRITE_ACCESS", "False"),
         an_answer_outlives_its_program=('kept["seen"] == seen and', "True and"),
         an_answer_outlives_its_libraries=("_state(name) == state for", "True for"),
-        half_an_answer_is_kept=("is not None and all_of_them", "is not None"),
+        half_an_answer_is_kept=("and may_be_kept:", ":"),
     )
     + _of(
         "pytest_vmports/system/program_files.py",
@@ -942,11 +942,43 @@ _BOUNDED_TAR = _of(
     "tests/images/test_containers.py",
     a_header_may_be_endless=("if found.type in _TOLD and found.size > _MOST_HEADER:", "if False:"),
 )
+_TRAVEL = (
+    _of(
+        "pytest_vmports/pool/packed.py",
+        "tests/pool/test_packed.py",
+        an_unsigned_one_is_believed=("wanted.secret is not None and not signed", "False"),
+        any_signature_will_do=("not hmac.compare_digest(", "not (lambda *_: True)("),
+        another_key_will_do=("if wanted.key not in {None, key}:", "if False:"),
+        any_name_is_written=("if not _NAMES.fullmatch(name)]", "if False]"),
+        any_size_is_unpacked=(
+            "if sum(file.size for file in files.values()) > wanted.most:", "if False:"),
+        other_content_is_taken=("if _copy(tar, member, target, file) != file.digest:",
+                                "if _copy(tar, member, target, file) is None:"),
+        data_elsewhere_is_taken=("    if names.data_file:\n", "    if False:\n"),
+    )
+    + _of(
+        "pytest_vmports/pool/remote.py",
+        "tests/pool/test_remote.py",
+        a_store_to_read_is_written=("if self._wanted.readonly or", "if"),
+        a_dead_store_is_asked_again=('if self._noted("off") or self._noted(key):', "if False:"),
+        what_worked_stays_on_trial=('self._note(f"{key}-{_WORKED}")', "pass"),
+    )
+    + _of(
+        "pytest_vmports/system/processors.py",
+        "tests/system/test_processors.py",
+        no_rate_in_the_key=("or qemu.architecture.host_ticks", ""),
+    )
+    + _of(
+        "pytest_vmports/guests/overlay.py",
+        "tests/guests/test_overlay.py",
+        a_file_says_itself_what_it_lies_on=("if said != right:", "if False:"),
+    )
+)  # fmt: skip
 _DISK = _of(
     "pytest_vmports/guests/image.py",
     "tests/guests/test_image.py",
-    identity_without_files=("*fingerprint(file)] for file in files]", "] for file in ()]"),
-    identity_without_fingerprints=("[str(file), *fingerprint(file)]", "[str(file)]"),
+    identity_without_files=("content_digest(file) for file in files]", "0 for file in ()]"),
+    identity_without_content=("[content_digest(file) for", "[str(file) for"),
     identity_without_chain=("    return found, files\n", "    return found, files[:1]\n"),
     identity_without_format=('"format": disk.format,', '"format": None,'),
     identity_without_firmware=('"firmware": disk.firmware,', '"firmware": "bios",'),
@@ -1093,6 +1125,7 @@ MUTANTS = [
     *_GDB, *_CARDS, *_BOARDS, *_WALLS, *_SHELL, *_COMMAND, *_READINESS, *_CONTROL, *_POWER, *_CLONE,
     *_STORE, *_STORED, *_TEMPLATE, *_IMAGES, *_FETCH, *_UNPACK, *_SAVED_IMAGE, *_ROOT_TREE, *_BOUNDED_TAR,
     *_DISK,
+    *_TRAVEL,
     *_IMAGE_LINKS, *_QEMU_WALLS, *_SHARES, *_VIRTIOFS,
     *_CHANNEL, *_SAID, *_SPOKEN,
     *_CONSOLE, *_CRASHES, *_CRASH_DUMP, *_LAUNCH, *_PLAN, *_KINDS, *_WAYS, *_FAILURES,

@@ -16,7 +16,7 @@ import pytest_vmports
 from pytest_vmports.network.wiring import Wiring
 from pytest_vmports.pool import planning
 from pytest_vmports.pool.guest_choice import chosen_guest
-from pytest_vmports.settings import guests, hardware, options, parse
+from pytest_vmports.settings import far_store, guests, hardware, options, parse
 from pytest_vmports.settings.table import OPTIONS
 from pytest_vmports.system.programs import Accelerator
 
@@ -238,6 +238,8 @@ UNSEEN = {
     "prewarm": "when a clone is made",
     "cache_size": "how many templates are kept",
     "cache_dir": "where templates are kept",
+    "cache_store": "where else templates are kept",
+    "cache_store_secret": "whom a template is believed from",
     "images_size": "how many images are kept",
     "images_dir": "where images are kept; a disk's own identity knows its file",
     "image_mirror": "where images come from; a disk's own identity knows its file",
@@ -307,7 +309,7 @@ UNSEEN_VALUES = {
     "fresh_boot": "yes", "allow_crash": "yes", "cloud_init": "tolerant", "prewarm": "0",
     "agent": "no",
     "copy_limit": "64M",
-    "cache_size": "1G",
+    "cache_size": "1G", "cache_store": "/far", "cache_store_secret": "env:X",
     "images_size": "1G", "images_dir": "/i", "image_mirror": "debian=https://mirror.example/d",
     "cache_dir": "/c", "port_range": "20000-20100", "port_wait": "7", "bind_host": "127.0.0.2",
     "missing": "skip", "state_dir": "/s", "artifacts": "no", "pcap": "yes", "keep": "always",
@@ -363,7 +365,7 @@ def test_installed_and_unused_it_loads_nothing_heavy(pytester, monkeypatch):
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_setting_names_a_reader_that_reads_its_default(option):
-    homes = [home for home in (guests, hardware, parse) if hasattr(home, option.reader)]
+    homes = [home for home in (far_store, guests, hardware, parse) if hasattr(home, option.reader)]
     assert [inspect.getmodule(getattr(home, option.reader)) for home in homes] == homes != []
     option.read(option.default)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.cli import tables
@@ -15,9 +14,6 @@ from pytest_vmports.system.reader import to_reader
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_vmports.pool.template_store import TemplateStore
-
-_MIB = 1 << 20
 # Settings that ``run`` takes; all others by their environment variables.
 _RUN_SETTINGS = (
     "guest", "allow_network", "setup", "files", "kernel", "initrd", "append", "memory", "cpus",
@@ -26,7 +22,6 @@ _RUN_SETTINGS = (
 _SWITCHES = {"fresh_boot"}
 # The same, and with a value another one.
 _SWITCHES_OR_MORE = {"allow_network"}
-_COLUMNS = ("KEY", "GUEST", "WIRING", "MEMORY", "ON DISK", "LAST USED", "BUILT WITH")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +42,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
     _add_run(commands.add_parser("run", help="start a VM and show its console until Ctrl-C"))
-    cache = commands.add_parser("cache", help="list or remove the saved states of guests")
-    cache.add_argument("action", choices=("list", "clear"), help="clear removes those not in use")
+    cache = commands.add_parser("cache", help="list, remove, or move the saved states of guests")
+    cache.add_argument(
+        "action", choices=("list", "clear", "export", "import"),
+        help="clear removes those not in use; export FILE [KEY ...] and import FILE move them",
+    )  # fmt: skip
+    cache.add_argument("words", nargs="*", metavar="FILE or KEY", help="see export and import")
     cache.add_argument(
         "--cache-dir", metavar="DIR",
         help="where they are kept, if not in the user's cache folder",
@@ -166,49 +165,9 @@ def _kept(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from pytest_vmports.pool.template_store import TemplateStore
-    from pytest_vmports.settings.options import NoConfig, resolve
+    from pytest_vmports.cli import cache
 
-    said = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
-    found = resolve(NoConfig(), said, "--cache-dir").cache_dir
-    folder = None if found is None else Path(found)
-    if folder is not None and not folder.is_dir():  # opening the store would make it
-        sys.stdout.write(f"no templates in {folder}\n")
-        return 0
-    store = TemplateStore(folder, limit=0)
-    (_list if options.action == "list" else _clear)(store)
-    return 0
-
-
-def _list(store: TemplateStore) -> None:
-    rows, total = [], 0
-    for manifest, size, used in store.entries():
-        facts = manifest.get("facts")
-        facts = facts if isinstance(facts, dict) else {}
-        told = facts.get("qemu")
-        qemu = told[0] if isinstance(told, list) and told else "?"
-        rows.append(
-            (
-                str(manifest["key"]), str(facts.get("name", "?")), str(facts.get("wiring", "?")),
-                f"{facts.get('memory', '?')} MiB", f"{size / _MIB:.0f} MiB", tables.minute(used),
-                # "QEMU 7.2.9 (/usr/bin/…, from PATH)": the version is enough
-                str(qemu).partition(" (")[0],
-            )
-        )  # fmt: skip
-        total += size
-    tables.write(rows, header=_COLUMNS)
-    found = f"{_templates(len(rows))} in {store.base}"
-    sys.stdout.write(f"{found}, {total / _MIB:.0f} MiB\n" if total else f"{found}\n")
-
-
-def _clear(store: TemplateStore) -> None:
-    removed, kept = store.clear(), len(store.entries())
-    text = f"removed {_templates(removed)}"
-    sys.stdout.write(f"{text}, kept {kept} in use\n" if kept else f"{text}\n")
-
-
-def _templates(number: int) -> str:
-    return f"{number or 'no'} template{'' if number == 1 else 's'}"
+    return cache.run(options)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def started(words: Mapping[str, Any]) -> Iterator[VM]:
         open_allocator(wanted.state_dir, wanted.port_range) as allocator,
         open_pool(
             allocator, root=Path.cwd(), tell=_tell, cache_dir=wanted.cache_dir,
-            cache_size=wanted.cache_size,
+            cache_size=wanted.cache_size, store=wanted.cache_store,
+            secret=wanted.cache_store_secret,
             images=Kept(wanted.images_dir, wanted.images_size, wanted.image_mirror),
         ) as pool,
         pool.vm(wanted) as vm,

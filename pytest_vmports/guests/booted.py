@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.constants import GATEWAY_IP, GUEST_IP
-from pytest_vmports.guests import boot_check, given, initramfs, own_part
+from pytest_vmports.guests import boot_check, initramfs, own_part
 from pytest_vmports.guests import container as containers
 from pytest_vmports.guests import image as disk
 from pytest_vmports.guests.initrd import BUSYBOX
+from pytest_vmports.system.digests import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +91,15 @@ class Booted:
             return self.kernel_path, self.initrd_path
         return self.kernel_path, own_part.initrd_with(self.initrd_path, entries, cache)
 
+    @property
+    def base(self) -> tuple[Path, str] | None:
+        """The image that its disk is an overlay on, and its format; None where it has none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return None if self.root_disk is None else self.root_disk.base
+
     def digest(self, root: Path, architecture: Architecture) -> dict[str, Any]:
         """Return what tells this guest's content from another's, for the key of a template."""
         added = initramfs.archive(self._entries(root, architecture))
@@ -97,8 +107,8 @@ class Booted:
             {} if self.root_disk is None else {"image": disk.identity(self.root_disk, architecture)}
         )
         return {
-            "kernel": given.file_digest(self.kernel_path) if self.kernel_path else "",
-            "initrd": given.file_digest(self.initrd_path) if self.initrd_path else "",
+            "kernel": content_digest(self.kernel_path) if self.kernel_path else "",
+            "initrd": content_digest(self.initrd_path) if self.initrd_path else "",
             "added": hashlib.sha256(added).hexdigest(),
             "append": self.append,
             **image,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_vmports.errors import SettingError
 from pytest_vmports.guests import initramfs
-from pytest_vmports.system.fingerprint import fingerprint
+from pytest_vmports.system.digests import content_digest
 from pytest_vmports.system.small_file import read_object
 
 if TYPE_CHECKING:
@@ -123,10 +123,9 @@ def write(container: Container, folder: Path) -> None:
     (folder / FACTS).write_text(json.dumps(asdict(container)))
 
 
-def identity(disk: Path) -> list[Any]:
+def identity(disk: Path) -> str:
     """Return what tells its files' content from another's, for the key of a template."""
-    files = disk.with_name(FILES)
-    return [str(files), *fingerprint(files)]
+    return content_digest(disk.with_name(FILES))
 
 
 def _refusal(name: str, value: object, allowed: str) -> SettingError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_vmports.errors import GuestNotFoundError, SettingError
@@ -33,19 +32,8 @@ def inittab(architecture: Architecture) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def file_digest(path: Path) -> str:
-    """Return the digest of a file's content, read once as long as it looks the same."""
-    facts = path.stat()
-    return _digest_of(path, facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=32)
-def _digest_of(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - part of the key
-    return digest_now(path)
-
-
 def digest_now(path: Path) -> str:
-    """Return the digest of a file's content, whatever was read of it before."""
+    """Return the sha256 of a file's content, as its maker may have published it."""
     with host_files.open_file(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmports.errors import ImageError
 from pytest_vmports.guests import disk_agent, file_kinds, image_links, raw_image
 from pytest_vmports.guests.qemu_img import qemu_img
-from pytest_vmports.system.fingerprint import fingerprint
+from pytest_vmports.system.digests import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,14 +69,22 @@ class Disk:
             return {}
         return self.seed.files(ssh_key, "" if self.bare else disk_agent.script(architecture))
 
+    @property
+    def base(self) -> tuple[Path, str]:
+        """Itself, as an overlay on it is told of it: where it is, and its format.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.path, self.format or image_links.format_of(self.path)
+
     def chain(self) -> tuple[Path, ...]:
         """Return the image and the files behind it, which QEMU reads, by what it says now.
 
         Raises:
             ImageError: see `image_links.chain`.
         """
-        kind = self.format or image_links.format_of(self.path)
-        return image_links.chain(self.path, kind, self.backing)
+        return image_links.chain(*self.base, self.backing)
 
 
 def check(disk: Disk, *, direct: bool, has_bios: bool = True) -> str:
@@ -139,7 +147,8 @@ def overlay_arguments(image: Path, image_format: str, target: Path) -> list[str]
 def identity(disk: Disk, architecture: Architecture) -> dict[str, Any]:
     """Return what tells this disk's content from another's, for the key of a template.
 
-    Reading gigabytes would take longer than a clone. The same holds for the files behind a qcow2.
+    The same holds for the files behind a qcow2. Their content is read once on a machine, as long as
+    they look the same.
 
     Args:
         disk: the image.
@@ -154,7 +163,7 @@ def identity(disk: Disk, architecture: Architecture) -> dict[str, Any]:
     for name, content in sorted(disk.seed_files(architecture).items()):
         seed.update(f"{name} {len(content)}\n".encode() + content)
     return {
-        "files": [[str(file), *fingerprint(file)] for file in files],
+        "files": [content_digest(file) for file in files],
         "format": disk.format,
         "firmware": disk.firmware,
         "seed": seed.hexdigest() if disk.seed else None,

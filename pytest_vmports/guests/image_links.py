@@ -90,6 +90,15 @@ def chain(path: Path, image_format: str, named: Collection[Path] = ()) -> tuple[
     return tuple(found)
 
 
+def names(path: Path) -> Names:
+    """Return what the header of a qcow2 names.
+
+    Raises:
+        ImageError: it is none, or damaged.
+    """
+    return _names(path, path)
+
+
 def _next(image: Path, at: Path, names: Names, named: Collection[Path]) -> tuple[Path, str]:
     """Return the file behind one of the chain, and its format."""
     told = printable(os.fsdecode(names.backing))

@@ -17,6 +17,7 @@ from pytest_vmports.guests import host_files
 from pytest_vmports.system.paths import absolute, as_bytes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Mapping
 
 _BLOCK, _COPIED = 512, 1 << 20
@@ -111,16 +112,22 @@ def _walk(source: Path, target: PurePosixPath) -> Iterator[Entry]:
     if stat.S_ISLNK(info.st_mode):
         yield Entry(str(target), info.st_mode, as_bytes(source.readlink()))
     elif stat.S_ISDIR(info.st_mode):
-        yield Entry(str(target), info.st_mode)
+        yield Entry(str(target), _mode(info))
         for child in sorted(source.iterdir()):
             yield from _walk(child, target / child.name)
     elif stat.S_ISREG(info.st_mode):
-        yield Entry(str(target), info.st_mode, host_files.read(source, "the host's file"))
+        yield Entry(str(target), _mode(info), host_files.read(source, "the host's file"))
     else:
         raise GuestNotFoundError(
             what=f"files leads to {source}, and {source.name} is neither a file nor a folder",
             remedy="leave it out",
         )
+
+
+def _mode(info: os.stat_result) -> int:
+    """Return a file's mode, without what a checkout has by its user's umask alone."""
+    alone = info.st_mode & stat.S_IWGRP and not info.st_mode & stat.S_IWOTH
+    return info.st_mode & ~stat.S_IWGRP if alone else info.st_mode
 
 
 def _with_parents(entries: Iterable[Entry], there: frozenset[str]) -> Iterator[Entry]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+    from typing import IO
 
 MOST_MEMBERS: Final = 1_000_000
 # A name is no longer than a path; what else pax tells of a file is a few attributes.
 _MOST_HEADER: Final = 1 << 20
+_BUFFER: Final = 1 << 20
 _TOLD = {
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -29,12 +30,18 @@ class _Bounded(tarfile.TarInfo):
         return found
 
 
-def open_tar(file: BinaryIO) -> tarfile.TarFile:
+def open_tar(file: IO[bytes], *, once: bool = False) -> tarfile.TarFile:
     """Return a tar that is not compressed, opened for reading.
+
+    Args:
+        file: its content.
+        once: that is read from its begin to its end and no other way.
 
     Raises:
         tarfile.TarError: it is none.
     """
+    if once:
+        return tarfile.open(fileobj=file, mode="r|", tarinfo=_Bounded, bufsize=_BUFFER)
     return tarfile.open(fileobj=file, mode="r:", tarinfo=_Bounded)
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import importlib
 import json
 import lzma
-import os
-import sys
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_vmports.errors import HostError, ImageError
+from pytest_vmports.errors import ImageError
 from pytest_vmports.guests import file_kinds, host_files
 from pytest_vmports.guests.qemu_img import qemu_img
+from pytest_vmports.system import holes, zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _CHUNK: Final = 1 << 20
-_ZEROS: Final = bytes(_CHUNK)
 _HEAD: Final = 1 << 16
 _CONVERT_SECONDS: Final = 3600.0
 # By the names in `file_kinds`: how qemu-img calls them. A text that describes a vmdk names files.
@@ -34,15 +31,7 @@ _AGAIN: Final = "fetch it again, or name another image"
 
 
 def _zstd() -> Any:
-    """Return the module that reads it: Python's own from 3.14 on, or the same for those before."""
-    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise HostError(
-            f"the image is compressed by zstd, which {name} reads, and that is missing: pip "
-            "install 'pytest-vmports[images]'"
-        ) from error
+    return zstd.module("the image is compressed by zstd", "images")
 
 
 _OPENERS: Final[dict[str, Callable[[Any], Any]]] = {
@@ -148,12 +137,9 @@ def _decompress(path: Path, kind: str, target: Path, most: int) -> None:
                     path, f"unpacked it has more than the {most >> 20} MiB that all images may "
                     "take", "raise images_size, if it is what it should be",
                 )  # fmt: skip
-            # What is nothing but zeros takes no room, or a disk would be as large as it says.
-            if piece == _ZEROS[: len(piece)]:
-                file.seek(len(piece), os.SEEK_CUR)
-            else:
-                file.write(piece)
-        file.truncate(size)
+            # Else a disk would be as large as it says.
+            holes.write(file, piece)
+        holes.end(file)
 
 
 def _pieces(path: Path, kind: str) -> Iterator[bytes]:

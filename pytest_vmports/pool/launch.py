@@ -160,7 +160,7 @@ class Launcher:
         workdir = Path(tempfile.mkdtemp(prefix="v", dir=self._run_dir))
         below: tuple[Path, ...] = ()
         if template is not None:
-            below = lay_disks(template.folder, workdir, plan.image_files())
+            below = lay_disks(template.folder, workdir, plan.image_files(), plan.bases)
         else:
             make_all(plan.disks, workdir)
         network = plan.network
@@ -190,15 +190,24 @@ class Launcher:
                     ready = self._start(plan, exposed, observe, template)
                 except ForwardError:
                     raise
-                except (LaunchError, MonitorError, MachineDiedError) as error:
-                    # A host that is short of something says nothing about the template.
-                    if not state_may_be(error) and template.sound(template.folder.name):
+                except MachineError as error:
+                    if not self._to_blame(template, error):
                         raise
-                    # Found sound, and still not to be restored, or restored and dead at once.
                     self._templates.discard(template, plan, error)
                     continue
+                self._templates.worked(template)
             return ready, self._order(plan, template, exposed.host)
         return self._start(plan, exposed, observe, None), None
+
+    def _to_blame(self, template: Template, error: MachineError) -> bool:
+        """Whether a machine did not get ready for what it was cloned from."""
+        if self._templates.on_trial(template):
+            return True
+        if not isinstance(error, (LaunchError, MonitorError, MachineDiedError)):
+            return False
+        # A host that is short of something says nothing about the template. Else it was found
+        # sound, and is still not to be restored, or was restored and dead at once.
+        return state_may_be(error) or not template.sound(template.folder.name)
 
     def _order(self, plan: Plan, template: Template, host: str) -> Order | None:
         if not plan.kind.stands_by or not plan.network.forwards_later:

@@ -17,6 +17,7 @@ from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.planning import lossy_line, open_host_line, plan_of, unwalled_line
 from pytest_vmports.pool.standby import Standby, how_many
 from pytest_vmports.pool.templates import Templates
+from pytest_vmports.settings.far_store import with_secret
 from pytest_vmports.system.programs import find_qemu
 from pytest_vmports.system.run_dir import RunDir
 from pytest_vmports.system.shared_dir import SharedDir
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_vmports.models import PortMapping
     from pytest_vmports.network.exposed import ExposedPorts
     from pytest_vmports.pool.keeper import Keeper
+    from pytest_vmports.settings.far_store import FarStore
     from pytest_vmports.settings.options import Settings
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.plan import Plan
@@ -218,6 +220,8 @@ def open_pool(
     tell: Callable[[str], None],
     cache_dir: str | Path | None = None,
     cache_size: int = 4096,
+    store: FarStore | None = None,
+    secret: str | None = None,
     images: Kept | None = None,
     keeper: Keeper | None = None,
     run: str | None = None,
@@ -230,11 +234,14 @@ def open_pool(
         tell: writes a line to the terminal.
         cache_dir: the folder of the templates; None means the user's cache folder.
         cache_size: MiB on disk that all templates may take.
+        store: where templates are looked for before a boot, and put after one.
+        secret: where the secret is that they are signed with there; see `with_secret`.
         images: where images are kept that are fetched; None means the user's cache folder.
         keeper: keeps VMs beyond the run; None where none is to be kept.
         run: names the run that this process is a worker of; None where it is the run's only one.
 
     Raises:
+        SettingError: nobody has said that the store is to be believed.
         StateDirError: a folder cannot be made, or is not this user's alone.
     """
     with contextlib.ExitStack() as stack:
@@ -246,7 +253,7 @@ def open_pool(
             else:
                 shared = stack.enter_context(SharedDir(run)).path
         cache = Path(cache_dir) if cache_dir else None
-        templates = Templates(cache, shared, cache_size, tell)
+        templates = Templates(cache, shared, cache_size, tell, with_secret(store, secret))
         stack.callback(templates.close)
         failed = FailedStarts(shared / "failed", tell)
         kept = Images(images or Kept(), tell)

@@ -17,6 +17,7 @@ from pytest_vmports.errors import (
     VmPortsError,
 )
 from pytest_vmports.pool.apart import Apart
+from pytest_vmports.pool.remote import Remote
 from pytest_vmports.pool.template import CLOCK
 from pytest_vmports.pool.template_places import TemplatePlaces
 from pytest_vmports.system import clock
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_vmports.pool.apart import ApartError
     from pytest_vmports.pool.template import Template
+    from pytest_vmports.settings.far_store import FarStore
     from pytest_vmports.vm.machine import Machine
     from pytest_vmports.vm.plan import Plan
 
@@ -53,12 +55,19 @@ class Templates:
         shared: private folder of the run, for templates where the cache is of no use.
         limit: MiB on disk that all templates may take.
         tell: writes a line to the terminal.
+        store: where they are looked for before a boot, and put after one; None for nowhere.
     """
 
     def __init__(
-        self, cache: Path | None, shared: Path, limit: int, tell: Callable[[str], None]
+        self,
+        cache: Path | None,
+        shared: Path,
+        limit: int,
+        tell: Callable[[str], None],
+        store: FarStore | None = None,
     ) -> None:
         self._tell = tell
+        self._remote = None if store is None else Remote(store, shared, limit * _MIB, tell)
         self._places = TemplatePlaces(cache, shared, limit * _MIB, tell)
         self._told: set[str] = set()
         self._without: set[str] = set()  # of plans, see `Plan.family`: names may be equal
@@ -102,8 +111,13 @@ class Templates:
             MonitorError: QEMU cannot save it.
             ForwardError: a host port was somebody else's.
         """
+        booted: list[Path] = []
 
         def fill(folder: Path) -> None:
+            if self._remote is not None and self._remote.fetch(plan.key, folder, plan.guest.name):
+                return
+            booted.append(folder)
+
             def save_it(booted: Machine) -> None:
                 _rest_and_save(booted, folder)
                 _keep(folder, "console", booted.console.recent()[-_CONSOLE_CHARACTERS:])
@@ -118,7 +132,10 @@ class Templates:
                 _mind_full_disk(folder, error)
                 raise
 
-        return self._places.find(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
+        found = self._places.find(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
+        if booted and found is not None and self._remote is not None:
+            self._remote.put(found)
+        return found
 
     def cannot_be_saved(self, plan: Plan, error: VmPortsError) -> None:
         """Boot this plan's guest, with such hardware, from cold from now on, and say so once."""
@@ -131,7 +148,12 @@ class Templates:
 
     def discard(self, template: Template, plan: Plan, error: VmPortsError) -> None:
         """Give up a template that was sound and could not be restored all the same."""
+        fetched = self.on_trial(template)
+        if fetched and self._remote is not None:
+            self._remote.give_up(template.folder.name, plan.guest.name, _brief(error))
         self._places.discard(template)
+        if fetched:
+            return
         if template.folder.name in self._failed:
             self._give_up(plan, f"its saved state cannot be restored: {_brief(error)}")
         else:
@@ -139,8 +161,19 @@ class Templates:
             said = "a saved state could not be restored and is built anew"
             self._tell(f"vmports: {said}: {_brief(error)}")
 
+    def on_trial(self, template: Template) -> bool:
+        """Whether a template came from elsewhere, and none was seen to work here."""
+        return self._remote is not None and self._remote.on_trial(template.folder.name)
+
+    def worked(self, template: Template) -> None:
+        """Note that a VM was cloned from it, and got ready."""
+        if self._remote is not None:
+            self._remote.worked(template.folder.name)
+
     def close(self) -> None:
-        """Let go of the templates in use."""
+        """Let go of the templates in use, those that are put elsewhere last."""
+        if self._remote is not None:
+            self._remote.close()
         self._places.close()
 
     def _give_up(self, plan: Plan, why: str) -> None:

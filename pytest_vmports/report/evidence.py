@@ -27,7 +27,10 @@ _SHORT_CONSOLE, _SHORT_OUTPUT, _WHOLE = 25, 10, 1_000_000
 _MORE, _ALL = 1, 2
 """From which verbosity on a report has more of a VM, and all of it."""
 # Where things are kept: no test fails for that, and artifacts name them.
-_FOLDERS = {"cache_dir", "cache_size", "state_dir", "artifacts", "timeline"}
+_FOLDERS = {
+    "cache_dir", "cache_size", "cache_store", "cache_store_secret", "state_dir", "artifacts",
+    "timeline",
+}  # fmt: skip
 _MOST_REFUSED = 5
 LEFT_OUT = "left out: what was asked before it took all the time that a report is given"
 # Of asking the forwards of a VM whose test has failed.

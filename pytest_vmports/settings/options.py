@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.models import PortMapping
     from pytest_vmports.network.destinations import Destinations
+    from pytest_vmports.settings.far_store import FarStore
     from pytest_vmports.settings.table import Option
     from pytest_vmports.settings.wait_for import WaitFor
 
@@ -71,6 +72,8 @@ class Settings:
     copy_limit: int
     prewarm: int | str
     cache_size: int
+    cache_store: FarStore | None
+    cache_store_secret: str | None
     cache_dir: str | None
     images_size: int
     images_dir: str | None

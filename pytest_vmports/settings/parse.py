@@ -30,7 +30,9 @@ _LEAST_MEMORY = 64
 _MOST_MEMORY = 1 << 40  # MiB; QEMU counts bytes in 64 bits
 _MOST_SECONDS = 10**8  # three years, which every clock and system call takes
 # Readers of paths, which are given what a relative one is relative to.
-ROOTED = frozenset({"path", "program", "folder_or_no", "picture", "files", "guest", "disks"})
+ROOTED = frozenset(
+    {"path", "program", "folder_or_no", "picture", "files", "guest", "disks", "store", "secret"}
+)
 
 
 def boolean(value: Any) -> bool:

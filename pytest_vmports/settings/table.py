@@ -47,7 +47,7 @@ class Option(NamedTuple):
     Attributes:
         name: its name in all homes.
         default: its value when nobody says anything, in the spelling a user would use.
-        reader: the name of the function in `parse`, `guests` or `hardware` that makes the final
+        reader: the name of the function in a module beside this one that makes the final
             value.
         help: for ``pytest --help`` and the README.
         among: what makes that reader, where it depends: a choice's words, a number's bounds.
@@ -74,9 +74,11 @@ class Option(NamedTuple):
             ValueError: the value is wrong; says what is allowed.
             TypeError: likewise.
         """
-        from pytest_vmports.settings import guests, hardware, parse
+        from pytest_vmports.settings import far_store, guests, hardware, parse
 
-        home = next(one for one in (guests, hardware, parse) if hasattr(one, self.reader))
+        home = next(
+            one for one in (guests, hardware, far_store, parse) if hasattr(one, self.reader)
+        )
         reader = getattr(home, self.reader)
         if self.reader in parse.ROOTED:
             return reader(value, root)
@@ -204,6 +206,15 @@ OPTIONS = (
         "cache_size", "4G", "memory", "MiB on disk for saved states, or as 4G", marker=False
     ),
     Option("cache_dir", None, "path", "folder of the saved states", marker=False),
+    Option(
+        "cache_store", None, "store",
+        "folder or address, as s3://bucket/folder, where saved states are looked for before a boot "
+        "and put after one; behind it readonly, or trusted where nobody signs them", marker=False,
+    ),
+    Option(
+        "cache_store_secret", None, "secret",
+        "what saved states are signed with: env:NAME of a variable, or a file", marker=False,
+    ),
     Option(
         "images_size", "20G", "memory", "MiB on disk for images that were fetched, or as 20G",
         marker=False,

@@ -43,6 +43,7 @@ class Architecture:
         kernels: what kernels QEMU boots for it, by `file_kinds`; empty where that is not known.
         saved_from: the first QEMU whose saved states of an emulated guest hold all of it.
         bundled_memory: MiB with which the bundled guest comes up for certain.
+        host_ticks: where QEMU emulates its processor, that one's counter is the host's.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Architecture:
     kernels: frozenset[str] = frozenset()
     saved_from: tuple[int, int, int] = (0, 0, 0)
     bundled_memory: int = 0
+    host_ticks: bool = False
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ X86_64 = Architecture(
     kernels=frozenset(("bzImage", "ELF for x86", "ELF")),
     # Booted with a setup, in both wirings: 96 panics, 97 now and then, 98 came up.
     bundled_memory=104,
+    host_ticks=True,
 )
 AARCH64 = Architecture(
     name="aarch64",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_vmports.system.probing import ask
+from pytest_vmports.system.proc import said
 
 if TYPE_CHECKING:
     from pytest_vmports.system.programs import Accelerator, Qemu
@@ -20,6 +22,50 @@ _VERSION = re.compile(r"-v\d+$|-(IBRS|noTSX)\b")
 # What most ask for comes first; what is no use to anybody who asks for some is left out.
 _FIRST = ("max", "qemu64", "cortex-a57")
 _UNUSED = {"base", "host"}
+# What tells one host's processors from another's, to whoever is given them as they are.
+_TELLING = frozenset({
+    "vendor_id", "cpu family", "model", "stepping", "flags", "isa", "features", "cpu implementer",
+    "cpu architecture", "cpu variant", "cpu part",
+})  # fmt: skip
+_OWN = {"host", "max"}
+
+
+def seen_by_guest(qemu: Qemu, accelerator: Accelerator, cpu: str | None) -> list[str]:
+    """Return what of the host's own processors a guest gets to see; nothing where that is none.
+
+    A guest that was saved with them goes on with none that lack something, and its clock goes wrong
+    with a counter that runs at another rate.
+
+    Args:
+        qemu: by which it runs.
+        accelerator: by which that one runs it.
+        cpu: its processor, as ``-cpu`` takes it; None for the one that is best here.
+    """
+    told = dict(_rows(said("cpuinfo")))
+    seen = []
+    if accelerator.name != "tcg" and (cpu is None or cpu.partition(",")[0] in _OWN):
+        seen = [f"{name}: {value}" for name, value in told.items() if name in _TELLING]
+        seen = seen or [platform.processor() or platform.machine()]
+    if accelerator.name != "tcg" or qemu.architecture.host_ticks:
+        seen.append(f"ticks: {_megahertz(told.get('bogomips', ''))}")
+    return seen
+
+
+def _rows(text: str) -> list[tuple[str, str]]:
+    """Return what ``/proc/cpuinfo`` says of the first processor."""
+    rows = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return [(name.strip().lower(), value.strip()) for name, _, value in rows]
+
+
+def _megahertz(told: str) -> str:
+    """Return the rate of the counter: half of what Linux says, which reckons it so (calibrate.c).
+
+    In whole MHz: each start of a host measures it anew, a little otherwise.
+    """
+    try:
+        return f"{float(told) / 2:.0f} MHz"
+    except ValueError:
+        return "unknown"
 
 
 @lru_cache(maxsize=32)

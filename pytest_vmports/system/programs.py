@@ -59,6 +59,7 @@ class Qemu:
         has_window: likewise with the device by which a guest shares memory with us.
         shares_by: those of its devices by which a guest sees a folder of the host's.
         machine: the machine type that it is to make; None for its architecture's default.
+        build: its version and its package's, as it says itself.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Qemu:
     has_window: bool = False
     shares_by: frozenset[str] = frozenset()
     machine: str | None = None
+    build: str = ""
 
     @property
     def architecture(self) -> Architecture:
@@ -153,10 +155,11 @@ def find_qemu(wanted: str | None = None) -> Qemu:
         # A bundled QEMU may need a newer C library than this machine has: believe a run only.
         code, text = _run([path, "--version"])
         # qemu-img tells a version too.
-        match = re.search(r"emulator version (\d+)\.(\d+)\.(\d+)", text)
+        match = re.search(r"emulator version ((\d+)\.(\d+)\.(\d+).*)", text)
         if code == 0 and match:
-            major, minor, micro = map(int, match.groups())
-            return Qemu(path, (major, minor, micro), found, *_parts(path))
+            major, minor, micro = map(int, match.groups()[1:])
+            version = (major, minor, micro)
+            return Qemu(path, version, found, *_parts(path), build=match[1].strip())
         tried.append(f"  {path} {found}: {_no_good('QEMU', code, text)}")
     raise QemuNotFoundError(
         tried="\n".join(tried),

@@ -1,6 +1,6 @@
-"""What programs have said of files, kept for this user's later processes while nothing has changed.
+"""What was found out of files, kept for this user's later processes while nothing has changed.
 
-It is of one machine, until its temporary files go. Whatever is odd about it has the program asked.
+It is of one machine, until its temporary files go. Whatever is odd about it is asked anew.
 """
 
 from __future__ import annotations
@@ -35,19 +35,44 @@ def remembered(
         files: what the answer depends on beside the files that it names.
         ask: returns their names, and whether these are all; else they are not kept.
     """
+
+    def asked() -> tuple[Any, bool]:
+        names, all_of_them = ask()
+        real = {name: os.path.realpath(name) for name in names}
+        return [[*one, _state(one[0])] for one in real.items()], all_of_them
+
+    def holds(found: Any) -> bool:
+        return all(isinstance(real, str) and _state(name) == state for name, real, state in found)
+
+    return [real for _, real, _ in answer(question, files, asked, holds)]
+
+
+def answer(
+    question: list[Any],
+    files: Iterable[str],
+    ask: Callable[[], tuple[Any, bool]],
+    holds: Callable[[Any], bool],
+) -> Any:
+    """Return what is known of some files, and ask where nothing is, or where they have changed.
+
+    Args:
+        question: what is asked, as JSON has it.
+        files: what the answer depends on.
+        ask: returns the answer, as JSON has it, and whether it may be kept.
+        holds: whether a kept answer still holds; may raise what odd JSON brings.
+    """
     try:
         file = _place(question)
     except StateDirError:
         file = None
     # Before it is asked: what changes meanwhile is asked again.
     seen = [question, [[name, _state(name)] for name in files]]
-    found = None if file is None else _known(file, seen)
+    found = None if file is None else _known(file, seen, holds)
     if found is None:
-        names, all_of_them = ask()
-        found = {name: os.path.realpath(name) for name in names}
-        if file is not None and all_of_them:
-            _keep(file, {"seen": seen, "found": [[*one, _state(one[0])] for one in found.items()]})
-    return [*found.values()]
+        found, may_be_kept = ask()
+        if file is not None and may_be_kept:
+            _keep(file, {"seen": seen, "found": found})
+    return found
 
 
 def _place(question: list[Any]) -> Path:
@@ -64,17 +89,14 @@ def _state(name: str) -> list[int] | None:
         return None
 
 
-def _known(file: Path, seen: list[Any]) -> dict[str, str] | None:
-    """Return what was found, by its name, where that still holds."""
+def _known(file: Path, seen: list[Any], holds: Callable[[Any], bool]) -> Any:
+    """Return what was found, where that still holds; else None."""
     try:
         facts = file.lstat()
         if facts.st_uid != user_id() or facts.st_mode & WRITE_ACCESS:
             return None
         kept = read_object(file)
-        holds = kept["seen"] == seen and all(
-            isinstance(real, str) and _state(name) == state for name, real, state in kept["found"]
-        )
-        return {name: real for name, real, _ in kept["found"]} if holds else None
+        return kept["found"] if kept["seen"] == seen and holds(kept["found"]) else None
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or another version's
         return None
 

@@ -9,12 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.guests.image import Disk
 from pytest_vmports.guests.more_disks import name_of
 from pytest_vmports.network.cards import masked_args, masked_words
+from pytest_vmports.system import processors
+from pytest_vmports.system.digests import content_digest
 from pytest_vmports.system.stored import KEY_LENGTH
 from pytest_vmports.vm import gdb, share, tpm
 from pytest_vmports.vm.argv import Capture, Channels, Fitting, build_command
 from pytest_vmports.vm.inside.kind import kind_of
+from pytest_vmports.vm.saved import OVERLAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from pytest_vmports.vm.share import Share
 
 # Of the identity and of what lies in a template's folder: a change of either is another template.
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,22 @@ class Plan:
         """
         return (*self.kind.image_files(), *(file for disk in self.disks for file in disk.files))
 
+    @property
+    def bases(self) -> dict[str, tuple[Path, str]]:
+        """The image that each of its disks lies on, and its format, by the name of the disk's file.
+
+        One that was empty when its VM booted lies on none.
+
+        Raises:
+            OSError: an image cannot be read.
+        """
+        root = self.guest.base
+        found = {} if root is None else {OVERLAY: root}
+        for number, disk in enumerate(self.disks, 1):
+            if disk.image is not None:
+                found[name_of(number)] = Disk(disk.image).base
+        return found
+
     def disk_files(self, folder: Path) -> list[Path]:
         """Return the files that its disks beside the root are in its private folder."""
         return [folder / name_of(number) for number in range(1, len(self.disks) + 1)]
@@ -192,19 +212,22 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What QEMU and the guest get to see, which a template has to be made anew for.
 
-        Paths, descriptors and host ports are masked in it; of the forwards, which the guest does
-        not see, those remain that it has to answer on before it is saved.
+        It is content alone, so that a template can be used in another checkout, by another user,
+        and on another machine. Paths, descriptors and host ports are masked in it; of the forwards,
+        which the guest does not see, those remain that it has to answer on before it is saved.
 
         Raises:
             VmPortsError: a file of the guest or its firmware is missing.
         """
         qemu = self.hardware.qemu
-        binary = Path(qemu.path).stat()
         ports = [*self.wanted, *self.own_ports]
         asked = sorted({port.internal for port in self.wait_for.candidates(ports)})
         return {
             "name": self.guest.name,
-            "qemu": [str(qemu), binary.st_size, binary.st_mtime_ns],
+            "qemu": [qemu.build, content_digest(Path(qemu.path))],
+            "processors": processors.seen_by_guest(
+                qemu, self.hardware.accelerator, self.hardware.cpu
+            ),
             "wiring": self.network.kind,
             # Its setup may have been refused what another's is given.
             "reach": self.network.reach,

@@ -15,7 +15,7 @@ import pytest
 
 # Now, for were it loaded while a test patches the host's programs, others would keep the patch.
 import pytest_vmports.cli.doctor
-from pytest_vmports.cli import main
+from pytest_vmports.cli import cache, main
 from pytest_vmports.errors import (
     GuestNotFoundError,
     GvproxyNotFoundError,
@@ -314,7 +314,7 @@ def build(folder):
 
 
 def facts(name):
-    qemu = ["QEMU 7.2.9 (/usr/bin/qemu-system-x86_64, from PATH)", 1, 2]
+    qemu = ["7.2.9 (Debian 1:7.2+dfsg-7)", "0" * 64]
     return {"name": name, "qemu": qemu, "wiring": "usernet", "memory": 256}
 
 
@@ -336,7 +336,7 @@ class TestCache:
         status, lines, _ = run("cache", "list", "--cache-dir", str(two))
         assert status == 0
         header, *rows, total = [re.split(r"\s{2,}", line) for line in lines]
-        assert header == list(main._COLUMNS)
+        assert header == list(cache._COLUMNS)
         assert [row[1] for row in rows] == ["web", "db"]
         assert {row[0] for row in rows} == {p.name for p in two.iterdir() if p.is_dir()}
         for row in rows:

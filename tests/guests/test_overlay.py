@@ -77,3 +77,47 @@ def test_a_folder_that_takes_nothing_is_an_error_that_names_the_image(tmp_path, 
         overlay.lay(below, tmp_path / "absent" / "ours")
     with pytest.raises(ImageError, match="no overlay can be made on it: No such file"):
         overlay.lay(tmp_path / "absent", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+@pytest.mark.parametrize("name", ["image", 'an im"age, é:2\\n'])
+def test_it_lies_on_the_image_that_is_here_and_not_on_what_a_file_from_elsewhere_says(
+    tmp_path, kind, name, qemu_binary
+):
+    there, here = tmp_path / "there", tmp_path / name
+    (tmp_path / "content").write_bytes(b"right".ljust(MIB, b"r"))
+    qemu_img("convert", "-f", "raw", "-O", kind, tmp_path / "content", here)
+    there.write_bytes(b"secret".ljust(MIB, b"s"))
+    below, ours = tmp_path / "below", tmp_path / "ours"
+    qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", there, below)
+    run = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 4096 512", below]
+    subprocess.run(run, check=True, capture_output=True)
+    assert overlay.lay(below, ours, (here, kind))
+    for gone in (False, True):
+        io = ["qemu-io", "-f", "qcow2", "-c", "read -P 114 131072 512", "-c", "read -P 7 4096 512"]
+        said = subprocess.run([*io, ours], check=False, capture_output=True, text=True)
+        assert said.stdout.count("read 512/512") == 2 and "failed" not in said.stdout, said
+        if not gone:
+            there.unlink()
+
+
+def test_what_lay_on_nothing_here_is_not_given_what_it_says(tmp_path, qemu_binary):
+    secret, below, ours = tmp_path / "secret", tmp_path / "below", tmp_path / "ours"
+    secret.write_bytes(b"s" * MIB)
+    qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, below)
+    assert overlay.lay(below, ours)
+    io = ["qemu-io", "-f", "qcow2", "-c", "read -P 0 0 512", ours]
+    assert "failed" not in subprocess.run(io, check=True, capture_output=True, text=True).stdout
+
+
+def test_names_that_are_too_long_or_no_text_together_are_told(tmp_path):
+    below = tmp_path / "below"
+    qemu_img("create", "-q", "-f", "qcow2", below, "1M")
+    for name in ("x" * 200 + "/" + "y" * 200, "\udcff"):
+        deep = tmp_path
+        for part in ("a" * 200, "b" * 200, *name.split("/")):
+            deep /= part
+        deep.parent.mkdir(parents=True, exist_ok=True)
+        deep.write_bytes(b"x")
+        with pytest.raises(ImageError, match="names"):
+            overlay.lay(below, tmp_path / "ours", (deep, "raw"))

@@ -30,6 +30,7 @@ from pytest_vmports.images import bounded_tar, containers, root_tree
 from pytest_vmports.images.images import Images, Kept
 from pytest_vmports.settings import options
 from pytest_vmports.system import clock, surroundings
+from pytest_vmports.system.digests import digest_now
 
 BOOT = bytes(510) + b"\x55\xaa" + bytes(1 << 20)
 
@@ -83,6 +84,16 @@ def made(tmp_path):
 def is_empty(tmp_path):
     names = [path.name for path in (tmp_path / "images").rglob("*") if path.suffix != ".lock"]
     return [name for name in names if not name.endswith(".json")] == []
+
+
+def test_a_disk_is_the_same_wherever_and_whenever_it_is_made(tmp_path, said):
+    layout(tmp_path / "image", [layer(("etc/motd", b"hello"))])
+    made = []
+    for place in ("one", "two"):
+        with contextlib.closing(Images(Kept(str(tmp_path / place), 64), said.append)) as images:
+            disk = find(images, "oci:image", tmp_path)
+            made.append(digest_now(disk) + container.identity(disk))
+    assert made[0] == made[1]
 
 
 def test_what_an_upper_layer_hides_is_gone_and_what_it_brings_itself_stays(tmp_path):

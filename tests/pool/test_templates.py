@@ -24,6 +24,8 @@ from pytest_vmports.pool.failed_starts import FailedStarts
 from pytest_vmports.pool.launch import Launcher
 from pytest_vmports.pool.standby import Standby
 from pytest_vmports.pool.templates import Templates
+from pytest_vmports.settings.far_store import FarStore
+from pytest_vmports.vm.plan import key_of
 
 GUEST = SimpleNamespace(name="a guest")
 SAID = b"end\n"  # what a guest keeps of its address
@@ -109,8 +111,17 @@ class Maker:
     def _save(self, booted, folder):
         assert booted.ram.share and booted.ram.path == folder / "ram"
         self.notes.append("saved")
-        for name in ("ram", "state"):
+        for name in ("ram", "state", "clock"):
             (folder / name).write_text(name)
+
+    def on_another_machine(self, store, number):
+        """Go on with an empty cache, in another run."""
+        self.templates.close()
+        (self.folder / f"shared-{number}").mkdir()
+        self.templates = self.launcher._templates = Templates(
+            self.folder / f"cache-{number}", self.folder / f"shared-{number}", 100,
+            self.said.append, store,
+        )  # fmt: skip
 
     def templates_of(self, place):
         return [path for path in (self.folder / place).iterdir() if path.is_dir()]
@@ -338,3 +349,44 @@ def looked_at_before(maker):
             check(key)
 
     return later
+
+
+@pytest.fixture
+def filled(maker, tmp_path):
+    """A plan, the template of which is in a store, in a run that knows nothing of it."""
+    store = FarStore(str(tmp_path / "far"))
+    wanted = plan(key=key_of(plan().identity))
+    maker.on_another_machine(store, 1)
+    assert "saved" in maker.launch(wanted)[0]
+    maker.on_another_machine(store, 2)
+    return wanted
+
+
+def test_what_is_in_a_store_is_not_built(maker, filled):
+    for _ in range(2):
+        notes, ports = maker.launch(filled)
+        assert notes == [f"VM starts with {ports}"]
+    assert maker.said == []
+
+
+TIMEOUT = BootTimeoutError(waited_for="x", timeout=1.0, ports="x", console="x")
+
+
+def test_a_fetched_one_that_does_not_answer_is_booted_instead_for_the_whole_run(maker, filled):
+    maker.errors = [TIMEOUT]
+    notes, ports = maker.launch(filled)
+    assert notes[-1] == f"VM starts with {ports}" and notes.count("saved") == 1
+    (line,) = maker.said
+    assert "is not used" in line and line.endswith("it is booted instead")
+    # What was built here is like any other.
+    maker.errors = [TIMEOUT]
+    with pytest.raises(BootTimeoutError):
+        maker.launch(filled)
+
+
+def test_a_fetched_one_that_has_worked_is_like_any_other(maker, filled):
+    maker.launch(filled)
+    maker.errors = [TIMEOUT]
+    with pytest.raises(BootTimeoutError):
+        maker.launch(filled)
+    assert maker.said == []

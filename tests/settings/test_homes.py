@@ -20,7 +20,8 @@ USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
 PATHS = {
     "kernel": "{}", "initrd": "{}", "cache_dir": "{}", "state_dir": "{}", "artifacts": "{}",
     "images_dir": "{}", "qemu": "{}", "gvproxy": "{}", "timeline": "{}.html",
-    "guest": "{}.qcow2", "files": "{}=/x", "disks": "{}",
+    "guest": "{}.qcow2", "files": "{}=/x", "disks": "{}", "cache_store": "{}",
+    "cache_store_secret": "{}",
 }  # fmt: skip
 HOMES = ("option", "environment", "ini")
 
@@ -44,6 +45,8 @@ def written(pytester, monkeypatch):
         (value,) = options.values(config, name)
         monkeypatch.chdir(pytester.path)
         elsewhere.rmdir()
+        if name == "cache_store":
+            return value.url
         return next(iter(value)) if name in {"files", "disks"} else value
 
     return read
@@ -142,7 +145,9 @@ NATIVE = {
     "bind_host": [("'127.0.0.1'", "127.0.0.1")],
     "timeline": [("'x.svg'", "x.svg")],
     **{name: [("'x'", "x")] for name in (
-        "kernel", "initrd", "cache_dir", "images_dir", "qemu", "gvproxy", "state_dir")},
+        "kernel", "initrd", "cache_dir", "images_dir", "qemu", "gvproxy", "state_dir",
+        "cache_store")},
+    "cache_store_secret": [("'env:X'", "env:X"), ("'x'", "x")],
 }  # fmt: skip
 
 

@@ -79,7 +79,8 @@ REFUSES = 'case "$*" in *-version*) %s;; *) echo "qemu: %s failed" >&2; exit 1;;
 def test_a_qemu_that_runs_is_found_with_version_and_place(program):
     path = program("qemu-system-x86_64", GOOD)
     found = find_qemu(path)
-    assert found == Qemu(path, (8, 2, 1), "named by the setting qemu", has_sandbox=True)
+    where = "named by the setting qemu"
+    assert found == Qemu(path, (8, 2, 1), where, has_sandbox=True, build="8.2.1 (Debian)")
     assert str(found) == f"QEMU 8.2.1 ({path}, named by the setting qemu)"
 
 

@@ -17,6 +17,7 @@ from pytest_vmports.guests import image as image_file
 from pytest_vmports.models import PortMapping
 from pytest_vmports.network.exposed import find_port
 from pytest_vmports.system import clock, sockets
+from pytest_vmports.system.digests import content_digest
 from pytest_vmports.system.firmware import find_firmware
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.vm.argv import Drives
@@ -123,7 +124,11 @@ class DiskGuest(OwnInit):
         Raises:
             HostError: its firmware is not installed.
         """
-        firmware = (Path("firmware"), Path(VARIABLES)) if self._firmware else None
+        firmware = None
+        if self._firmware is not None:
+            files = self._firmware.code, self._firmware.variables
+            code, variables = (Path(content_digest(file)) for file in files)
+            firmware = code, variables
         seed = Path(SEED) if self._image.seed is not None else None
         kernel = Path("kernel") if self._direct else None
         initrd = Path("initrd") if self.guest.initrd_path else None
