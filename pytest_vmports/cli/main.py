@@ -53,6 +53,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         help="where they are kept, if not in the user's cache folder",
     )  # fmt: skip
     cache.set_defaults(run=_cache)
+    ci = commands.add_parser("ci", help="print what a CI runs this project's tests with VMs by")
+    ci.add_argument("kind", choices=("github", "gitlab"))
+    ci.add_argument("--shards", type=int, default=2, help="on how many machines, by pytest-split")
+    ci.set_defaults(run=_ci)
     images = commands.add_parser("images", help="list, fetch or remove disk images")
     images.add_argument(
         "action", choices=("list", "pull", "clear"), help="clear removes those not in use"
@@ -162,6 +166,12 @@ def _kept(options: argparse.Namespace) -> int:
         there[name].stop()
         sys.stdout.write(printable(f"stopped {name} ({there[name].test})\n"))
     return 0
+
+
+def _ci(options: argparse.Namespace) -> int:
+    from pytest_vmports.cli import ci
+
+    return ci.run(options)
 
 
 def _cache(options: argparse.Namespace) -> int:
