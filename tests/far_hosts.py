@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 HOSTS = {"one.test": 1, "two.test": 2}
@@ -26,6 +27,8 @@ AuthorizedKeysFile {folder}/key.pub
 PidFile none
 UsePAM no
 StrictModes no
+ClientAliveInterval 2
+ClientAliveCountMax 3
 SetEnv {environment}
 """
 _SSH = """
@@ -39,7 +42,8 @@ Host {name}
   UserKnownHostsFile /dev/null
   StrictHostKeyChecking no
   LogLevel ERROR
-  ServerAliveInterval 5
+  ServerAliveInterval 2
+  ServerAliveCountMax 3
 """
 
 
@@ -70,6 +74,11 @@ class FarHosts:
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
 
+    def cut(self, name):
+        """Let no packet pass to a host any more."""
+        self._process.stdin.write(json.dumps({"cut": HOSTS[name]}) + "\n")
+        self._process.stdin.flush()
+
     def end(self):
         """Return its exit status, when it has ended."""
         return json.loads(self._process.stdout.readline())
@@ -81,15 +90,18 @@ def far_hosts(folder, **environment):
 
     Args:
         folder: for keys and configuration.
-        environment: of whoever logs in to one.
+        environment: of whoever logs in to one; ``{host}`` stands for its name.
     """
     folder.mkdir()
     for name in ("host", "key"):
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name]
         subprocess.run(make, check=True)
-    variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
-    text = _SSHD.format(port=_PORT, folder=folder, environment=variables)
-    (folder / "sshd_config").write_text(text)
+    for host in HOSTS:
+        variables = " ".join(
+            f'"{name}={value.format(host=host)}"' for name, value in environment.items()
+        )
+        text = _SSHD.format(port=_PORT, folder=folder, environment=variables)
+        (folder / f"{host}.sshd_config").write_text(text)
     text = "".join(
         _SSH.format(name=name, number=number, port=_PORT, user=getpass.getuser(), folder=folder)
         for name, number in HOSTS.items()
@@ -120,12 +132,19 @@ def _third(folder, uid):
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        with open(asked["output"], "w") as output:
-            done = subprocess.run(
-                asked["command"], cwd=asked["folder"], stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, check=False, env={**os.environ, **asked["environment"]},
-            )  # fmt: skip
-        print(json.dumps(done.returncode), flush=True)
+        if "cut" in asked:
+            _ip("link", "set", f"to{asked['cut']}", "down")
+        else:
+            threading.Thread(target=_run, args=(asked,)).start()
+
+
+def _run(asked):
+    with open(asked["output"], "w") as output:
+        done = subprocess.run(
+            asked["command"], cwd=asked["folder"], stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, check=False, env={**os.environ, **asked["environment"]},
+        )  # fmt: skip
+    print(json.dumps(done.returncode), flush=True)
 
 
 def _begin_host(folder, uid, name, number):
@@ -155,7 +174,7 @@ def _host(folder, uid, name, number):
     # One that is root there only has no other user's number to become.
     as_user = [] if uid == "0" else ["unshare", "--user", f"--map-user={uid}"]
     server = subprocess.Popen(
-        [*as_user, sshd(), "-D", "-e", "-f", f"{folder}/sshd_config"],
+        [*as_user, sshd(), "-D", "-e", "-f", f"{folder}/{name}.sshd_config"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with open(f"{folder}/{name}.said", "w") as said:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 _PREFIX = f"{MARKER}_".upper()
 _OURS = {f"{_PREFIX}{option.name.upper()}" for option in OPTIONS}
 # What names a file, folder or program is known best by the host that has it.
+_READERS = {"path", "program", "store", "secret"}
 _OF_THE_HOST = {
-    f"{_PREFIX}{option.name.upper()}" for option in OPTIONS if option.reader in {"path", "program"}
+    f"{_PREFIX}{option.name.upper()}" for option in OPTIONS if option.reader in _READERS
 }
 
 

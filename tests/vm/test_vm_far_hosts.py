@@ -32,6 +32,10 @@ def meet(*names):
     while not set(names) <= {{one.name for one in SHARED.iterdir()}}:
         look.wait(0.02)
 
+@pytest.mark.vmports(8080, **KIND)
+def test_first(vm_with_ports):
+    pass
+
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.vmports("{port}:8080", **KIND)
 def test_far(vm_with_ports, number):
@@ -63,7 +67,10 @@ def hosts(missing, pytester, qemu_binary):
     if subprocess.run(["unshare", *apart, "true"], check=False).returncode:
         missing("namespaces", "run as root, or where users may have them")
     path = str(Path(__file__).parents[2])
-    where = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "HOME": str(pytester.path)}
+    where = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": path, "HOME": str(pytester.path),
+        "VMPORTS_CACHE_DIR": str(pytester.path / "cache-{host}"),
+    }  # fmt: skip
     with far_hosts(pytester.path / "hosts", **where) as made:
         yield made
 
@@ -84,10 +91,15 @@ def controller(hosts):
     return found
 
 
+def running(hosts, count=2):
+    """Return the QEMUs of tests on as many hosts, which wait."""
+    found = qemus(hosts)
+    assert len(found) == count
+    return found
+
+
 @pytest.mark.slow  # over twenty seconds on a busy host
-def test_a_run_over_two_hosts_is_one_run_and_leaves_no_vm_when_it_is_killed(
-    hosts, pytester, shared_templates
-):
+def test_a_run_over_two_hosts_is_one_run_and_leaves_no_vm_when_it_is_killed_or_cut(hosts, pytester):
     shared, project, artifacts = (pytester.path / name for name in ("met", "project", "artifacts"))
     shared.mkdir()
     project.mkdir()
@@ -99,7 +111,7 @@ def test_a_run_over_two_hosts_is_one_run_and_leaves_no_vm_when_it_is_killed(
     ]
     command = [
         sys.executable, "-m", "pytest", "-p", "no:randomly", "--dist=worksteal",
-        f"--rootdir={project}", f"-c{project}/pytest.ini", *gates,
+        "--max-worker-restart=0", f"--rootdir={project}", f"-c{project}/pytest.ini",
     ]  # fmt: skip
     said = pytester.path / "said"
     environment = {
@@ -107,13 +119,26 @@ def test_a_run_over_two_hosts_is_one_run_and_leaves_no_vm_when_it_is_killed(
         "VMPORTS_ARTIFACTS": str(artifacts),
         "VMPORTS_PREWARM": "0",
         "VMPORTS_CONSOLE": "yes",
-        "VMPORTS_CACHE_DIR": os.environ["VMPORTS_CACHE_DIR"],
+        "VMPORTS_CACHE_STORE": str(pytester.path / "store"),
     }
-    hosts.begin(*command, "-k", "far", folder=project, output=said, **environment)
+
+    def begin(words, *gates):
+        hosts.begin(*command, *gates, "-k", words, folder=project, output=said, **environment)
+
+    # One host fills the store.
+    begin("first", gates[0])
+    assert hosts.end() == 0, said.read_text()
+    text = said.read_text()
+    assert re.search(r"^vmports: one\.test: making a template", text, re.MULTILINE), text
+    assert re.search(r"^templates made +1$", text, re.MULTILINE), text
+
+    # Both run tests, and none boots.
+    begin("far", *gates)
     code = hosts.end()
     text = said.read_text()
     assert code == pytest.ExitCode.TESTS_FAILED, text
     assert "1 failed, 3 passed" in text
+    assert re.search(r"^templates made +0$", text, re.MULTILINE), text
     (home,) = artifacts.iterdir()
     _host, there = re.search(
         rf"^{home} \(from (\S+), where they are in (\S+)\)$", text, re.MULTILINE
@@ -124,19 +149,31 @@ def test_a_run_over_two_hosts_is_one_run_and_leaves_no_vm_when_it_is_killed(
     assert os.access(home / "qemu.sh", os.X_OK)
     for name in HOSTS:
         assert len(re.findall(rf"^vmports: {name}: QEMU [\d.]+, tcg", text, re.MULTILINE)) == 1
-    assert re.search(r"^vmports: (one|two)\.test: making a template", text, re.MULTILINE)
     assert re.search(r"^hosts +(one|two)\.test 2, (one|two)\.test 2$", text, re.MULTILINE)
-
     assert re.search(r"^gw[01] (one|two)\.test alpine\| ", text, re.MULTILINE)
 
-    # The same with tests that wait, whose controller is killed.
-    hosts.begin(*command, "-k", "waits", folder=project, output=said, **environment)
+    # Tests that wait, whose controller is killed.
+    begin("waits", *gates)
     until(lambda: len([*shared.glob("waits-*")]) == 2, 120, said.read_text)
-    running = qemus(hosts)
-    assert len(running) == 2
+    ours = running(hosts)
     controller(hosts).kill()
     assert hosts.end() == -signal.SIGKILL
-    until(lambda: not any(alive(one.pid) for one in running), 60, lambda: str(running))
+    until(lambda: not any(alive(one.pid) for one in ours), 60, lambda: str(ours))
     # By the word of the workers, not with them, whom execnet ends later.
     (shared / "gone").touch()
     until(lambda: len([*shared.glob("outlived-*")]) == 2, 60, "the workers ended first")
+    until(lambda: not qemus(hosts), 60, "a VM was left")
+
+    # The same, and one host is cut off.
+    for file in shared.iterdir():
+        file.unlink()
+    begin("waits", *gates)
+    until(lambda: len([*shared.glob("waits-*")]) == 2, 120, said.read_text)
+    ours = running(hosts)
+    hosts.cut("two.test")
+    until(lambda: len([one for one in ours if alive(one.pid)]) == 1, 60, lambda: str(ours))
+    (shared / "gone").touch()
+    assert hosts.end() == pytest.ExitCode.TESTS_FAILED
+    text = said.read_text()
+    assert re.search(r"worker 'gw1' crashed while running '?\S*test_waits", text), text
+    until(lambda: not qemus(hosts), 60, "a VM was left")
