@@ -91,15 +91,6 @@ class Booted:
             return self.kernel_path, self.initrd_path
         return self.kernel_path, own_part.initrd_with(self.initrd_path, entries, cache)
 
-    @property
-    def base(self) -> tuple[Path, str] | None:
-        """The image that its disk is an overlay on, and its format; None where it has none.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        return None if self.root_disk is None else self.root_disk.base
-
     def digest(self, root: Path, architecture: Architecture) -> dict[str, Any]:
         """Return what tells this guest's content from another's, for the key of a template."""
         added = initramfs.archive(self._entries(root, architecture))
@@ -160,3 +151,12 @@ class Booted:
         placed = {host: f"{within}{target}" for host, target in self.files.items()}
         entries += initramfs.entries_from_host(placed, root)
         return entries + own_part.setups(self.setup, root)
+
+
+def base_of(guest: Booted) -> tuple[Path, str] | None:
+    """Return the image that a guest's disk is an overlay on, and its format; None for no disk.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return None if guest.root_disk is None else guest.root_disk.base

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pytest_vmports.settings.far_store import FarStore
     from pytest_vmports.system.far_files import FarFiles
 
-_GET_SECONDS: Final = 60.0
+GET_SECONDS: Final = 60.0
+"""How long fetching a saved guest may take."""
 _PUT_SECONDS: Final = 120.0
 _FETCHED, _WORKED = "fetched", "worked"
 
@@ -67,7 +68,7 @@ class Remote:
                 packed = Path(scratch) / "packed"
                 found: list[bool] = []
                 get = partial(self._reached().get, _name(key), packed, self._most)
-                in_time(_GET_SECONDS, lambda: found.append(get()), "fetch")
+                in_time(GET_SECONDS, lambda: found.append(get()), "fetch")
                 if not found[0]:
                     return False
                 with packed.open("rb") as file:

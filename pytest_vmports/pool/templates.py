@@ -17,7 +17,7 @@ from pytest_vmports.errors import (
     VmPortsError,
 )
 from pytest_vmports.pool.apart import Apart
-from pytest_vmports.pool.remote import Remote
+from pytest_vmports.pool.remote import GET_SECONDS, Remote
 from pytest_vmports.pool.template import CLOCK
 from pytest_vmports.pool.template_places import TemplatePlaces
 from pytest_vmports.system import clock
@@ -132,7 +132,10 @@ class Templates:
                 _mind_full_disk(folder, error)
                 raise
 
-        found = self._places.find(plan.identity, fill, plan.boot_timeout + _SAVE_SECONDS)
+        patience = plan.boot_timeout + _SAVE_SECONDS
+        if self._remote is not None:
+            patience += GET_SECONDS
+        found = self._places.find(plan.identity, fill, patience)
         if booted and found is not None and self._remote is not None:
             self._remote.put(found)
         return found

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_vmports.guests.booted import base_of
 from pytest_vmports.guests.image import Disk
 from pytest_vmports.guests.more_disks import name_of
 from pytest_vmports.network.cards import masked_args, masked_words
@@ -155,7 +156,7 @@ class Plan:
         Raises:
             OSError: an image cannot be read.
         """
-        root = self.guest.base
+        root = base_of(self.guest)
         found = {} if root is None else {OVERLAY: root}
         for number, disk in enumerate(self.disks, 1):
             if disk.image is not None:

@@ -177,7 +177,7 @@ def test_one_is_put_by_http(new, serve, template, folder):
 def test_a_store_that_cannot_be_used_costs_a_line_and_is_not_asked_again(
     new, serve, folder, monkeypatch, how
 ):
-    monkeypatch.setattr(remote, "_GET_SECONDS", 1.0)
+    monkeypatch.setattr(remote, "GET_SECONDS", 1.0)
     server = serve(how)
     if how == "gone":
         server.close()
