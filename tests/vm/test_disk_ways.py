@@ -298,13 +298,13 @@ def test_the_note_goes_with_a_template_and_to_its_clones(booted, agent_of, tmp_p
     template.mkdir()
     clone.mkdir()
     guest.kind.save_key(guest.place, template)
-    lay_disks(template, clone, ())
+    lay_disks(template, clone, (), {})
     assert (clone / NOTE).exists()
     (tmp_path / NOTE).unlink()
     (template / NOTE).unlink()
     (clone / NOTE).unlink()
     guest.kind.save_key(guest.place, template)
-    lay_disks(template, clone, ())
+    lay_disks(template, clone, (), {})
     assert not (clone / NOTE).exists()
 
 

@@ -72,11 +72,11 @@ def filled(project):
     return store
 
 
-def at_home(project, store, cache):
+def at_home(project, store, cache, **more):
     """Run the project's tests as this user does; return what was printed."""
     environment = {
         "VMPORTS_CACHE_DIR": cache, "VMPORTS_CACHE_STORE": store, "VMPORTS_REPORT": "yes",
-        "PYTHONPATH": CHECKOUT,
+        "PYTHONPATH": CHECKOUT, **more,
     }  # fmt: skip
     return told(
         [sys.executable, "-m", "pytest"], cwd=project,
@@ -117,6 +117,23 @@ def test_what_one_user_built_is_used_by_another_in_another_place(
     assert len(before) == 1
     assert made(elsewhere(project, filled, tmp_path / "root")) == 0
     assert [*filled.iterdir()] == before
+
+
+def test_it_is_not_used_with_another_qemu_though_that_says_the_same_of_itself(
+    project, filled, tmp_path, qemu_binary
+):
+    (tmp_path / "bin").mkdir()
+    other = tmp_path / "bin" / qemu_binary.name
+    shutil.copy(qemu_binary, other)
+    with other.open("ab") as file:
+        file.write(b"another build")
+    # Where it looks for its firmware and its modules: beside itself.
+    for name in ("share", "lib"):
+        (tmp_path / name).symlink_to(qemu_binary.parent.parent / name)
+    store = tmp_path / "store"
+    shutil.copytree(filled, store)
+    assert made(at_home(project, store, tmp_path / "cache", VMPORTS_QEMU=other)) == 1
+    assert len([*store.iterdir()]) == 2
 
 
 def test_one_that_dies_when_it_is_restored_is_given_up_and_said_and_booted(
