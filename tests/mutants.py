@@ -969,6 +969,25 @@ _TRAVEL = (
         no_rate_in_the_key=("or qemu.architecture.host_ticks", ""),
     )
     + _of(
+        "pytest_vmports/report/recorded.py",
+        "tests/report/test_record.py",
+        shards_tests_are_one=('phase.test, phase.worker = f"{shard} {phase.test}"',
+                              'phase.test, phase.worker = f"{phase.test}"'),
+        any_moment_is_drawn=("allow_inf_nan=False", ""),
+    )
+    + _of(
+        "pytest_vmports/report/far.py",
+        "tests/report/test_far.py",
+        any_name_comes_home=("if self._home is None or not (", "if self._home is None and ("),
+        any_size_comes_home=("or len(part.data) > self._left:", "or False:"),
+    )
+    + _of(
+        "pytest_vmports/settings/carried.py",
+        "tests/report/test_far.py",
+        a_hosts_own_folder_is_lost=("if name not in os.environ or name not in _OF_THE_HOST:",
+                                    "if True:"),
+    )
+    + _of(
         "pytest_vmports/guests/overlay.py",
         "tests/guests/test_overlay.py",
         a_file_says_itself_what_it_lies_on=("if said != right:", "if False:"),

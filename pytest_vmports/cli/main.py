@@ -53,6 +53,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         help="where they are kept, if not in the user's cache folder",
     )  # fmt: skip
     cache.set_defaults(run=_cache)
+    report = commands.add_parser("report", help="join what the runs of shards have told")
+    report.add_argument("action", choices=("merge",))
+    report.add_argument("files", nargs="+", metavar="FILE", help="timelines of --vmports-timeline")
+    report.add_argument("--output", metavar="FILE", help="for theirs: ends in .html or .svg")
+    report.set_defaults(run=_report)
     ci = commands.add_parser("ci", help="print what a CI runs this project's tests with VMs by")
     ci.add_argument("kind", choices=("github", "gitlab"))
     ci.add_argument("--shards", type=int, default=2, help="on how many machines, by pytest-split")
@@ -166,6 +171,12 @@ def _kept(options: argparse.Namespace) -> int:
         there[name].stop()
         sys.stdout.write(printable(f"stopped {name} ({there[name].test})\n"))
     return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pytest_vmports.cli import report
+
+    return report.run(options)
 
 
 def _ci(options: argparse.Namespace) -> int:

@@ -67,14 +67,9 @@ def _write_kept(reporter: pytest.TerminalReporter, more: Sequence[Sequence[str]]
 
 def _write_summary(reporter: pytest.TerminalReporter) -> None:
     """Write what the run's VMs came to."""
-    from pytest_vmports.report.summary import Summary
+    from pytest_vmports.report.record import phases_of, summary_of
 
-    summary = Summary()
-    for report in _reports(reporter):
-        if report.when == "call":
-            summary.add_call(report.nodeid, report.duration)
-        elif (facts := riders.get(report, riders.FACTS)) is not None:
-            summary.add(report.nodeid, facts)
+    summary = summary_of(phases_of(_reports(reporter)))
     reporter.section("VMs")
     for line in summary.lines():
         reporter.line(line)
@@ -82,20 +77,9 @@ def _write_summary(reporter: pytest.TerminalReporter) -> None:
 
 def _write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
     """Draw the run into a file, and say so."""
-    from pytest_vmports.report.timeline import Timeline
+    from pytest_vmports.report.record import phases_of, timeline_of
 
-    timeline = Timeline()
-    for report in _reports(reporter):
-        worker = getattr(report, "worker_id", "main")
-        timeline.add_test(
-            report.nodeid, worker, report.when or "call", report.outcome,
-            begin=report.start, end=report.stop,
-        )  # fmt: skip
-        if (facts := riders.get(report, riders.FACTS)) is not None:
-            timeline.add_machines(report.nodeid, worker, facts["machines"])
-    drawn = timeline.svg() if path.suffix.lower() == ".svg" else timeline.page()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(drawn, encoding="utf-8")
+    timeline_of(phases_of(_reports(reporter))).write(path)
     reporter.line(printable(f"vmports: the timeline is in {path}"))
 
 

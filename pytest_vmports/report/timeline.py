@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 _LEFT, _RIGHT, _TOP, _LANE, _PORT_LANE, _GAP = 150, 20, 46, 16, 8, 10
 _NARROWEST, _WIDEST, _PER_TEST, _MOST_TICKS = 1000, 6000, 4, 20
@@ -63,10 +64,17 @@ class Bar:
 
 @dataclass
 class Timeline:
-    """Collects what a run's reports say."""
+    """Collects what a run's reports say.
+
+    Attributes:
+        tests: phases of tests.
+        machines: their VMs.
+        within: an element for the drawing that nobody sees.
+    """
 
     tests: list[Bar] = field(default_factory=list)
     machines: list[Mapping[str, Any]] = field(default_factory=list)
+    within: str = ""
 
     def add_test(
         self, test: str, worker: str, when: str, outcome: str, *, begin: float, end: float
@@ -88,6 +96,16 @@ class Timeline:
         """Return a page with the drawing."""
         summary = f"{len(self.tests)} phases of tests, {len(self.machines)} VMs"
         return _PAGE.format(summary=summary, drawing=self.svg())
+
+    def write(self, path: Path) -> None:
+        """Write the drawing, or the page, by the end of the file's name.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        drawn = self.svg() if path.suffix.lower() == ".svg" else self.page()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(drawn, encoding="utf-8")
 
     def _bars(self) -> tuple[dict[str, list[Bar]], dict[str, list[Bar]]]:
         """Return the bars of workers and of ports, by lane."""
@@ -118,7 +136,7 @@ class Timeline:
         height = _TOP + _GAP + len(workers) * (_LANE + _GAP) + len(ports) * _PORT_LANE + 2 * _GAP
         yield (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-            f'width="{width}" height="{height}" role="img"><style>{_STYLE}</style>'
+            f'width="{width}" height="{height}" role="img"><style>{_STYLE}</style>{self.within}'
         )
         yield from _legend({bar.kind for bar in bars})
         yield from _axis(seconds, scale, height)
