@@ -7,7 +7,7 @@ kvm=
 # $kvm is two words, or none.
 exec "${CONTAINER:-docker}" run --rm $kvm --volume "$PWD:/project" --workdir /project \
   --env VMPORTS_CACHE_STORE=/project/.vmports-store --env VMPORTS_ARTIFACTS=vm-artifacts \
-  --env VMPORTS_MISSING=error python:3.12-bookworm sh -euc '
+  --env VMPORTS_MISSING=error --env VMPORTS_REPORT=yes python:3.12-bookworm sh -euc '
     apt-get update
     apt-get install -y --no-install-recommends qemu-system-x86 qemu-utils
     python -m pip install "pytest-vmports[alpine,store]" pytest-xdist

@@ -75,7 +75,7 @@ def _install(project: Path, declared: dict[str, Any]) -> list[str]:
         extras = _known(_table(declared, "project", "optional-dependencies"))
         lines.append(f"{install} {shlex.quote(f'.[{extras}]') if extras else '.'}")
     if group := _known(_table(declared, "dependency-groups")):
-        lines.append(f"{install} --group {group}")
+        lines += [f"{install} --upgrade 'pip>=25.1'", f"{install} --group {group}"]
     lines += [f"{install} -r {name}" for name in _REQUIREMENTS if (project / name).exists()]
     return lines
 

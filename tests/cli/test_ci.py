@@ -32,7 +32,7 @@ def test_fails(vm_with_ports):
     assert vm_with_ports.run("false").returncode == 0
 """
 # Faked: what would change this machine, and what is not here. Each notes its words, and a fake
-# sudo runs them; Python alone is the real one, but for pip.
+# sudo runs them; Python is the real one, but for pip, and tee where it adds to a file.
 FAKE = """#!/bin/sh
 echo "{name} $*" >>"$FAKES_SAID"
 {then}
@@ -40,7 +40,7 @@ echo "{name} $*" >>"$FAKES_SAID"
 FAKES = {
     "apt-get": "",
     "udevadm": "",
-    "tee": "cat >/dev/null",
+    "tee": '[ "$1" != -a ] || exec /usr/bin/tee "$@"; cat >/dev/null',
     "sudo": 'exec "$@"',
     "python": f'[ "$1 $2" = "-m pip" ] || exec {shlex.quote(sys.executable)} "$@"',
     # It runs what follows the image, with the variables that were given.
@@ -73,12 +73,18 @@ def substituted(text, values):
     return re.sub(r"\$\{\{ *([\w.]+) *\}\}", lambda found: values[found[1]], text)
 
 
-def github(text, project, shard):
+def github(text, project, shard, name="test"):
     """Return the shell lines of each step of a job, and its variables."""
-    (job,) = yaml.safe_load(text)["jobs"].values()
+    job = yaml.safe_load(text)["jobs"][name]
     values = {"github.workspace": str(project), "matrix.shard": str(shard)}
     steps = [substituted(step["run"], values) for step in job["steps"] if "run" in step]
-    return steps, {name: substituted(str(one), values) for name, one in job["env"].items()}
+    return steps, {name: substituted(str(one), values) for name, one in job.get("env", {}).items()}
+
+
+def report(text, project, shard):
+    """Likewise of the job that joins the shards' reports."""
+    steps, given = github(text, project, shard, "report")
+    return steps, {**given, "GITHUB_STEP_SUMMARY": str(project / "summary")}
 
 
 def gitlab(text, project, shard):
@@ -110,15 +116,18 @@ def run(tmp_path, printed):
     """Return a function that runs the shell lines of a job, and what the fakes were told."""
     store = tmp_path / "store"
 
-    def job(read, text, shard=1):
+    def job(read, text, shard=1, files=()):
         project = tmp_path / f"{read.__name__}-{shard}"
         project.mkdir()
         (project / "test_it.py").write_text(TESTS)
         (project / "pytest.ini").write_text(
             "[pytest]\naddopts = -p no:randomly -p no:cacheprovider\n"
         )
+        for file in files:
+            shutil.copy(file, project)
+        (project / ".vmports-store").mkdir()
         if store.exists():
-            shutil.copytree(store, project / ".vmports-store")
+            shutil.copytree(store, project / ".vmports-store", dirs_exist_ok=True)
         programs = tmp_path / f"fakes-{project.name}"
         programs.mkdir()
         for name, then in FAKES.items():
@@ -152,7 +161,9 @@ def outcomes(output):
 
 
 def made(output):
-    return sum(map(int, re.findall(r"templates made +(\d+)", output)))
+    found = re.findall(r"templates made +(\d+)", output)
+    assert found, output
+    return sum(map(int, found))
 
 
 @pytest.mark.usefixtures("qemu_binary")
@@ -167,12 +178,17 @@ def test_the_lines_of_each_ci_run_all_tests_once_and_one_boot_serves_all_jobs(ru
         assert "apt-get install -y --no-install-recommends qemu-system-x86 qemu-utils" in said
         assert "udevadm trigger" in said and "-m pip install" in said
     failed = first[0] if outcomes(first[1]) == [(1, 0)] else second[0]
-    (job,) = yaml.safe_load(whole)["jobs"].values()
+    job = yaml.safe_load(whole)["jobs"]["test"]
     (kept,) = (step["with"]["path"] for step in job["steps"] if "upload" in step.get("uses", ""))
     found = {glob: [*failed.glob(glob.rstrip("/") + ("/*" if "/" in glob else ""))]
              for glob in kept.split()}  # fmt: skip
     assert [glob for glob, files in found.items() if not files] == []
     assert [*(failed / "vm-artifacts").glob("*/console.log")]
+    project, output, _ = run(report, whole, files=[
+        *first[0].glob("timeline-*"), *second[0].glob("timeline-*")
+    ])  # fmt: skip
+    assert (project / "vms.html").exists()
+    assert made(output) == made((project / "summary").read_text()) == 1
     text = printed("gitlab", 1)
     for read, lines in ((gitlab, text), (jenkins, (FILES / "Jenkinsfile").read_text()),
                         (container, "")):  # fmt: skip
@@ -203,8 +219,8 @@ INSTALLS = {
     PROJECT: ["."],
     f"{PROJECT}[project.optional-dependencies]\ndev = []\ntest = []\n": ["'.[test]'"],
     f"{PROJECT}[project.optional-dependencies]\ndocs = []\n": ["."],
-    f"{PROJECT}[dependency-groups]\ndev = []\n": [".", "--group dev"],
-    "[tool.x]\n[dependency-groups]\ntests = []\n": ["--group tests"],
+    f"{PROJECT}[dependency-groups]\ndev = []\n": [".", "--upgrade 'pip>=25.1'", "--group dev"],
+    "[tool.x]\n[dependency-groups]\ntests = []\n": ["--upgrade 'pip>=25.1'", "--group tests"],
     "project = 7\ndependency-groups = 7\n": ["."],
 }
 
@@ -227,8 +243,7 @@ def test_requirements_are_installed_too(printed, tmp_path):
 @pytest.mark.parametrize("shards", [1, 12])
 def test_as_many_machines_as_are_asked_for_run_the_tests(printed, tmp_path, shards):
     whole = yaml.safe_load(printed("github", shards))
-    (job,) = whole["jobs"].values()
-    assert job["strategy"]["matrix"]["shard"] == [*range(1, shards + 1)]
+    assert whole["jobs"]["test"]["strategy"]["matrix"]["shard"] == [*range(1, shards + 1)]
     assert f"--splits {shards} " in printed("github", shards)
     assert yaml.safe_load(printed("gitlab", shards))["vms"]["parallel"] == shards
 
