@@ -973,7 +973,7 @@ _TRAVEL = (
         "tests/report/test_record.py",
         shards_tests_are_one=('phase.test, phase.worker = f"{shard} {phase.test}"',
                               'phase.test, phase.worker = f"{phase.test}"'),
-        any_moment_is_drawn=("allow_inf_nan=False", ""),
+        any_moment_is_drawn=("Field(ge=0, le=1e12)", "Field()"),
     )
     + _of(
         "pytest_vmports/report/far.py",

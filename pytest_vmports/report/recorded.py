@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MOST: Final = 256 << 20
 _LONGEST: Final = 200
-_Moment = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+_Moment = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class _Strict(BaseModel):
