@@ -20,6 +20,14 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()} {release}"
 
 
-def guests(page: str) -> str:
-    """Return the part of a page that `guests.py` has written."""
-    return page.partition("<!-- guests -->\n")[2].partition("\n<!-- end of guests -->")[0]
+def put(page: Path, name: str, text: str) -> None:
+    """Put what a benchmark has measured into its place on a page.
+
+    Args:
+        page: a markdown file.
+        name: of the place.
+        text: what stands there from now on.
+    """
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}{text}{end}{rest.partition(end)[2]}")

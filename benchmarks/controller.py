@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import _machine
 
-BEGIN, END = "<!-- controller -->\n", "<!-- end of controller -->"
 CONFTEST = """
 import json, time
 from pathlib import Path
@@ -113,8 +112,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if wanted.write is not None:
-        before, _, rest = wanted.write.read_text().partition(BEGIN)
-        wanted.write.write_text(f"{before}{BEGIN}{table}\n{END}{rest.partition(END)[2]}")
+        _machine.put(wanted.write, "controller", table)
 
 
 if __name__ == "__main__":

@@ -342,9 +342,8 @@ def main() -> None:
             seconds = in_child(checkout, "--one", "suite", "--suite", str(options.suite))
             print(f"{before}{options.suite} tests against the Debian: {seconds:.1f} s", flush=True)
     if options.write:
-        page = options.write.read_text()
         text = f"Measured on {ran_on}, Python {platform.python_version()}.\n\n{table(found)}"
-        options.write.write_text(page.replace(_machine.guests(page), text))
+        _machine.put(options.write, "guests", text)
 
 
 if __name__ == "__main__":

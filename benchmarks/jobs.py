@@ -29,7 +29,6 @@ from pytest_vmports.settings.far_store import FarStore
 from pytest_vmports.system.programs import choose_accel, find_qemu
 
 KINDS = ("bundled", "debian")
-BEGIN, END = "<!-- jobs -->\n", "<!-- end of jobs -->"
 
 
 def job(name: str, store: Path | None) -> float:
@@ -101,10 +100,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if wanted.write is not None:
-        page = wanted.write.read_text()
-        before, _, rest = page.partition(BEGIN)
-        after = rest.partition(END)[2]
-        wanted.write.write_text(f"{before}{BEGIN}{table}\n{END}{after}")
+        _machine.put(wanted.write, "jobs", table)
 
 
 if __name__ == "__main__":

@@ -207,37 +207,17 @@ and each of its parts, named in the last column, can be had alone with
 - *quicksand*: `Sandbox(image="alpine")` and one `execute("echo x")`, {at_once} at a time, with the
   same QEMU and accelerator; its guest boots a whole Alpine from disk, with 512 MiB.
 - *Growth*: cost of one more test between the suite's lengths; what a run costs once is left out.
-
-## Kinds of guests
-
-<!-- guests -->
-{guests}
-<!-- end of guests -->
-
-Written by
-
-    .venv/bin/python benchmarks/guests.py --write docs/performance.md
-
-- *debian*: a disk with systemd, booted by UEFI, 768 MiB, given cloud-init and ssh; nginx,
-  PostgreSQL, redis, dnsmasq, sshd and QEMU's agent run in it. Its first byte is nginx's. It boots
-  from cold once.
-- *network*: three of the bundled guest on one `network`, 256 MiB each, one after the other, until
-  the last has answered; where they are kept ready, three are (`prewarm = 3`). Memory is that of the
-  last. In this table the bundled guest has 512 MiB, for the files that are copied into it.
-- Each value is a median, and how often it was measured.
-
-What leases cost: [performance-leases.md](performance-leases.md).
 """
 
 
-def page(measured: Measured, qemu: Qemu, arguments: list[str], guests: str) -> str:
-    """Return the page with all rows, and what `guests.py` has measured."""
+def page(measured: Measured, qemu: Qemu, arguments: list[str]) -> str:
+    """Return the page with all rows, as far as its first section."""
     shown = [a for a in arguments if a != "--write" and not a.endswith(".md")]
     if "--only" in shown:
         del shown[shown.index("--only") :]
     return PAGE.format(
         machine=machine(qemu), arguments="".join(f" {a}" for a in shown),
-        head=" | ".join(HEAD), guests=guests, memory=_single.MEMORY, at_once=_suites.AT_ONCE,
+        head=" | ".join(HEAD), memory=_single.MEMORY, at_once=_suites.AT_ONCE,
         rows="\n".join("| " + " | ".join(row) + " |" for row in measured.rows),
     )  # fmt: skip
 
@@ -277,8 +257,10 @@ def main() -> int:
     if "growth" in options.only:
         growth(measured, options)
     if options.write:
-        guests = _machine.guests(options.write.read_text()) if options.write.exists() else ""
-        options.write.write_text(page(measured, qemu, sys.argv[1:], guests))
+        before = options.write.read_text() if options.write.exists() else ""
+        # The sections are others': of other benchmarks, and what was written by hand.
+        _, heading, sections = before.partition("\n## ")
+        options.write.write_text(page(measured, qemu, sys.argv[1:]) + heading + sections)
     return 0
 
 

@@ -15,6 +15,7 @@ from vm_helpers import debian_words
 from pytest_vmports import Guest
 from pytest_vmports.network import seal
 from pytest_vmports.pool.pool import open_pool
+from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
 from pytest_vmports.system import gate, landlock
 
@@ -95,6 +96,13 @@ def encrypted_qcow2(tmp_path: Path, qemu_binary: Path) -> Path:
     encrypted = ["-o", "encrypt.format=aes,encrypt.key-secret=s", str(image), "4M"]
     subprocess.run([*create, *encrypted], check=True, capture_output=True)
     return image
+
+
+@pytest.fixture
+def saved_guest(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function: the template of some facts that a function has filled, in use."""
+    with contextlib.closing(TemplateStore(tmp_path / "cache", 1 << 30)) as store:
+        yield functools.partial(store.get, timeout=5)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_vmports.cli import tables
+from pytest_vmports.cli.refusal import refuse
 from pytest_vmports.images.bounded_tar import open_tar
-from pytest_vmports.pool.packed import PackError, Wanted, contents_of, pack, unpack
+from pytest_vmports.pool.packed import SUFFIX, PackError, Wanted, contents_of, pack, unpack
 from pytest_vmports.pool.template_store import TemplateStore
 from pytest_vmports.settings import options
 from pytest_vmports.settings.far_store import read_secret
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _COLUMNS = ("KEY", "GUEST", "WIRING", "MEMORY", "ON DISK", "LAST USED", "BUILT WITH")
-_SUFFIX = ".vmports"
 _WAIT_SECONDS = 600.0
 
 
@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         or (action == "import" and len(words) != 1)
         or (action == "export" and not words)
     ):
-        _say("write list, clear, export FILE [KEY ...], or import FILE")
-        return 2
+        return refuse("write list, clear, export FILE [KEY ...], or import FILE", 2)
     if action != "import" and folder is not None and not folder.is_dir():
         sys.stdout.write(f"no templates in {folder}\n")  # opening the store would make it
         return 0
@@ -92,22 +91,18 @@ def _export(store: TemplateStore, file: Path, keys: list[str], secret: bytes | N
     unknown = [key for key in keys if key not in there]
     if unknown or not there:
         what = f"no template has the key {unknown[0]}" if unknown else "no template is there"
-        _say(f"{what}; pytest-vmports cache list shows them")
-        return 2
+        return refuse(f"{what}; pytest-vmports cache list shows them", 2)
     if file.exists():
-        _say(f"{file} is there already: name another one, or remove it")
-        return 1
+        return refuse(f"{file} is there already: name another one, or remove it")
     templates = {key: store.use(there[key]) for key in keys or there}
     if damaged := [key for key, template in templates.items() if template is None]:
-        _say(f"{damaged[0]} is damaged, or was removed meanwhile: nothing is exported")
-        return 1
+        return refuse(f"{damaged[0]} is damaged, or was removed meanwhile: nothing is exported")
     try:
         with whole_file(file) as out, tarfile.open(fileobj=out, mode="w") as tar:
             for template in filter(None, templates.values()):
                 _add(tar, template, file.parent, secret)
     except OSError as error:
-        _say(f"{file} cannot be written: {error.strerror}")
-        return 1
+        return refuse(f"{file} cannot be written: {error.strerror}")
     size = file.stat().st_size / _MIB
     sys.stdout.write(printable(f"{_templates(len(templates))} in {file}, {size:.0f} MiB\n"))
     return 0
@@ -117,7 +112,7 @@ def _add(tar: tarfile.TarFile, template: Template, folder: Path, secret: bytes |
     # Its size has to be known before it is written.
     with tempfile.TemporaryFile(dir=folder) as packed:
         pack(template, packed, secret)
-        info = tarfile.TarInfo(f"{template.folder.name}{_SUFFIX}")
+        info = tarfile.TarInfo(f"{template.folder.name}{SUFFIX}")
         info.size = packed.tell()
         packed.seek(0)
         tar.addfile(info, packed)
@@ -134,14 +129,13 @@ def _import(store: TemplateStore, file: Path, wanted: Wanted) -> int:
                     said, code = f"{member.name}: left out, {error}", 1
                 sys.stdout.write(printable(f"{said}\n"))
     except (OSError, tarfile.TarError) as error:
-        _say(f"{file} cannot be imported: {error}")
-        return 1
+        return refuse(f"{file} cannot be imported: {error}")
     return code
 
 
 def _packed(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     packed = tar.extractfile(member) if member.isreg() else None
-    if packed is None or not member.name.endswith(_SUFFIX):
+    if packed is None or not member.name.endswith(SUFFIX):
         raise PackError("it is no saved guest")
     return packed
 
@@ -162,7 +156,3 @@ def _take(store: TemplateStore, packed: IO[bytes], wanted: Wanted) -> str:
 
 def _templates(number: int) -> str:
     return f"{number or 'no'} template{'' if number == 1 else 's'}"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(printable(f"pytest-vmports: {text}\n"))

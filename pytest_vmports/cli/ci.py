@@ -12,7 +12,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from pytest_vmports.system.mishaps import printable
+from pytest_vmports.cli.refusal import refuse
 
 if TYPE_CHECKING:
     import argparse
@@ -26,13 +26,11 @@ _REQUIREMENTS: Final = ("requirements.txt", *(f"requirements-{word}.txt" for wor
 def run(arguments: argparse.Namespace) -> int:
     """Print it; return the exit status."""
     if arguments.shards < 1:
-        sys.stderr.write("pytest-vmports: --shards is 1 or more\n")
-        return 2
+        return refuse("--shards is 1 or more", 2)
     try:
         sys.stdout.write(workflow(arguments.kind, Path.cwd(), arguments.shards))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        sys.stderr.write(printable(f"pytest-vmports: pyproject.toml cannot be read: {error}\n"))
-        return 1
+        return refuse(f"pyproject.toml cannot be read: {error}")
     return 0
 
 

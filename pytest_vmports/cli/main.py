@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pytest_vmports.cli import tables
+from pytest_vmports.cli.refusal import refuse
 from pytest_vmports.errors import VmPortsError
 from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.reader import to_reader
@@ -165,8 +166,7 @@ def _kept(options: argparse.Namespace) -> int:
     if unknown or not options.names:
         known = ", ".join(there) or "none"
         what = f"no VM is kept as {unknown[0]}" if unknown else "name the VMs to stop, or all"
-        sys.stderr.write(printable(f"pytest-vmports: {what}; kept are: {known}\n"))
-        return 2
+        return refuse(f"{what}; kept are: {known}", 2)
     for name in names:
         there[name].stop()
         sys.stdout.write(printable(f"stopped {name} ({there[name].test})\n"))

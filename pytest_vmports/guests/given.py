@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -30,15 +29,6 @@ def inittab(architecture: Architecture) -> bytes:
         f"{architecture.console}::respawn:-/vmports/console",
     ]
     return "\n".join([*lines, ""]).encode()
-
-
-def digest_now(path: Path) -> str:
-    """Return the sha256 of a file's content, as its maker may have published it."""
-    with host_files.open_file(path) as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def texts(setup: str | os.PathLike[str] | None) -> tuple[str, ...]:

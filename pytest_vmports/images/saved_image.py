@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_vmports.errors import ContainerError
-from pytest_vmports.guests import given, host_files
+from pytest_vmports.guests import host_files
 from pytest_vmports.images import unpack
 from pytest_vmports.images.bounded_tar import members, open_tar
 
@@ -93,7 +93,7 @@ class SavedImage:
             if plain != file:
                 file.unlink()
             self._left -= plain.stat().st_size
-            if f"sha256:{given.digest_now(plain)}" != digest:
+            if f"sha256:{_sha256_of(plain)}" != digest:
                 raise self.refusal(f"its layer {layer} is damaged: it is not {digest}")
             opened = self._close.enter_context(plain.open("rb"))
             plain.unlink()
@@ -225,6 +225,14 @@ class SavedImage:
                     raise self.refusal(
                         "it is larger than all images may be", "raise images_size, if it is wanted"
                     )
+
+
+def _sha256_of(path: Path) -> str:
+    with host_files.open_file(path) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _blob(digest: str) -> str:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from pytest_vmports.pool.template import Template
 
+SUFFIX: Final = ".vmports"
+"""How the name of a packed template ends, behind its key."""
 MANIFEST, SIGNATURE = "manifest.json", "signature"
 _FORMAT: Final = 1
 _LEVEL: Final = 3

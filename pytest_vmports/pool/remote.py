@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_vmports.errors import HostError, VmPortsError
-from pytest_vmports.pool.packed import PackError, Wanted, pack, unpack
+from pytest_vmports.pool.packed import SUFFIX, PackError, Wanted, pack, unpack
 from pytest_vmports.system import clock
 from pytest_vmports.system.far_files import FarError, FarFileError, far_files, in_time
 from pytest_vmports.system.progress import for_whom, slowly
@@ -67,7 +67,7 @@ class Remote:
             ):
                 packed = Path(scratch) / "packed"
                 found: list[bool] = []
-                get = partial(self._reached().get, _name(key), packed, self._most)
+                get = partial(self._reached().get, f"{key}{SUFFIX}", packed, self._most)
                 in_time(GET_SECONDS, lambda: found.append(get()), "fetch")
                 if not found[0]:
                     return False
@@ -133,7 +133,7 @@ class Remote:
                 packed = Path(scratch) / "packed"
                 with packed.open("wb") as file:
                     pack(template, file, self._wanted.secret)
-                self._reached().put(packed, _name(template.folder.name))
+                self._reached().put(packed, f"{template.folder.name}{SUFFIX}")
         except (FarError, VmPortsError, OSError, KeyError) as error:
             self._switch_off(f"nothing can be put into {self._wanted.shown}: {error}")
 
@@ -159,7 +159,3 @@ class Remote:
         except OSError:
             pass  # the other workers find out by themselves
         return True
-
-
-def _name(key: str) -> str:
-    return f"{key}.vmports"

@@ -41,7 +41,7 @@ def seen_by_guest(qemu: Qemu, accelerator: Accelerator, cpu: str | None) -> list
         accelerator: by which that one runs it.
         cpu: its processor, as ``-cpu`` takes it; None for the one that is best here.
     """
-    told = dict(_rows(said("cpuinfo")))
+    told = _first_processor()
     seen = []
     if accelerator.name != "tcg" and (cpu is None or cpu.partition(",")[0] in _OWN):
         seen = [f"{name}: {value}" for name, value in told.items() if name in _TELLING]
@@ -51,10 +51,11 @@ def seen_by_guest(qemu: Qemu, accelerator: Accelerator, cpu: str | None) -> list
     return seen
 
 
-def _rows(text: str) -> list[tuple[str, str]]:
-    """Return what ``/proc/cpuinfo`` says of the first processor."""
-    rows = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return [(name.strip().lower(), value.strip()) for name, _, value in rows]
+@lru_cache(maxsize=1)
+def _first_processor() -> dict[str, str]:
+    """Return what ``/proc/cpuinfo`` says of it: of many, reading that takes milliseconds."""
+    rows = (line.partition(":") for line in said("cpuinfo").partition("\n\n")[0].splitlines())
+    return {name.strip().lower(): value.strip() for name, _, value in rows}
 
 
 def _megahertz(told: str) -> str:

@@ -34,11 +34,9 @@ def fill(folder):
 
 
 @pytest.fixture
-def template(tmp_path):
+def template(saved_guest):
     """A saved guest, as a store has it."""
-    store = TemplateStore(tmp_path / "cache", 1 << 30)
-    yield store.get(FACTS, fill, 5)
-    store.close()
+    return saved_guest(FACTS, fill)
 
 
 @pytest.fixture

@@ -100,5 +100,5 @@ def test_other_content_of_the_same_size_and_time_has_another_key(key_of, checkou
 def test_a_host_whose_counter_has_another_rate_has_other_keys(key_of, checkout, monkeypatch):
     before = key_of(checkout, "bundled")
     # Faked: another host.
-    monkeypatch.setattr(processors, "said", {"cpuinfo": "bogomips : 6000.00"}.get)
+    monkeypatch.setattr(processors, "_first_processor", lambda: {"bogomips": "6000.00"})
     assert key_of(checkout, "bundled") != before

@@ -63,10 +63,12 @@ def seen(monkeypatch):
 
     def of(accelerator, cpu=None, host=HOST, architecture="x86_64"):
         monkeypatch.setattr(processors, "said", {"cpuinfo": host}.get)
+        processors._first_processor.cache_clear()
         qemu = Qemu(f"/qemu-system-{architecture}", (9, 0, 0), "a test")
         return processors.seen_by_guest(qemu, accelerator, cpu)
 
-    return of
+    yield of
+    processors._first_processor.cache_clear()
 
 
 @pytest.mark.parametrize("cpu", [None, "max", "host", "host,-avx2"])
