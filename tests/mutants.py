@@ -970,7 +970,7 @@ _TRAVEL = (
     )
     + _of(
         "pytest_vmports/report/recorded.py",
-        "tests/report/test_record.py",
+        "tests/report/test_run_record.py",
         shards_tests_are_one=('phase.test, phase.worker = f"{shard} {phase.test}"',
                               'phase.test, phase.worker = f"{phase.test}"'),
         any_moment_is_drawn=("Field(ge=0, le=1e12)", "Field()"),
