@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,7 +29,7 @@ class PortMapping(BaseModel):
         pydantic.ValidationError: (a ValueError) when a number is out of range or not a number.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     internal: GuestPort
     external: HostPort | None = None
@@ -50,7 +50,7 @@ class ExposedPort(BaseModel):
         protocol: ``"tcp"`` or ``"udp"``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     internal: GuestPort
     external: HostPort

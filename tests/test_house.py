@@ -13,6 +13,7 @@ import pytest
 from folded import folded
 
 import pytest_vmports
+from pytest_vmports import errors
 from pytest_vmports.network.wiring import Wiring
 from pytest_vmports.pool import planning
 from pytest_vmports.pool.guest_choice import chosen_guest
@@ -376,6 +377,15 @@ def test_every_public_name_is_there(name):
     assert getattr(module, name) is not None and name in dir(module)
 
 
+def test_every_error_and_warning_is_a_public_name():
+    theirs = [
+        name for name, one in vars(errors).items()
+        if isinstance(one, type) and issubclass(one, Exception) and name[0] != "_"
+    ]  # fmt: skip
+    assert set(theirs) <= set(pytest_vmports.__all__)
+    assert len(theirs) >= 50
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Vm'"):
         _ = pytest_vmports.Vm
@@ -482,7 +492,7 @@ def test_which_architecture_it_is_is_known_in_one_room_alone(module):
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["settings_table", "house_tree"])
+@pytest.mark.parametrize("name", ["settings_table", "settings_types", "house_tree"])
 def test_the_docs_show_the_settings_and_the_house_as_they_are(name):
     script = PACKAGE.parent / "scripts" / f"{name}.py"
     done = subprocess.run([sys.executable, script, "--check"], check=False)

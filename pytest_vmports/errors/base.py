@@ -34,7 +34,7 @@ class VmPortsError(Exception):
             cls.__module__ = _PUBLIC
 
     def __init__(self, message: str | None = None, **fields: Any) -> None:
-        self.fields = fields if message is None else {"message": message, **fields}
+        self.fields: dict[str, Any] = fields if message is None else {"message": message, **fields}
         text = printable(self._told() if message is None else message)
         # Behind a console it would look like the guest's words.
         between = "\n" if "\n" in text else " "

@@ -15,7 +15,9 @@ class NotExposedError(VmPortsError, KeyError):
     """A guest port is not exposed. Fields: ``port``, ``exposed`` (text), ``remedy``."""
 
     template = "guest port {port} is not exposed; exposed are: {exposed}; {remedy}"
-    __str__ = Exception.__str__
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class NotEnteredError(VmPortsError, AttributeError):

@@ -182,7 +182,9 @@ class CommandFailedError(MachineError, subprocess.CalledProcessError):
     """
 
     template = "{cmd!r} ended with {returncode} in the guest; it said:\n{said}"
-    __str__ = Exception.__str__
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class CommandTimeoutError(MachineError, subprocess.TimeoutExpired):
@@ -192,7 +194,9 @@ class CommandTimeoutError(MachineError, subprocess.TimeoutExpired):
     """
 
     template = "{cmd!r} had not ended in the guest after {timeout:g} s and was killed"
-    __str__ = Exception.__str__
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class CopyTimeoutError(CommandTimeoutError):

@@ -53,7 +53,7 @@ class RootTree:
     def __init__(self, most: int) -> None:
         self._root = _Node(_folder_info(), None, 0)
         self._left, self._layer, self._members = most, 0, 0
-        self.count = 0
+        self.count: int = 0
 
     def add(self, layer: tarfile.TarFile) -> None:
         """Put a layer over what is there.

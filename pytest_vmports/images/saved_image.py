@@ -73,6 +73,7 @@ class SavedImage:
             if not path.is_dir():
                 self._open_tar()
             config, self._layers = self._find(architecture.distributions)
+            self.config: Config
             self.config, self._digests = self._read(config)
             until_open.pop_all()
 

@@ -69,7 +69,7 @@ class PortAllocator:
         port_range: tuple[int, int] | None = None,
     ) -> None:
         self._ports = candidate_ports(port_range)
-        self.directory = make_state_dir(state_dir)
+        self.directory: Path = make_state_dir(state_dir)
         self._ledger = Ledger(str(self.directory))
         self._dir_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._close_dir = weakref.finalize(self, os.close, self._dir_fd)

@@ -27,7 +27,7 @@ class Ledger:
     __slots__ = ("directory", "held")
 
     def __init__(self, directory: str) -> None:
-        self.directory = directory
+        self.directory: str = directory
         self.held: set[PortLease] = set()
 
 
@@ -55,9 +55,9 @@ class PortLease:
         fd: int,
     ) -> None:
         self._ledger = ledger
-        self.port = port
-        self.protocol = protocol
-        self.host = host
+        self.port: int = port
+        self.protocol: str = protocol
+        self.host: str = host
         self._fd = fd
         self._guard: socket.SocketType | None = None
         self._handed = False

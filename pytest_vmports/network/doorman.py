@@ -50,7 +50,7 @@ class Doorman:
         self._lock = threading.Lock()
         self._ports: set[tuple[str, str, int]] = set().union(*map(places, ports))
         self._outgoing = outgoing
-        self.opening = True
+        self.opening: bool = True
 
     def allow(self, port: ExposedPort) -> None:
         """Let a host port be bound from now on."""

@@ -55,7 +55,7 @@ class ExposedPorts:
         self.declare = declare
         self._allow_network = allow_network
         self._granted = list(granted)
-        self.since = clock.now()
+        self.since: float = clock.now()
         self.host = host
         self._own: list[tuple[ExposedPort, PortLease]] = []
 

@@ -86,10 +86,10 @@ class GvproxyWiring:
         strict: bool = False,
         outlives: bool = False,
     ) -> None:
-        self.ports = ports
+        self.ports: tuple[ExposedPort, ...] = ports
         self._allocator = allocator
         self.gvproxy = gvproxy
-        self.log = workdir / "gvproxy.log"
+        self.log: Path = workdir / "gvproxy.log"
         self._workdir = workdir
         self._config = workdir / GVPROXY_CONFIG
         self._lay_sockets(workdir)

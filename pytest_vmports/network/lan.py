@@ -28,7 +28,7 @@ from pytest_vmports.constants import (
 from pytest_vmports.errors import MachineError
 from pytest_vmports.network import host_frames
 from pytest_vmports.network.host_frames import mac_bytes
-from pytest_vmports.network.links import Pump
+from pytest_vmports.network.links import Link, Pump
 from pytest_vmports.network.usernet import network_card
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Seat:
     """
 
     def __init__(self, lan: Lan, pump: Pump, number: int, host_ports: Mapping[int, int]) -> None:
-        self.links = [pump.link(self._from_guest)]
+        self.links: list[Link] = [pump.link(self._from_guest)]
         if host_ports:
             self.links.append(pump.link(self._from_host))
         self.sought: str | None = None
@@ -138,9 +138,9 @@ class Seat:
 
     def take(self, number: int) -> None:
         """Have the values of this place; called before others on the network know of it."""
-        self.values = seat_values(self.fds, number)
+        self.values: SeatValues = seat_values(self.fds, number)
         self.number = number
-        self.mac_bytes = mac_bytes(self.values.mac)
+        self.mac_bytes: bytes = mac_bytes(self.values.mac)
         self._ip = socket.inet_aton(self.values.address)
 
     @property

@@ -56,7 +56,7 @@ class Link:
     """
 
     def __init__(self, pump: Pump, handle: Callable[[bytes], None]) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._pump = pump
         self._handle = handle
         self._waiting: deque[bytes] = deque()
@@ -142,7 +142,7 @@ class Pump:
     """
 
     def __init__(self, name: str) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._files: list[Link | socket.socket] = []
         with ExitStack() as stack:
             wake, wake_end = sockets.pair()

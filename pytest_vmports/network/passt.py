@@ -127,7 +127,7 @@ class PasstWiring(NoLaterForwards):
         strict: bool = False,
     ) -> None:
         self.ports = ports
-        self.network_log = NetworkLog() if online else None
+        self.network_log: NetworkLog | None = NetworkLog() if online else None
         self._passt = passt
         self._log, self._ready = workdir / "passt.log", workdir / "passt.pid"
         self._capture = workdir / handshake.FILE

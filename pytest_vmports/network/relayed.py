@@ -53,6 +53,7 @@ class RelayedUsernetWiring(UsernetWiring):
 
     def __init__(self, ports: tuple[ExposedPort, ...]) -> None:
         super().__init__(ports)
+        self.ports: tuple[ExposedPort, ...] = ports
         self._relay: UdpRelay | None = None
 
     def start(self, lease_fds: Collection[int]) -> Sequence[int]:  # noqa: ARG002 - protocol

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pytest
+    from typing_extensions import Unpack
 
     from pytest_vmports.leases import LeaseInfo
     from pytest_vmports.pool.handle import VM
     from pytest_vmports.pool.pool import Pool
+    from pytest_vmports.settings.keywords import Port, SettingKeywords
     from pytest_vmports.settings.options import Settings
     from pytest_vmports.vm.machine import Machine
 
@@ -129,18 +131,16 @@ class VmFactory(_NoVm):
 
     def __call__(
         self,
-        ports: Sequence[Any] | str | None = None,
+        ports: Sequence[Port] | str | None = None,
         *more: Any,
-        guest: Guest | str | Callable[[], Guest] | None = None,
-        **settings: Any,
+        **settings: Unpack[SettingKeywords],
     ) -> VmToBe:
         """Return what makes a VM that is ready in a ``with`` block, in a test or a fixture.
 
         Args:
             ports: guest ports, as the marker takes them; None means the setting ``expose``.
             more: is refused: what the marker takes one by one is a list here.
-            guest: what to boot, as the marker takes it; None means the session's.
-            settings: as the marker takes them.
+            settings: as the marker takes them; of the guest None means the session's.
 
         Raises:
             SettingError: a value or keyword is wrong.
@@ -155,7 +155,7 @@ class VmFactory(_NoVm):
             )  # fmt: skip
         caller = sys._getframe(1)  # noqa: SLF001 - inspect's takes long to import
         where = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-        return VmToBe(lambda: self._made(ports, guest, dict(settings)), where)
+        return VmToBe(lambda: self._made(ports, dict(settings)), where)
 
     def __enter__(self) -> NoReturn:
         raise self._refusal("a with block")
@@ -166,10 +166,10 @@ class VmFactory(_NoVm):
     @contextlib.contextmanager
     def _made(
         self,
-        ports: Sequence[Any] | str | None,
-        guest: Guest | str | Callable[[], Guest] | None,
+        ports: Sequence[Port] | str | None,
         settings: dict[str, Any],
     ) -> Iterator[VM]:
+        guest = settings.pop("guest", None)
         own = guest if isinstance(guest, Guest) else self._guest
         if own is not guest and guest is not None:
             settings["guest"] = guest

@@ -65,9 +65,9 @@ class Pool:
         self.root = root
         self.images = images
         self.run_dir = run_dir
-        self.standby = Standby(tell)
+        self.standby: Standby = Standby(tell)
         self._foresight = Foresight()
-        self.launcher = Launcher(
+        self.launcher: Launcher = Launcher(
             allocator, run_dir, templates, self.standby, failed=failed, tell=tell, keeper=keeper
         )
         self.keeper = keeper

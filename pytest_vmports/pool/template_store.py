@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_vmports.errors import TemplateBusyError
 from pytest_vmports.pool.template import Template
@@ -21,7 +21,7 @@ class TemplateStore(Store[Template]):
     word = "a template"
     doing = "builds the template of"
     remedy = "set cache_dir"
-    digested = Template.digested
+    digested: ClassVar[tuple[str, ...]] = Template.digested
 
     def __init__(
         self, base: Path | None, limit: int, say: Callable[[str], None] = lambda _: None

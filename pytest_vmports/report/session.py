@@ -35,8 +35,8 @@ class Session:
     """
 
     def __init__(self, config: pytest.Config, running: Callable[[], pytest.Item | None]) -> None:
-        self.recorder = Recorder(running)
-        self.terminal = Terminal(config, self.recorder.note)
+        self.recorder: Recorder = Recorder(running)
+        self.terminal: Terminal = Terminal(config, self.recorder.note)
         self._keeper: Keeper | None = None
         self._config = config
 

@@ -37,4 +37,7 @@ def _bind() -> tuple[Callable[[], float], Callable[[], float], Callable[[float],
     return now, wall, sleep
 
 
+now: Callable[[], float]
+wall: Callable[[], float]
+sleep: Callable[[float], None]
 now, wall, sleep = _bind()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PACKAGE = str(Path(__file__).parents[1])
 # An error of a VM may bring its whole console along.
 _LONGEST = 300
-printable = shown.printable
+printable: Callable[[str], str] = shown.printable
 
 
 @contextlib.contextmanager

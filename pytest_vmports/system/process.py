@@ -94,8 +94,8 @@ class Process:
         starter: ThreadPoolExecutor | None = None,
     ) -> None:
         self.name = name
-        self.command = list(command)
-        self.pid = popen.pid
+        self.command: list[str] = list(command)
+        self.pid: int = popen.pid
         self._popen = popen
         self._log = log
         self._kept: str | None = None

@@ -35,6 +35,7 @@ class RunDir:
         StateDirError: the folder cannot be made.
     """
 
+    path: Path
     _lock: int | None
 
     def __init__(self, base: Path | None = None) -> None:

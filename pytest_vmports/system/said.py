@@ -13,7 +13,7 @@ import re
 import struct
 import tarfile
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -41,7 +41,9 @@ class Answer(BaseModel):
     passed over, as QEMU's documents ask of who reads its answers.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
 
 @contextlib.contextmanager

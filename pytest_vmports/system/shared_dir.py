@@ -37,7 +37,7 @@ class SharedDir:
         parent = base or default_base("shared")
         make_private(parent, remedy=REMEDY)
         # Whoever runs the tests may choose the name.
-        self.path = parent / hashlib.sha256(run.encode()).hexdigest()[:16]
+        self.path: Path = parent / hashlib.sha256(run.encode()).hexdigest()[:16]
         try:
             self._lock = _join(self.path)
             sweep(parent)

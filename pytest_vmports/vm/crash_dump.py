@@ -38,7 +38,7 @@ class CrashDump:
     """
 
     def __init__(self, file: Path | None) -> None:
-        self.problem = ""
+        self.problem: str = ""
         self._file = file
         self._tried = False
 

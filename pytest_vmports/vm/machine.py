@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_vmports.constants import GVPROXY_CONFIG
-from pytest_vmports.errors import NoShellError
+from pytest_vmports.errors import MachineDiedError, NoShellError
 from pytest_vmports.system import clock, patience, surroundings
 from pytest_vmports.system.process import Process, spawn
 from pytest_vmports.system.sockets import pair
-from pytest_vmports.vm import failures, moves
-from pytest_vmports.vm.argv import CAPTURE, Channels
+from pytest_vmports.vm import failures, moves, owner, reboots, stillness, walls
+from pytest_vmports.vm.argv import CAPTURE, Channels, Ram
 from pytest_vmports.vm.console import MIB, Console
 from pytest_vmports.vm.crash_dump import VMCORE, CrashDump
 from pytest_vmports.vm.failures import Vitals
@@ -22,26 +22,19 @@ from pytest_vmports.vm.inside.disk import SEED
 from pytest_vmports.vm.inside.waiting import Place, Waiting
 from pytest_vmports.vm.milestones import Milestones, Origin, State
 from pytest_vmports.vm.monitor import Monitor
-from pytest_vmports.vm.owner import Owner
-from pytest_vmports.vm.plan import Ends
+from pytest_vmports.vm.plan import Ends, Plan
 from pytest_vmports.vm.readiness import ALL, Probe
-from pytest_vmports.vm.reboots import Reboots
-from pytest_vmports.vm.saved import remove_overlay
-from pytest_vmports.vm.stillness import Stillness
+from pytest_vmports.vm.saved import SavedState, remove_overlay
 from pytest_vmports.vm.tpm import Tpm
-from pytest_vmports.vm.walls import around_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from pytest_vmports.errors import MachineDiedError
     from pytest_vmports.models import ExposedPort
     from pytest_vmports.network.cards import Cards
-    from pytest_vmports.vm.argv import Ram
+    from pytest_vmports.vm.inside.kind import GuestKind
     from pytest_vmports.vm.inside.shell import Shell
-    from pytest_vmports.vm.plan import Plan
-    from pytest_vmports.vm.saved import SavedState
 
 _GREETING_SECONDS = 30.0
 
@@ -78,7 +71,6 @@ class Machine:
     """
 
     monitor: Monitor
-    _qemu: Process | None
 
     def __init__(
         self,
@@ -90,15 +82,23 @@ class Machine:
         ram: Ram | None = None,
         leased: float | None = None,
     ) -> None:
-        self.owner, self.plan, self.state = Owner(), plan, State.NEW
-        self.cards, self.kind = cards, plan.kind
+        self.owner: owner.Owner = owner.Owner()
+        self.plan: Plan = plan
+        self.state: State = State.NEW
+        self.cards: Cards = cards
+        self.kind: GuestKind = plan.kind
         self.origin = Origin.BOOTED if saved is None else Origin.CLONED
-        self.milestones = Milestones(leased=leased)
-        self.command, self.place, self.failing = list[str](), place, False
-        self.console = Console(place.workdir / "console.log", plan.console_limit * MIB)
-        self.files = Files((GVPROXY_CONFIG, SEED, CAPTURE, VMCORE))
-        self.crash_dump, self.reboots, self.clock_behind = CrashDump(None), Reboots(), 0.0
-        self._qemu, self.tpm = None, Tpm()
+        self.milestones: Milestones = Milestones(leased=leased)
+        self.command: list[str] = []
+        self.place: Place = place
+        self.failing: bool = False
+        self.console: Console = Console(place.workdir / "console.log", plan.console_limit * MIB)
+        self.files: Files = Files((GVPROXY_CONFIG, SEED, CAPTURE, VMCORE))
+        self.crash_dump: CrashDump = CrashDump(None)
+        self.reboots: reboots.Reboots = reboots.Reboots()
+        self.clock_behind: float = 0.0
+        self._qemu: Process | None = None
+        self.tpm: Tpm = Tpm()
         self.probe: Probe | None = None
         self._saved, self.ram = saved, ram if saved is None else saved.memory
 
@@ -354,7 +354,8 @@ class Machine:
             self.console, self.check_alive, deadline,
             timeout or self.plan.boot_timeout, deaths, asked, self.kind.ends,
             lambda ports: Probe(ALL, self.cards.first, self.monitor, ports),
-            Stillness(self.monitor, by_bios=self.kind.by_bios), self.reboots if asked else None,
+            stillness.Stillness(self.monitor, by_bios=self.kind.by_bios),
+            self.reboots if asked else None,
         )  # fmt: skip
 
     def _hang_up(self) -> None:
@@ -368,7 +369,7 @@ class Machine:
         plan, workdir, restored = self.plan, self.workdir, self._saved is not None
         ours, monitor = pair()
         self.monitor = Monitor(ours)
-        self.reboots = Reboots(self.monitor, self.console)
+        self.reboots = reboots.Reboots(self.monitor, self.console)
         with monitor, ExitStack() as until_spawned:
             own = self.kind.connect(self.place, self.cards.first.ports, until_spawned)
             tpm = self.tpm.start(plan.swtpm, workdir, until_spawned)
@@ -382,10 +383,9 @@ class Machine:
             self.command = plan.argv(ends)
             self.console.keep_in_bounds()
             fds = [fd for fd in (monitor.fileno(), *own, tpm, *network_fds) if fd is not None]
-            self._qemu = spawn(
-                "QEMU", self.command, log=workdir / "qemu.log", pass_fds=fds,
-                confinement=around_qemu(plan, ends, self.place),
-            )  # fmt: skip
+            around = walls.around_qemu(plan, ends, self.place)
+            log = workdir / "qemu.log"
+            self._qemu = spawn("QEMU", self.command, log=log, pass_fds=fds, confinement=around)
         if not self.monitor.connect(_GREETING_SECONDS):
             self._qemu.wait(_GREETING_SECONDS)
             raise failures.not_started(self.vitals, self.cards.first.refused(self._qemu.output))

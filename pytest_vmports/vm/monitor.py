@@ -79,7 +79,7 @@ class Monitor:
         self._ends = FewEvents("SHUTDOWN")
         self._panics = FewEvents(("GUEST_PANICKED", "GUEST_CRASHLOADED"))
         self._refused = FewEvents("BLOCK_IO_ERROR")
-        self.resets = GuestResets()
+        self.resets: GuestResets = GuestResets()
 
     def connect(self, timeout: float) -> bool:
         """Wait for QEMU's greeting and negotiate; False when QEMU hung up instead.

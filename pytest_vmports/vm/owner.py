@@ -12,7 +12,7 @@ class Owner:
     """The process that makes this."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
 
     @property
     def here(self) -> bool:

@@ -55,7 +55,7 @@ class GuestResets(EventListener):
 
     def __init__(self) -> None:
         super().__init__("RESET")
-        self.count = 0
+        self.count: int = 0
         self.written: Callable[[], int] = int
         self._last: tuple[float, int, float] | None = None
 
@@ -102,7 +102,7 @@ class FloodGuard:
     """
 
     def __init__(self) -> None:
-        self.tripped = ""
+        self.tripped: str = ""
         self._begun, self._count = clock.now(), 0
 
     def __call__(self, event: Message) -> bool:

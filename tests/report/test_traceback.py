@@ -86,7 +86,10 @@ SILENT = {
     "LeaseInfo.describe", "PortMapping.model_config", "ExposedPort.model_config", "ExposedPort.url",
     "ExposedPort.address", "PortAllocator.__enter__", "PortLease.held", "PortLease.__enter__",
     "PortLease.__exit__", "PortLease.release", "PortLease.release_guard", "PortLease.guard_with",
-    "PortLease.forget_after_fork", "FreePortFactory.__enter__",
+    "PortLease.forget_after_fork", "FreePortFactory.__enter__", "Completed.stdout_bytes",
+    "Completed.stderr_bytes", "NetworkEntries.refused",
+    # The user's own; and ours alone, before a fixture hands the settings over.
+    "CommandRunner.run", "Settings.nearness", "Settings.whose_guest", "Settings.with_ports_of",
 }  # fmt: skip
 FIXTURES = [
     name for name, one in vars(plugin).items()

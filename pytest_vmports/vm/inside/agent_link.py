@@ -45,8 +45,8 @@ class AgentLink:
         folder: str = "/",
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.there = False
-        self.variables = dict(variables)
+        self.there: bool = False
+        self.variables: dict[str, str] = dict(variables)
         self._control = control
         self._folder = folder
         self._clock_sent = self._moving = False

@@ -79,7 +79,7 @@ class Archive:
     """
 
     def __init__(self, taker: Taker) -> None:
-        self.over = False
+        self.over: bool = False
         self._taker = taker
         self._first = True
         self._collected = bytearray()

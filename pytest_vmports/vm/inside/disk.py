@@ -29,7 +29,7 @@ from pytest_vmports.vm.inside.own_init import OwnInit
 from pytest_vmports.vm.inside.shell import RunnerShell
 from pytest_vmports.vm.inside.ssh import CONFIG, SshShell, copy_key, public_half, session_key
 from pytest_vmports.vm.inside.waiting import BootFiles
-from pytest_vmports.vm.last_words import TABLE
+from pytest_vmports.vm.last_words import TABLE, LastWords
 from pytest_vmports.vm.saved import OVERLAY, VARIABLES
 
 if TYPE_CHECKING:
@@ -66,16 +66,16 @@ class DiskGuest(OwnInit):
     """
 
     # A distribution goes on starting things after its ports answer.
-    rest_seconds = 30.0
+    rest_seconds: float = 30.0
 
     def __init__(self, guest: Guest, image: Disk, architecture: Architecture) -> None:
         super().__init__(guest, architecture)
         self._image = image
-        self.has_agent = image.agent
-        self.moves = image.ssh or image.agent or image.brings_agent(architecture)
+        self.has_agent: bool = image.agent
+        self.moves: bool = image.ssh or image.agent or image.brings_agent(architecture)
         self._direct = guest.kernel_path is not None
         if not self._direct:
-            self.ends = TABLE
+            self.ends: Sequence[LastWords] = TABLE
         self._agent: GuestAgent | None = None
         self._move: Move | None = None
         self._ssh_port: ExposedPort | None = None
@@ -165,7 +165,7 @@ class DiskGuest(OwnInit):
             )
         if self._image.ssh:
             self._ssh_port = find_port(forwards, f"{SSH_PORT}/tcp")
-            self.ssh = SshShell(self._ssh_port, _key(place), place.workdir)
+            self.ssh: SshShell | None = SshShell(self._ssh_port, _key(place), place.workdir)
         if not self._image.agent:
             return control, None, window
         from pytest_vmports.vm.inside.qemu_agent import GuestAgent  # noqa: PLC0415 - few need it

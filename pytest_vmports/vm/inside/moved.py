@@ -17,7 +17,7 @@ class Moved:
     """
 
     def __init__(self) -> None:
-        self.done = 0
+        self.done: int = 0
         self.total: int | None = None
         self._before, self._then = 0, clock.now()
 

@@ -34,7 +34,7 @@ class OwnInit:
         architecture: of its VM.
     """
 
-    rest_seconds = 3.0
+    rest_seconds: float = 3.0
     stands_by = True
     moves = False
     has_agent = False

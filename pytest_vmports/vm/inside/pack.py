@@ -48,10 +48,10 @@ class Pack:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self.size = 0
+        self.size: int = 0
         self.left_out: list[str] = []
         self.shortened: list[str] = []
-        self.has_links = False
+        self.has_links: bool = False
         self._folders: list[tuple[str, int, float]] = []
         self._state = "nothing was copied"
         try:
@@ -60,7 +60,7 @@ class Pack:
         except OSError as error:
             what = f"there is no {source} on the host ({error.strerror})"
             raise GuestFileError(what=what, remedy="name what exists") from error
-        self.is_folder = stat.S_ISDIR(mode)
+        self.is_folder: bool = stat.S_ISDIR(mode)
         if not self.is_folder and not stat.S_ISREG(mode):
             what = f"{source} is neither a file nor a folder"
             raise GuestFileError(what=what, remedy="name a file or folder")

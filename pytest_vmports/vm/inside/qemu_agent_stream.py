@@ -75,8 +75,9 @@ class Kept:
     """Keeps what a command writes, and somewhat more than ``most`` bytes; see `shell.Sink`."""
 
     def __init__(self, most: int | None) -> None:
-        self.output, self.errors = bytearray(), bytearray()
-        self.full = False
+        self.output: bytearray = bytearray()
+        self.errors: bytearray = bytearray()
+        self.full: bool = False
         self._most = most
 
     def out(self, data: bytes) -> None:

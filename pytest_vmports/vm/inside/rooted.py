@@ -14,7 +14,7 @@ from pytest_vmports.vm.last_words import LastWords
 from pytest_vmports.vm.saved import OVERLAY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_vmports.guests.guest import Guest
     from pytest_vmports.guests.image import Disk
@@ -42,7 +42,7 @@ class Rooted(Prepared):
         super().__init__(guest, architecture)
         self._image = image
         if guest.container is not None:
-            self.ends = (_SERVICE_ENDED,)
+            self.ends: Sequence[LastWords] = (_SERVICE_ENDED,)
 
     @property
     def _files(self) -> Path | None:

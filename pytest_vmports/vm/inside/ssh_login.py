@@ -55,7 +55,8 @@ class Connection:
     """
 
     def __init__(self, process: Process, socket: Path) -> None:
-        self.process, self._socket = process, socket
+        self.process: Process = process
+        self._socket = socket
 
     @property
     def ready(self) -> bool:

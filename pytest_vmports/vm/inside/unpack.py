@@ -62,7 +62,8 @@ class Unpacking:
 
     def __init__(self, name: str, place: Path, source: str, limit: int) -> None:
         self.left_out: list[str] = []
-        self.more_left_out = self.taken = 0
+        self.more_left_out: int = 0
+        self.taken: int = 0
         self._name, self._place, self._source = name, place, source
         self._limit, self._room = limit, limit
         self._count = _LEAST_COUNT + limit // _BYTES_EACH

@@ -48,6 +48,8 @@ class Window:
         seen: the guest's agent has shown that it sees the same memory.
     """
 
+    seen: bool
+
     def __init__(self, file: int) -> None:
         self._map = mmap.mmap(file, SIZE)  # holds the file open by itself
         self._nonce = os.urandom(_NONCE)
