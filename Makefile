@@ -12,7 +12,7 @@ SECONDS = 120
 unexport SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-versions lint stress bench clean
+.PHONY: help setup demo test test-slow test-versions lint package docs pictures stress bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,15 @@ lint: setup ## check style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+package: setup ## build what is published and try it: metadata, contents, types, an install by itself
+	@scripts/check-package
+
+docs: setup ## build the site, strictly, and look for dead links
+	@scripts/build-docs
+
+pictures: setup ## draw the pictures of the docs from real runs
+	.venv/bin/python tests/draw_pictures.py
 
 stress: setup ## try to get a port handed out twice (PROCESSES=8 SECONDS=120)
 	.venv/bin/python tests/lease_stress.py --processes $(PROCESSES) --seconds $(SECONDS)
