@@ -1,7 +1,7 @@
 """What a release needs of the version's and the changelog's words.
 
-    python scripts/release.py check v1.2.3   refuse a tag that the code or the changelog contradicts
-    python scripts/release.py notes v1.2.3   print what changed in it
+python scripts/release.py check v1.2.3   refuse a tag that the code or the changelog contradicts
+python scripts/release.py notes v1.2.3   print what changed in it
 """
 
 import re

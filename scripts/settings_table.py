@@ -1,4 +1,4 @@
-"""Write the README's table of settings from the one in the code; ``--check`` only compares."""
+"""Write the page's table of settings from the one in the code; ``--check`` only compares."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pytest_vmports.settings.table import OPTIONS
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 BETWEEN = re.compile(r"(?<=<!-- settings -->\n).*(?=<!-- /settings -->)", re.DOTALL)
 
 
@@ -21,12 +21,12 @@ def table() -> str:
 
 
 def main() -> int:
-    """Return 1 when ``--check`` finds the README out of date."""
-    old = README.read_text()
+    """Return 1 when ``--check`` finds the page out of date."""
+    old = PAGE.read_text()
     new = BETWEEN.sub(lambda _: table(), old)
     if "--check" in sys.argv[1:]:
         return int(old != new)
-    README.write_text(new)
+    PAGE.write_text(new)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What MkDocs does beside its own for the site: pages that stand elsewhere, and links to the code.
 
-The errors' catalogue is in the package, since ``pytest-vmports explain`` reads it; the changelog and
-the security policy are where GitHub looks for them. On the site they are pages like the others.
+The errors' catalogue is in the package, since ``pytest-vmports explain`` reads it; the changelog
+and the security policy are where GitHub looks for them. On the site they are pages like the others.
 Source: https://www.mkdocs.org/user-guide/configuration/#hooks
 """
 

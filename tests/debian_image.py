@@ -37,7 +37,8 @@ MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 SIGNED = ("shim-signed", "grub-efi-amd64-signed")
 WORDS = "root=LABEL=root rw console=ttyS0"
 # What costs an emulated processor half a minute of each first boot, and is no part of any test: a
-# look for snapshots of LVM, a boot loader that is not there, keys for a console that nobody reads.
+# look for snapshots of LVM, a boot loader that is not there, keys for a console that nobody reads,
+# locales, which this system does not have.
 QUICKER = """
 set -e
 ln -s /dev/null "$1/etc/systemd/system/e2scrub_reap.service"
@@ -46,6 +47,7 @@ datasource_list: [NoCloud]
 grub_dpkg: {enabled: false}
 ssh: {emit_keys_to_console: false}
 no_ssh_fingerprints: true
+locale: false
 END
 """
 # The bind mount shows the file system alone, without what is mounted in it while it is built.

@@ -492,7 +492,9 @@ def test_which_architecture_it_is_is_known_in_one_room_alone(module):
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["settings_table", "settings_types", "house_tree"])
+@pytest.mark.parametrize(
+    "name", ["settings_table", "settings_types", "command_line_page", "house_tree"]
+)
 def test_the_docs_show_the_settings_and_the_house_as_they_are(name):
     script = PACKAGE.parent / "scripts" / f"{name}.py"
     done = subprocess.run([sys.executable, script, "--check"], check=False)

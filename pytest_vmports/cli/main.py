@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return to_reader(lambda: _main(arguments))
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def command_line() -> argparse.ArgumentParser:
+    """Return what reads the words of a command."""
     parser = argparse.ArgumentParser("pytest-vmports", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ports = commands.add_parser("ports", help="list the host ports that tests hold now")
@@ -86,7 +87,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     explain = commands.add_parser("explain", help="say what an error means, and what to do")
     explain.add_argument("name", nargs="?", metavar="NAME", help="as messages end with; none: all")
     explain.set_defaults(run=_explain)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = command_line().parse_args(arguments)
     try:
         return int(options.run(options))
     except VmPortsError as error:
