@@ -14,7 +14,7 @@ HEAD = """\
 `pytest-vmports COMMAND --help` says the same as this page.
 
 The exit status is 0 when all is well, 1 when something is wrong, and 2 when a word is misspelled
-or no VM can be started. Options of pytest itself, as `--vmports-report`, are [settings](settings.md).
+or no VM can be started. Options of pytest, as `--vmports-report`, are [settings](settings.md).
 """
 
 
@@ -22,7 +22,7 @@ def page() -> str:
     """Return the page."""
     (commands,) = [one for one in command_line()._actions if one.choices]
     briefs = {one.dest: one.help for one in commands._choices_actions}
-    sections = (_section(name, briefs[name], one) for name, one in commands.choices.items())
+    sections = [_section(name, briefs[name], one) for name, one in commands.choices.items()]
     return HEAD + "".join(sections)
 
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 INSTALLS = re.compile(r"(?:sudo )?(?:pip|python3? -m venv|apt-get|\. \.venv)\b")
+EXTRAS = re.compile(r"pytest-vmports\[([\w,]+)\]")
 SECONDS = 1800
 
 
@@ -86,10 +88,18 @@ def follow(page: Path, folder: Path, **environment: str) -> int:
             file.write_text(block.text)
         elif block.kind == "console":
             for command, expected in sessions(block.text):
-                if not INSTALLS.match(command):
+                if INSTALLS.match(command):
+                    _look_at_extras(command, where)
+                else:
                     _type(command, expected, folder, where, environment)
                     done += 1
     return done
+
+
+def _look_at_extras(command: str, where: str) -> None:
+    there = set(metadata.metadata("pytest-vmports").get_all("Provides-Extra") or ())
+    for named in EXTRAS.findall(command):
+        assert set(named.split(",")) <= there, f"{where}: no such extra: {command}"
 
 
 def _type(

@@ -4,12 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "pytest_vmports" / "errors.md",
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
 ]  # fmt: skip
+# Where the package's page leads, and the pages of the site that stand elsewhere than in docs/.
+SITE = re.search(r'^Homepage = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+ELSEWHERE = {
+    "errors": "pytest_vmports/errors.md", "changelog": "CHANGELOG.md",
+    "report-a-fault": "SECURITY.md",
+}  # fmt: skip
 # What a reader may make, the reader's own, and others'.
 MADE_UP = {
     "network/passt.py",
@@ -30,7 +37,8 @@ FOLDERS = ("pytest_vmports", "tests", "docs", "scripts", "benchmarks", "examples
 def text_of(page: Path) -> str:
     """Return a page without its programs and configurations, which name files of their own."""
     return re.sub(
-        r"^```(?:python|yaml|ini)\n.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE
+        r"^ *```(?:python|yaml|ini|toml|sh|console)\b.*?^ *```$|https?://\S+", "", page.read_text(),
+        flags=re.DOTALL | re.MULTILINE,
     )
 
 
@@ -56,6 +64,7 @@ def test_a_file_that_is_named_is_there(page):
     named = set(re.findall(r"(?<![\w.-])\w[\w/-]*\.(?:py|md|c|svg|toml)\b", text_of(page)))
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")]
     there = [f"/{file.relative_to(ROOT)}" for file in [*files, *ROOT.glob("*.*")]]
+    there += [f"/{one.title}" for one in blocks(page)]
     found = {name for name in named if any(file.endswith(f"/{name}") for file in there)}
     assert named - MADE_UP - found == set()
 
@@ -66,7 +75,22 @@ def test_a_test_that_is_named_is_there(page):
     files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
     there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
     modules = {Path(file).stem for file in [*files, *MADE_UP]}
+    modules |= {Path(one.title).stem for one in blocks(page)}
     assert named - there - modules == set()
+
+
+def test_the_package_s_page_leads_to_pages_that_are_there():
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert all(link.startswith(SITE) for link in links)  # a relative one is dead on that page
+    assert len(links) > 20
+    dead = []
+    for link in links:
+        path = link.removeprefix(SITE)
+        name = path.strip("/")
+        source = f"docs/{name}" if "." in name else ELSEWHERE.get(name, f"docs/{name}.md")
+        if not (ROOT / source).exists() or ("." in name) == path.endswith("/"):
+            dead.append(link)
+    assert dead == []
 
 
 def tables(page: Path) -> dict[str, list[list[str]]]:

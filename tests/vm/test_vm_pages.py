@@ -21,7 +21,8 @@ ELSEWHERE = {"vm.md", "guests.md", "hardware.md", "networks.md", "recipes.md"}
 
 
 def names_of_pages():
-    return sorted(str(page.relative_to(pages.DOCS)) for page in pages.DOCS.rglob("*.md"))
+    docs = (str(page.relative_to(pages.DOCS)) for page in pages.DOCS.rglob("*.md"))
+    return sorted([*docs, "../README.md"])
 
 
 TO_FOLLOW = [
