@@ -126,8 +126,11 @@ def pytest_make_collect_report(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None]:
     """Show no frame of ours where a conftest.py or a plugin meets an error of ours."""
+    table.spell_out(early_config, parser, args)
     with frames.pruned_when_raised(early_config):
         return (yield)
 
@@ -151,7 +154,7 @@ def pytest_runtest_makereport(
     session = item.config.stash.get(_session_key, None)
     if session is not None:
         report, timeline = item.config.stash.get(_closing_key, (False, None))
-        session.complete(item, made, facts=report or timeline is not None)
+        session.complete(item, made, facts=bool(report) or timeline is not None)
     return made
 
 
@@ -170,8 +173,7 @@ def pytest_terminal_summary(
     if report or timeline is not None or ridden or kept:
         from pytest_vmports.report.closing import write_closing
 
-        path = None if timeline is None else config.rootpath / timeline
-        write_closing(terminalreporter, table=report, timeline=path, kept=kept)
+        write_closing(terminalreporter, table=report, timeline=timeline, kept=kept)
 
 
 # Last, when the session's fixtures have ended, and before xdist's controller is told so: it then

@@ -56,8 +56,13 @@ def _main(arguments: Sequence[str] | None) -> int:
     cache.set_defaults(run=_cache)
     report = commands.add_parser("report", help="join what the runs of shards have told")
     report.add_argument("action", choices=("merge",))
-    report.add_argument("files", nargs="+", metavar="FILE", help="timelines of --vmports-timeline")
-    report.add_argument("--output", metavar="FILE", help="for theirs: ends in .html or .svg")
+    report.add_argument(
+        "files", nargs="+", metavar="FILE", help="of --vmports-timeline or --vmports-report"
+    )
+    report.add_argument(
+        "--output", metavar="FILE", help="for their timeline: ends in .html, .svg or .json"
+    )
+    report.add_argument("--report", metavar="FILE", help="for their report: ends in .json")
     report.set_defaults(run=_report)
     ci = commands.add_parser("ci", help="print what a CI runs this project's tests with VMs by")
     ci.add_argument("kind", choices=("github", "gitlab"))
