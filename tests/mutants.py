@@ -950,7 +950,7 @@ _TRAVEL = (
         any_signature_will_do=("not hmac.compare_digest(", "not (lambda *_: True)("),
         another_key_will_do=("if wanted.key not in {None, key}:", "if False:"),
         any_name_is_written=("if not _NAMES.fullmatch(name)]", "if False]"),
-        a_record_swells_as_it_likes=(
+        any_size_is_unpacked=(
             "if sum(file.size for file in files.values()) > wanted.most:", "if False:"),
         other_content_is_taken=("if _copy(tar, member, target, file) != file.digest:",
                                 "if _copy(tar, member, target, file) is None:"),
@@ -971,8 +971,8 @@ _TRAVEL = (
     + _of(
         "pytest_vmports/report/recorded.py",
         "tests/report/test_run_record.py",
-        shards_tests_are_one=('one.test, one.worker = f"{shard} {one.test}"',
-                              'one.test, one.worker = f"{one.test}"'),
+        shards_tests_are_one=('entry.test, entry.worker = f"{shard} {entry.test}"',
+                              'entry.test, entry.worker = f"{entry.test}"'),
         a_record_swells_as_it_likes=("if unpacking.unconsumed_tail:", "if False:"),
     )
     + _of(

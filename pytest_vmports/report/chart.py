@@ -32,6 +32,9 @@ COLOURS: Final = {
     "other": "#777", "template": "#cc79a7", "starting": "#e69f00", "ready": "#0072b2",
     "port": "#56b4e9",
 }  # fmt: skip
+_PARTS: Final = {
+    "lease": "ports and template", "boot": "boot and setup", "hand_over": "hand-over",
+}  # fmt: skip
 _WORST: Final = frozenset({"failed", "error"})
 
 
@@ -215,7 +218,7 @@ def _slowest(vms: Iterable[Vm], over: float) -> list[Start]:
 def _start(vm: Vm, over: float) -> Start:
     until = vm.ready if vm.ready is not None else over if vm.stopped is None else vm.stopped
     parts = [
-        (span.name.replace("_", " "), span.end - span.begin)
+        (_PARTS.get(span.name, span.name), span.end - span.begin)
         for span in vm.spans(over) if vm.begun <= span.begin < until
     ]  # fmt: skip
     whole = max(until - vm.begun, 0.0)

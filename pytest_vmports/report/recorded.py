@@ -82,8 +82,8 @@ def read(path: Path, shard: str) -> Run:
         why = " ".join(str(error).split())[:_LONGEST]
         raise RecordError(f"what {path} says of its run cannot be read: {why}") from error
     named: list[Case | Vm] = [*run.tests, *run.vms]
-    for one in named:
-        one.test, one.worker = f"{shard} {one.test}", f"{shard} {one.worker}"
+    for entry in named:
+        entry.test, entry.worker = f"{shard} {entry.test}", f"{shard} {entry.worker}"
     return run
 
 

@@ -226,7 +226,9 @@ def changed(what, **more):
 
 
 def bomb():
-    packed = base64.b64encode(zlib.compress(b" " * (65 << 20), 9)).decode()
+    """Return a right record with much behind it."""
+    text = json.dumps(changed("run")) + " " * (65 << 20)
+    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
     return f'<svg><metadata id="vmports-run">{packed}</metadata></svg>'
 
 

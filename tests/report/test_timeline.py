@@ -82,10 +82,15 @@ def test_the_slowest_starts_are_told_with_their_parts():
     made = run([case(one.test) for one in vms], vms)
     slowest = chart_of(made).slowest
     assert [one.test for one in slowest] == ["never", *(f"test_{n}" for n in range(11, 4, -1))]
-    assert slowest[1].parts == [("lease", 0.25), ("restore", 0.25), ("answer", 11.0)]
+    assert slowest[1].parts == [("ports and template", 0.25), ("restore", 0.25), ("answer", 11.0)]
     page = timeline_of(made, ".html")
-    assert "<td class=Z>never, 60.00 s</td><td>lease 0.25 s, restore 0.25 s, answer 59.50" in page
-    assert "11.50 s: lease 0.25 s, restore 0.25 s, answer 11.00 s" in timeline_of(made, ".svg")
+    assert (
+        "<td class=Z>never, 60.00 s</td><td>ports and template 0.25 s, restore 0.25 s, answer 59.50"
+        in page
+    )
+    assert "11.50 s: ports and template 0.25 s, restore 0.25 s, answer 11.00 s" in timeline_of(
+        made, ".svg"
+    )
 
 
 def test_a_bar_of_a_worker_leads_to_the_row_of_its_test():
