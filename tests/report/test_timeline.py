@@ -155,14 +155,17 @@ COLOURS = """
   const look = e => getComputedStyle(e);
   const small = e => { const b = e.getBoundingClientRect(); return b.width < 1 || b.height < 1 };
   const bars = [...document.querySelectorAll('main a, main summary i')];
-  return [bars.length, bars.filter(small).length, look(document.querySelector('main a.f'))
-    .backgroundColor, look(document.body).backgroundColor];
+  // To ask for the place of what is out of sight takes long: those of workers and some tests do.
+  return [bars.length, bars.slice(0, 3300).filter(small).length,
+    look(document.querySelector('main a.f')).backgroundColor, look(document.body).backgroundColor];
 })()
 """
 
 
 def test_a_browser_shows_a_thousand_tests_in_light_and_dark(seen_by):
-    page = timeline_of(large(), ".html")
+    made = large()
+    made.tests[5].phases[1].end = made.tests[5].phases[1].begin  # seen all the same
+    page = timeline_of(made, ".html")
     count = 1000 * (1 + 2) + 1000 * (2 + 2)  # of workers; of tests
     light = seen_by(page, COLOURS)
     assert light == [count, 0, "rgb(213, 94, 0)", "rgb(255, 255, 255)"]
