@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,8 +125,11 @@ def pytest_make_collect_report(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None]:
     """Show no frame of ours where a conftest.py or a plugin meets an error of ours."""
+    table.spell_out(early_config, parser, args)
     with frames.pruned_when_raised(early_config):
         return (yield)
 
@@ -150,8 +152,7 @@ def pytest_runtest_makereport(
     made.sections += [("vmports", line) for line in mishaps]
     session = item.config.stash.get(_session_key, None)
     if session is not None:
-        report, timeline = item.config.stash.get(_closing_key, (False, None))
-        session.complete(item, made, facts=report or timeline is not None)
+        session.complete(item, made, facts=any([*item.config.stash.get(_closing_key, ())]))
     return made
 
 
@@ -163,15 +164,14 @@ def pytest_terminal_summary(
     yield
     report, timeline = config.stash.get(_closing_key, (False, None))
     # Under xdist only what the reports bring along tells that a worker had VMs.
-    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
     session = config.stash.get(_session_key, None)
     kept = [] if session is None else session.take_kept()
-    ridden = any(hasattr(one, table.MARKER) for one in reports)
-    if report or timeline is not None or ridden or kept:
+    stats = terminalreporter.stats.values()
+    ridden = any(hasattr(one, table.MARKER) for reports in stats for one in reports)
+    if report or timeline or ridden or kept:
         from pytest_vmports.report.closing import write_closing
 
-        path = None if timeline is None else config.rootpath / timeline
-        write_closing(terminalreporter, table=report, timeline=path, kept=kept)
+        write_closing(terminalreporter, table=report, timeline=timeline, kept=kept)
 
 
 # Last, when the session's fixtures have ended, and before xdist's controller is told so: it then

@@ -1,7 +1,8 @@
 """Draw what a terminal shows, for the docs: `.venv/bin/python tests/draw_pictures.py`.
 
-Runs a failing test and the doctor on a terminal of their own, and writes docs/pictures/*.svg. The
-environment's and the temporary folders' paths are shortened.
+Runs a failing test and the doctor on a terminal of their own, and a suite with two workers, whose
+timeline draws itself, and writes docs/pictures/*.svg. The environment's and the temporary folders'
+paths are shortened.
 """
 
 from __future__ import annotations
@@ -28,6 +29,30 @@ def test_greeting(vm_with_ports):
         connection.sendall(b"hello")
         assert connection.recv(100) == b"welcome"
 """
+PARALLEL = """\
+import pytest
+from pytest_vmports import PortMapping
+
+ECHO = "nc -lk -p 8080 -e cat &"
+
+
+@pytest.mark.vmports(8080, setup=ECHO)
+@pytest.mark.parametrize("number", range(6))
+def test_echo(vm_with_ports, number):
+    assert vm_with_ports.run("echo hello").stdout == ("hello\\n" if number != 4 else "welcome\\n")
+
+
+@pytest.mark.vmports(8080, PortMapping(internal=53, protocol="udp"), setup=ECHO, memory=128)
+@pytest.mark.parametrize("number", range(2))
+def test_names(vm_with_ports, number):
+    vm_with_ports.run("true")
+
+
+@pytest.mark.vmports(8080, setup=ECHO)
+def test_two(vm_factory):
+    with vm_factory(ports=[8080], setup=ECHO), vm_factory(ports=[8080], setup=ECHO):
+        pass
+"""
 # An SVG in a page may load nothing, and this one need not.
 FONTS = re.compile(r"@font-face \{.*?\}\n", re.DOTALL)
 
@@ -53,6 +78,17 @@ def draw(name: str, title: str, command: str, text: str) -> None:
     PICTURES.joinpath(name).write_text(FONTS.sub("", svg))
 
 
+def draw_timeline(folder: Path, pytest: list[str]) -> None:
+    """Let a run draw itself whose guests are booted in it."""
+    (folder / "test_parallel.py").write_text(PARALLEL)
+    picture = PICTURES / "timeline.svg"
+    words = ["test_parallel.py", f"--vmports-timeline={picture}", "--vmports-cache-dir=cache"]
+    shown([*pytest, *words], folder)
+    # What it was made of is of use to nobody here.
+    text = re.sub("(<metadata[^>]*>)[^<]*", r"\1", picture.read_text(encoding="utf-8"))
+    picture.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Draw all."""
     with tempfile.TemporaryDirectory() as name:
@@ -67,6 +103,7 @@ def main() -> None:
         draw("report.svg", "A failing test", "pytest --vmports-report", text)
         text = shown([str(programs / "pytest-vmports"), "doctor"], folder)
         draw("doctor.svg", "The set-up", "pytest-vmports doctor", text)
+        draw_timeline(folder, [*pytest, "-n2"])
 
 
 if __name__ == "__main__":

@@ -971,9 +971,28 @@ _TRAVEL = (
     + _of(
         "pytest_vmports/report/recorded.py",
         "tests/report/test_run_record.py",
-        shards_tests_are_one=('phase.test, phase.worker = f"{shard} {phase.test}"',
-                              'phase.test, phase.worker = f"{phase.test}"'),
-        any_moment_is_drawn=("Field(ge=0, le=1e12)", "Field()"),
+        shards_tests_are_one=('entry.test, entry.worker = f"{shard} {entry.test}"',
+                              'entry.test, entry.worker = f"{entry.test}"'),
+        a_record_swells_as_it_likes=("if unpacking.unconsumed_tail:", "if False:"),
+    )
+    + _of(
+        "pytest_vmports/report/record.py",
+        "tests/report/test_run_record.py",
+        any_moment_is_drawn=("Field(ge=0, le=_LATEST)", "Field()"),
+        a_test_that_is_run_again_is_one=('if key in current and phase.when != "setup":',
+                                         "if key in current:"),
+        a_broken_setup_is_a_failed_test=('"failed" if "call" in failed else "error"', '"failed"'),
+    )
+    + _of(
+        "pytest_vmports/report/trace.py",
+        "tests/report/test_trace_events.py",
+        slices_overlap=("max(self._at(moment), free), end)", "self._at(moment), end)"),
+        vms_share_a_thread=("if busy and busy[0][0] <= vm.leased:", "if busy:"),
+    )
+    + _of(
+        "pytest_vmports/settings/table.py",
+        "tests/settings/test_flags.py",
+        a_flag_takes_a_tests_name=('f"{word}=yes" if word in flags else word', "word"),
     )
     + _of(
         "pytest_vmports/report/far.py",

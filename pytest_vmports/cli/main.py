@@ -55,11 +55,7 @@ def command_line() -> argparse.ArgumentParser:
         help="where they are kept, if not in the user's cache folder",
     )  # fmt: skip
     cache.set_defaults(run=_cache)
-    report = commands.add_parser("report", help="join what the runs of shards have told")
-    report.add_argument("action", choices=("merge",))
-    report.add_argument("files", nargs="+", metavar="FILE", help="timelines of --vmports-timeline")
-    report.add_argument("--output", metavar="FILE", help="for theirs: ends in .html or .svg")
-    report.set_defaults(run=_report)
+    _add_report(commands.add_parser("report", help="join what the runs of shards have told"))
     ci = commands.add_parser("ci", help="print what a CI runs this project's tests with VMs by")
     ci.add_argument("kind", choices=("github", "gitlab"))
     ci.add_argument("--shards", type=int, default=2, help="on how many machines, by pytest-split")
@@ -122,6 +118,18 @@ def _doctor(options: argparse.Namespace) -> int:
     from pytest_vmports.cli import doctor
 
     return doctor.show(doctor.examine(boot=options.boot), as_json=options.json)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("merge",))
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="of --vmports-timeline or --vmports-report"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="for their timeline: ends in .html, .svg or .json"
+    )
+    parser.add_argument("--report", metavar="FILE", help="for their report: ends in .json")
+    parser.set_defaults(run=_report)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,22 +13,23 @@ from pytest_vmports.system.mishaps import noting, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+    from pytest_vmports.report.record import Run
 
 
 def write_closing(
     reporter: pytest.TerminalReporter,
     *,
-    table: bool,
-    timeline: Path | None,
+    table: bool | str,
+    timeline: str | None,
     kept: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write what is told of the VMs at the run's end.
 
     Args:
         reporter: writes.
-        table: what they came to.
-        timeline: the file for a picture of the run; None for none.
+        table: what they came to; the path of a file that is to have it too.
+        timeline: the path of a file for a picture of the run; None for none.
         kept: how to reach VMs that were kept and that no report tells of.
     """
 
@@ -41,9 +43,12 @@ def write_closing(
     with noting("the table of VMs cannot be made", note):
         if table:
             _write_summary(reporter)
+    with noting(f"the report cannot be written to {table}", note):
+        if isinstance(table, str):
+            _write_report(reporter, Path(table))
     with noting(f"the timeline cannot be written to {timeline}", note):
         if timeline is not None:
-            _write_timeline(reporter, timeline)
+            _write_timeline(reporter, Path(timeline))
 
 
 def _write_mishaps(reporter: pytest.TerminalReporter) -> None:
@@ -67,20 +72,34 @@ def _write_kept(reporter: pytest.TerminalReporter, more: Sequence[Sequence[str]]
 
 def _write_summary(reporter: pytest.TerminalReporter) -> None:
     """Write what the run's VMs came to."""
-    from pytest_vmports.report.record import phases_of, summary_of
+    from pytest_vmports.report.summary import Summary
 
-    summary = summary_of(phases_of(_reports(reporter)))
+    summary = Summary(_run(reporter))
     reporter.section("VMs")
     for line in summary.lines():
         reporter.line(line)
 
 
+def _write_report(reporter: pytest.TerminalReporter, path: Path) -> None:
+    """Write the same into a file, and say so."""
+    from pytest_vmports.report.as_json import write
+
+    write(_run(reporter), path)
+    reporter.line(printable(f"vmports: the report is in {path}"))
+
+
 def _write_timeline(reporter: pytest.TerminalReporter, path: Path) -> None:
     """Draw the run into a file, and say so."""
-    from pytest_vmports.report.record import phases_of, timeline_of
+    from pytest_vmports.report.timeline import write
 
-    timeline_of(phases_of(_reports(reporter))).write(path)
+    write(_run(reporter), path)
     reporter.line(printable(f"vmports: the timeline is in {path}"))
+
+
+def _run(reporter: pytest.TerminalReporter) -> Run:
+    from pytest_vmports.report.record import run_of
+
+    return run_of(_reports(reporter))
 
 
 def _reports(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:

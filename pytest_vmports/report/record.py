@@ -1,74 +1,258 @@
-"""What a run's reports say, as plain values: for its table and picture, and for several runs' own.
-
-The picture has them in it, so that those of shards can be joined.
-"""
+"""What a run's reports say of its tests and VMs, as values: for its tables and pictures."""
 
 from __future__ import annotations
 
-import html
-import json
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from pytest_vmports.report import riders
-from pytest_vmports.report.summary import Summary
-from pytest_vmports.report.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pytest
 
-    Phase = Mapping[str, Any]
-
-_FORMAT: Final = 1
-BEGIN, END = '<metadata id="vmports-run">', "</metadata>"
-"""What stands around it in the picture."""
-
-
-def phases_of(reports: Iterable[pytest.TestReport]) -> list[Phase]:
-    """Return what is needed of each report."""
-    return [
-        {
-            "test": report.nodeid, "worker": getattr(report, "worker_id", "main"),
-            "when": report.when or "call", "outcome": report.outcome,
-            "begin": report.start, "end": report.stop, "seconds": report.duration,
-            "facts": riders.get(report, riders.FACTS),
-        }
-        for report in reports
-    ]  # fmt: skip
+_LATEST: Final = 1e12
+Moment = Annotated[float, Field(ge=0, le=_LATEST)]
+"""Seconds since the epoch, or a number of seconds."""
+_Number = Annotated[int, Field(ge=0, le=1 << 32)]
+WHEN: Final = ("setup", "call", "teardown")
+_WAYS: Final = {
+    "booted": "boot",
+    "cloned": "restore",
+    "restored": "restore",
+    "standby": "hand_over",
+}
 
 
-def summary_of(phases: Sequence[Phase]) -> Summary:
-    """Return the table of one run, or of several."""
-    summary = Summary()
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Port(_Strict):
+    """A forward: an address and a port of the host, a port of the guest, ``tcp`` or ``udp``."""
+
+    host: str
+    host_port: _Number
+    guest_port: _Number
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.host_port} -> {self.guest_port}/{self.protocol}"
+
+
+class Phase(_Strict):
+    """A phase of a test; ``seconds`` is how long pytest says that it took."""
+
+    when: Literal["setup", "call", "teardown"]
+    outcome: str
+    begin: Moment
+    end: Moment
+    seconds: Moment
+
+
+class Case(_Strict):
+    """A test as it ran.
+
+    Attributes:
+        test: its id.
+        worker: which process ran it: ``main``, or the name that xdist gives.
+        host: that of a worker on another machine; empty here.
+        attempt: 1, and more where a plugin runs it again.
+        waited: how often it waited for a fixed port.
+        phases: in their order; one at least.
+    """
+
+    test: str
+    worker: str
+    host: str = ""
+    attempt: _Number = 1
+    waited: _Number = 0
+    phases: list[Phase] = Field(min_length=1)
+
+    @property
+    def outcome(self) -> str:
+        """``passed``, ``failed``, ``error`` of its set-up or tear-down, ``skipped``, or another."""
+        failed = [phase.when for phase in self.phases if phase.outcome == "failed"]
+        if failed:
+            return "failed" if "call" in failed else "error"
+        other = (phase.outcome for phase in self.phases if phase.outcome != "passed")
+        return next(other, "passed")
+
+    @property
+    def seconds(self) -> float:
+        """How long the test itself took, without set-up and tear-down."""
+        return sum(phase.seconds for phase in self.phases if phase.when == "call")
+
+    @property
+    def begin(self) -> float:
+        """When its first phase began."""
+        return min(phase.begin for phase in self.phases)
+
+    @property
+    def end(self) -> float:
+        """When its last phase ended."""
+        return max(phase.end for phase in self.phases)
+
+
+class Span(NamedTuple):
+    """A part of a VM's life."""
+
+    name: str
+    begin: float
+    end: float
+
+
+class Vm(_Strict):
+    """A VM that a test started, or that was booted to be saved.
+
+    Moments are None where they did not come: ``ready`` of a start that failed, ``stopped`` of a VM
+    that still ran, ``refused`` where all ports could be bound; see `vm.milestones.Milestones`.
+
+    Attributes:
+        test, worker, host, attempt: of its `Case`.
+        guest: its guest's name.
+        wiring: how it was connected.
+        origin: see `vm.milestones.Origin`.
+        template: it was booted to be saved.
+        ports: the test's.
+    """
+
+    test: str
+    worker: str
+    host: str = ""
+    attempt: _Number = 1
+    guest: str
+    wiring: str
+    origin: str
+    template: bool
+    ports: list[Port]
+    leased: Moment
+    start: Moment | None
+    refused: Moment | None
+    setup: Moment | None
+    ready: Moment | None
+    stopped: Moment | None
+
+    @property
+    def begun(self) -> float:
+        """From when on it was waited for; a reset one, from its last start on."""
+        if self.origin == "restored" and self.start is not None:
+            return self.start
+        return self.leased
+
+    @property
+    def seconds_to_ready(self) -> float | None:
+        """How long it was waited for; None for a start that failed."""
+        return None if self.ready is None else max(self.ready - self.begun, 0.0)
+
+    def spans(self, over: float) -> Iterator[Span]:
+        """Yield what it went through, as far as that took any time.
+
+        ``lease`` lasts until it is started, with a template that is made meanwhile; ``boot`` until
+        its setup has ended, ``restore`` until it runs, ``hand_over`` until it has its ports;
+        ``answer`` until what is waited for has answered; then it is in ``use``, or a ``save``.
+
+        Args:
+            over: when the run ended.
+        """
+        end = over if self.stopped is None else self.stopped
+        moments = [("use" if self.origin == "restored" else "lease", self.leased)]
+        if self.start is not None:
+            moments.append((_WAYS.get(self.origin, "start"), self.start))
+            # That of a VM that waited for its test is from before.
+            if self.setup is not None and self.setup >= self.start:
+                moments.append(("answer", self.setup))
+        if self.ready is not None:
+            moments.append(("save" if self.template else "use", self.ready))
+        ends = [*(at for _, at in moments[1:]), end]
+        for (name, begin), until in zip(moments, ends, strict=True):
+            if begin < until:
+                yield Span(name, begin, until)
+
+
+class Run(_Strict):
+    """A run, or several that were joined."""
+
+    tests: list[Case]
+    vms: list[Vm]
+
+    @property
+    def begin(self) -> float:
+        """When the first of it began; 0 where there is nothing."""
+        return min((*(one.begin for one in self.tests), *(vm.leased for vm in self.vms)), default=0)
+
+    @property
+    def end(self) -> float:
+        """When the last of it ended."""
+        stopped = (vm.stopped or vm.ready or vm.leased for vm in self.vms)
+        return max((*(one.end for one in self.tests), *stopped), default=0)
+
+
+def run_of(reports: Iterable[pytest.TestReport]) -> Run:
+    """Return what the reports of a whole run say."""
+    told = sorted(reports, key=_in_order)
+    facts = [(_worker(report), riders.get(report, riders.FACTS)) for report in told]
+    # Only a test that had a VM tells the host of its worker.
+    hosts = {worker: found["host"] for worker, found in facts if found and found.get("host")}
+    run = Run(tests=[], vms=[])
+    current: dict[tuple[str, str], Case] = {}
+    attempts: Counter[tuple[str, str]] = Counter()
+    for report, (worker, found) in zip(told, facts, strict=True):
+        key, phase = (worker, report.nodeid), _phase(report)
+        if key in current and phase.when != "setup":
+            _add_phase(current[key].phases, phase)
+        else:
+            attempts[key] += 1
+            current[key] = Case(
+                test=report.nodeid, worker=worker, host=hosts.get(worker, ""),
+                attempt=attempts[key], phases=[phase],
+            )  # fmt: skip
+            run.tests.append(current[key])
+        if found:
+            current[key].waited = found["waited"]
+            run.vms += _vms(current[key], found["machines"])
+    return run
+
+
+def _in_order(report: pytest.TestReport) -> tuple[float, int, str, str]:
+    return report.start, WHEN.index(_when(report)), _worker(report), report.nodeid
+
+
+def _when(report: pytest.TestReport) -> Literal["setup", "call", "teardown"]:
+    return report.when or "call"
+
+
+def _worker(report: pytest.TestReport) -> str:
+    return str(getattr(report, "worker_id", "main"))
+
+
+def _phase(report: pytest.TestReport) -> Phase:
+    begin, end, seconds = (
+        min(max(float(at), 0.0), _LATEST) for at in (report.start, report.stop, report.duration)
+    )
+    return Phase(
+        when=_when(report), outcome=report.outcome, begin=begin, end=max(begin, end),
+        seconds=seconds,
+    )  # fmt: skip
+
+
+def _add_phase(phases: list[Phase], more: Phase) -> None:
+    """Add a phase; one that is there, as of a test with subtests, becomes the worst of both."""
     for phase in phases:
-        if phase["when"] == "call":
-            summary.add_call(phase["test"], phase["seconds"])
-        elif phase["facts"] is not None:
-            summary.add(phase["test"], phase["facts"])
-    return summary
+        if phase.when == more.when:
+            phase.begin, phase.end = min(phase.begin, more.begin), max(phase.end, more.end)
+            phase.seconds = max(phase.seconds, more.seconds)
+            if phase.outcome == "passed" or more.outcome == "failed":
+                phase.outcome = more.outcome
+            return
+    phases.append(more)
 
 
-def timeline_of(phases: Sequence[Phase]) -> Timeline:
-    """Return the picture of one run, or of several, with what it was made of in it."""
-    hosts = {
-        phase["worker"]: phase["facts"]["host"]
-        for phase in phases
-        if phase["facts"] is not None and phase["facts"].get("host")
-    }
-    timeline = Timeline(within=_embedded(phases))
-    for phase in phases:
-        worker = " ".join(filter(None, (phase["worker"], hosts.get(phase["worker"]))))
-        timeline.add_test(
-            phase["test"], worker, phase["when"], phase["outcome"],
-            begin=phase["begin"], end=phase["end"],
-        )  # fmt: skip
-        if phase["facts"] is not None:
-            timeline.add_machines(phase["test"], worker, phase["facts"]["machines"])
-    return timeline
-
-
-def _embedded(phases: Sequence[Phase]) -> str:
-    # All of it is ASCII: what has no encoding, and what XML has no place for, is escaped by JSON.
-    text = json.dumps({"format": _FORMAT, "phases": phases}, separators=(",", ":"))
-    return f"{BEGIN}{html.escape(text, quote=False)}{END}"
+def _vms(case: Case, machines: Sequence[Mapping[str, Any]]) -> Iterator[Vm]:
+    for machine in machines:
+        yield Vm(
+            **machine, test=case.test, worker=case.worker, host=case.host, attempt=case.attempt
+        )

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmports.system import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     from pytest_vmports.report.evidence import Evidence
+    from pytest_vmports.report.record import Run
 
-ORIGINS = ("booted", "cloned", "standby", "restored")
+_ORIGINS = ("booted", "cloned", "standby", "restored")
+_HERE = "here"
 
 
 def facts_of(evidence: Evidence) -> dict[str, Any]:
-    """Return what table and timeline need of one test's VMs, as plain values.
+    """Return what table and timeline need of one test's VMs, as plain values; see `record.Vm`.
 
-    Moments are in seconds since the epoch, None where they did not come: ``ready`` of a start that
-    failed, ``stopped`` of a VM that still runs, ``refused`` where all ports could be bound.
+    Moments are in seconds since the epoch, None where they did not come.
     """
     machines = []
     # The same for all processes of a machine, unlike the wall clock that may be set meanwhile.
@@ -35,68 +37,96 @@ def facts_of(evidence: Evidence) -> dict[str, Any]:
             {
                 "origin": str(machine.origin),
                 "template": machine.makes_template,
-                "ports": [str(port) for port in machine.ports],
+                "ports": [
+                    {
+                        "host": port.host, "host_port": port.external,
+                        "guest_port": port.internal, "protocol": port.protocol,
+                    }
+                    for port in machine.ports
+                ],
                 "guest": machine.plan.guest.name,
                 "wiring": machine.cards.network.kind,
                 **{
                     name: epoch + times[name] if name in times else None
-                    for name in ("leased", "start", "refused", "ready", "stopped")
+                    for name in ("leased", "start", "refused", "setup", "ready", "stopped")
                 },
             }
-        )
+        )  # fmt: skip
     return {"machines": machines, "waited": evidence.waited}
 
 
 class Summary:
-    """Collects facts of a whole run."""
+    """The numbers of a whole run."""
 
-    def __init__(self) -> None:
-        self._facts: dict[str, Mapping[str, Any]] = {}
-        self._calls: dict[str, float] = {}
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._failed = [vm for vm in run.vms if vm.ready is None]
+        there = [vm for vm in run.vms if vm.ready is not None]
+        self._made = [vm for vm in there if vm.template]
+        self._ready = [vm for vm in there if not vm.template]
+        self._seconds = [vm.seconds_to_ready or 0.0 for vm in self._ready]
 
-    def add(self, test: str, facts: Mapping[str, Any]) -> None:
-        """Note what `facts_of` returned for a test."""
-        self._facts[test] = facts
+    @cached_property
+    def outcomes(self) -> dict[str, int]:
+        """How many tests ended how."""
+        return dict(Counter(case.outcome for case in self._run.tests))
 
-    def add_call(self, test: str, seconds: float) -> None:
-        """Note how long a test itself took."""
-        self._calls[test] = seconds
+    @cached_property
+    def origins(self) -> dict[str, int]:
+        """Where how many VMs that got ready came from."""
+        counts = Counter(vm.origin for vm in self._ready)
+        return {name: counts[name] for name in _ORIGINS if counts[name]}
+
+    @cached_property
+    def hosts(self) -> dict[str, int]:
+        """How many VMs ran on which host, ``here`` for the controller's."""
+        return dict(Counter(vm.host or _HERE for vm in self._run.vms if not vm.template))
+
+    def values(self) -> dict[str, Any]:
+        """Return the table's content, by names that stay. Times are in seconds."""
+        users = {(vm.worker, vm.test, vm.attempt) for vm in self._run.vms}
+        testing = sum(
+            case.seconds for case in self._run.tests
+            if case.waited or (case.worker, case.test, case.attempt) in users
+        )  # fmt: skip
+        return {
+            "vms_ready": len(self._ready),
+            "origins": self.origins,
+            "seconds_to_ready": {
+                "median": statistics.median(self._seconds) if self._seconds else None,
+                "worst": max(self._seconds, default=None),
+                "sum": sum(self._seconds),
+            },
+            "starts_failed": len(self._failed),
+            "templates_made": len(self._made),
+            "seconds_in_tests": testing,
+            "ports_leased": sum(len(vm.ports) for vm in self._run.vms),
+            "ports_waited_for": sum(case.waited for case in self._run.tests),
+            "starts_retried": sum(vm.refused is not None for vm in self._run.vms),
+            "hosts": self.hosts,
+        }
 
     def lines(self) -> Iterator[str]:
         """Yield the table's lines."""
-        machines = [m for facts in self._facts.values() for m in facts["machines"]]
-        failed = [m for m in machines if m["ready"] is None]
-        made = [m for m in machines if m["template"] and m not in failed]
-        ready = [m for m in machines if not m["template"] and m not in failed]
-        yield _row("VMs ready", f"{len(ready)}{_by_origin(ready)}")
-        seconds = [m["ready"] - m["leased"] for m in ready]
-        if seconds:
-            middle, worst = statistics.median(seconds), max(seconds)
+        found = self.values()
+        to_ready = found["seconds_to_ready"]
+        origins = ", ".join(f"{count} {name}" for name, count in self.origins.items())
+        yield _row("VMs ready", f"{found['vms_ready']}{origins and f': {origins}'}")
+        if self._seconds:
+            middle, worst = to_ready["median"], to_ready["worst"]
             yield _row("from lease to ready", f"median {middle:.2f} s, worst {worst:.2f} s")
-        yield _row("starts that failed", str(len(failed)))
-        yield _row("templates made", str(len(made)))
-        starting = sum(seconds)
-        testing = sum(self._calls.get(test, 0.0) for test in self._facts)
+        yield _row("starts that failed", str(found["starts_failed"]))
+        yield _row("templates made", str(found["templates_made"]))
+        starting, testing = to_ready["sum"], found["seconds_in_tests"]
         yield _row("time", f"{starting:.1f} s until VMs were ready, {testing:.1f} s in their tests")
-        leased = sum(len(m["ports"]) for m in machines)
-        waited = sum(facts["waited"] for facts in self._facts.values())
-        again = sum(m["refused"] is not None for m in machines)
-        yield _row("ports", f"{leased} leased, {waited} waited for, {again} starts retried")
-        hosts = Counter(
-            facts.get("host", "here")
-            for facts in self._facts.values()
-            for machine in facts["machines"]
-            if not machine["template"]
+        yield _row(
+            "ports",
+            f"{found['ports_leased']} leased, {found['ports_waited_for']} waited for, "
+            f"{found['starts_retried']} starts retried",
         )
-        if set(hosts) - {"here"}:
-            yield _row("hosts", ", ".join(f"{host} {count}" for host, count in hosts.items()))
+        if set(self.hosts) - {_HERE}:
+            yield _row("hosts", ", ".join(f"{host} {count}" for host, count in self.hosts.items()))
 
 
 def _row(name: str, value: str) -> str:
     return f"{name:<20} {value}"
-
-
-def _by_origin(machines: Sequence[Mapping[str, Any]]) -> str:
-    counts = {name: sum(m["origin"] == name for m in machines) for name in ORIGINS}
-    parts = [f"{count} {name}" for name, count in counts.items() if count]
-    return f": {', '.join(parts)}" if parts else ""

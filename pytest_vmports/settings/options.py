@@ -90,7 +90,7 @@ class Settings:
     keep: str
     console: bool
     console_limit: int
-    report: bool
+    report: bool | str
     timeline: str | None
 
     sources: Mapping[str, str] = field(compare=False)

@@ -31,7 +31,18 @@ _MOST_MEMORY = 1 << 40  # MiB; QEMU counts bytes in 64 bits
 _MOST_SECONDS = 10**8  # three years, which every clock and system call takes
 # Readers of paths, which are given what a relative one is relative to.
 ROOTED = frozenset(
-    {"path", "program", "folder_or_no", "picture", "files", "guest", "disks", "store", "secret"}
+    {
+        "path",
+        "program",
+        "folder_or_no",
+        "picture",
+        "report",
+        "files",
+        "guest",
+        "disks",
+        "store",
+        "secret",
+    }
 )
 
 
@@ -191,11 +202,37 @@ def picture(value: Any, root: Path | None = None) -> str | None:
     """Return the path of a file to draw into.
 
     Raises:
-        ValueError: it is neither HTML nor SVG.
+        ValueError: it is neither HTML nor SVG, nor JSON for trace events.
     """
     file = path(value, root)
-    if file is not None and not file.lower().endswith((".html", ".svg")):
-        raise ValueError("a file name that ends in .html or .svg")
+    if file is not None and not file.lower().endswith((".html", ".svg", ".json")):
+        raise ValueError("a file name that ends in .html, .svg or .json")
+    return file
+
+
+def report(value: Any, root: Path | None = None) -> bool | str:
+    """Read yes, no, or the path of a file for the report, which says yes too.
+
+    Raises:
+        ValueError: it is neither, as a file that is not JSON.
+    """
+    if isinstance(value, bool) or str(value).strip().lower() in _WORDS:
+        return boolean(value)
+    try:
+        return json_file(value, root)
+    except ValueError as error:
+        raise ValueError(f"write yes or no, or {error}") from None
+
+
+def json_file(value: Any, root: Path | None = None) -> str:
+    """Return the path of a file for JSON.
+
+    Raises:
+        ValueError: its name ends otherwise.
+    """
+    file = path(value, root)
+    if file is None or not file.lower().endswith(".json"):
+        raise ValueError("a file name that ends in .json")
     return file
 
 

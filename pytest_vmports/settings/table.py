@@ -262,11 +262,13 @@ OPTIONS = (
         "MiB on disk for what a guest writes to its console; of more its middle is dropped",
     ),
     Option(
-        "report", "no", "boolean", "tell at the end what the VMs came to", marker=False,
-        flag=True,
+        "report", "no", "report",
+        "tell at the end what the VMs came to: yes, no, or NAME.json, which then has it too",
+        marker=False, flag=True,
     ),
     Option(
-        "timeline", None, "picture", "draw the run into this file: NAME.html or NAME.svg",
+        "timeline", None, "picture",
+        "draw the run into this file: NAME.html, NAME.svg, or NAME.json for ui.perfetto.dev",
         marker=False,
     ),
 )  # fmt: skip
@@ -281,12 +283,32 @@ def add_options(parser: pytest.Parser) -> None:
         text = f"{option.help}{shown}"
         takes: dict[str, Any] = {"metavar": "VALUE"}
         if option.flag:
-            takes = {"action": "store_const", "const": "yes"}
+            takes |= {"nargs": "?", "const": "yes"}
         group.addoption(
             f"--{MARKER}-{option.name.replace('_', '-')}", dest=f"{MARKER}_{option.name}",
             default=None, help=text.replace("%", "%%"), **takes,
         )  # fmt: skip
         parser.addini(f"{MARKER}_{option.name}", text, default=None)
+
+
+def spell_out(config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    """Let a flag's name alone say yes, and not take the word behind it, which may be a test's.
+
+    Args:
+        config: knows what of the command line has been read already.
+        parser: reads it.
+        args: its words, which are changed.
+    """
+    flags = {f"--{MARKER}-{option.name}" for option in OPTIONS if option.flag}
+    ours = args[: args.index("--")] if "--" in args else args[:]
+    if flags.isdisjoint(ours):
+        return
+    args[: len(ours)] = [f"{word}=yes" if word in flags else word for word in ours]
+    import copy
+
+    # What names the folders whose conftest.py is loaded next.
+    read = parser.parse_known_args(args, namespace=copy.copy(config.option))
+    config.known_args_namespace.file_or_dir = read.file_or_dir
 
 
 def marker_line() -> str:

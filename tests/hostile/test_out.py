@@ -13,10 +13,12 @@ import sys
 import textwrap
 import warnings
 import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 from heeded import HOSTILE, heeded
+from runs import case, run, vm
 
 from pytest_vmports import errors
 from pytest_vmports.cli import doctor, main, tables
@@ -27,10 +29,10 @@ from pytest_vmports.leases import open_allocator
 from pytest_vmports.models import ExposedPort
 from pytest_vmports.network import gvproxy_api, usernet
 from pytest_vmports.pool import kept
-from pytest_vmports.report import evidence
+from pytest_vmports.report import as_json, evidence
 from pytest_vmports.report.artifacts import folder_name
 from pytest_vmports.report.console_stream import ConsoleStream
-from pytest_vmports.report.timeline import Timeline
+from pytest_vmports.report.timeline import timeline_of
 from pytest_vmports.system.mishaps import noting, plain
 from pytest_vmports.system.proc import process_start
 from pytest_vmports.vm.console import Console
@@ -354,21 +356,46 @@ def test_no_test_puts_its_artifacts_elsewhere(test, tmp_path):
      "<![CDATA[<script>]]>", "<!--", "&lt;script&gt;", *ALL],
 )  # fmt: skip
 def test_no_page_of_a_run_is_a_program(words):
-    timeline = Timeline()
-    timeline.add_test(words, words, words, words, begin=1.0, end=2.0)
-    vm = {"origin": words, "template": False, "guest": words, "wiring": words, "ports": [words],
-          "leased": 1.0, "start": 1.0, "ready": 1.5, "stopped": 2.0}  # fmt: skip
-    timeline.add_machines(words, words, [vm])
-    plain_page, page = Timeline(), timeline.page()
-    plain_page.add_test("a", "a", "a", "a", begin=1.0, end=2.0)
-    plain_page.add_machines("a", "a", [dict.fromkeys(vm, "a") | {
-        "template": False, "ports": ["a"], "leased": 1.0, "start": 1.0, "ready": 1.5, "stopped": 2.0
-    }])  # fmt: skip
-    tree = [one.tag for one in ET.fromstring(timeline.svg()).iter()]
-    assert tree == [one.tag for one in ET.fromstring(plain_page.svg()).iter()]
-    attributes = {name for one in ET.fromstring(timeline.svg()).iter() for name in one.attrib}
-    assert not any(name.startswith("on") for name in attributes)
-    assert "<script" not in page.lower() and html.escape("<b>") not in plain_page.page()
+    def said(text, ending):
+        port = {"host": text, "host_port": 1, "guest_port": 1, "protocol": text}
+        own = case(text, text, outcome=text, host=text)
+        one = vm(text, text, host=text, guest=text, wiring=text, origin=text, ports=[port])
+        made = run([own], [one])
+        return as_json.json_of(as_json.document(made)) if not ending else timeline_of(made, ending)
+
+    def tree(text):
+        """Return tags and attributes as a strict reader, and one of HTML, has them."""
+        page = Tags(said(text, ".html"))
+        root = ET.fromstring(said(text, ".svg"))
+        # Of a name with colons the page has two parts.
+        return [one for one in page.found if one[0] != "b"], [
+            (one.tag, sorted(one.attrib)) for one in root.iter()
+        ]
+
+    assert tree(words) == tree("a")
+    page = said(words, ".html")
+    assert "<script" not in page.lower() and html.escape("<b>") not in said("a", ".html")
+    page.encode()  # lone surrogates have no bytes
+    for ending in ("", ".json"):
+        text = said(words, ending)
+        assert heeded(text) == [] and not re.search("[<>&]|[^ -~\n]", text)
+    assert json.loads(said(words, ""))["tests"][0]["test"] == words
+
+
+class Tags(HTMLParser):
+    """Collects tags of a page with their attributes' names."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, sorted(name for name, _ in attrs)))
+
+    def handle_comment(self, data):
+        self.found.append(("comment", []))
 
 
 SUITE = """

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import pytest
+from runs import NOW, PORT, case, run, vm
 
 from pytest_vmports.report.summary import Summary
 
 
-def machine(origin="cloned", seconds=0.5, *, template=False, ports=1):
-    ready = None if seconds is None else 1000.0 + seconds
-    times = {"leased": 1000.0, "ready": ready, "refused": 1000.1 if ready is None else None}
-    return {"origin": origin, "template": template, "ports": ["a port"] * ports, **times}
+def started(test, origin="cloned", seconds=0.5, ports=1, **more):
+    ready = None if seconds is None else NOW + seconds
+    refused = NOW + 0.1 if ready is None else None
+    return vm(test, origin=origin, ready=ready, refused=refused, ports=[PORT] * ports, **more)
+
+
+def lines(cases, vms):
+    return list(Summary(run(cases, vms)).lines())
 
 
 def test_the_table_counts_by_origin_and_keeps_templates_and_failed_starts_apart():
-    summary = Summary()
-    summary.add_call("a", 2.0)
-    summary.add_call("without a VM", 50.0)
-    builder = machine("booted", 9.0, template=True)
-    summary.add(
-        "a", {"machines": [builder, machine(ports=2), machine("standby", 0.1)], "waited": 1}
-    )
-    summary.add("b", {"machines": [machine(seconds=None), machine("booted", 4.0)], "waited": 0})
-    assert list(summary.lines()) == [
+    cases = [case("a", waited=1), case("b"), case("without a VM")]
+    cases[0].phases[1].seconds, cases[1].phases[1].seconds = 1.75, 0.25
+    vms = [
+        started("a", "booted", 9.0, template=True), started("a", ports=2),
+        started("a", "standby", 0.1), started("b", seconds=None), started("b", "booted", 4.0),
+    ]  # fmt: skip
+    assert lines(cases, vms) == [
         "VMs ready            3: 1 booted, 1 cloned, 1 standby",
         "from lease to ready  median 0.50 s, worst 4.00 s",
         "starts that failed   1",
@@ -33,18 +36,21 @@ def test_the_table_counts_by_origin_and_keeps_templates_and_failed_starts_apart(
 
 
 def test_the_table_counts_by_host_where_others_took_part():
-    alone, both = Summary(), Summary()
-    for table, host in ((alone, {}), (both, {}), (both, {"host": "one"}), (both, {"host": "two"})):
-        machines = [machine(), machine(), machine(template=True)]
-        table.add(f"test{host}", {"machines": machines, "waited": 0, **host})
-    assert not any(line.startswith("hosts") for line in alone.lines())
-    assert [line.split(maxsplit=1)[1] for line in both.lines() if line.startswith("hosts")] == [
-        "here 2, one 2, two 2"
-    ]
+    def hosts(*names):
+        vms = [
+            started("a", host=host, template=made)
+            for host in names
+            for made in (False, False, True)
+        ]
+        told = lines([case("a")], vms)
+        return [line.split(maxsplit=1)[1] for line in told if line.startswith("hosts")]
+
+    assert hosts("") == []
+    assert hosts("", "one", "two") == ["here 2, one 2, two 2"]
 
 
 def test_a_run_without_vms_has_a_table_too():
-    assert next(Summary().lines()).split() == ["VMs", "ready", "0"]
+    assert lines([], [])[0].split() == ["VMs", "ready", "0"]
 
 
 @pytest.mark.slow

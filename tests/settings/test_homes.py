@@ -19,7 +19,7 @@ USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
 # Every setting that is a path, and what is written around the path.
 PATHS = {
     "kernel": "{}", "initrd": "{}", "cache_dir": "{}", "state_dir": "{}", "artifacts": "{}",
-    "images_dir": "{}", "qemu": "{}", "gvproxy": "{}", "timeline": "{}.html",
+    "images_dir": "{}", "qemu": "{}", "gvproxy": "{}", "timeline": "{}.html", "report": "{}.json",
     "guest": "{}.qcow2", "files": "{}=/x", "disks": "{}", "cache_store": "{}",
     "cache_store_secret": "{}",
 }  # fmt: skip
@@ -143,6 +143,7 @@ NATIVE = {
     "guest": [("'x.qcow2'", "x.qcow2")],
     "setup": [("'''a\nb'''", "a\n  b")],
     "bind_host": [("'127.0.0.1'", "127.0.0.1")],
+    "report": [("true", "yes"), ("false", "no"), ("'x.json'", "x.json")],
     "timeline": [("'x.svg'", "x.svg")],
     **{name: [("'x'", "x")] for name in (
         "kernel", "initrd", "cache_dir", "images_dir", "qemu", "gvproxy", "state_dir",

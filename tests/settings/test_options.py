@@ -45,7 +45,7 @@ PLAIN_TEST = "def test_it(): pass"
 def test_every_setting_is_explained_by_help_as_option_and_as_ini(pytester):
     text = pytester.runpytest_inprocess(*PLAIN, "--help").stdout.str()
     for option in OPTIONS:
-        value = "" if option.flag else "=VALUE"
+        value = "=[VALUE]" if option.flag else "=VALUE"
         assert f"--vmports-{option.name.replace('_', '-')}{value}" in text
         assert f"  vmports_{option.name} (string):" in text
     lines = " ".join(text.split())

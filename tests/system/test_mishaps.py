@@ -313,7 +313,8 @@ def fake(name):
     return raises
 
 for module, names in {
-    closing: ["_write_mishaps", "_write_kept", "_write_summary", "_write_timeline"],
+    closing: ["_write_mishaps", "_write_kept", "_write_summary", "_write_timeline",
+              "_write_report"],
     header: ["_there"],
 }.items():
     for name in names:
@@ -325,7 +326,9 @@ for module, names in {
 def test_header_and_end_of_a_run_say_what_they_cannot_tell(pytester, workers):
     pytester.makeconftest(CLOSING)
     pytester.makepyfile("def test_it(): pass")
-    result = pytester.runpytest_subprocess(workers, "--vmports-report", "--vmports-timeline=a.svg")
+    result = pytester.runpytest_subprocess(
+        workers, "--vmports-report=a.json", "--vmports-timeline=a.svg"
+    )
     result.assert_outcomes(passed=1)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
@@ -334,6 +337,7 @@ def test_header_and_end_of_a_run_say_what_they_cannot_tell(pytester, workers):
             "vmports: mishaps cannot be told: OSError: fake _write_mishaps (at *",
             "vmports: the VMs that were kept cannot be told: OSError: fake _write_kept (at *",
             "vmports: the table of VMs cannot be made: OSError: fake _write_summary (at *",
+            "vmports: the report cannot be written to *a.json: OSError: fake _write_report (at *",
             "vmports: the timeline cannot be written to *a.svg: OSError: fake _write_timeline (at*",
         ]
     )
