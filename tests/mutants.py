@@ -657,12 +657,12 @@ _FAILED_STARTS = _of(
     "pytest_vmports/pool/failed_starts.py",
     "tests/pool/test_failed_starts.py",
     the_first_test_may_not_try_again=(
-        'first["test"] == current_test() or not current_test()',
+        "first.test == current_test() or not current_test()",
         "not current_test()",
     ),
-    a_busy_host_is_tried_once=('again is not None or not first["host"]', "True"),
-    a_busy_host_is_tried_for_ever=('self._began > first["at"]', "False"),
-    two_at_one_time_are_two_tries=('self._began > first["at"]', "True"),
+    a_busy_host_is_tried_once=("again is not None or not first.host", "True"),
+    a_busy_host_is_tried_for_ever=("self._began > first.at", "False"),
+    two_at_one_time_are_two_tries=("self._began > first.at", "True"),
     who_has_waited_is_no_second_try=(
         "        self._began = clock.now()\n",
         "        self._began = self._began or clock.now()\n",

@@ -37,7 +37,9 @@ FOLDERS = ("pytest_vmports", "tests", "docs", "scripts", "benchmarks", "examples
 def text_of(page: Path) -> str:
     """Return a page without its programs and configurations, which name files of their own."""
     return re.sub(
-        r"^ *```(?:python|yaml|ini|toml|sh|console)\b.*?^ *```$", "", page.read_text(),
+        r"^ *```(?:python|yaml|ini|toml|sh|console)\b.*?^ *```$",
+        "",
+        page.read_text(),
         flags=re.DOTALL | re.MULTILINE,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_vmports import errors
 from pytest_vmports.errors import ForwardError, MachineError
@@ -18,6 +18,7 @@ from pytest_vmports.leases.record import current_test
 from pytest_vmports.pool.blame import host_may_be
 from pytest_vmports.system import clock
 from pytest_vmports.system.mishaps import noting, plain
+from pytest_vmports.system.records import Record, read_record
 from pytest_vmports.vm.plan import key_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_vmports.vm.plan import Plan
+
+
+class _Try(Record):
+    """The test that met a failure."""
+
+    test: str
+
+
+class _First(_Try):
+    """The first one, when it began to know, whether the host may be at fault, and the error."""
+
+    at: float
+    host: bool
+    kind: str
+    message: str
+    fields: dict[str, Any]
+
+
+# An error may have its guest's whole console among its fields.
+_LARGEST = 1 << 30
+_Shape = TypeVar("_Shape", bound=Record)
 
 
 class FailedStarts:
@@ -79,10 +101,10 @@ class FailedStarts:
         self._began = clock.now()
         if key in self._ready or self._path(key, "ready").exists():
             return
-        first, again = self._read(key, "failed"), self._read(key, "again")
-        if first is None or first["test"] == current_test() or not current_test():
+        first, again = self._read(key, "failed", _First), self._read(key, "again", _Try)
+        if first is None or first.test == current_test() or not current_test():
             return
-        if again is not None or not first["host"]:
+        if again is not None or not first.host:
             raise _rebuilt(first, again)
 
     def _note(self, key: str, error: MachineError) -> None:
@@ -95,9 +117,9 @@ class FailedStarts:
         }  # fmt: skip
         if self._write(key, "failed", facts):
             return
-        first = self._read(key, "failed")
+        first = self._read(key, "failed", _First)
         # Workers that start at one time meet the same busy moment: that is no second try.
-        if first is not None and self._began > first["at"]:
+        if first is not None and self._began > first.at:
             self._write(key, "again", {"test": facts["test"]})
 
     def _note_ready(self, key: str) -> None:
@@ -105,12 +127,11 @@ class FailedStarts:
             self._ready.add(key)
             self._write(key, "ready", {})
 
-    def _read(self, key: str, what: str) -> dict[str, Any] | None:
+    def _read(self, key: str, what: str, shape: type[_Shape]) -> _Shape | None:
         try:
-            found: dict[str, Any] = json.loads(self._path(key, what).read_text("utf-8"))
+            return read_record(self._path(key, what), shape, _LARGEST)
         except (OSError, ValueError):  # not there; or not to be read, and then the VM is tried
             return None
-        return found
 
     def _write(self, key: str, what: str, facts: dict[str, Any]) -> bool:
         """Write a file unless it is there; return whether it was written."""
@@ -143,11 +164,11 @@ def start_key(plan: Plan, *, cloned: bool) -> str:
     )  # fmt: skip
 
 
-def _rebuilt(first: dict[str, Any], again: dict[str, Any] | None) -> MachineError:
-    kind = getattr(errors, first["kind"])
-    others = "" if again is None or again["test"] == first["test"] else f", then by {again['test']}"
-    said = f"(met first by {first['test']}{others}, not tried again in this run)"
-    fields = {**first["fields"], "met_first": first["test"]}
-    error = errors.rebuild(kind, f"{first['message']}\n{said}", fields)
+def _rebuilt(first: _First, again: _Try | None) -> MachineError:
+    kind = getattr(errors, first.kind, MachineError)
+    others = "" if again is None or again.test == first.test else f", then by {again.test}"
+    said = f"(met first by {first.test}{others}, not tried again in this run)"
+    fields = {**first.fields, "met_first": first.test}
+    error = errors.rebuild(kind, f"{first.message}\n{said}", fields)
     assert isinstance(error, MachineError)
     return error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_vmports.system import clock
 from pytest_vmports.system.fingerprint import fingerprint
-from pytest_vmports.system.small_file import open_regular, read_object
+from pytest_vmports.system.records import Record, read_record
+from pytest_vmports.system.small_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 KEY_LENGTH = 24
 _MANIFEST = "manifest.json"
 _WRITE = 0o222
+
+
+class _Manifest(Record):
+    """What says of a folder that it is whole; `Stored.digested` gives it a member each."""
+
+    key: str
+    facts: dict[str, Any]
+    built: float
+    files: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class Stored:
             and facts.st_ino == os.fstat(self.lock).st_ino
             and manifest.get("key") == key
             and all(manifest.get(name) == now[name] for name in now if name != "files")
-            and manifest.get("files", {}).keys() == now["files"].keys()
+            and manifest["files"].keys() == now["files"].keys()
             and all(self._unchanged(manifest["files"], now["files"], name) for name in now["files"])
         )
         if sound and not self.seen:
@@ -117,7 +127,7 @@ def write_manifest(
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the folder's manifest; an empty one where there is none that can be read."""
     try:
-        return read_object(folder / _MANIFEST)
+        return read_record(folder / _MANIFEST, _Manifest).model_dump()
     except (OSError, ValueError):
         return {}
 

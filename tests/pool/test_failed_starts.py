@@ -181,8 +181,11 @@ def test_a_folder_that_cannot_be_written_is_told_and_costs_no_error(run):
     assert "is not remembered" in run.told[0]
 
 
-@pytest.mark.parametrize("content", ["", '{"test": "t.py::a", "at"'])
-def test_half_a_note_is_no_note(run, content):
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"test": "t.py::a", "at"', "[]", '{"test": "t.py::a"}', '{"test": 1, "at": "now"}'],
+)
+def test_half_a_note_or_another_is_no_note(run, content):
     run.folder.mkdir()
     (run.folder / "kind.failed").write_text(content)
     assert run.start("t.py::b", SETUP) is SETUP

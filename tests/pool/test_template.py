@@ -239,6 +239,13 @@ def described_by_no_manifest_at_all(folder):
     (folder / "manifest.json").write_text("[]")
 
 
+def described_in_another_shape(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(
+        json.dumps({**manifest, "files": list(manifest["files"])})
+    )
+
+
 def without(name):
     def missing(folder):
         (folder / name).unlink()
@@ -250,6 +257,7 @@ def without(name):
 DAMAGES = [
     truncated, written_within_its_size_and_time, state_written, copied,
     described_by_a_foreign_manifest, described_by_half_a_manifest, described_by_no_manifest_at_all,
+    described_in_another_shape,
     *map(without, ["ram", "state", "console", "manifest.json"]),
 ]  # fmt: skip
 
