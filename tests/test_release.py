@@ -1,4 +1,4 @@
-"""What publishes a release refuses one that contradicts itself, and may do no more than it needs."""
+"""What publishes a release refuses one that contradicts itself, and may do what it must alone."""
 
 import importlib.util
 import re
