@@ -1,4 +1,4 @@
-"""Write the tables of docs/compatibility.md from the matrix's results; ``--check`` only compares."""
+"""Write the tables of docs/compatibility.md from the results; ``--check`` only compares."""
 
 import json
 import re
@@ -48,7 +48,10 @@ def pythons(results: dict) -> list[str]:
 
 def plugins(results: dict) -> list[str]:
     """Return a row for each plugin, tool and library."""
-    rows = ["| with | version | Python | what was tried | outcome | remarks |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| with | version | Python | what was tried | outcome | remarks |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, case in CASES.items():
         result = results.get(f"plugin {name}")
         package = re.match(r"[\w.-]+", case.packages[0])[0]
@@ -68,10 +71,9 @@ def machines(results: dict) -> list[str]:
 def page(old: str) -> str:
     """Return the page with its tables as the results have them."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name, lines in (
-        ("pythons", pythons(results)), ("plugins", plugins(results)), ("machines", machines(results)),
-    ):  # fmt: skip
-        text = "\n".join([*lines, ""])
+    tables = {"pythons": pythons, "plugins": plugins, "machines": machines}
+    for name, lines in tables.items():
+        text = "\n".join([*lines(results), ""])
         old = between(name).sub(lambda _, text=text: text, old)
     return old
 

@@ -44,7 +44,9 @@ def installed(version: str) -> Path | None:
     for folder in folders:
         program = folder / f"python{version}"
         trial = [program, "-c", "import ssl, ctypes, venv"]
-        if program.exists() and subprocess.run(trial, capture_output=True).returncode == 0:
+        if not program.exists():
+            continue
+        if subprocess.run(trial, capture_output=True, check=False).returncode == 0:
             return folder
     return None
 
@@ -143,7 +145,7 @@ def _run(session: nox.Session, case: str, name: str, **env: str) -> None:
 
 
 def _keep(name: str, result: str) -> None:
-    """Put a session's result beside those of others; a run of some leaves the others' as they were."""
+    """Put a session's result beside those of others, which stay as they were."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[name] = json.loads(result)
     part = RESULTS.with_suffix(".part")

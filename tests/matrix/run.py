@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,9 +18,11 @@ import platform
 import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -35,6 +38,7 @@ CHECKOUT = HERE.parents[1]
 INI = "[pytest]\naddopts = --strict-markers --strict-config\nvmports_boot_timeout = 300\n"
 # VMs end with their process; its kernel takes a moment.
 SECONDS_UNTIL_GONE = 60
+COLUMNS, LINES = 120, 400
 
 
 def main() -> int:
@@ -44,7 +48,8 @@ def main() -> int:
     options = parser.parse_args()
     core = Case(("pytest",), "", (CORE,))
     case = CASES.get(options.case, core)
-    with tempfile.TemporaryDirectory(prefix="matrix-") as folder:
+    # A short name: sockets of ssh's have to fit into 108 bytes below a user's home.
+    with tempfile.TemporaryDirectory(prefix="matrix-", dir="/tmp") as folder:
         wrong = tried(options.case, case, Path(folder, "project"))
     for line in wrong:
         print(f"matrix: {options.case}: {line}", file=sys.stderr)
@@ -57,6 +62,8 @@ def tried(name: str, case: Case, folder: Path) -> list[str]:
     """Return what came out otherwise than it has to."""
     shutil.copytree(HERE / "projects" / name, folder)
     (folder / "pytest.ini").write_text(INI)
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
     if case.debian:
         shutil.copy(HERE / "projects" / "debian_guest.py", folder / "conftest.py")
     return [line for number, run in enumerate(case.runs, 1) for line in _once(run, number, folder)]
@@ -70,6 +77,7 @@ def _once(run: Run, number: int, folder: Path) -> list[str]:
     said = _said([*command, *run.words], folder, env, terminal=run.terminal)
     print(said, flush=True)
     wrong = [f"no {word!r} in what pytest wrote" for word in run.shows if not re.search(word, said)]
+    wrong += [f"{word!r} in what pytest wrote" for word in run.hides if re.search(word, said)]
     if "INTERNALERROR" in said:
         wrong.append("an INTERNALERROR")
     if run.aborted:
@@ -91,7 +99,9 @@ def environment(state: Path) -> dict[str, str]:
     return {
         **kept,
         "PATH": os.pathsep.join([*programs, os.environ["PATH"]]),
-        "COLUMNS": "120",
+        "HOME": str(state.parent / "home"),
+        "TMPDIR": str(state.parent / "tmp"),
+        "COLUMNS": str(COLUMNS),
         "LC_ALL": "C.UTF-8",
         "VMPORTS_MISSING": "error",
         "VMPORTS_STATE_DIR": str(state),
@@ -107,6 +117,8 @@ def _said(command: list[str], folder: Path, env: dict[str, str], *, terminal: bo
         )  # fmt: skip
         return done.stdout
     ours, its = pty.openpty()
+    size = struct.pack("HHHH", LINES, COLUMNS, 0, 0)
+    fcntl.ioctl(its, termios.TIOCSWINSZ, size)
     env = {**env, "TERM": "xterm-256color"}
     written = b""
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=folder, env=env):
@@ -116,8 +128,16 @@ def _said(command: list[str], folder: Path, env: dict[str, str], *, terminal: bo
             while True:
                 written += os.read(ours, 4096)
     os.close(ours)
-    # As a person reads it: colours are not looked at.
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode(errors="replace"))
+    return _as_seen(written)
+
+
+def _as_seen(written: bytes) -> str:
+    """Return what a person sees at the end on a terminal to which this was written."""
+    import pyte
+
+    screen = pyte.Screen(COLUMNS, LINES)
+    pyte.ByteStream(screen).feed(written)
+    return "\n".join(line.rstrip() for line in screen.display).rstrip()
 
 
 def _miscounted(run: Run, junit: Path) -> list[str]:
@@ -158,7 +178,7 @@ def result(case: Case, wrong: list[str]) -> dict[str, object]:
         "outcome": "; ".join(wrong) or "passed",
         "versions": {name: importlib.metadata.version(name) for name in names},
         "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
         "machine": _machine(),
     }
 

@@ -1,4 +1,5 @@
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -31,5 +32,5 @@ async def test_commands_beside_the_loop(vm_with_ports):
     said = []
     async with anyio.create_task_group() as group:
         group.start_soon(run)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     assert said == ["one\n"]

@@ -13,6 +13,7 @@ chmod +x /answer
 nc -lk -p 8080 -e /answer &
 """
 
+
 @pytest.fixture(scope="session")
 def base_url(vm_factory):
     with vm_factory(ports=[8080], setup=ANSWER, wait_for="8080/") as vm:

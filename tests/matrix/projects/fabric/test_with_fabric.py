@@ -8,6 +8,7 @@ def test_connection(vm_with_ports, tmp_path):
     config = fabric.Config(runtime_ssh_path=str(path))
     (tmp_path / "word").write_text("word")
     with fabric.Connection("vm", config=config, connect_timeout=60) as connection:
-        assert connection.run("systemctl is-active nginx", hide=True).stdout == "active\n"
+        done = connection.run("systemctl is-active nginx", hide=True, in_stream=False)
+        assert done.stdout == "active\n"
         connection.put(str(tmp_path / "word"), "/root/word")
     assert vm_with_ports.run("cat /root/word").stdout == "word"

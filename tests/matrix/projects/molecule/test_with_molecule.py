@@ -12,7 +12,7 @@ ROLE = Path(__file__).parent / "role"
 def test_scenario(vm_with_ports, tmp_path):
     config = vm_with_ports.ssh_config(tmp_path / "ssh_config")
     role = shutil.copytree(ROLE, tmp_path / "role")
-    env = {**os.environ, "VM_SSH_CONFIG": str(config), "HOME": str(tmp_path)}
+    env = {**os.environ, "VM_SSH_CONFIG": str(config)}
     for command in ("converge", "idempotence", "verify"):
         done = subprocess.run(
             ["molecule", command], cwd=role, env=env, stdin=subprocess.DEVNULL,
