@@ -62,8 +62,8 @@ def tried(name: str, case: Case, folder: Path) -> list[str]:
     """Return what came out otherwise than it has to."""
     shutil.copytree(HERE / "projects" / name, folder)
     (folder / "pytest.ini").write_text(INI)
-    for name in ("home", "tmp"):
-        (folder / name).mkdir()
+    for own in ("home", "tmp"):
+        (folder / own).mkdir()
     if case.debian:
         shutil.copy(HERE / "projects" / "debian_guest.py", folder / "conftest.py")
     return [line for number, run in enumerate(case.runs, 1) for line in _once(run, number, folder)]
