@@ -216,8 +216,13 @@ CASES = {
     ),
     "socket": Case(
         ("pytest-socket",),
-        "VMs work while other hosts than 127.0.0.1 are forbidden",
-        (Run(("--disable-socket", "--allow-unix-socket", "--allow-hosts=127.0.0.1"), passed=2),),
+        "VMs work while other hosts than 127.0.0.1 are forbidden, or sockets altogether",
+        (
+            Run(("--disable-socket", "--allow-hosts=127.0.0.1", "-k", "reaches"), passed=2),
+            Run(("--allow-hosts=127.0.0.1", "-n", "2", "-k", "reaches"), passed=2),
+            Run(("--disable-socket", "-k", "without"), passed=1),
+        ),
+        remark="a test's own connections, by `vm.connect` too, want `--allow-hosts=127.0.0.1`",
     ),
     "httpx": Case(
         ("httpx", "pytest-asyncio"),
