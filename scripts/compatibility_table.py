@@ -2,6 +2,7 @@
 
 import json
 import re
+import string
 import sys
 from pathlib import Path
 
@@ -20,52 +21,59 @@ def between(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<=<!-- {name} -->\n).*(?=<!-- /{name} -->)", re.DOTALL)
 
 
-def said(text: str) -> str:
-    """Return a text for a cell of a table."""
-    return " ".join(text.split()).replace("|", r"\|")
+def row(*cells: str) -> str:
+    """Return a row of a table."""
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def outcome(result: dict | None) -> str:
-    """Return how it came out."""
-    return UNTRIED if result is None else said(result["outcome"])
+def places(results: dict) -> dict[tuple[str, str], str]:
+    """Return a letter for each day and kind of machine."""
+    found = sorted({(one["date"], one["machine"]) for one in results.values()})
+    return dict(zip(found, string.ascii_lowercase, strict=False))
+
+
+def where(results: dict, *tried: dict | None) -> str:
+    """Return the letters of some results."""
+    letters = places(results)
+    return " ".join(sorted({letters[one["date"], one["machine"]] for one in tried if one}))
+
+
+def machines(results: dict) -> list[str]:
+    """Return when and on what kind of machine all this was."""
+    return [f"- {letter}: {date}, {machine}" for (date, machine), letter in places(results).items()]
 
 
 def pythons(results: dict) -> list[str]:
     """Return the rows of Python and pytest, with a column for each xdist."""
-    rows = ["| Python | pytest | " + " | ".join(f"xdist {one}" for one in XDISTS) + " |"]
-    rows.append("|---" * (2 + len(XDISTS)) + "|")
+    head = ["Python", "pytest", *(f"xdist {one}" for one in XDISTS), "on"]
+    rows = [row(*head), "|---" * len(head) + "|"]
     for python in PYTHONS:
         for pytest in PYTESTS:
-            tried = {xdist: results.get(f"core {python} {pytest} {xdist}") for xdist in XDISTS}
-            one = next(filter(None, tried.values()), None)
-            cells = [one["python"], one["versions"]["pytest"]] if one else [python, pytest]
-            for result in tried.values():
+            tried = [results.get(f"core {python} {pytest} {xdist}") for xdist in XDISTS]
+            cells, one = [python, pytest], next(filter(None, tried), None)
+            if one:
+                cells = [f"{python} ({one['python']})", f"{pytest} ({one['versions']['pytest']})"]
+            for result in tried:
                 version = f" ({result['versions']['pytest-xdist']})" if result else ""
-                cells.append(outcome(result) + version)
-            rows.append(f"| {' | '.join(cells)} |")
+                cells.append((result["outcome"] if result else UNTRIED) + version)
+            rows.append(row(*cells, where(results, *tried)))
     return rows
 
 
 def plugins(results: dict) -> list[str]:
     """Return a row for each plugin, tool and library."""
-    rows = [
-        "| with | version | Python | what was tried | outcome | remarks |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ["with", "version", "Python", "what was tried", "outcome", "on", "remarks"]
+    rows = [row(*head), "|---" * len(head) + "|"]
     for name, case in CASES.items():
         result = results.get(f"plugin {name}")
         package = re.match(r"[\w.-]+", case.packages[0])[0]
         version = result["versions"][package] if result else NEWEST
         python = result["python"] if result else ""
-        cells = [package, version, python, case.tried, outcome(result), case.remark]
-        rows.append(f"| {' | '.join(map(said, cells[:-2]))} | {cells[-2]} | {said(cells[-1])} |")
+        outcome = result["outcome"] if result else UNTRIED
+        rows.append(
+            row(package, version, python, case.tried, outcome, where(results, result), case.remark)
+        )
     return rows
-
-
-def machines(results: dict) -> list[str]:
-    """Return when and on what kind of machine all this was."""
-    found = sorted({(one["machine"], one["date"]) for one in results.values()})
-    return [f"- {date}, {machine}" for machine, date in found]
 
 
 def page(old: str) -> str:
