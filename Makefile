@@ -67,5 +67,5 @@ bench: setup ## measure what docs/performance.md quotes
 	  case $$script in benchmarks/_*|'benchmarks/*.py') continue ;; esac; \
 	  echo "== $$script"; .venv/bin/python "$$script"; done
 
-clean: ## remove .venv and .tools
-	rm -rf .venv .tools
+clean: ## remove .venv, .nox and .tools
+	rm -rf .venv .nox .tools
