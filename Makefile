@@ -10,9 +10,10 @@ VERSIONS = .venv/bin/python tests/versions.py -n $(N) -- $(PYTEST_ARGS)
 PROCESSES = 8
 SECONDS = 120
 unexport SECONDS
+MATRIX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-versions lint package docs pictures stress bench clean
+.PHONY: help setup demo test test-slow test-versions test-matrix lint package docs pictures stress bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +45,14 @@ test-versions: ## run VM tests with the QEMUs of other Debian releases
 	@scripts/setup --images
 	@$(VERSIONS)
 
+# MATRIX="-s plugin", or nox's other words, for some of it. The table is written whatever came out.
+test-matrix: ## try each Python, pytest, xdist and plugin; write docs/compatibility.md
+	@scripts/setup --images
+	.venv/bin/python -m pip --quiet --no-input --disable-pip-version-check install --group matrix
+	@failed=0; .venv/bin/nox -f tests/matrix/noxfile.py $(MATRIX) || failed=1; \
+	.venv/bin/python scripts/compatibility_table.py || failed=1; \
+	exit $$failed
+
 lint: setup ## check style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -67,5 +76,5 @@ bench: setup ## measure what docs/performance.md quotes
 	  case $$script in benchmarks/_*|'benchmarks/*.py') continue ;; esac; \
 	  echo "== $$script"; .venv/bin/python "$$script"; done
 
-clean: ## remove .venv and .tools
-	rm -rf .venv .tools
+clean: ## remove .venv, .nox and .tools
+	rm -rf .venv .nox .tools

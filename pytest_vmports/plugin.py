@@ -77,8 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]  # fmt: skip
     if asking:
         nodes.greet(config)
-        # What it remembers is as it was before the first test.
-        from pytest_vmports.system import surroundings  # noqa: F401
+        # What these remember is as it was before the first test.
+        from pytest_vmports.system import sockets, surroundings  # noqa: F401
     told = [(item.nodeid, problem) for item in asking if (problem := _problem(item))]
     if told:
         from pytest_vmports.settings.mistyped import in_common
@@ -180,16 +180,12 @@ def pytest_terminal_summary(
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what no report carried of an xdist worker, as after Ctrl-C: it has no summary."""
     if hasattr(session.config, "workerinput"):
-        _tell_rest(session.config)
+        pytest_unconfigure(session.config)
         nodes.over(session.config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Write what no report and no summary carried."""
-    _tell_rest(config)
-
-
-def _tell_rest(config: pytest.Config) -> None:
     if (session := config.stash.get(_session_key, None)) is not None:
         session.tell_rest()
 
@@ -218,9 +214,12 @@ def vmports_pool(
     vmports_allocator: PortAllocator, request: pytest.FixtureRequest
 ) -> Iterator[Pool]:
     """Return what makes this process's VMs."""
-    from pytest_vmports.images.images import Kept
-    from pytest_vmports.pool.pool import open_pool
+    from pytest_vmports.system.surroundings import restored
 
+    # A class of the library's that is a test's own now, as pytest-socket's, is nobody's base.
+    with restored():
+        from pytest_vmports.images.images import Kept
+        from pytest_vmports.pool.pool import open_pool
     config, session = request.config, session_of(request.config)
     cache, limit = _values(config, "cache_dir", "cache_size")
     store, secret = _values(config, "cache_store", "cache_store_secret")

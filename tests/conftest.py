@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     Boot = Callable[..., AbstractContextManager[VM]]
 
 
+# Projects of a user's kind, which `make test-matrix` runs in environments of their own.
+collect_ignore = ["matrix"]
+
+
 def pytest_make_parametrize_id(val, argname):
     # What is packed may hold the second at which it was, and xdist's workers, who collect each for
     # itself, have to name the same tests.

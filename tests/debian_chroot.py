@@ -18,6 +18,7 @@ import ast
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,17 +126,22 @@ class Chroot:
         return _enter(self.root, self.venv, command, **keywords)
 
 
-def chroot(suite: str) -> Chroot:
+def chroot(suite: str, *packages: str) -> Chroot:
     """Return a release's system, made when there is none or it is old.
+
+    Args:
+        suite: the release's name.
+        packages: what pip installs there beside the project, in place of what its tests need.
 
     Raises:
         CannotMakeError: it could not be made.
     """
     shape = f"{PACKAGES}{inspect.getsource(_bootstrap)}".encode()
     root = cached(f"chroot-{suite}", shape, lambda out: _bootstrap(suite, out), days=DAYS)
-    shape = f"{root.name}{inspect.getsource(_install)}".encode()
+    shape = f"{root.name}{inspect.getsource(_install)}{packages}".encode()
     shape += (CHECKOUT / "pyproject.toml").read_bytes()
-    return Chroot(suite, root, cached(f"venv-{suite}", shape, lambda out: _install(root, out)))
+    name = f"few_{suite}" if packages else f"venv-{suite}"
+    return Chroot(suite, root, cached(name, shape, lambda out: _install(root, out, packages)))
 
 
 def _bootstrap(suite: str, out: Path) -> None:
@@ -164,14 +170,15 @@ def _bootstrap(suite: str, out: Path) -> None:
         _done(["tar", "-xf", str(archive), "-C", str(out), *left_out, *owner])
 
 
-def _install(root: Path, out: Path) -> None:
+def _install(root: Path, out: Path, packages: tuple[str, ...]) -> None:
     print("installing the Python packages", flush=True)
     pip = '/venv/bin/python -m pip --quiet --no-input install "$@"'
+    others = shlex.join(packages) if packages else "--group test"
     script = f"""set -e
     python3 -m venv /venv
     pip() {{ {pip}; }}
     pip 'pip>=25.1'
-    pip --editable '.[alpine,cloud,images,rich,store,xdist]' --group test"""
+    pip --editable '.[alpine,cloud,images,rich,store,xdist]' {others}"""
     _done(["sh", "-c", script], root, out)
 
 

@@ -41,6 +41,14 @@ def test_it_has_a_qemu_and_a_python_of_its_own_and_this_checkout(system):
     ]
 
 
+def test_it_has_the_packages_that_are_named_in_place_of_the_tests_own(system):
+    """As `make test-matrix` asks for them."""
+    other = debian_chroot.chroot("sid", "pytest==8.0.*", "pytest-xdist==3.5.*")
+    assert said(other, "python", "-c", "import pytest; print(pytest.__version__[:4])") == ["8.0."]
+    assert other.run("python", "-c", "import hypothesis", stderr=subprocess.DEVNULL).returncode == 1
+    assert system.run("python", "-c", "import hypothesis").returncode == 0
+
+
 def test_it_has_no_network_but_its_own_loopback(system):
     dial = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5)"
     with host_service(echo) as port:

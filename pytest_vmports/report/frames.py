@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Node = pytest.Item | pytest.Collector | None
 
 _ERRORS, _VALUES = "pytest_vmports.errors", "pytest_vmports.models"
+_RICH = "rich-terminal-reporter"
 
 
 def prune(config: pytest.Config, node: Node, *errors: pytest.ExceptionInfo[Any]) -> list[str]:
@@ -97,11 +98,21 @@ class BesideReports:
     # First: before it is shown, written, or sent to xdist's controller.
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Make fit to be shown what was put on a report since it was made, as subtests do."""
+        """Make fit to be shown what was put on a report since it was made, as subtests do.
+
+        And where pytest-rich shows it, put our sections where that looks for some: of a failure it
+        shows the traceback and no more.
+        """
         if hasattr(report, MARKER):
             from pytest_vmports.report.shielded import shield_rest
 
             shield_rest(report)
+            # In the controller alone, where it writes to a terminal; an error of a fixture's it
+            # shows whole.
+            fails = report.failed and report.when == "call"
+            if fails and self._config.pluginmanager.has_plugin(_RICH):
+                of_failure = getattr(report.longrepr, "sections", ())
+                report.sections += [(title, text) for title, text, _ in of_failure]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:

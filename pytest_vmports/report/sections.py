@@ -15,6 +15,7 @@ from pytest_vmports.system.surroundings import restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import pytest
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # What all that is asked of VMs for one report may take; files are written as long as it takes.
 _SECONDS = 6.0
+# What allure-pytest registers when it is told where to write, and then only.
+_ALLURE = "allure_listener"
 
 
 @restored()
@@ -71,16 +74,22 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport, recorder: Record
     evidence.shared = [one for one in made if one.running and one not in evidence.machines]
     for machine in evidence.shown():
         machine.note_failing()
-    evident = evidence.sections(verbosity=item.config.getoption("verbose", 0), note=note)
+    evident = list(evidence.sections(verbosity=item.config.getoption("verbose", 0), note=note))
     # Without what pytest writes before each line of an error.
     said = re.sub(r"^E +", "", str(report.longrepr), flags=re.MULTILINE)
     verbose = item.config.getoption("verbose", 0) > 0
     for title, text in evident:
         if verbose or not (title.endswith("console") and text in said):
             _add(report, title, text)
+    folders: list[Path] = []
     with noting("artifact failed: all of them", note):
-        for text in _artifacts(item, evidence, note):
+        for text in _artifacts(item, evidence, note, folders):
             _add(report, "VM: artifacts", text)
+    with noting("artifact failed: attachments of the Allure report", note):
+        if item.config.pluginmanager.has_plugin(_ALLURE):
+            from pytest_vmports.report.to_allure import attach
+
+            attach([(printable(one), printable(text)) for one, text in evident], folders)
 
 
 def _may_use_any(item: pytest.Item) -> bool:
@@ -111,8 +120,17 @@ def _add_mishaps(report: pytest.TestReport, recorder: Recorder, host: str) -> No
         riders.put(report, riders.MISHAPS, [f"{host}: {it}" if host else it for it in later])
 
 
-def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None]) -> Iterator[str]:
-    """Write the files of each VM, and yield where they are, or why there are none."""
+def _artifacts(
+    item: pytest.Item, evidence: Evidence, note: Callable[[str], None], folders: list[Path]
+) -> Iterator[str]:
+    """Write the files of each VM, and yield where they are, or why there are none.
+
+    Args:
+        item: the test.
+        evidence: has its VMs.
+        note: is told of what cannot be written.
+        folders: is given those that are written.
+    """
     (wanted,) = options.values(item.config, "artifacts")
     if wanted == "no":
         return
@@ -130,6 +148,7 @@ def _artifacts(item: pytest.Item, evidence: Evidence, note: Callable[[str], None
     for number, machine in enumerate(evidence.shown(), 1):
         with noting(f"artifact failed: all below {base} (see --vmports-artifacts)", note):
             folder = write(machine, base, item.nodeid, root, number, note=note)
+            folders.append(folder)
             if host:
                 from pytest_vmports.report.far import send_home
 

@@ -250,3 +250,46 @@ def test_no_thread_of_ours_ends_while_a_test_replaces_things_again_and_again(clo
             times += 1
         assert not failed and all(one.is_alive() for one in ours)
         assert "vmports-bounds" in {one.name for one in ours}
+
+
+# As pytest-socket does: before any fixture is made, and until the test has ended.
+NO_SOCKETS = """
+import socket
+import pytest
+
+true = socket.socket
+
+class Guarded(socket.socket):
+    def __new__(cls, *_, **__):
+        raise RuntimeError("a test makes no sockets")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    socket.socket = Guarded
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    socket.socket = true
+"""
+
+
+def test_the_first_vm_of_a_run_comes_up_where_no_test_makes_a_socket(
+    pytester, qemu_binary, shared_templates
+):
+    """What is loaded for it has the library's own class, then and later."""
+    pytester.makeconftest(NO_SOCKETS)
+    pytester.makepyfile(
+        test_it="""
+        import socket
+        import pytest
+
+        @pytest.mark.vmports(8080, setup="nc -lk -p 8080 -e cat &")
+        def test_first(vm_with_ports):
+            assert vm_with_ports.run("echo one").stdout == "one\\n"
+            with pytest.raises(RuntimeError, match="makes no sockets"):
+                socket.socket()
+            import ssl
+            assert ssl.SSLSocket.__mro__[1].__name__ == "socket"
+        """
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
