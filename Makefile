@@ -45,7 +45,7 @@ test-versions: ## run VM tests with the QEMUs of other Debian releases
 	@scripts/setup --images
 	@$(VERSIONS)
 
-# MATRIX="-s plugin", or nox's other words, for some of it. The table is written whatever came out.
+# MATRIX="-k anyio", or other words of nox's, for some of it. The table is written whatever came out.
 test-matrix: ## try each Python, pytest, xdist and plugin; write docs/compatibility.md
 	@scripts/setup --images
 	.venv/bin/python -m pip --quiet --no-input --disable-pip-version-check install --group matrix
