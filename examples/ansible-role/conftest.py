@@ -40,23 +40,34 @@ class Server:
     ssh_config: Path
 
     @property
+    def connections(self):
+        """Return the folder of the ssh connections that stay open.
+
+        They are found by the host's name, which is ``vm`` for the VMs of all tests.
+        """
+        return self.ssh_config.parent
+
+    @property
     def host(self):
         """Return what testinfra calls a host."""
-        return testinfra.get_host("ssh://vm", ssh_config=str(self.ssh_config))
+        return testinfra.get_host(
+            "ssh://vm", ssh_config=str(self.ssh_config), controlpath=self.connections / "testinfra"
+        )
 
     def play(self, **variables):
         """Play the role."""
-        more = [f"--extra-vars={name}='{value}'" for name, value in variables.items()]
+        command = [
+            *(sys.executable, "-m", "ansible", "playbook", "site.yml", "--inventory=vm,"),
+            f"--ssh-common-args=-F '{self.ssh_config}'",
+            *(f"--extra-vars={name}='{value}'" for name, value in variables.items()),
+        ]
+        environment = os.environ | {
+            "ANSIBLE_CONFIG": str(HERE / "ansible.cfg"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.connections),
+            "LC_ALL": "C.UTF-8",
+        }
         done = subprocess.run(
-            [
-                *(sys.executable, "-m", "ansible", "playbook", "site.yml", "--inventory=vm,"),
-                *(f"--ssh-common-args=-F '{self.ssh_config}'", *more),
-            ],
-            cwd=HERE,
-            env=os.environ | {"ANSIBLE_CONFIG": str(HERE / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=HERE, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return Run(done.stdout)

@@ -54,15 +54,17 @@ def run(tmp_path):
             "PYTHONPATH": os.pathsep.join(paths),
             "VMPORTS_CACHE_DIR": str(tmp_path / "templates"),
         }
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=5"]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words], cwd=folder,
-            env=environment | more, capture_output=True, text=True, check=False,
+            [*command, *words], cwd=folder, env=environment | more, capture_output=True, text=True,
+            check=False,
         )  # fmt: skip
         print(done.stdout, done.stderr)  # for the report of a test that fails
         last = done.stdout.splitlines()[-1].partition(" in ")[0]
         return {kind: int(number) for number, kind in re.findall(r"(\d+) (\w+)", last)}
 
-    return run
+    yield run
+    shutil.rmtree(tmp_path / "templates", ignore_errors=True)  # pytest would keep some gigabytes
 
 
 @pytest.fixture
@@ -87,6 +89,7 @@ def mirrored(tmp_path, debian, gvproxy_089):
             }
 
         yield mirrored
+    shutil.rmtree(tmp_path / "images", ignore_errors=True)
 
 
 def test_the_web_server(run, missing):
