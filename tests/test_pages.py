@@ -1,5 +1,6 @@
 """What the pages say of files, tests and each other is there."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 from pages import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECTS = [page.parent for page in (ROOT / "examples").glob("[!.]*/README.md")]
 PAGES = [
     ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "pytest_vmports" / "errors.md",
-    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "docs").rglob("*.md"), *(folder / "README.md" for folder in PROJECTS),
 ]  # fmt: skip
 # Where the package's page leads, and the pages of the site that stand elsewhere than in docs/.
 SITE = re.search(r'^Homepage = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
@@ -34,6 +36,11 @@ MADE_UP = {
 FOLDERS = ("pytest_vmports", "tests", "docs", "scripts", "benchmarks", "examples")
 
 
+def name_of(page: Path) -> str:
+    """Return what a test of a page is called: the examples' pages have one name."""
+    return f"{page.parent.name}-{page.name}" if page.parent in PROJECTS else page.name
+
+
 def text_of(page: Path) -> str:
     """Return a page without its programs and configurations, which name files of their own."""
     return re.sub(
@@ -50,7 +57,7 @@ def sections_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", one.lower()).strip().replace(" ", "-") for one in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_link_leads_to_a_file_and_a_section(page):
     wrong = []
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text_of(page)):
@@ -61,7 +68,7 @@ def test_a_link_leads_to_a_file_and_a_section(page):
     assert wrong == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_file_that_is_named_is_there(page):
     text = re.sub(r"https?://[^\s)]+", "", text_of(page))
     named = set(re.findall(r"(?<![\w.-])\w[\w/-]*\.(?:py|md|c|svg|toml)\b", text))
@@ -72,7 +79,7 @@ def test_a_file_that_is_named_is_there(page):
     assert named - MADE_UP - found == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_test_that_is_named_is_there(page):
     named = set(re.findall(r"\btest_\w+\b", text_of(page)))
     files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
@@ -121,3 +128,12 @@ def test_each_promise_names_a_test_that_is_there():
             if held is None or (group and f"class {group[:-2]}:" not in code):
                 wrong.append(f"{file}::{group}{name}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("folder", PROJECTS, ids=lambda folder: folder.name)
+def test_an_example_is_a_project_of_its_own_that_the_slow_tests_run(folder):
+    assert {"README.md", "pytest.ini", "requirements.txt"} <= set(os.listdir(folder))
+    # What has no dash is run with the examples of the folder above.
+    assert "-" in folder.name
+    assert f'run("{folder.name}"' in (ROOT / "tests" / "vm" / "test_vm_examples.py").read_text()
+    assert f"examples/{folder.name})" in (ROOT / "docs" / "recipes.md").read_text()

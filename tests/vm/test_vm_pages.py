@@ -14,7 +14,7 @@ from pytest_vmports.guests.alpine import find_images
 
 FOLDER, FILE = "/trixie/latest/", "debian-13-genericcloud-amd64.qcow2"
 # Pages whose files and commands need Debian's image, or one's own; others use the bundled guest.
-WITH_DEBIAN = ("tutorial.md", "howto/image.md", "howto/ansible.md")
+WITH_DEBIAN = ("tutorial.md", "howto/image.md")
 EMBEDDED = "howto/embedded.md"
 # Pages with examples that other tests run: test_vm_docs.py, and those of examples/.
 ELSEWHERE = {"vm.md", "guests.md", "hardware.md", "networks.md", "recipes.md"}
