@@ -136,4 +136,4 @@ def test_an_example_is_a_project_of_its_own_that_the_slow_tests_run(folder):
     # What has no dash is run with the examples of the folder above.
     assert "-" in folder.name
     assert f'run("{folder.name}"' in (ROOT / "tests" / "vm" / "test_vm_examples.py").read_text()
-    assert f"examples/{folder.name})" in (ROOT / "docs" / "recipes.md").read_text()
+    assert f"examples/{folder.name})" in (ROOT / "docs" / "examples.md").read_text()
