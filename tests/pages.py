@@ -105,11 +105,12 @@ def _look_at_extras(command: str, where: str) -> None:
 def _type(
     command: str, expected: list[str], folder: Path, where: str, environment: dict[str, str]
 ) -> None:
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = environment.get("PATH", os.environ["PATH"])
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS, check=False,
-        env={**os.environ, "PATH": programs, "COLUMNS": "100", **environment},
+        env={**os.environ, "COLUMNS": "100", **environment, "PATH": programs},
     )  # fmt: skip
     told = f"{where}: $ {command}\n{done.stdout}"
     rest = iter(done.stdout.splitlines())
