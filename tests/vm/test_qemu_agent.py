@@ -285,6 +285,32 @@ def test_an_interrupted_command_is_killed_and_the_next_gets_its_own_answer(agent
     until(lambda: not sleeping(), 10, lambda: str(sleeping()))
 
 
+# A command that makes its session's group when it is told to, and children then.
+LATE = "echo $$; read -r go; exec setsid sh -c 'sleep 9875 & sleep 9876'"
+# The first of the kills is done; before the next one, the command has made its group.
+BETWEEN = """
+kill() {
+    command kill "$@"; set -- $?
+    if [ -z "$told" ]; then told=yes; echo go; until pgrep -g GROUP sleep >/dev/null; do :; done; fi
+    return "$1"
+}
+"""
+
+
+def test_a_command_that_makes_its_group_while_it_is_killed_leaves_no_child():
+    with subprocess.Popen(
+        ["sh", "-c", LATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as late:
+        pid = int(late.stdout.readline())
+        kill = BETWEEN.replace("GROUP", str(pid)) + qemu_agent_stream.KILL.format(pid=pid)
+        subprocess.run(["sh", "-c", kill], stdout=late.stdin, timeout=60, check=False)
+        try:
+            until(lambda: not sleeping(), 10, lambda: str(sleeping()))
+        finally:
+            for process in sleeping():
+                process.kill()
+
+
 def sleeping():
     found = []
     for process in psutil.process_iter():

@@ -21,7 +21,7 @@ from pytest_vmports.system.mishaps import printable
 from pytest_vmports.system.said import Answer, json_said, malformed, shaped
 from pytest_vmports.vm.arguments import short_enough
 from pytest_vmports.vm.inside.channel import Channel
-from pytest_vmports.vm.inside.qemu_agent_stream import AT_ONCE, Enough, Kept, Streamed
+from pytest_vmports.vm.inside.qemu_agent_stream import AT_ONCE, KILL, Enough, Kept, Streamed
 from pytest_vmports.vm.inside.shell import KILLED, kept_at_most
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ _WRAPPER = """\
 export HOME="${HOME:-/root}"
 command -v setsid >/dev/null && exec setsid /bin/sh -c "$0"; exec /bin/sh -c "$0"
 """
-_KILL = 'kill -KILL "-$0" 2>/dev/null || kill -KILL "$0"'
 
 
 def _decoded(text: object) -> bytes:
@@ -199,10 +198,10 @@ class GuestAgent:
             status = self._status(pid, limit.deadline)
         except BaseException:  # as by Ctrl-C; the next command passes over the answer
             with contextlib.suppress(OSError):
-                self._send(_execution(_KILL, str(pid), b""), clock.now())
+                self._send(_execution(KILL.format(pid=pid), "sh", b""), clock.now())
             raise
         if status is None:
-            self._start(_KILL, str(pid), b"", _soon())
+            self._start(KILL.format(pid=pid), "sh", b"", _soon())
             status = self._ended(pid)
             return None, status.output, status.errors
         self._refuse_cut(status)

@@ -44,7 +44,10 @@ command -v setsid >/dev/null && exec setsid /bin/sh -c "$body" "$0"; exec /bin/s
 _WRITE, _LAST = "exec cat >{d}/in", ": >{d}/last; : >{d}/in"
 _READ, _END = "echo >{d}/ask; exec cat {d}/out", "echo end >{d}/ask"
 _CLEAN = "kill -KILL {pids}; rm -rf {d}"
-_ALL = "kill -KILL -{pid} || kill -KILL {pid}\n"
+# Its children go with it by its session's group, which it may make between two looks at it: so its
+# group is looked for again when it can make none any more.
+KILL = """kill -KILL -{pid} 2>/dev/null || {{ kill -KILL {pid}; kill -KILL -{pid}; }} 2>/dev/null
+"""
 
 
 class Ended(Protocol):
@@ -121,7 +124,7 @@ class Streamed:
     @property
     def ending(self) -> str:
         """A shell text that ends what runs on, and takes away what is left."""
-        whole = "" if self._command is None else _ALL.format(pid=self._command)
+        whole = "" if self._command is None else KILL.format(pid=self._command)
         pids = " ".join(map(str, self._pending))
         return f"{{ {whole}{_CLEAN.format(d=self._folder, pids=pids)}; }} 2>/dev/null"
 
