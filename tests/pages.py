@@ -1,14 +1,14 @@
 """Runs a page of the docs as its reader would: files are written, commands typed, top to bottom.
 
 A block with a title is a file; one called ``console`` is what a terminal shows: behind each ``$ ``
-a command, below it lines that are to be among its output, in that order, ``…`` for whatever stands
-there. What installs is not typed: what it names is looked at instead. A title that begins with
-``examples/`` is a part of that file, which tests of its own run.
+a command, below it lines that are to be among its output, in that order, with ``…`` for whatever
+stands there and ``===`` for a rule of any length. What installs is not typed: what it names is
+looked at instead. A title that begins with ``examples/`` is a part of that file, which tests of its
+own run.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 import subprocess
@@ -122,5 +122,10 @@ def _type(
 
 
 def _is(found: str, line: str) -> bool:
-    pattern = "".join("*" if one == "…" else f"[{one}]" if one in "[*?" else one for one in line)
-    return fnmatch.fnmatchcase(found.strip(), pattern.strip())
+    """Tell whether a line of the output is one that a page shows."""
+    parts = re.split(r"(…|={3,}|-{3,})", line.strip())
+    pattern = "".join(
+        ".*" if part == "…" else f"{part[0]}+" if part[:3] in {"===", "---"} else re.escape(part)
+        for part in parts
+    )
+    return re.fullmatch(pattern, found.strip()) is not None
