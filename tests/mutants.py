@@ -884,7 +884,7 @@ _STORED = _of(
     "pytest_vmports/system/stored.py",
     "tests/pool/test_template.py",
     state_without_checksum=("hashlib.sha256(file.read())", "hashlib.sha256()"),
-    any_key_is_the_one=('and manifest.get("key") == key', ""),
+    any_key_is_the_one=('and manifest["key"] == key', ""),
     any_owner_is_right=("facts.st_uid == os.getuid()", "True"),
     any_folder_is_the_one=("and facts.st_ino == os.fstat(self.lock).st_ino", ""),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_vmports.system import clock
 from pytest_vmports.system.fingerprint import fingerprint
 from pytest_vmports.system.records import Record, read_record
-from pytest_vmports.system.small_file import open_regular
+from pytest_vmports.system.small_file import open_regular, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,17 +67,17 @@ class Stored:
 
     def sound(self, key: str) -> bool:
         """Whether it is what was built for ``key``, to the last file."""
-        manifest = read_manifest(self.folder)
         try:
+            manifest = read_record(self.folder / _MANIFEST, _Manifest).model_dump()
             now = _prints(self.folder, self.digested)
             facts = self.folder.stat()
-        except OSError:
+        except (OSError, ValueError):
             return False
         sound = (
             facts.st_uid == os.getuid()
             # Nobody has put another in its place since it was locked.
             and facts.st_ino == os.fstat(self.lock).st_ino
-            and manifest.get("key") == key
+            and manifest["key"] == key
             and all(manifest.get(name) == now[name] for name in now if name != "files")
             and manifest["files"].keys() == now["files"].keys()
             and all(self._unchanged(manifest["files"], now["files"], name) for name in now["files"])
@@ -125,9 +125,12 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the folder's manifest; an empty one where there is none that can be read."""
+    """Return the folder's manifest, to be shown; an empty one where there is none to be read.
+
+    What stands in it need not be what we would write: `Stored.sound` tells.
+    """
     try:
-        return read_record(folder / _MANIFEST, _Manifest).model_dump()
+        return read_object(folder / _MANIFEST)
     except (OSError, ValueError):
         return {}
 
