@@ -1,8 +1,9 @@
 """Write the page on the command line from the code that reads it; ``--check`` only compares."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from _written import write_or_check
 
 from pytest_vmports.cli.main import command_line
 
@@ -43,15 +44,5 @@ def _written(action: argparse.Action) -> str:
     return flag if action.nargs == 0 else f"{flag} {words}".replace("|", " or ")
 
 
-def main() -> int:
-    """Return 1 when ``--check`` finds the page out of date."""
-    old = PAGE.read_text() if PAGE.exists() else ""
-    new = page()
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, lambda _: page()))

@@ -9,16 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "matrix"))
 
+from _written import between, write_or_check  # noqa: E402
 from cases import CASES, NEWEST, PYTESTS, PYTHONS, XDISTS  # noqa: E402
 
 PAGE = ROOT / "docs" / "compatibility.md"
 RESULTS = ROOT / "tests" / "matrix" / "results.json"
 UNTRIED = "not tried here"
-
-
-def between(name: str) -> re.Pattern[str]:
-    """Return what finds the place of a table in the page."""
-    return re.compile(rf"(?<=<!-- {name} -->\n).*(?=<!-- /{name} -->)", re.DOTALL)
 
 
 def row(*cells: str) -> str:
@@ -86,15 +82,5 @@ def page(old: str) -> str:
     return old
 
 
-def main() -> int:
-    """Return 1 when ``--check`` finds the page out of date."""
-    old = PAGE.read_text()
-    new = page(old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, page))

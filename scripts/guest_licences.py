@@ -4,15 +4,15 @@ python scripts/guest_licences.py            boots the guest's disk and writes th
 python scripts/guest_licences.py --check    only compares, as a slow test does
 """
 
-import re
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from _written import between, write_or_check
+
 PAGE = Path(__file__).parents[1] / "docs" / "licences.md"
-BETWEEN = re.compile(r"(?<=<!-- guest -->\n).*(?=<!-- /guest -->)", re.DOTALL)
 # Source: apk's own database, man 5 apk-db: P is a package's name, V its version, L its licence.
 SUITE = """
 import pytest
@@ -45,15 +45,10 @@ def table(database: str) -> str:
     return f"{head}| package | version | licence |\n|---|---|---|\n{rows}"
 
 
-def main() -> int:
-    """Return 1 when ``--check`` finds the page out of date."""
-    old = PAGE.read_text()
-    new = BETWEEN.sub(lambda _: table(installed()), old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new)
-    return 0
+def page(old: str) -> str:
+    """Return the page with the table as it has to be."""
+    return between("guest").sub(lambda _: table(installed()), old)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, page))

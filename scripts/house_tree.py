@@ -6,6 +6,8 @@ import ast
 import sys
 from pathlib import Path
 
+from _written import write_or_check
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pytest_vmports"
 PAGE = ROOT / "docs" / "contributing.md"
@@ -37,16 +39,12 @@ def rows() -> list[str]:
     return found
 
 
-def main() -> None:
-    """Write the tree, or exit with 1 where the page has another."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    new = "\n```\n" + "\n".join(rows()) + "\n```\n\n"
-    if "--check" in sys.argv:
-        sys.exit(old != new)
-    PAGE.write_text(before + BEGIN + new + END + after)
+def page(old: str) -> str:
+    """Return the page with the tree as it is."""
+    before, _, rest = old.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n```\n" + "\n".join(rows()) + "\n```\n\n" + END + after
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(write_or_check(PAGE, page))

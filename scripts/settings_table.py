@@ -1,13 +1,12 @@
 """Write the page's table of settings from the one in the code; ``--check`` only compares."""
 
-import re
-import sys
 from pathlib import Path
+
+from _written import between, write_or_check
 
 from pytest_vmports.settings.table import OPTIONS
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
-BETWEEN = re.compile(r"(?<=<!-- settings -->\n).*(?=<!-- /settings -->)", re.DOTALL)
 
 
 def table() -> str:
@@ -20,15 +19,10 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def main() -> int:
-    """Return 1 when ``--check`` finds the page out of date."""
-    old = PAGE.read_text()
-    new = BETWEEN.sub(lambda _: table(), old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new)
-    return 0
+def page(old: str) -> str:
+    """Return the page with the table as it has to be."""
+    return between("settings").sub(lambda _: table(), old)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, page))

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from _written import write_or_check
+
 from pytest_vmports.settings.table import OPTIONS, Option
 
 PAGE = Path(__file__).parents[1] / "pytest_vmports" / "settings" / "keywords.py"
@@ -95,15 +97,5 @@ def sentence(option: Option) -> str:
     return more if not lines else f"{more}\n    "
 
 
-def main() -> int:
-    """Return 1 when ``--check`` finds the module out of date."""
-    old = PAGE.read_text() if PAGE.exists() else ""
-    new = module()
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, lambda _: module()))

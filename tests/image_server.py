@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import mmap
 import threading
 import time
 
@@ -36,6 +37,26 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         """A client may have gone."""
+
+
+# Where Debian's own server has its image.
+DEBIAN_FOLDER, DEBIAN_FILE = "/trixie/latest/", "debian-13-genericcloud-amd64.qcow2"
+
+
+@contextlib.contextmanager
+def serving_debian(disk):
+    """Serve a disk as ``debian-13``, in the place of the distribution's own server.
+
+    The setting ``image_mirror`` is ``debian=`` and the server's address.
+    """
+    with (
+        serving() as server, disk.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):  # fmt: skip
+        sums = f"{hashlib.sha512(content).hexdigest()}  {DEBIAN_FILE}\n"
+        server.files[DEBIAN_FOLDER + DEBIAN_FILE] = content
+        server.files[f"{DEBIAN_FOLDER}SHA512SUMS"] = sums.encode()
+        yield server
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -25,6 +25,7 @@ def loaded(path: Path):
 def table(monkeypatch):
     """Return the script that writes the tables."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.delitem(sys.modules, "cases", raising=False)
     yield loaded(ROOT / "scripts" / "compatibility_table.py")
     sys.modules.pop("cases", None)

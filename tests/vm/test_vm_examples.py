@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import mmap
 import os
 import re
 import shutil
@@ -21,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 # The second is where Go's own installer puts it.
 GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-FOLDER, FILE = "/trixie/latest/", "debian-13-genericcloud-amd64.qcow2"
 # What a run in the folder itself leaves there.
 LEFT = ("__pycache__", ".*cache", "build", ".build.lock", "*.o", "*.ko", ".*.cmd")
 # A module with a bug that nobody knows of.
@@ -77,11 +74,8 @@ def mirrored(tmp_path, debian, gvproxy_089):
     with contextlib.ExitStack() as stack:
 
         def mirrored(kind):
-            server = stack.enter_context(image_server.serving())
-            file = stack.enter_context(debian_image.image(kind).disk.open("rb"))
-            content = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            sums = f"{hashlib.sha512(content).hexdigest()}  {FILE}\n"
-            server.files |= {FOLDER + FILE: content, f"{FOLDER}SHA512SUMS": sums.encode()}
+            disk = debian_image.image(kind).disk
+            server = stack.enter_context(image_server.serving_debian(disk))
             return {
                 "VMPORTS_IMAGE_MIRROR": f"debian={server.url}",
                 "VMPORTS_IMAGES_DIR": str(tmp_path / "images"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import urllib.request
 
 import image_server
 import pytest
 from container_images import layer, layout, link
+from image_server import DEBIAN_FILE, DEBIAN_FOLDER
 from vm_helpers import FROM_TEMPLATE, until
 
 from pytest_vmports import Guest
@@ -35,7 +34,7 @@ def vmports_guest():
     data = {"locale": False, "write_files": [{"path": "/root/hello", "content": "by name"}]}
     return Guest.image("debian-13", user_data=data)
 """
-FOLDER, FILE = "/trixie/latest/", "debian-13-genericcloud-amd64.qcow2"
+ASKED = [f"{DEBIAN_FOLDER}{name}" for name in ("SHA512SUMS", DEBIAN_FILE)]
 
 
 @pytest.mark.slow
@@ -44,18 +43,13 @@ def test_a_distribution_s_image_is_fetched_once_for_all_workers_and_cloned(
 ):
     pytester.makepyfile(SUITE)
     pytester.makeconftest(CONFTEST)
-    with (
-        image_server.serving() as server, debian.disk.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):  # fmt: skip
-        sums = f"{hashlib.sha512(content).hexdigest()}  {FILE}\n"
-        server.files |= {FOLDER + FILE: content, f"{FOLDER}SHA512SUMS": sums.encode()}
+    with image_server.serving_debian(debian.disk) as server:
         monkeypatch.setenv("VMPORTS_IMAGE_MIRROR", f"debian={server.url}")
         monkeypatch.setenv("VMPORTS_IMAGES_DIR", str(pytester.path / "images"))
         result = pytester.runpytest_subprocess("-n", "2")
         asked = [path for method, path, _ in server.asked if method == "GET"]
     result.assert_outcomes(passed=2)
-    assert sorted(asked) == [f"{FOLDER}SHA512SUMS", FOLDER + FILE]
+    assert sorted(asked) == ASKED
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
@@ -243,7 +244,9 @@ def test_it(vm_with_ports):
 def test_after_ctrl_c_what_lives_on_is_told_by_workers_too(
     pytester, qemu_binary, shared_templates, words
 ):
-    pytester.makepyfile(test_interrupted=INTERRUPTED)
+    # Another worker may run this test with other words at the same moment.
+    name = f"test_interrupted_{os.getpid()}"
+    pytester.makepyfile(**{name: INTERRUPTED})
     before = {kept.name for kept in all_kept()}
     command = [sys.executable, "-m", "pytest", "--vmports-keep=always", *words]
     # A session of its own: its group is what a terminal's Ctrl-C goes to.
@@ -251,7 +254,7 @@ def test_after_ctrl_c_what_lives_on_is_told_by_workers_too(
         ["setsid", "--wait", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, check=False, timeout=120,
     )  # fmt: skip
-    kept = [one for one in all_kept() if one.name not in before and "interrupted" in one.test]
+    kept = [one for one in all_kept() if one.name not in before and name in one.test]
     try:
         assert len(kept) == 1, done.stdout
         assert done.stdout.count(f"kept as {kept[0].name}") == 1, done.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import os
 
 import arm64_guest
@@ -13,7 +11,6 @@ import pytest
 
 from pytest_vmports.guests.alpine import find_images
 
-FOLDER, FILE = "/trixie/latest/", "debian-13-genericcloud-amd64.qcow2"
 # Pages whose files and commands need Debian's image, or one's own; others use the bundled guest.
 WITH_DEBIAN = ("tutorial.md", "howto/image.md")
 EMBEDDED = "howto/embedded.md"
@@ -90,10 +87,5 @@ def test_each_example_on_a_page_is_run_by_some_test(page):
 def test_what_a_page_on_debian_says_comes_true(page, project, debian, qemu_binary):
     (project / "build").mkdir()
     (project / "build" / "image.qcow2").symlink_to(debian.disk)
-    with (
-        image_server.serving() as server, debian.disk.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):  # fmt: skip
-        sums = f"{hashlib.sha512(content).hexdigest()}  {FILE}\n"
-        server.files |= {FOLDER + FILE: content, f"{FOLDER}SHA512SUMS": sums.encode()}
+    with image_server.serving_debian(debian.disk) as server:
         assert followed(page, project, VMPORTS_IMAGE_MIRROR=f"debian={server.url}")
