@@ -5,8 +5,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-
 
 def between(name: str) -> re.Pattern[str]:
     """Return what finds the part of a page that stands between comments of a name."""

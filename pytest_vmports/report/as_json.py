@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def document(run: Run) -> dict[str, Any]:
     """Return a run by names that stay within a version; moments in seconds since the epoch."""
     summary, over = Summary(run), run.end
-    outcomes = {(case.worker, case.test, case.attempt): case.outcome for case in run.tests}
+    outcomes = {case.key: case.outcome for case in run.tests}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -29,7 +29,7 @@ def document(run: Run) -> dict[str, Any]:
         },
         "tests": [_case(case) for case in run.tests],
         "vms": [
-            _vm(vm, over, outcomes.get((vm.worker, vm.test, vm.attempt), "")) for vm in run.vms
+            _vm(vm, over, outcomes.get(vm.key, "")) for vm in run.vms
         ],
     }  # fmt: skip
 

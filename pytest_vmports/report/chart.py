@@ -101,6 +101,11 @@ class Start:
     parts: Sequence[tuple[str, float]]
     failed: bool
 
+    @property
+    def of_it(self) -> str:
+        """Its parts, as people read them."""
+        return ", ".join(f"{name} {seconds(took)}" for name, took in self.parts)
+
 
 @dataclass
 class Chart:
@@ -125,6 +130,10 @@ class Chart:
         fitting = (tick for tick in _TICKS if self.seconds / tick <= _MOST_TICKS)
         return next(fitting, self.seconds / _MOST_TICKS)
 
+    def ticks(self) -> list[float]:
+        """Return where its axis has marks, in seconds from its begin."""
+        return [number * self.step for number in range(int(self.seconds / self.step) + 1)]
+
     def kinds(self) -> list[str]:
         """Return the kinds of bars that it has, for the legend."""
         rows = (*self.workers, *self.tests, *self.ports)
@@ -138,12 +147,12 @@ def chart_of(run: Run) -> Chart:
     chart = Chart(run.begin, over, _heading(run))
     vms: dict[tuple[str, str, int], list[Vm]] = defaultdict(list)
     for vm in run.vms:
-        vms[vm.worker, vm.test, vm.attempt].append(vm)
+        vms[vm.key].append(vm)
     lanes: dict[str, list[Bar]] = defaultdict(list)
     ports: dict[str, list[Bar]] = defaultdict(list)
     cases = sorted(run.tests, key=lambda case: (case.outcome not in _WORST, case.begin))
     for number, case in enumerate(cases):
-        own = vms.pop((case.worker, case.test, case.attempt), [])
+        own = vms.pop(case.key, [])
         chart.tests.append(_row(case, own, over))
         kind = colour_of(case.outcome)
         lanes[_worker(case)].append(Bar(kind, case.begin, case.end, case.outcome, number))
@@ -198,7 +207,7 @@ def _life(vm: Vm, over: float, of: int | None = None) -> Iterator[Bar]:
     """Yield what a VM went through, from its start on."""
     # Its ports may have been leased long before, while its template was built.
     begin = vm.leased if vm.start is None else vm.start
-    end = over if vm.stopped is None else vm.stopped
+    end = vm.end(over)
     started = end if vm.template or vm.ready is None else vm.ready
     said = "" if of is None else _vm(vm)
     yield Bar("template" if vm.template else "starting", begin, started, said, of)
@@ -207,7 +216,7 @@ def _life(vm: Vm, over: float, of: int | None = None) -> Iterator[Bar]:
 
 
 def _held(vm: Vm, over: float, said: str, of: int | None = None) -> Bar:
-    return Bar("port", vm.leased, over if vm.stopped is None else vm.stopped, said, of)
+    return Bar("port", vm.leased, vm.end(over), said, of)
 
 
 def _slowest(vms: Iterable[Vm], over: float) -> list[Start]:
@@ -216,7 +225,7 @@ def _slowest(vms: Iterable[Vm], over: float) -> list[Start]:
 
 
 def _start(vm: Vm, over: float) -> Start:
-    until = vm.ready if vm.ready is not None else over if vm.stopped is None else vm.stopped
+    until = vm.end(over) if vm.ready is None else vm.ready
     parts = [
         (_PARTS.get(span.name, span.name), span.end - span.begin)
         for span in vm.spans(over) if vm.begun <= span.begin < until

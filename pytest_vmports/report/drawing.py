@@ -73,10 +73,10 @@ def _legend(chart: Chart) -> Iterator[str]:
 
 
 def _axis(chart: Chart, scale: float, height: int) -> Iterator[str]:
-    for number in range(int(chart.seconds / chart.step) + 1):
-        x = _LEFT + number * chart.step * scale
+    for tick in chart.ticks():
+        x = _LEFT + tick * scale
         yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{height}"/>'
-        yield _text(x + 2, _TOP - 6, f"{number * chart.step:g} s")
+        yield _text(x + 2, _TOP - 6, f"{tick:g} s")
 
 
 def _row(row: Row, chart: Chart, scale: float, top: int, high: int) -> Iterator[str]:
@@ -111,9 +111,8 @@ def _slowest(chart: Chart, top: int) -> Iterator[str]:
     if chart.slowest:
         yield _text(4, top + _LANE, "The slowest starts")
     for number, start in enumerate(chart.slowest, 2):
-        parts = ", ".join(f"{name} {seconds(took)}" for name, took in start.parts)
         never = " (never ready)" if start.failed else ""
-        said = f"{seconds(start.seconds)}{never}: {parts} — {start.vm}, {start.worker}"
+        said = f"{seconds(start.seconds)}{never}: {start.of_it} — {start.vm}, {start.worker}"
         yield _text(14, top + number * _LANE, f"{said}, {start.test}")
 
 

@@ -117,18 +117,16 @@ def _slowest(starts: Sequence[Start]) -> Iterator[str]:
     yield "<details open><summary>The slowest starts</summary><table>\n<tr>"
     yield "".join(f"<th>{name}</th>" for name in ("until ready", "of it", "VM", "test", "worker"))
     for start in starts:
-        parts = ", ".join(f"{name} {seconds(took)}" for name, took in start.parts)
         whole = f"{'never, ' if start.failed else ''}{seconds(start.seconds)}"
         yield f"</tr>\n<tr><td class=Z>{whole}</td>"
-        said = (parts, start.vm, start.test, start.worker)
+        said = (start.of_it, start.vm, start.test, start.worker)
         yield "".join(f"<td>{escaped(text)}</td>" for text in said)
     yield "</tr>\n</table></details>\n"
 
 
 def _axis(chart: Chart) -> Iterator[str]:
     yield '<div class="R A"><div class=N><b>test</b><u>outcome, time</u></div><div class=T>'
-    for number in range(int(chart.seconds / chart.step) + 1):
-        at = number * chart.step
+    for at in chart.ticks():
         yield f'<span style="left:{100 * at / chart.seconds:.2f}%">{at:g} s</span>'
     yield "</div></div>\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,11 +27,13 @@ _WAYS: Final = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+class Strict(BaseModel):
+    """What reads no member as another type than its own."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="ignore")
 
 
-class Port(_Strict):
+class Port(Strict):
     """A forward: an address and a port of the host, a port of the guest, ``tcp`` or ``udp``."""
 
     host: str
@@ -43,7 +45,7 @@ class Port(_Strict):
         return f"{self.host}:{self.host_port} -> {self.guest_port}/{self.protocol}"
 
 
-class Phase(_Strict):
+class Phase(Strict):
     """A phase of a test; ``seconds`` is how long pytest says that it took."""
 
     when: Literal["setup", "call", "teardown"]
@@ -53,7 +55,7 @@ class Phase(_Strict):
     seconds: Moment
 
 
-class Case(_Strict):
+class Case(Strict):
     """A test as it ran.
 
     Attributes:
@@ -87,6 +89,11 @@ class Case(_Strict):
         return sum(phase.seconds for phase in self.phases if phase.when == "call")
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """Which of all tests it is; that of a `Vm` is its test's."""
+        return self.worker, self.test, self.attempt
+
+    @property
     def begin(self) -> float:
         """When its first phase began."""
         return min(phase.begin for phase in self.phases)
@@ -105,7 +112,7 @@ class Span(NamedTuple):
     end: float
 
 
-class Vm(_Strict):
+class Vm(Strict):
     """A VM that a test started, or that was booted to be saved.
 
     Moments are None where they did not come: ``ready`` of a start that failed, ``stopped`` of a VM
@@ -137,6 +144,15 @@ class Vm(_Strict):
     stopped: Moment | None
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """That of its `Case`."""
+        return self.worker, self.test, self.attempt
+
+    def end(self, over: float) -> float:
+        """Return when it stopped; that of the run, ``over``, where it still ran."""
+        return over if self.stopped is None else self.stopped
+
+    @property
     def begun(self) -> float:
         """From when on it was waited for; a reset one, from its last start on."""
         if self.origin == "restored" and self.start is not None:
@@ -158,7 +174,6 @@ class Vm(_Strict):
         Args:
             over: when the run ended.
         """
-        end = over if self.stopped is None else self.stopped
         moments = [("use" if self.origin == "restored" else "lease", self.leased)]
         if self.start is not None:
             moments.append((_WAYS.get(self.origin, "start"), self.start))
@@ -167,13 +182,13 @@ class Vm(_Strict):
                 moments.append(("answer", self.setup))
         if self.ready is not None:
             moments.append(("save" if self.template else "use", self.ready))
-        ends = [*(at for _, at in moments[1:]), end]
+        ends = [*(at for _, at in moments[1:]), self.end(over)]
         for (name, begin), until in zip(moments, ends, strict=True):
             if begin < until:
                 yield Span(name, begin, until)
 
 
-class Run(_Strict):
+class Run(Strict):
     """A run, or several that were joined."""
 
     tests: list[Case]

@@ -8,9 +8,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from pytest_vmports.report.record import Run
+from pytest_vmports.report.record import Run, Strict
 from pytest_vmports.system.small_file import parse_object, read_small
 
 if TYPE_CHECKING:
@@ -32,9 +30,7 @@ _TOUCHY: Final = {sign: f"\\u{ord(sign):04x}" for sign in "<>&#\x7f"}
 _COMMAND: Final = re.compile(r"(section_(?:start|end)|travis_\w+):")
 
 
-class _Head(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class _Head(Strict):
     format: Literal["pytest-vmports report"]
     version: Literal[1]
 

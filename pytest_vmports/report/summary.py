@@ -84,10 +84,10 @@ class Summary:
 
     def values(self) -> dict[str, Any]:
         """Return the table's content, by names that stay. Times are in seconds."""
-        users = {(vm.worker, vm.test, vm.attempt) for vm in self._run.vms}
+        users = {vm.key for vm in self._run.vms}
         testing = sum(
             case.seconds for case in self._run.tests
-            if case.waited or (case.worker, case.test, case.attempt) in users
+            if case.waited or case.key in users
         )  # fmt: skip
         return {
             "vms_ready": len(self._ready),

@@ -119,7 +119,7 @@ def _of_tests(cases: Sequence[Case], thread: _Thread) -> Iterator[Event]:
 
 def _of_vms(vms: Sequence[Vm], thread: _Thread, over: float) -> Iterator[Event]:
     for vm in vms:
-        end = over if vm.stopped is None else vm.stopped
+        end = vm.end(over)
         parts = [(_NAMES.get(span.name, span.name), *span[1:]) for span in vm.spans(over)]
         yield from thread.slices(
             "vm", (f"{vm.guest}, {vm.wiring}, {vm.origin}", vm.leased, end), parts, test=vm.test,
@@ -142,7 +142,7 @@ def _lanes(vms: Sequence[Vm], over: float) -> list[list[Vm]]:
             lane = len(lanes)
             lanes.append([])
         lanes[lane].append(vm)
-        heapq.heappush(busy, (over if vm.stopped is None else vm.stopped, lane))
+        heapq.heappush(busy, (vm.end(over), lane))
     return lanes
 
 

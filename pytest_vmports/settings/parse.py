@@ -32,18 +32,10 @@ _MOST_SECONDS = 10**8  # three years, which every clock and system call takes
 # Readers of paths, which are given what a relative one is relative to.
 ROOTED = frozenset(
     {
-        "path",
-        "program",
-        "folder_or_no",
-        "picture",
-        "report",
-        "files",
-        "guest",
-        "disks",
-        "store",
+        "path", "program", "folder_or_no", "picture", "report", "files", "guest", "disks", "store",
         "secret",
     }
-)
+)  # fmt: skip
 
 
 def boolean(value: Any) -> bool:
